@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rows.h -- keys and values of every row, docs/FORMAT.md 5 and 6: encode and decode, nothing else. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/bytes.h"
+#include "common/crc32c.h"
+#include "common/hash.h"
+#include "common/name.h"
+
+enum {
+	ROW_KEY_MAX = 1 + 8 + 8 + KEY_LEN_MAX + 1 + 16,
+	ROW_EXTENTS_INLINE_MAX = 4,
+	ROW_META_LEN_MAX = 2048,
+	EXTENT_LEN_MAX = 4 * 1024 * 1024,
+	EXTENT_CRCS_MAX = EXTENT_LEN_MAX / CRC_BLOCK_SIZE + 1,
+};
+
+enum row_tag { /* FORMAT 5.2 */
+	TAG_ID = 1, TAG_VERSION, TAG_SIZE, TAG_MTIME, TAG_CTIME, TAG_MODE, TAG_UID, TAG_GID, TAG_HASH, TAG_EXTENT,
+	TAG_WRITTEN, TAG_META, TAG_HAS_LINKS, TAG_NLINK, TAG_PARENT, TAG_NAME, TAG_CHILDREN, TAG_BUCKET,
+	TAG_GENERATION, TAG_EXTENTS_OUTSIDE, TAG_MD5, TAG_DATASET, TAG_SYMLINK, TAG_RDEV, TAG_CLASS,
+	TAG_CHECKSUM = 32, TAG_PARTS, TAG_TAG, TAG_LABEL, TAG_RETENTION, TAG_HOLD, TAG_STORAGE_CLASS,
+	TAG_ENCRYPTION, TAG_XATTR, TAG_ROW = 64 /* 64 + n: by the row's own clause */
+};
+
+struct extent {
+	uint64_t pack;
+	uint64_t record;   /* bytes, a multiple of 8 */
+	uint32_t skip;     /* bytes from the record's start to the first byte of the extent */
+	uint32_t length;
+	uint64_t logical;
+	uint32_t flags;    /* EXTENT_HOLE */
+	uint32_t crc_count;
+	const uint8_t *crcs; /* crc_count little-endian u32, borrowed */
+};
+enum { EXTENT_HOLE = 1 };
+static inline uint32_t extent_crc(const struct extent *e, uint32_t i) { uint32_t v; memcpy(&v, e->crcs + 4 * i, 4); return v; }
+
+/* Value of an `x` row: tag 10 alone. 0 or -GRANARY_ECORRUPT; length or -GRANARY_ETOOBIG. */
+int extent_row_decode(struct slice value, struct extent *out);
+int64_t extent_row_encode(const struct extent *e, void *buf, size_t cap);
+
+/* A decoded object or directory value. Slices and crcs borrow from the row. Values of 0 are not written (but the id);
+ * a new file has nlink 1, which is not written either. is_dir is read from the mode, a parent, a children counter or the
+ * dataset mark: the bare `d` row of a directory shows it in its key only. */
+struct object {
+	uint64_t id, version, size, mtime_ns, ctime_ns, written_ns;
+	uint64_t parent, children, bucket, klass;
+	uint32_t mode, uid, gid, nlink, generation, extents_outside;
+	struct hash128 hash;
+	bool has_hash, has_links, is_dataset, is_dir;
+	uint32_t extent_count;
+	struct slice meta;   /* user metadata as it is in tag 12 (one element: the concatenated pairs), empty = none */
+	struct slice name;
+	struct slice raw;    /* the whole value: tags without a field are copied from it on a rewrite; empty = none */
+	struct extent extents[ROW_EXTENTS_INLINE_MAX]; /* last: the first extent_count are set, the others are not */
+};
+int object_decode(struct slice value, struct object *out);           /* 0 or -GRANARY_ECORRUPT */
+/* Writes format byte and TLVs; unknown tags of o->raw are kept. Returns the length, or -GRANARY_ETOOBIG. */
+int64_t object_encode(const struct object *o, void *buf, size_t cap);
+/* User metadata block (u16 name, u16 value pairs): 0 or -GRANARY_EINVAL / -GRANARY_ETOOBIG. */
+int meta_check(struct slice meta);
+
+/* Keys into buf (ROW_KEY_MAX); the slice returned borrows from it. */
+struct slice row_bucket(uint8_t *buf, struct slice name);
+struct slice row_entry(uint8_t *buf, uint64_t dir, struct slice name, bool is_dir);  /* `d` */
+struct slice row_entry_prefix(uint8_t *buf, uint64_t dir);
+struct slice row_inode(uint8_t *buf, uint64_t id);                                   /* `i` */
+struct slice row_link(uint8_t *buf, uint64_t id, uint64_t dir, struct slice name);   /* `o` */
+struct slice row_link_prefix(uint8_t *buf, uint64_t id);
+struct slice row_extent(uint8_t *buf, uint64_t id, uint32_t generation, uint64_t logical); /* `x` */
+struct slice row_extent_prefix(uint8_t *buf, uint64_t id, uint32_t generation);
+struct slice row_pack(uint8_t *buf, uint64_t pack);                                  /* `p` */
+struct slice row_copy(uint8_t *buf, uint64_t store, uint64_t pack);                  /* `c` */
+struct slice row_reference(uint8_t *buf, uint64_t pack, uint64_t record, uint64_t id, uint64_t logical); /* `y` */
+struct slice row_reference_prefix(uint8_t *buf, uint64_t pack, uint64_t record);
+struct slice row_session(uint8_t *buf, uint64_t session);                            /* `h` */
+struct slice row_retry(uint8_t *buf, uint64_t session, uint64_t sequence);           /* `l` */
+struct slice row_key(uint8_t *buf, struct slice access_key);                         /* `k` */
+struct slice row_quota(uint8_t *buf, uint64_t bucket);                               /* `q` */
+struct slice row_deletion(uint8_t *buf, uint64_t written_ns, uint8_t kind, uint64_t id); /* `g` */
+struct slice row_store(uint8_t *buf, const char *what);                              /* `M` */
+
+/* Splits an `d` key: directory id, name without a trailing '/', is_dir. False when it is none. */
+bool row_entry_parse(struct slice key, uint64_t *dir, struct slice *name, bool *is_dir);
+
+/* Generic value building: format byte first, then tlv_put*() of common/tlv.h. */
+static inline void value_begin(struct wr *w) { wr_u8(w, 1); }
+/* First value of a tag as u64 (1 to 8 bytes are read); `otherwise` when the tag or the value is missing; false when the
+ * value is damaged. */
+bool value_u64(struct slice value, uint16_t tag, uint64_t otherwise, uint64_t *out);
+bool value_bytes(struct slice value, uint16_t tag, struct slice *out); /* false when missing or damaged */
+/* Rewrites value with the u64 tag set (one that was shorter stays so if v fits: a u8 state); returns the new length or
+ * -GRANARY_ETOOBIG / ECORRUPT. Empty value = new. */
+int64_t value_set_u64(struct slice value, uint16_t tag, uint64_t v, void *buf, size_t cap);
+
+enum pack_state { PACK_OPEN = 1, PACK_SEALED, PACK_DYING, PACK_BROKEN };
+struct pack_row {
+	uint64_t order, committed_end, live_bytes, total_bytes, group, pins, file_size, records, live_records, created;
+	uint8_t state;
+};
+enum { PTAG_STATE = 64, PTAG_ORDER, PTAG_END, PTAG_LIVE, PTAG_TOTAL, PTAG_GROUP, PTAG_PINS, PTAG_SIZE,
+       PTAG_RECORDS, PTAG_CREATED, PTAG_LIVE_RECORDS };
+int pack_row_decode(struct slice value, struct pack_row *out);
+int64_t pack_row_encode(const struct pack_row *p, struct slice old, void *buf, size_t cap);
+
+enum { CTAG_NAME = 64, CTAG_CODEC, CTAG_LENGTH, CTAG_CRC, CTAG_STATE, CTAG_SPARSE };
+enum { QTAG_BYTES = 64, QTAG_OBJECTS };
+enum { BTAG_ROOT = 64, BTAG_OWNER, BTAG_QUOTA_BYTES, BTAG_QUOTA_OBJECTS, BTAG_DURABILITY, BTAG_CREATED };
+enum { LTAG_VERSION = 64, LTAG_ID, LTAG_STATUS, LTAG_OP, LTAG_WRITTEN, LTAG_VERSIONS };
+enum { HTAG_KEY = 64, HTAG_CREATED, HTAG_RANGE, HTAG_UNSTABLE, HTAG_ORPHAN, HTAG_LEASE };
+enum { KTAG_SECRET = 64, KTAG_GRANT, KTAG_EXPIRES, KTAG_CREATED, KTAG_NOTE };
