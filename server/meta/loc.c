@@ -1,0 +1,651 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* loc.c -- the tables of loc.h: set-associative, in one lazily touched mapping of the whole budget.
+ *
+ * Shape: names  sets of 2 cache lines, 5 entries (128-bit keyed hash of directory id and name -> object id);
+ *        ids    sets of 15 lines, 7 entries (ids in the first line, one obj_loc in two lines each);
+ *        paths  sets of 4 lines, 5 entries (128-bit keyed hash of bucket and path -> directory);
+ *        dirs   a ring of bytes a shard, newest record wins (directory id -> bucket and path);
+ *        marks  one (changes, busy) pair a name hash modulo their number.
+ * The low 8 bits of a hash choose the shard: a set, a mark and a ring belong to exactly one shard, whose lock guards them.
+ *
+ * Invariants: (1) locks nest name shard -> id shard only, never two of a kind; (2) an entry is inserted under the lock of
+ * its name's shard while its mark has the stamp and busy == 0: a busy mark therefore comes either before (the fill is
+ * refused) or after (it drops what was filled), so the id table needs no marks of its own; (3) that holds because loc.h (1)
+ * makes each change of an object's row touch the very place a fill names; (4) a name entry is believed only together with
+ * an id entry of its id; (5) path_state grows when a rename or removal of a directory begins and when it ends, path_busy
+ * counts those in between; a path or directory entry is believed only while its stamp equals path_state; (6) eviction in a set is second chance: a hit sets
+ * the entry's bit, the hand clears bits until it meets a clear one. */
+#include "meta/loc.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "common/name.h"
+#include "common/rand.h"
+
+enum {
+	SHARDS = 256,
+	DIR_SHARDS = 16, /* fewer: a ring must hold long paths even in a small budget */
+	NAME_WAYS = 5,
+	ID_WAYS = 7,
+	PATH_WAYS = 5,
+	DIR_INDEX_WAYS = 4,
+	MARKS_MAX = 65536,
+	BUDGET_MIN = 1024 * 1024,
+};
+
+struct name_set {
+	uint64_t lo[NAME_WAYS];
+	uint8_t used, hand;      /* bit a way: hit since the hand passed */
+	uint8_t ways[NAME_WAYS]; /* where in its set the id entry was put: only a hint for prefetching */
+	uint8_t pad;
+	uint64_t hi[NAME_WAYS];
+	uint64_t id[NAME_WAYS]; /* 0: free */
+};
+static_assert(sizeof(struct name_set) == 128, "two cache lines");
+
+struct id_entry {
+	struct obj_loc o;
+	uint8_t pad[128 - sizeof(struct obj_loc)];
+};
+struct id_set {
+	uint64_t id[ID_WAYS]; /* 0: free */
+	uint8_t used, hand, pad[6];
+	struct id_entry e[ID_WAYS];
+};
+static_assert(sizeof(struct id_set) == 960, "fifteen cache lines");
+
+struct path_entry {
+	struct hash128 hash;
+	uint64_t stamp, dir, parent, group;
+};
+struct path_set {
+	struct path_entry e[PATH_WAYS]; /* dir 0: free */
+	uint8_t used, hand, pad[14];
+};
+static_assert(sizeof(struct path_set) == 256, "four cache lines");
+
+/* One record of a shard's ring: this head, then path_len bytes, padded to 8. Positions grow for ever; a record is there
+ * while position + ring_size > head of the ring. */
+struct dir_record {
+	uint64_t dir, bucket, parent, group, stamp;
+	uint32_t path_len, zero;
+};
+struct dir_index {
+	uint64_t dir[DIR_INDEX_WAYS];
+	uint64_t at[DIR_INDEX_WAYS];
+};
+static_assert(sizeof(struct dir_index) == 64, "one cache line");
+
+struct mark {
+	uint32_t changes, busy;
+};
+
+struct shard {
+	_Alignas(64) _Atomic uint32_t lock;
+	uint64_t hits, misses, entries, bytes;
+};
+
+struct loc {
+	uint8_t *map;
+	size_t map_size;
+	uint64_t seed;
+	struct name_set *names;
+	struct id_set *ids;
+	struct path_set *paths;
+	struct dir_index *dir_index;
+	uint8_t *rings;
+	struct mark *marks;
+	uint32_t name_sets, id_sets, path_sets, dir_sets; /* a shard */
+	uint32_t mark_mask;
+	uint64_t ring_size; /* a shard, a multiple of 8 */
+	_Atomic uint64_t path_state;
+	_Atomic uint32_t path_busy;
+	struct shard name_shards[SHARDS], id_shards[SHARDS], path_shards[SHARDS], dir_shards[DIR_SHARDS];
+	_Alignas(64) uint64_t ring_head[DIR_SHARDS];
+};
+
+/* ---- locks ---------------------------------------------------------------------------------------------------------- */
+
+static void shard_lock_slow(struct shard *s)
+{
+	for (uint32_t spins = 0;; spins++) {
+		if (atomic_load_explicit(&s->lock, memory_order_relaxed) == 0 &&
+		    atomic_exchange_explicit(&s->lock, 1, memory_order_acquire) == 0)
+			return;
+		if (spins % 64 == 63)
+			sched_yield(); /* the holder may have lost its processor */
+		else
+			__builtin_ia32_pause();
+	}
+}
+
+static inline void shard_lock(struct shard *s)
+{
+	if (atomic_exchange_explicit(&s->lock, 1, memory_order_acquire) != 0)
+		shard_lock_slow(s);
+}
+
+static inline void shard_unlock(struct shard *s)
+{
+	atomic_store_explicit(&s->lock, 0, memory_order_release);
+}
+
+/* ---- start and end -------------------------------------------------------------------------------------------------- */
+
+static uint32_t sets_for(uint64_t bytes, size_t set_size)
+{
+	uint64_t n = bytes / set_size / SHARDS;
+	if (n == 0)
+		n = 1;
+	return n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+static size_t round_up(size_t n, size_t to)
+{
+	return (n + to - 1) / to * to;
+}
+
+/* Four fifths for locations, three twentieths for names, the rest for directories and marks. */
+static void loc_divide(struct loc *loc, uint64_t budget)
+{
+	uint32_t marks = MARKS_MAX;
+	while (marks > SHARDS && marks * sizeof(struct mark) > budget / 64)
+		marks /= 2;
+	loc->mark_mask = marks - 1;
+	uint64_t left = budget - marks * sizeof(struct mark);
+	loc->id_sets = sets_for(left / 20 * 16, sizeof(struct id_set));
+	loc->name_sets = sets_for(left / 20 * 3, sizeof(struct name_set));
+	loc->path_sets = sets_for(left / 50, sizeof(struct path_set));
+	loc->dir_sets = sets_for(left / 200 * (SHARDS / DIR_SHARDS), sizeof(struct dir_index));
+	loc->ring_size = left / 40 / DIR_SHARDS / 8 * 8;
+}
+
+struct loc *loc_new(uint64_t budget_bytes)
+{
+	uint64_t budget = budget_bytes < BUDGET_MIN ? BUDGET_MIN : budget_bytes;
+	struct loc *loc = aligned_alloc(64, sizeof(*loc));
+	if (loc == NULL)
+		return NULL;
+	memset(loc, 0, sizeof(*loc));
+	loc_divide(loc, budget);
+
+	size_t id_size = (size_t)loc->id_sets * SHARDS * sizeof(struct id_set);
+	size_t name_size = (size_t)loc->name_sets * SHARDS * sizeof(struct name_set);
+	size_t path_size = (size_t)loc->path_sets * SHARDS * sizeof(struct path_set);
+	size_t index_size = (size_t)loc->dir_sets * DIR_SHARDS * sizeof(struct dir_index);
+	size_t ring_size = (size_t)loc->ring_size * DIR_SHARDS;
+	size_t mark_size = ((size_t)loc->mark_mask + 1) * sizeof(struct mark);
+	loc->map_size = round_up(id_size + name_size + path_size + index_size + ring_size + mark_size, 4096);
+	void *map = mmap(NULL, loc->map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map == MAP_FAILED) {
+		free(loc);
+		return NULL;
+	}
+	(void)madvise(map, loc->map_size, MADV_HUGEPAGE); /* advice: without it all still works */
+	uint8_t *p = map;
+	loc->map = p;
+	loc->ids = (void *)p;
+	loc->names = (void *)(p += id_size);
+	loc->paths = (void *)(p += name_size);
+	loc->dir_index = (void *)(p += path_size);
+	loc->marks = (void *)(p += index_size);
+	loc->rings = p + mark_size;
+	rand_bytes(&loc->seed, sizeof(loc->seed));
+	return loc;
+}
+
+void loc_free(struct loc **locp)
+{
+	struct loc *loc = *locp;
+	*locp = NULL;
+	if (loc == NULL)
+		return;
+	munmap(loc->map, loc->map_size);
+	free(loc);
+}
+
+/* ---- names and ids -------------------------------------------------------------------------------------------------- */
+
+struct name_at {
+	struct hash128 hash;
+	uint32_t shard;
+	struct name_set *set;
+	struct mark *mark;
+};
+
+static inline uint32_t scale(uint64_t hash, uint32_t n)
+{
+	return (uint32_t)(((hash >> 32) * n) >> 32);
+}
+
+static inline struct name_at name_at(const struct loc *loc, uint64_t dir_id, struct slice name)
+{
+	struct name_at at;
+	at.hash = hash_keyed(loc->seed, dir_id, name.p, name.len);
+	at.shard = (uint32_t)at.hash.lo & (SHARDS - 1);
+	at.set = &loc->names[(size_t)at.shard * loc->name_sets + scale(at.hash.hi, loc->name_sets)];
+	at.mark = &loc->marks[at.hash.lo & loc->mark_mask];
+	return at;
+}
+
+static inline struct id_set *id_set_of(const struct loc *loc, uint64_t id, uint32_t *shard)
+{
+	uint64_t h = hash_u64(id ^ loc->seed);
+	*shard = (uint32_t)h & (SHARDS - 1);
+	return &loc->ids[(size_t)*shard * loc->id_sets + scale(h, loc->id_sets)];
+}
+
+static inline int name_way(const struct name_at *at)
+{
+	const struct name_set *s = at->set;
+	for (int i = 0; i < NAME_WAYS; i++)
+		if (s->lo[i] == at->hash.lo && s->hi[i] == at->hash.hi && s->id[i] != 0)
+			return i;
+	return -1;
+}
+
+static inline int id_way(const struct id_set *s, uint64_t id)
+{
+	for (int i = 0; i < ID_WAYS; i++)
+		if (s->id[i] == id)
+			return i;
+	return -1;
+}
+
+/* Second chance, invariant (6): the way to overwrite in a set whose ways are all taken. */
+static int victim(uint8_t *used, uint8_t *hand, int ways)
+{
+	for (;;) {
+		int i = *hand;
+		*hand = (uint8_t)((i + 1) % ways);
+		if ((*used & (1u << i)) == 0)
+			return i;
+		*used = (uint8_t)(*used & ~(1u << i));
+	}
+}
+
+static bool id_find(struct loc *loc, uint64_t id, struct obj_loc *out)
+{
+	uint32_t shard;
+	struct id_set *set = id_set_of(loc, id, &shard);
+	struct shard *s = &loc->id_shards[shard];
+	shard_lock(s);
+	int way = id == 0 ? -1 : id_way(set, id);
+	if (way >= 0) {
+		*out = set->e[way].o;
+		set->used = (uint8_t)(set->used | 1u << way);
+		s->hits++;
+	} else {
+		s->misses++;
+	}
+	shard_unlock(s);
+	return way >= 0;
+}
+
+static uint8_t id_insert(struct loc *loc, const struct obj_loc *o)
+{
+	uint32_t shard;
+	struct id_set *set = id_set_of(loc, o->id, &shard);
+	struct shard *s = &loc->id_shards[shard];
+	shard_lock(s);
+	int way = id_way(set, o->id);
+	if (way < 0) {
+		way = id_way(set, 0);
+		if (way < 0)
+			way = victim(&set->used, &set->hand, ID_WAYS);
+		else
+			s->entries++;
+	}
+	set->id[way] = o->id;
+	set->e[way].o = *o;
+	set->used = (uint8_t)(set->used & ~(1u << way)); /* read once is not yet a reason to stay */
+	shard_unlock(s);
+	return (uint8_t)way;
+}
+
+static void id_drop(struct loc *loc, uint64_t id)
+{
+	uint32_t shard;
+	struct id_set *set = id_set_of(loc, id, &shard);
+	struct shard *s = &loc->id_shards[shard];
+	shard_lock(s);
+	int way = id_way(set, id);
+	if (way >= 0) {
+		set->id[way] = 0;
+		s->entries--;
+	}
+	shard_unlock(s);
+}
+
+bool loc_find_id(struct loc *loc, uint64_t object_id, struct obj_loc *out)
+{
+	return id_find(loc, object_id, out);
+}
+
+bool loc_find_name(struct loc *loc, uint64_t dir_id, struct slice name, struct obj_loc *out)
+{
+	struct name_at at = name_at(loc, dir_id, name);
+	struct shard *s = &loc->name_shards[at.shard];
+	bool found = false;
+	shard_lock(s);
+	int way = name_way(&at);
+	if (way >= 0) {
+		uint64_t id = at.set->id[way];
+		uint32_t shard;
+		const struct id_set *ids = id_set_of(loc, id, &shard);
+		const char *hint = (const char *)&ids->e[at.set->ways[way]];
+		__builtin_prefetch(ids);
+		__builtin_prefetch(hint);
+		__builtin_prefetch(hint + 64);
+		at.set->used = (uint8_t)(at.set->used | 1u << way);
+		found = id_find(loc, id, out); /* nested, invariant (1) */
+	}
+	if (found)
+		s->hits++;
+	else
+		s->misses++;
+	shard_unlock(s);
+	return found;
+}
+
+void loc_prefetch_name(struct loc *loc, uint64_t dir_id, struct slice name)
+{
+	struct name_at at = name_at(loc, dir_id, name);
+	__builtin_prefetch(at.set, 1);
+	__builtin_prefetch((char *)at.set + 64, 1);
+}
+
+void loc_prefetch_id(struct loc *loc, uint64_t object_id)
+{
+	uint32_t shard;
+	__builtin_prefetch(id_set_of(loc, object_id, &shard), 1);
+}
+
+uint64_t loc_stamp(struct loc *loc, uint64_t dir_id, struct slice name)
+{
+	struct name_at at = name_at(loc, dir_id, name);
+	struct shard *s = &loc->name_shards[at.shard];
+	shard_lock(s);
+	uint64_t stamp = at.mark->changes;
+	shard_unlock(s);
+	return stamp;
+}
+
+void loc_fill(struct loc *loc, uint64_t stamp, uint64_t dir_id, struct slice name, const struct obj_loc *o)
+{
+	assert(o->id != 0);
+	struct name_at at = name_at(loc, dir_id, name);
+	struct shard *s = &loc->name_shards[at.shard];
+	shard_lock(s);
+	if (at.mark->changes == stamp && at.mark->busy == 0) { /* invariant (2) */
+		struct name_set *set = at.set;
+		int way = name_way(&at);
+		if (way < 0) {
+			for (way = NAME_WAYS - 1; way >= 0 && set->id[way] != 0; way--)
+				;
+			if (way < 0)
+				way = victim(&set->used, &set->hand, NAME_WAYS);
+			else
+				s->entries++;
+		}
+		set->lo[way] = at.hash.lo;
+		set->hi[way] = at.hash.hi;
+		set->id[way] = o->id;
+		set->used = (uint8_t)(set->used & ~(1u << way));
+		set->ways[way] = id_insert(loc, o);
+	}
+	shard_unlock(s);
+}
+
+void loc_busy(struct loc *loc, uint64_t dir_id, struct slice name, uint64_t object_id)
+{
+	struct name_at at = name_at(loc, dir_id, name);
+	struct shard *s = &loc->name_shards[at.shard];
+	shard_lock(s);
+	at.mark->changes++;
+	at.mark->busy++;
+	int way = name_way(&at);
+	if (way >= 0) {
+		at.set->id[way] = 0;
+		s->entries--;
+	}
+	if (object_id != 0)
+		id_drop(loc, object_id);
+	shard_unlock(s);
+}
+
+void loc_ready(struct loc *loc, uint64_t dir_id, struct slice name, uint64_t object_id)
+{
+	(void)object_id; /* dropped by loc_busy, and not filled since: its place was busy */
+	struct name_at at = name_at(loc, dir_id, name);
+	struct shard *s = &loc->name_shards[at.shard];
+	shard_lock(s);
+	assert(at.mark->busy > 0);
+	at.mark->changes++;
+	at.mark->busy--;
+	shard_unlock(s);
+}
+
+/* ---- directories ---------------------------------------------------------------------------------------------------- */
+
+uint64_t loc_path_stamp(struct loc *loc)
+{
+	return atomic_load_explicit(&loc->path_state, memory_order_acquire);
+}
+
+void loc_path_busy(struct loc *loc)
+{
+	atomic_fetch_add(&loc->path_busy, 1); /* before the state: a fill that passed its check had the older stamp */
+	atomic_fetch_add(&loc->path_state, 1);
+}
+
+void loc_path_ready(struct loc *loc)
+{
+	atomic_fetch_add(&loc->path_state, 1); /* before busy: what was read while it was busy is never kept */
+	atomic_fetch_sub(&loc->path_busy, 1);
+}
+
+static struct path_set *path_set_of(const struct loc *loc, uint64_t bucket, struct slice path, struct hash128 *hash,
+				    uint32_t *shard)
+{
+	*hash = hash_keyed(loc->seed ^ 0x70617468u, bucket, path.p, path.len);
+	*shard = (uint32_t)hash->lo & (SHARDS - 1);
+	return &loc->paths[(size_t)*shard * loc->path_sets + scale(hash->hi, loc->path_sets)];
+}
+
+bool loc_path_find_dir(struct loc *loc, uint64_t bucket_id, struct slice dir_part, struct loc_dir *out)
+{
+	struct hash128 hash;
+	uint32_t shard;
+	uint64_t state = loc_path_stamp(loc);
+	struct path_set *set = path_set_of(loc, bucket_id, dir_part, &hash, &shard);
+	struct shard *s = &loc->path_shards[shard];
+	bool found = false;
+	shard_lock(s);
+	for (int i = 0; i < PATH_WAYS && !found; i++) {
+		const struct path_entry *e = &set->e[i];
+		if (e->hash.lo != hash.lo || e->hash.hi != hash.hi || e->dir == 0 || e->stamp != state)
+			continue;
+		*out = (struct loc_dir){ .id = e->dir, .bucket = bucket_id, .parent = e->parent, .group = e->group };
+		set->used = (uint8_t)(set->used | 1u << i);
+		found = true;
+	}
+	if (found)
+		s->hits++;
+	else
+		s->misses++;
+	shard_unlock(s);
+	return found;
+}
+
+bool loc_path_find(struct loc *loc, uint64_t bucket_id, struct slice dir_part, uint64_t *dir_id)
+{
+	struct loc_dir dir;
+	if (!loc_path_find_dir(loc, bucket_id, dir_part, &dir))
+		return false;
+	*dir_id = dir.id;
+	return true;
+}
+
+static void path_insert(struct loc *loc, uint64_t stamp, struct slice path, const struct loc_dir *dir)
+{
+	struct hash128 hash;
+	uint32_t shard;
+	struct path_set *set = path_set_of(loc, dir->bucket, path, &hash, &shard);
+	struct shard *s = &loc->path_shards[shard];
+	shard_lock(s);
+	int way = -1, free_way = -1;
+	for (int i = 0; i < PATH_WAYS; i++) {
+		const struct path_entry *e = &set->e[i];
+		if (e->dir != 0 && e->hash.lo == hash.lo && e->hash.hi == hash.hi)
+			way = i;
+		if (e->dir == 0 || e->stamp != stamp)
+			free_way = i;
+	}
+	if (way < 0)
+		way = free_way >= 0 ? free_way : victim(&set->used, &set->hand, PATH_WAYS);
+	struct path_entry *e = &set->e[way];
+	if (e->dir == 0)
+		s->entries++;
+	*e = (struct path_entry){ .hash = hash, .stamp = stamp, .dir = dir->id, .parent = dir->parent, .group = dir->group };
+	shard_unlock(s);
+}
+
+/* Copies into or out of a ring whose end joins its beginning. */
+static void ring_write(const struct loc *loc, uint8_t *ring, uint64_t at, const void *src, size_t n)
+{
+	uint64_t from = at % loc->ring_size;
+	size_t first = loc->ring_size - from < n ? (size_t)(loc->ring_size - from) : n;
+	memcpy(ring + from, src, first);
+	memcpy(ring, (const uint8_t *)src + first, n - first);
+}
+
+static void ring_read(const struct loc *loc, const uint8_t *ring, uint64_t at, void *dst, size_t n)
+{
+	uint64_t from = at % loc->ring_size;
+	size_t first = loc->ring_size - from < n ? (size_t)(loc->ring_size - from) : n;
+	memcpy(dst, ring + from, first);
+	memcpy((uint8_t *)dst + first, ring, n - first);
+}
+
+static struct dir_index *dir_index_of(const struct loc *loc, uint64_t dir_id, uint32_t *shard)
+{
+	uint64_t h = hash_u64(dir_id ^ loc->seed);
+	*shard = (uint32_t)h & (DIR_SHARDS - 1);
+	return &loc->dir_index[(size_t)*shard * loc->dir_sets + scale(h, loc->dir_sets)];
+}
+
+static void dir_insert(struct loc *loc, uint64_t stamp, struct slice path, const struct loc_dir *dir)
+{
+	size_t size = round_up(sizeof(struct dir_record) + path.len, 8);
+	if (size > loc->ring_size)
+		return;
+	struct dir_record r = { .dir = dir->id, .bucket = dir->bucket, .parent = dir->parent, .group = dir->group,
+				.stamp = stamp, .path_len = (uint32_t)path.len };
+	uint32_t shard;
+	struct dir_index *index = dir_index_of(loc, dir->id, &shard);
+	struct shard *s = &loc->dir_shards[shard];
+	shard_lock(s);
+	uint8_t *ring = loc->rings + (size_t)shard * loc->ring_size;
+	uint64_t at = loc->ring_head[shard];
+	ring_write(loc, ring, at, &r, sizeof(r));
+	ring_write(loc, ring, at + sizeof(r), path.p, path.len);
+	loc->ring_head[shard] = at + size;
+	int way = 0;
+	for (int i = 0; i < DIR_INDEX_WAYS; i++) { /* its own, else a free one, else the oldest */
+		if (index->dir[i] == dir->id) {
+			way = i;
+			break;
+		}
+		if (index->dir[i] == 0 || (index->dir[way] != 0 && index->at[i] < index->at[way]))
+			way = i;
+	}
+	index->dir[way] = dir->id;
+	index->at[way] = at;
+	shard_unlock(s);
+}
+
+bool loc_dir_find_dir(struct loc *loc, uint64_t dir_id, struct loc_dir *out, char *path, size_t cap, size_t *len)
+{
+	uint64_t state = loc_path_stamp(loc);
+	uint32_t shard;
+	const struct dir_index *index = dir_index_of(loc, dir_id, &shard);
+	struct shard *s = &loc->dir_shards[shard];
+	bool found = false;
+	if (dir_id == 0)
+		return false;
+	shard_lock(s);
+	for (int i = 0; i < DIR_INDEX_WAYS && !found; i++) {
+		if (index->dir[i] != dir_id || index->at[i] + loc->ring_size < loc->ring_head[shard])
+			continue;
+		const uint8_t *ring = loc->rings + (size_t)shard * loc->ring_size;
+		struct dir_record r;
+		ring_read(loc, ring, index->at[i], &r, sizeof(r));
+		if (r.dir != dir_id || r.stamp != state || (path != NULL && r.path_len + 1 > cap))
+			continue;
+		*out = (struct loc_dir){ .id = dir_id, .bucket = r.bucket, .parent = r.parent, .group = r.group };
+		if (path != NULL) {
+			ring_read(loc, ring, index->at[i] + sizeof(r), path, r.path_len);
+			path[r.path_len] = '\0';
+			*len = r.path_len;
+		}
+		found = true;
+	}
+	if (found)
+		s->hits++;
+	else
+		s->misses++;
+	shard_unlock(s);
+	return found;
+}
+
+bool loc_dir_find(struct loc *loc, uint64_t dir_id, uint64_t *bucket_id, char *path, size_t cap, size_t *len)
+{
+	struct loc_dir dir;
+	if (!loc_dir_find_dir(loc, dir_id, &dir, path, cap, len))
+		return false;
+	*bucket_id = dir.bucket;
+	return true;
+}
+
+void loc_path_fill(struct loc *loc, uint64_t stamp, struct slice dir_part, const struct loc_dir *dir)
+{
+	assert(dir->id != 0);
+	/* Whatever changes after this check makes another state, and the entries below carry `stamp`: invariant (5). */
+	if (atomic_load(&loc->path_busy) != 0 || atomic_load(&loc->path_state) != stamp)
+		return;
+	path_insert(loc, stamp, dir_part, dir);
+	dir_insert(loc, stamp, dir_part, dir);
+}
+
+/* ---- figures -------------------------------------------------------------------------------------------------------- */
+
+static void shards_sum(struct shard *shards, int count, uint64_t *hits, uint64_t *misses, uint64_t *entries)
+{
+	for (int i = 0; i < count; i++) {
+		shard_lock(&shards[i]);
+		*hits += shards[i].hits;
+		*misses += shards[i].misses;
+		*entries += shards[i].entries;
+		shard_unlock(&shards[i]);
+	}
+}
+
+void loc_get_stats(struct loc *loc, struct loc_stats *out)
+{
+	uint64_t names = 0, ids = 0, paths = 0, dirs = 0;
+	memset(out, 0, sizeof(*out));
+	shards_sum(loc->name_shards, SHARDS, &out->name_hits, &out->name_misses, &names);
+	shards_sum(loc->id_shards, SHARDS, &out->id_hits, &out->id_misses, &ids);
+	shards_sum(loc->path_shards, SHARDS, &out->path_hits, &out->path_misses, &paths);
+	shards_sum(loc->dir_shards, DIR_SHARDS, &out->path_hits, &out->path_misses, &dirs);
+	out->entries = ids;
+	out->bytes = names * (sizeof(struct name_set) / NAME_WAYS) + ids * (sizeof(struct id_set) / ID_WAYS) +
+		     paths * (sizeof(struct path_set) / PATH_WAYS) + loc->ring_size * DIR_SHARDS;
+}
