@@ -82,7 +82,8 @@ static size_t log_prefix(char *line, enum log_level level)
 	clock_gettime(CLOCK_REALTIME, &ts);
 	gmtime_r(&ts.tv_sec, &tm);
 	size_t n = strftime(line, 32, "%Y-%m-%dT%H:%M:%S", &tm);
-	int more = snprintf(line + n, LOG_LINE_MAX - n, ".%03ldZ level=%s msg=\"", ts.tv_nsec / 1000000, log_names[level]);
+	int more = snprintf(line + n, LOG_LINE_MAX - n, ".%03ldZ level=%s msg=\"",
+		ts.tv_nsec / 1000000, log_names[level]);
 	return n + (size_t)more;
 }
 
