@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mem.h -- big memory: huge pages where they can be had (hugetlb if reserved, else transparent), plain pages with one
+ * warning where not. Length is rounded up to 2 MiB. NULL when there is no memory. */
+#pragma once
+
+#include <stddef.h>
+
+void *mem_map(size_t len);
+void mem_unmap(void *base, size_t len);
+/* Takes back the pages of [base, base+len) (reads as zero later), keeps the addresses. */
+void mem_discard(void *base, size_t len);

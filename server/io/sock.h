@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sock.h -- making listening sockets and addresses; closing. Calls that block for no longer than bind() does. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* "tcp:HOST:PORT" ("tcp:[::1]:7420", port 0 = any) or "unix:/path". Sets TCP_NODELAY on what it accepts.
+ * *fd out; text_out (cap >= 128) gets the address really bound, in the same spelling. */
+int sock_listen(const char *address, int *fd, char *text_out, size_t cap);
+bool sock_address_is_loopback(const char *address); /* unix, 127.0.0.0/8, ::1 */
+void sock_close(int fd);
+void sock_shutdown(int fd); /* makes pending ops on it end */
+/* After accept: options for a connection. */
+void sock_prepare(int fd);
