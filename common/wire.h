@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* wire.h -- numbers of the native protocol, docs/PROTOCOL.md, and its frame header. */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/bytes.h"
+#include "common/crc32c.h"
+#include "granary/error.h"
+
+enum {
+	WIRE_VERSION = 1, WIRE_HEADER_SIZE = 32, WIRE_PORT = 7420,
+	WIRE_PREAUTH_META_MAX = 4096,
+	WIRE_META_MAX = 8 * 1024 * 1024, WIRE_DATA_MAX = 16 * 1024 * 1024, WIRE_INFLIGHT_MAX = 256,
+	WIRE_BATCH_MAX = 4096, WIRE_LIST_MAX = 1000,
+	WIRE_ENTRY_DATA_MAX = 4 * 1024 * 1024,   /* of a PUT entry, of an EXTENT */
+	WIRE_COALESCE_MAX = 512 * 1024,          /* data of one READ frame of small pieces */
+	WIRE_SMALL_MAX = 16 * 1024,              /* a piece up to this shares frames */
+	WIRE_NONCE_SIZE = 32, WIRE_HMAC_SIZE = 32, WIRE_SECRET_SIZE = 32,
+	WIRE_LEASE_S = 60,
+};
+#define WIRE_WHOLE UINT64_MAX
+#define WIRE_CLIENT_LABEL "granary client 1"
+#define WIRE_SERVER_LABEL "granary server 1"
+
+enum wire_op {
+	OP_HELLO = 1, OP_AUTH = 2, OP_PING = 3, OP_GOODBYE = 4,
+	OP_READ = 16, OP_STAT = 17, OP_LIST = 18, OP_BUCKET_LIST = 19, OP_STATUS = 20,
+	OP_PUT = 32, OP_EXTENT = 33, OP_ABORT = 34, OP_DELETE = 35, OP_MKDIR = 36, OP_RMDIR = 37, OP_RENAME = 38,
+	OP_BUCKET_CREATE = 48, OP_BUCKET_REMOVE = 49, OP_KEY_CREATE = 50, OP_KEY_REMOVE = 51, OP_KEY_LIST = 52,
+	OP_TASK = 53,
+};
+enum { FRAME_RESPONSE = 1, FRAME_LAST = 2, FRAME_RESENT = 4, FRAME_RELAXED = 8 };
+enum { REF_KEY = 1, REF_NAME = 2, REF_ID = 3 };
+enum { READ_IN_ORDER = 1, READ_VERIFY = 2 };
+enum { READ_ENTRY_RANGE = 1, READ_ENTRY_VERSION = 2 };
+enum { PIECE_LAST = 1, PIECE_HASH = 2, PIECE_TEXT = 4 };
+enum { PIECE_FIXED_SIZE = 4 + 2 + 1 + 1 + 8 * 6 + 4 + 2 }; /* up to the crcs */
+enum { STAT_WANT_META = 1 };
+enum { STAT_FILE = 1, STAT_DIR = 2, STAT_HAS_HASH = 1, STAT_HAS_META = 2 };
+enum { LIST_OBJECT = 1, LIST_PREFIX = 2 };
+enum { PUT_ANY = 0, PUT_IF_ABSENT = 1, PUT_IF_VERSION = 2 };
+enum { PUT_UPLOAD = 1, PUT_HAS_MODE = 2, PUT_HAS_MTIME = 4 };
+enum { MKDIR_PARENTS = 1, MKDIR_DATASET = 2, RENAME_NO_REPLACE = 1 };
+enum { GRANT_READ = 1, GRANT_LIST = 2, GRANT_WRITE = 4, GRANT_DELETE = 8, GRANT_ADMIN = 16 };
+
+struct frame {
+	uint8_t op;
+	uint16_t flags, status;
+	uint32_t meta_len, data_len;
+	uint64_t request;
+	uint32_t meta_crc;
+};
+
+static inline void frame_encode(const struct frame *f, uint8_t out[WIRE_HEADER_SIZE])
+{
+	struct wr w = wr_of(out, WIRE_HEADER_SIZE);
+	wr_u8(&w, 'G'); wr_u8(&w, 'N'); wr_u8(&w, WIRE_VERSION); wr_u8(&w, f->op);
+	wr_u16(&w, f->flags); wr_u16(&w, f->status);
+	wr_u32(&w, f->meta_len); wr_u32(&w, f->data_len);
+	wr_u64(&w, f->request); wr_u32(&w, f->meta_crc);
+	wr_u32(&w, crc32c(0, out, 28));
+}
+/* 0; -GRANARY_EPROTO: not a frame or damaged; -GRANARY_EVERSION. Lengths are not judged here. */
+static inline int frame_decode(const uint8_t in[WIRE_HEADER_SIZE], struct frame *f)
+{
+	struct cur c = cur_of(in, WIRE_HEADER_SIZE);
+	uint16_t magic = cur_u16(&c);
+	uint8_t version = cur_u8(&c);
+	f->op = cur_u8(&c);
+	f->flags = cur_u16(&c);
+	f->status = cur_u16(&c);
+	f->meta_len = cur_u32(&c);
+	f->data_len = cur_u32(&c);
+	f->request = cur_u64(&c);
+	f->meta_crc = cur_u32(&c);
+	if (magic != ('G' | 'N' << 8) || cur_u32(&c) != crc32c(0, in, 28))
+		return -GRANARY_EPROTO;
+	return version == WIRE_VERSION ? 0 : -GRANARY_EVERSION;
+}

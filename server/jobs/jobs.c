@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* jobs.c -- the background thread and what one pass of it does.
+ *
+ * Invariants: (1) one pass at a time; (2) a pass changes nothing that a crash in its middle could lose: each step is
+ * committed by itself and found again by the next pass; (3) nothing is removed on an incomplete scan; (4) a dying pack is
+ * removed only `removal_delay_ns` of store time after it was retired, and after a second look found no row. */
+#include "jobs/jobs_priv.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "meta/ids.h"
+#include "pack/cache.h"
+#include "pack/writer.h"
+
+enum { PASS_PACKS = 512, CLOCK_SAVE_S = 60, BACKOFF_S = 60 };
+
+static bool backoff_holds(struct jobs *j, uint64_t pack_id)
+{
+	uint64_t now = clock_mono_ns();
+	for (uint32_t i = 0; i < j->backoff_count; i++) {
+		if (j->backoff[i].pack_id != pack_id)
+			continue;
+		if (now < j->backoff[i].not_before_ns)
+			return true;
+		j->backoff[i] = j->backoff[--j->backoff_count];
+		return false;
+	}
+	return false;
+}
+
+static void backoff_add(struct jobs *j, uint64_t pack_id)
+{
+	uint32_t at = j->backoff_count < JOBS_RETRY_MAX ? j->backoff_count++ : (uint32_t)(pack_id % JOBS_RETRY_MAX);
+	j->backoff[at] = (struct job_backoff){ pack_id, clock_mono_ns() + BACKOFF_S * UINT64_C(1000000000) };
+}
+
+/* An open pack that nobody appends to any more: of an earlier incarnation. */
+static int seal_left_open(struct jobs *j, const struct pack_info *info)
+{
+	int err = pack_seal(j->o.packs, info->id);
+	if (err == 0) {
+		atomic_fetch_add(&j->sealed, 1);
+		return 0;
+	}
+	log_warn("cannot seal pack %016llx: %s; left open, next try in %u s", (unsigned long long)info->id,
+		 error_text(err), BACKOFF_S);
+	backoff_add(j, info->id);
+	return err;
+}
+
+static bool worth_compacting(struct jobs *j, const struct pack_info *info, const struct pack_row *row)
+{
+	if (row->pins > 0)
+		return false;
+	if (info->state == PACK_BROKEN)
+		return true;
+	if (row->total_bytes == 0)
+		return info->state == PACK_SEALED;
+	uint64_t dead = row->total_bytes > row->live_bytes ? row->total_bytes - row->live_bytes : 0;
+	return dead * 100 > row->total_bytes * j->o.compact_dead_pct;
+}
+
+static int consider_pack(struct jobs *j, const struct pack_info *info)
+{
+	struct pack_row row;
+	int err = packs_row(j->o.packs, info->id, &row);
+	if (err < 0)
+		return err == -GRANARY_ENOTFOUND ? 0 : err;
+	if (!worth_compacting(j, info, &row))
+		return 0;
+	err = compact_pack(j, info->id);
+	if (err > 0)
+		atomic_fetch_add(&j->compacted, 1);
+	if (err < 0 && err != -GRANARY_ESHUTDOWN) {
+		atomic_fetch_add(&j->aborted, 1);
+		log_warn("cannot compact pack %016llx: %s; the pack stays as it is; dead=%llu total=%llu",
+			 (unsigned long long)info->id, error_text(err),
+			 (unsigned long long)(row.total_bytes - row.live_bytes), (unsigned long long)row.total_bytes);
+		backoff_add(j, info->id);
+	}
+	return err < 0 ? err : 0;
+}
+
+static int second_look_and_remove(struct jobs *j, uint64_t pack_id, uint64_t end)
+{
+	struct pack *pack = packs_ref_any(j->o.packs, pack_id);
+	if (!pack)
+		return -GRANARY_ENOTFOUND;
+	int err = pack_has_owner(j, pack, end);
+	if (err == 1) {
+		log_error("dying pack %016llx is still pointed at; it is kept", (unsigned long long)pack_id);
+		err = -GRANARY_ECORRUPT;
+		backoff_add(j, pack_id);
+	}
+	if (err == 0) {
+		cache_drop_pack(j->o.cache, pack_id);
+		err = packs_remove(j->o.packs, pack);
+	}
+	packs_unref(j->o.packs, pack);
+	return err;
+}
+
+/* A dying pack: its `g` row says since when. No row: it was retired in this pass or by an older server; one is written. */
+static int remove_dying(struct jobs *j, const struct pack_info *info)
+{
+	struct pack_row row;
+	int err = packs_row(j->o.packs, info->id, &row);
+	if (err < 0)
+		return err == -GRANARY_ENOTFOUND ? 0 : err;
+	uint8_t buf[ROW_KEY_MAX];
+	struct kv_iter *it = kv_iter_new(j->o.kv, NULL);
+	uint64_t since = 0;
+	for (kv_iter_seek(it, slice_str("g")); kv_iter_valid(it) && since == 0; kv_iter_next(it)) {
+		struct slice k = kv_iter_key(it);
+		if (k.len != 18 || k.p[0] != 'g')
+			break;
+		if (k.p[9] == 1 && be64_get(k.p + 10) == info->id)
+			since = be64_get(k.p + 1);
+	}
+	err = kv_iter_error(it);
+	kv_iter_free(&it);
+	if (err < 0)
+		return err;
+	uint64_t now = store_clock_now(j->o.clock);
+	struct kv_txn *txn = kv_txn_new(j->o.kv);
+	if (since == 0) {
+		uint8_t value[8];
+		struct wr w = wr_of(value, sizeof value);
+		value_begin(&w);
+		kv_put(txn, row_deletion(buf, now, 1, info->id), slice_of(value, wr_len(&w)));
+		err = kv_submit_wait(j->o.kv, txn);
+		kv_txn_free(&txn);
+		return err;
+	}
+	if (now - since < j->o.removal_delay_ns) {
+		kv_txn_free(&txn);
+		return 0;
+	}
+	err = second_look_and_remove(j, info->id, row.committed_end);
+	if (err == 0) {
+		atomic_fetch_add(&j->removed, 1);
+		kv_delete(txn, row_deletion(buf, since, 1, info->id));
+		err = kv_submit_wait(j->o.kv, txn);
+	}
+	kv_txn_free(&txn);
+	return err;
+}
+
+static int visit_pack(struct jobs *j, const struct pack_info *info)
+{
+	if (backoff_holds(j, info->id))
+		return 0;
+	switch (info->state) {
+	case PACK_OPEN:
+		return info->mine ? 0 : seal_left_open(j, info);
+	case PACK_SEALED:
+	case PACK_BROKEN:
+		return consider_pack(j, info);
+	case PACK_DYING:
+		return remove_dying(j, info);
+	default:
+		return 0;
+	}
+}
+
+static int visit_all(struct jobs *j)
+{
+	struct pack_info *infos = malloc(PASS_PACKS * sizeof *infos);
+	uint64_t after = 0;
+	int first = 0;
+	if (!infos)
+		return -GRANARY_ENOMEM;
+	for (;;) {
+		uint32_t n = packs_list(j->o.packs, after, infos, PASS_PACKS);
+		for (uint32_t i = 0; i < n && !jobs_stopping(j); i++) {
+			int err = visit_pack(j, &infos[i]);
+			if (err < 0 && first == 0)
+				first = err;
+		}
+		if (n < PASS_PACKS || jobs_stopping(j))
+			break;
+		after = infos[n - 1].id;
+	}
+	free(infos);
+	return first;
+}
+
+int jobs_pass(struct jobs *j)
+{
+	uint64_t now = clock_mono_ns();
+	int first = 0, err;
+	if (now - j->clock_saved_ns > CLOCK_SAVE_S * UINT64_C(1000000000)) {
+		first = store_clock_save(j->o.clock, j->o.kv);
+		j->clock_saved_ns = now;
+	}
+	err = packs_refresh_space(j->o.packs);
+	if (first == 0)
+		first = err;
+	if (!j->orphans_swept) {
+		err = packs_sweep_orphans(j->o.packs, 10000, false);
+		j->orphans_swept = err >= 0;
+		if (first == 0 && err < 0)
+			first = err;
+	}
+	err = visit_all(j);
+	if (first == 0)
+		first = err;
+	if (j->o.extra && !jobs_stopping(j))
+		j->o.extra(j->o.extra_arg);
+	pthread_mutex_lock(&j->check.lock);
+	bool check = j->check.requested && !jobs_stopping(j);
+	pthread_mutex_unlock(&j->check.lock);
+	if (check)
+		check_run(j);
+	return first;
+}
+
+static void wait_for_work(struct jobs *j)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	uint64_t ns = (uint64_t)until.tv_nsec + j->o.interval_ns;
+	until.tv_sec += (time_t)(ns / 1000000000u);
+	until.tv_nsec = (long)(ns % 1000000000u);
+	while (!j->stop && j->passes_asked == j->passes_done)
+		if (pthread_cond_timedwait(&j->wake, &j->lock, &until) != 0)
+			break;
+}
+
+static void *jobs_main(void *arg)
+{
+	struct jobs *j = arg;
+	pthread_mutex_lock(&j->lock);
+	while (!j->stop) {
+		uint64_t asked = j->passes_asked;
+		pthread_mutex_unlock(&j->lock);
+		int err = jobs_pass(j);
+		pthread_mutex_lock(&j->lock);
+		j->last_result = err;
+		j->passes_done = asked;
+		pthread_cond_broadcast(&j->passed);
+		wait_for_work(j);
+	}
+	j->passes_done = j->passes_asked;
+	j->last_result = -GRANARY_ESHUTDOWN;
+	pthread_cond_broadcast(&j->passed);
+	pthread_mutex_unlock(&j->lock);
+	return NULL;
+}
+
+int jobs_open(const struct jobs_options *options, struct jobs **out)
+{
+	struct jobs *j = calloc(1, sizeof *j);
+	*out = NULL;
+	if (!j)
+		return -GRANARY_ENOMEM;
+	j->o = *options;
+	j->clock_saved_ns = clock_mono_ns();
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_mutex_init(&j->lock, NULL);
+	pthread_mutex_init(&j->check.lock, NULL);
+	pthread_cond_init(&j->wake, &attr);
+	pthread_cond_init(&j->passed, &attr);
+	pthread_condattr_destroy(&attr);
+	if (j->o.thread) {
+		if (pthread_create(&j->thread, NULL, jobs_main, j) != 0) {
+			free(j);
+			return -GRANARY_ENOMEM;
+		}
+		pthread_setname_np(j->thread, "granary-jobs");
+		j->has_thread = true;
+	}
+	*out = j;
+	return 0;
+}
+
+void jobs_close(struct jobs **jobs)
+{
+	struct jobs *j = *jobs;
+	*jobs = NULL;
+	if (!j)
+		return;
+	atomic_store(&j->stopping, true);
+	pthread_mutex_lock(&j->lock);
+	j->stop = true;
+	pthread_cond_broadcast(&j->wake);
+	pthread_mutex_unlock(&j->lock);
+	if (j->has_thread)
+		pthread_join(j->thread, NULL);
+	pthread_cond_destroy(&j->wake);
+	pthread_cond_destroy(&j->passed);
+	pthread_mutex_destroy(&j->lock);
+	pthread_mutex_destroy(&j->check.lock);
+	free(j);
+}
+
+/* Waits for a pass that began after this call. */
+static int pass_now(struct jobs *j)
+{
+	if (!j->has_thread)
+		return jobs_pass(j);
+	pthread_mutex_lock(&j->lock);
+	uint64_t mine = ++j->passes_asked;
+	pthread_cond_broadcast(&j->wake);
+	while (j->passes_done < mine)
+		pthread_cond_wait(&j->passed, &j->lock);
+	int err = j->last_result;
+	pthread_mutex_unlock(&j->lock);
+	return err;
+}
+
+int jobs_compact_now(struct jobs *j, char *buf, size_t cap)
+{
+	struct jobs_stats before, after;
+	jobs_get_stats(j, &before);
+	int err = pass_now(j);
+	jobs_get_stats(j, &after);
+	snprintf(buf, cap, "sealed %llu\ncompacted %llu\nmoved_records %llu\nmoved_bytes %llu\nremoved_packs %llu\n",
+		 (unsigned long long)(after.sealed - before.sealed),
+		 (unsigned long long)(after.compacted - before.compacted),
+		 (unsigned long long)(after.moved_records - before.moved_records),
+		 (unsigned long long)(after.moved_bytes - before.moved_bytes),
+		 (unsigned long long)(after.removed_packs - before.removed_packs));
+	return err;
+}
+
+void jobs_get_stats(struct jobs *j, struct jobs_stats *out)
+{
+	memset(out, 0, sizeof *out);
+	pthread_mutex_lock(&j->lock);
+	out->passes = j->passes_done;
+	pthread_mutex_unlock(&j->lock);
+	out->sealed = atomic_load(&j->sealed);
+	out->compacted = atomic_load(&j->compacted);
+	out->moved_records = atomic_load(&j->moved_records);
+	out->moved_bytes = atomic_load(&j->moved_bytes);
+	out->removed_packs = atomic_load(&j->removed);
+	out->aborted = atomic_load(&j->aborted);
+	out->scrubbed_bytes = atomic_load(&j->scrubbed_bytes);
+	pthread_mutex_lock(&j->check.lock);
+	out->problems = j->check.problems;
+	out->check_running = j->check.running || j->check.requested;
+	pthread_mutex_unlock(&j->check.lock);
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kv.h -- an ordered transactional key-value store. A transaction is data: preconditions, puts, deletes and
+ * commutative counter operations; submitted without blocking; one committer checks transactions in order, applies
+ * hundreds as one write batch, syncs once. Engines: RocksDB (kv_rocks.c), an ordered map with a redo log through
+ * io/fs (kv_mem.c: sim and tests).
+ *
+ * Invariants: (1) a transaction applies whole or not at all; (2) it is done only after its batch is synced (or it
+ * failed); (3) readers see synced transactions only; (4) a precondition is judged against the state that all earlier
+ * transactions left, range preconditions after the transaction's own puts and deletes; (5) a failed sync stops the
+ * process (contract F); ENOSPC closes and reopens the engine and fails the batch with -GRANARY_ENOSPACE (contract H);
+ * (6) kv_get, kv_iter and kv_snapshot may block: workers and jobs only. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/bytes.h"
+
+struct kv;
+struct kv_txn;
+struct kv_iter;
+struct kv_snapshot;
+struct reactor;
+struct task;
+struct fs;
+
+/* Told by the committer about every invalidation a transaction carries (kv_txn_touch): begin before the batch is
+ * written, end after it is synced (or failed), both before done. Called on the committer thread. */
+struct kv_observer {
+	void (*begin)(void *arg, uint64_t dir_id, struct slice name, uint64_t object_id);
+	void (*end)(void *arg, uint64_t dir_id, struct slice name, uint64_t object_id);
+	void *arg;
+};
+
+struct kv_options {
+	uint64_t block_cache_size;   /* bytes; RocksDB (128 MiB) */
+	uint64_t write_buffer_size;  /* bytes; RocksDB memtable (32 MiB), two at most */
+	uint32_t group_max;          /* transactions a batch (1,024) */
+	struct kv_observer observer;
+	void (*fatal)(void *arg, const char *what); /* a sync failed: must not return in the product (it exits) */
+	void *fatal_arg;
+	/* The disk is full: the engine is closed and about to be opened again; release the ballast here. May be NULL.
+	 * Called on the committer thread, again before every further try. */
+	void (*nospace)(void *arg);
+	void *nospace_arg;
+};
+
+int kv_open_rocks(struct fs *fs, const char *dir, const struct kv_options *options, struct kv **out);
+/* Log and snapshot files under dir of `fs`; no thread: transactions run in kv_turn(). */
+int kv_open_mem(struct fs *fs, const char *dir, const struct kv_options *options, struct kv **out);
+void kv_close(struct kv **kv);                 /* commits what is queued first */
+uint32_t kv_turn(struct kv *kv);               /* kv_mem only: commits one group; returns transactions done */
+/* Closes and opens the engine again; RocksDB. The committer does it by itself after ENOSPC. Iterators and snapshots that
+ * are open then end with -GRANARY_EBUSY: read again. */
+int kv_reopen(struct kv *kv);
+
+/* Value borrowed until kv_value_release. -GRANARY_ENOTFOUND when absent. */
+struct kv_value { struct slice v; void *pin; void (*unpin)(void *pin); };
+int kv_get(struct kv *kv, struct slice key, struct kv_value *out);
+void kv_value_release(struct kv_value *v);
+/* n gets; out[i] as kv_get's, err[i] 0 or -GRANARY_E...; order kept. */
+void kv_multi_get(struct kv *kv, const struct slice *keys, uint32_t n, struct kv_value *out, int *err);
+
+/* One consistent view for several iterators (a list page). NULL snapshot: the state as of kv_iter_new. */
+struct kv_snapshot *kv_snapshot_new(struct kv *kv);
+void kv_snapshot_free(struct kv *kv, struct kv_snapshot **s);
+struct kv_iter *kv_iter_new(struct kv *kv, struct kv_snapshot *s);
+void kv_iter_free(struct kv_iter **it);
+void kv_iter_seek(struct kv_iter *it, struct slice key); /* first key >= key */
+void kv_iter_next(struct kv_iter *it);
+bool kv_iter_valid(const struct kv_iter *it);
+struct slice kv_iter_key(const struct kv_iter *it);   /* borrowed until the next move */
+struct slice kv_iter_value(const struct kv_iter *it);
+int kv_iter_error(const struct kv_iter *it);          /* 0, or why it stopped: always ask before trusting an end */
+
+/* A number that grows with every synced group. Take it before reading the rows a precondition rests on and give it
+ * as `seen`: the committer then knows without reading that nothing touched the row since. 0: always read.
+ * Contract: give `seen` only with a precondition that those reads showed to hold: it is taken at its word. */
+uint64_t kv_seq(struct kv *kv);
+
+struct kv_txn *kv_txn_new(struct kv *kv);
+void kv_txn_free(struct kv_txn **txn);         /* only when not submitted, or after done */
+/* Keys and values are copied. The order of ops on one key counts: the last put or delete wins. */
+void kv_put(struct kv_txn *txn, struct slice key, struct slice value);
+void kv_delete(struct kv_txn *txn, struct slice key);
+void kv_add(struct kv_txn *txn, struct slice key, uint16_t tag, int64_t delta);  /* FORMAT 6.20; never below 0 */
+void kv_max(struct kv_txn *txn, struct slice key, uint16_t tag, uint64_t value); /* on the value's u64 tag */
+/* Both keep the width of a tag that is there (a u8 state) while the number fits, and make it 8 bytes else. Tags 1 and 2
+ * (id, version) are not counters. */
+void kv_txn_touch(struct kv_txn *txn, uint64_t dir_id, struct slice name, uint64_t object_id); /* see kv_observer */
+
+void kv_pre_absent(struct kv_txn *txn, uint64_t seen, struct slice key);
+void kv_pre_version(struct kv_txn *txn, uint64_t seen, struct slice key, uint64_t version); /* tag 2 equals */
+void kv_pre_id(struct kv_txn *txn, uint64_t seen, struct slice key, uint64_t id, bool or_absent); /* tag 1 equals */
+void kv_pre_range(struct kv_txn *txn, struct slice prefix, bool empty); /* any key with this prefix? after own ops */
+/* The same with `seen`, for the prefix of one directory (row_entry_prefix); for any other prefix seen is not used. The
+ * reads that `seen` stands for must have shown that it holds after the transaction's own puts and deletes. */
+void kv_pre_range_seen(struct kv_txn *txn, uint64_t seen, struct slice prefix, bool empty);
+void kv_pre_counter(struct kv_txn *txn, struct slice key, uint16_t tag, uint64_t n, uint64_t limit); /* ctr+n<=limit */
+
+/* Submits; txn belongs to kv until `done` runs: on reactor `to` (reactor_post), or on the committer thread when `to`
+ * is NULL. Then kv_txn_result: 0; -GRANARY_EBUSY when a precondition failed (read again, plan again);
+ * -GRANARY_EQUOTA (kv_pre_counter); -GRANARY_ENOSPACE; -GRANARY_ESHUTDOWN; -GRANARY_EIO; -GRANARY_ECORRUPT (a row it
+ * needs is damaged); -GRANARY_ENOMEM. All but 0 mean: nothing was or will be applied. */
+void kv_submit(struct kv *kv, struct kv_txn *txn, struct reactor *to, struct task *done);
+int kv_txn_result(const struct kv_txn *txn);
+int kv_submit_wait(struct kv *kv, struct kv_txn *txn); /* workers and jobs; under kv_mem commits at once */
+uint32_t kv_txn_ops(const struct kv_txn *txn);
+
+struct kv_stats {
+	uint64_t groups, txns, conflicts, puts, deletes; /* puts and deletes: rows written */
+	uint64_t sync_ns;          /* in write + sync */
+	uint64_t committer_cpu_ns; /* of the committer thread */
+	uint64_t pre_reads;        /* engine reads for preconditions and counters */
+	uint64_t clamped;          /* kv_add that would have gone below 0: a bug of the caller, logged */
+};
+void kv_get_stats(struct kv *kv, struct kv_stats *out);

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* check.h -- walking and verifying packs, blocking: recovery, sealing, scrub, compaction. Memory: one buffer of 8 MiB. */
+#pragma once
+
+#include <stdint.h>
+
+#include "pack/format.h"
+
+struct fs_file;
+
+struct pack_problem { uint64_t offset; int err; char what[96]; struct record record; };
+struct pack_walk {
+	uint64_t pack_id, end;  /* walk records in [4096, end) */
+	bool verify_data;       /* check every block crc as well */
+	/* Each data record in order; data is NULL unless want_data. Non-zero stops the walk and is returned. */
+	int (*each)(void *arg, uint64_t offset, const struct record *r, const uint8_t *data);
+	/* Each damaged place; the walk resumes at the next 4 KiB line. NULL: the first one ends the walk with its error. */
+	void (*problem)(void *arg, const struct pack_problem *p);
+	void *arg;
+	bool want_data;
+	uint64_t bytes_per_second; /* 0: no limit */
+};
+int pack_walk(struct fs_file *file, const struct pack_walk *walk);
+/* Sealed pack: trailer, footer crc, entries sorted and in range; then each() an entry. */
+int pack_footer_read(struct fs_file *file, uint64_t pack_id, struct pack_trailer *trailer,
+		     int (*each)(void *arg, const struct footer_entry *e), void *arg);
+/* One record read past every cache and verified whole. data needs EXTENT_LEN_MAX. */
+int pack_record_verify(struct fs_file *file, uint64_t pack_id, uint64_t offset, uint64_t object_id, uint8_t *data,
+		       uint32_t *data_len);

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* reader.h -- reads of record data for one reactor: cache first; misses sorted by (pack, offset), neighbours merged up to
+ * 1 MiB (gaps of up to 16 KiB are read through), O_DIRECT into registered memory, up to `depth` reads in flight.
+ *
+ * A unit is what the cache holds: an extent's data cut at multiples of CACHE_UNIT_MAX from the extent's first byte. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "pack/cache.h"
+
+struct packs;
+struct pack_read;
+struct reactor;
+struct reader;
+struct workers;
+
+struct reader_options { struct packs *packs; struct cache *cache; struct reactor *reactor; struct workers *workers; uint32_t depth; };
+struct reader *reader_new(const struct reader_options *options); /* on its reactor's thread */
+void reader_free(struct reader **reader);
+
+struct pack_read {
+	/* in: one unit, and the part of it that is wanted (whole blocks or all of it) */
+	uint64_t pack, unit_offset;     /* offset in the file */
+	uint32_t unit_len, want_offset, want_len; /* inside the unit */
+	bool bypass;                    /* read the disk, do not look at or fill the cache */
+	void (*done)(struct pack_read *read); /* from the loop, never from inside read_start */
+	/* out */
+	int err;                        /* 0; STALE: the pack is gone, look the object up once more; CORRUPT (short file); EIO; OFFLINE */
+	const uint8_t *data;            /* want_len bytes until read_release() */
+	struct cache_buf buf;
+	/* the reader's own */
+	struct pack_read *next;
+	void *run;
+};
+/* Cache only: true when served (data and buf set, done is not called). */
+bool read_cached(struct reader *reader, struct pack_read *read);
+void read_prefetch(struct reader *reader, const struct pack_read *read);
+/* All of these missed (or bypass): they complete one by one, in the order that the disk gives. */
+void read_start(struct reader *reader, struct pack_read **reads, uint32_t n);
+void read_release(struct reader *reader, struct pack_read *read);
+struct reader_stats { uint64_t reads, merged, bytes_read, bytes_wanted; };
+void reader_get_stats(const struct reader *reader, struct reader_stats *out);

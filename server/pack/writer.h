@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* writer.h -- appends records to the open pack of a placement group, in groups of a flush. A group's writer belongs to
+ * one reactor (hash of the group id); others send it mail.
+ *
+ * Invariants: (1) bytes below `durable` are on disk and never change; (2) durable <= written <= reserved; (3) an append
+ * is done only after (1) covers it; (4) one writer a pack, all fields belong to its reactor thread; (5) each flush group
+ * starts on a fresh 4 KiB line; (6) a failed flush is never retried on that file: the pack is set broken, what was not
+ * acknowledged is appended to a new pack from memory, or fails; (7) at most open_max packs are open. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "io/reactor.h"
+#include "meta/rows.h"
+
+struct kv_txn;
+struct pack;
+struct packs;
+struct writers;
+
+struct writers_options {
+	struct packs *packs;
+	struct reactor **reactors;
+	uint32_t reactor_count;
+	struct workers *workers;
+	uint64_t buffer_budget;  /* staging memory over all writers, huge pages (64 MiB) */
+	uint32_t open_max;       /* 64 */
+	uint64_t idle_seal_ns;   /* an open pack idle this long is sealed at the next job pass; 0 never */
+};
+int writers_new(const struct writers_options *options, struct writers **out);
+/* Flushes and stops taking appends; does not seal open packs (the next start's job does). */
+void writers_free(struct writers **writers);
+
+/* One record. Everything it points at stays valid until done. */
+struct pack_append {
+	struct task done;           /* fn set by the caller; posted to `notify` */
+	struct reactor *notify;
+	uint64_t group, object_id, version, dir_id, logical;
+	uint32_t generation;
+	bool whole;
+	struct slice key, name, attrs;
+	const uint8_t *crcs;        /* crc_block_count(data_len) little-endian u32 */
+	const uint8_t *data;
+	uint32_t data_len;          /* 0..EXTENT_LEN_MAX */
+	/* out */
+	int err;                    /* 0; ENOSPACE; EIO; SHUTDOWN */
+	struct extent extent;       /* crcs points at the caller's */
+	uint64_t end, total_len;    /* for writers_account */
+	/* the writer's own */
+	struct pack *pack;
+	struct pack_append *next;
+	struct task mail;
+	uint64_t at;
+	uint32_t buffer;
+};
+/* From any reactor thread. Batches: a list linked by `next` is taken in order (one mail). */
+void pack_append(struct writers *writers, struct pack_append *first);
+/* Adds the `p` row counters of these finished appends to the transaction that names them (6.8: total, records, end). */
+void writers_account(struct kv_txn *txn, const struct pack_append *const *appends, uint32_t n);
+/* After that transaction is settled (either way), or when it will never be submitted: once for each append with err 0. */
+void pack_append_settled(struct pack_append *a);
+/* Ends the open packs that are idle or all of them; they are handed to sealing. Any thread; asynchronous. */
+void writers_rotate(struct writers *writers, bool all);
+/* Seals one pack that no writer appends to any more (rotated, or of an earlier incarnation): walks its records up to the
+ * committed end, writes footer and trailer, syncs, commits the state. Worker or job. */
+int pack_seal(struct packs *packs, uint64_t pack_id);

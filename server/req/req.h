@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* req.h -- a request: what a front end hands over, what it gets back, and the table of steps in between.
+ *
+ * A front end (net/) fills a struct req and calls req_start(); the request runs on that reactor; it answers through
+ * peer->ops->answer, one or more times, and at the end peer->ops->finished exactly once, after its last answer. Nothing
+ * is answered from inside req_start().
+ *
+ * PARSE -> AUTHORISE -> (kind's own steps) -> ANSWER -> finished. A step says NEXT, WAIT (an op, a worker task, an
+ * append or a commit is pending and will call req_resume on this reactor) or DONE. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "common/list.h"
+#include "common/wire.h"
+#include "io/reactor.h"
+
+struct ns_access_key;
+struct req;
+struct req_peer;
+struct session;
+struct store;
+struct store_local;
+
+/* One frame of an answer. Made by the request, owned by the front end once handed over, until it calls released(). */
+struct answer {
+	struct answer *next;
+	uint64_t request;
+	uint8_t op;
+	uint16_t flags;          /* FRAME_LAST, FRAME_RELAXED */
+	uint16_t status;
+	uint8_t *meta;           /* meta_len bytes; crc not yet computed */
+	uint32_t meta_len, data_len;
+	struct iovec *iov;       /* the data: data_len bytes in iov_count parts */
+	uint32_t iov_count;
+	uint64_t memory;         /* bytes this answer keeps in memory (for back-pressure) */
+	void (*released)(struct answer *a); /* on the reactor; frees meta, iov, references, itself */
+};
+
+struct req_peer_ops {
+	void (*answer)(struct req_peer *peer, struct answer *a);
+	void (*finished)(struct req_peer *peer, struct req *r); /* the front end frees body and req */
+	/* Bytes of answers queued and not yet sent: a request that produces much waits above the limit. */
+	uint64_t (*queued)(const struct req_peer *peer);
+};
+/* The other side of a connection, after authentication. Lives until its last request finished. */
+struct req_peer {
+	const struct req_peer_ops *ops;
+	struct store_local *local;
+	const struct ns_access_key *key;
+	struct session *session;
+	uint32_t data_cap;       /* data bytes it accepts in one frame */
+	bool gone;               /* the connection ended: answers are dropped, mutations go on */
+	struct list waiting;     /* requests waiting for its send queue to shrink: req_drained() */
+};
+
+enum step_result { STEP_NEXT, STEP_WAIT, STEP_DONE };
+struct req_step { const char *name; enum step_result (*run)(struct req *r); };
+struct req_kind {
+	uint8_t op;
+	const char *name;        /* "read": of counters and logs */
+	uint8_t action;          /* GRANT_* it needs at least on something; judged in detail by the steps */
+	bool mutation;
+	const struct req_step *steps;
+	uint32_t step_count;
+	void (*cleanup)(struct req *r);
+};
+const struct req_kind *req_kind_of(uint8_t op); /* NULL: unknown */
+
+#define REQ_MAGIC 0x71657247u
+struct req {
+	uint32_t magic;
+	const struct req_kind *kind;
+	struct req_peer *peer;
+	struct store *store;
+	struct store_local *local;
+	struct frame frame;
+	const uint8_t *meta;     /* frame.meta_len bytes, checked against its crc by the front end */
+	const uint8_t *data;     /* frame.data_len bytes, 64-byte aligned */
+	uint32_t step;
+	uint32_t pending;        /* ops that will resume it */
+	bool running, resumed;
+	int err;
+	char text[256];          /* error text for the answer, names the thing, the cause and the fix */
+	uint64_t started_ns;
+	struct task task;        /* to itself: deferred runs, worker hops */
+	struct task done;        /* commits */
+	struct list node;        /* the front end's or a waiting list */
+	void *body;              /* the kind's own state (freed by kind->cleanup) */
+	void *front;             /* the front end's own */
+};
+/* r->peer, frame, meta, data, front set; the rest zero. */
+void req_start(struct req *r);
+/* On r's reactor: what it waited for happened. */
+void req_resume(struct req *r);
+/* The peer's send queue shrank below its limit. */
+void req_drained(struct req_peer *peer);
+
+/* Counters of one reactor: written by it alone, read by status. */
+enum { REQ_OPS = 64, REQ_LATENCY_BUCKETS = 32 };
+struct req_stats {
+	uint64_t requests[REQ_OPS], errors[REQ_OPS], entries[REQ_OPS], bytes_in[REQ_OPS], bytes_out[REQ_OPS];
+	uint64_t ns_total[REQ_OPS];
+	uint64_t corrupt_reported, corrupt_repaired, retries_answered, connections, connections_total, auth_failures;
+};
+
+/* ---- sessions (PROTOCOL 2.3, 5.1, 5.2): any thread -------------------------------------------------------------- */
+struct sessions;
+int sessions_open(struct store *store, struct sessions **out);
+void sessions_close(struct sessions **s);
+/* id 0: a new one. ACCESS when it belongs to another key. Counted reference; also after a restart (row `h`). Blocks on
+ * the store only for an unknown id: front ends call it on a worker then; -GRANARY_EAGAIN when may_block is false. */
+int session_attach(struct sessions *s, const struct ns_access_key *key, uint64_t id, bool may_block, struct session **out);
+void session_detach(struct sessions *s, struct session **session); /* starts its lease when it was the last */
+uint64_t session_id(const struct session *s);

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* store.h -- everything a server has below its front ends, opened in the right order: data directory, metadata, packs,
+ * cache, writers, reactors, jobs. Used by granaryd and, over a simulated disk, by the tests. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "io/io.h"
+
+struct cache;
+struct cache_local;
+struct fs;
+struct ids;
+struct jobs;
+struct kv;
+struct loc;
+struct ns;
+struct packs;
+struct reactor;
+struct reader;
+struct sessions;
+struct store_clock;
+struct workers;
+struct writers;
+
+enum { REACTORS_MAX = 64 };
+
+struct store_options {
+	struct fs *fs;             /* the data directory; the store does not own it */
+	bool simulated;            /* kv_mem, one reactor without a thread, workers inline */
+	struct io_options io;
+	uint32_t reactors;         /* 1..REACTORS_MAX */
+	uint32_t worker_threads;
+	uint64_t cache_budget, transient_budget, loc_budget, kv_block_cache, kv_write_buffer, staging_budget; /* bytes */
+	uint64_t request_budget;   /* bytes of requests and answers in memory over all connections */
+	uint64_t pack_size, disk_reserve, ballast;
+	bool jobs;                 /* start background jobs (tests may drive them by hand) */
+	uint64_t compact_dead_pct; /* 30 */
+	uint64_t job_interval_ns;  /* 5 s */
+};
+void store_options_default(struct store_options *o); /* all but fs; budgets by DESIGN and the machine's memory */
+
+/* What one reactor has of its own. */
+struct store_local {
+	struct store *store;
+	struct reactor *reactor;
+	struct io *io;
+	struct reader *reader;
+	struct cache_local *cache;
+	struct req_stats *stats;
+	void *net;                 /* the front ends' */
+};
+
+struct store {
+	struct store_options options;
+	struct fs *fs;
+	struct fs_file *lock;
+	struct kv *kv;
+	struct loc *loc;
+	struct ids *ids;
+	struct store_clock *clock;
+	struct ns *ns;
+	struct packs *packs;
+	struct cache *cache;
+	struct workers *workers;
+	struct writers *writers;
+	struct sessions *sessions;
+	struct jobs *jobs;
+	struct reactor *reactors[REACTORS_MAX];
+	struct store_local locals[REACTORS_MAX];
+	uint32_t reactor_count;
+	uint8_t store_id[16];
+	uint64_t boot_id, started_ns;
+	uint32_t incarnation;
+	_Atomic uint64_t request_bytes; /* in use of request_budget */
+	_Atomic bool draining;
+};
+
+/* Creates an empty data directory's files (superblock, master.key) when there is none; refuses another format version
+ * (VERSION), a locked one (LOCKED), a read-only one, with `why` (cap >= 256) naming the path, the cause and the fix. */
+int store_open(const struct store_options *options, struct store **out, char *why, size_t why_cap);
+void store_close(struct store **store); /* flushes, saves the clock, stops threads */
+/* Lines "name value" into buf; the STATUS answer (PROTOCOL 4.6). Returns the length. Any thread. */
+size_t store_status(struct store *store, char *buf, size_t cap);

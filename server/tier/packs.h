@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* packs.h -- every pack the store has, where its copies lie, and open descriptors. A table in RAM made from the `p` and
+ * `c` rows at start; the only place that turns a pack id into a file. Any thread unless said otherwise.
+ *
+ * OPEN    -> SEALED   packs_set_sealed()  footer and trailer written and synced, row committed
+ * OPEN    -> BROKEN   packs_set_broken()  a flush failed (contract F): nothing more is appended
+ * SEALED  -> DYING    packs_retire()      row says dying; no new references; name removed by a job later
+ * DYING   -> (gone)   last packs_unref()  after the name was removed: descriptor closed
+ *
+ * Invariants: (1) a path comes from the `c` row's name, never from the id; (2) packs_ref fails for DYING packs: the
+ * reader looks the object up once more; (3) at most files_max descriptors are open, least recently used close first,
+ * never one that is referenced; (4) `pending` counts appends whose transaction is not settled: a pack with pending
+ * appends is neither compacted nor judged. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "meta/rows.h"
+
+struct fs;
+struct fs_file;
+struct ids;
+struct kv;
+struct pack;
+struct packs;
+struct store_clock;
+
+struct packs_options {
+	struct fs *fs;          /* the hot directory (store id 1: the default one) */
+	struct kv *kv;
+	struct ids *ids;
+	struct store_clock *clock;
+	uint64_t pack_size;     /* bytes, 16 MiB..4 GiB - 1 (256 MiB) */
+	uint64_t reserve;       /* headroom on the disk below which writes get ENOSPACE (contract H) */
+	uint32_t files_max;     /* open descriptors (4,096) */
+};
+int packs_open(const struct packs_options *options, struct packs **out); /* reads rows; sealed packs are not touched */
+void packs_close(struct packs **packs);
+
+struct pack *packs_ref(struct packs *packs, uint64_t pack_id); /* NULL: unknown, dying or gone */
+struct pack *packs_ref_any(struct packs *packs, uint64_t pack_id); /* jobs only: also a DYING one; NULL: unknown or gone */
+uint32_t packs_refs(const struct pack *pack);                      /* references now, the caller's own included */
+void packs_unref(struct packs *packs, struct pack *pack);
+uint64_t pack_id_of(const struct pack *pack);
+/* The open descriptor of its hot copy: NULL when it must be opened first (packs_open_file on a worker). Valid while
+ * the pack is referenced. */
+struct fs_file *pack_file(const struct pack *pack);
+int packs_open_file(struct packs *packs, struct pack *pack); /* worker; OFFLINE / NOTFOUND / BADFORMAT (header) */
+
+/* A new pack for a group: file made, preallocated by steps of 16 MiB, header written and synced, directory synced, rows
+ * `p` and `c` committed. Blocks: worker. Referenced. -GRANARY_ENOSPACE when the reserve would be touched. */
+int packs_create(struct packs *packs, uint64_t group, struct pack **out);
+/* Grows the preallocation to cover `end`; blocks; ENOSPACE. */
+int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end);
+void packs_pending(struct pack *pack, int delta);
+int64_t packs_pending_count(const struct pack *pack);
+int packs_set_sealed(struct packs *packs, struct pack *pack, uint64_t file_size); /* commits; worker */
+int packs_set_broken(struct packs *packs, struct pack *pack);
+int packs_retire(struct packs *packs, struct pack *pack);  /* commits state dying; worker */
+/* Removes the dying pack's name, syncs the directory, deletes its rows. Job, after the second look, with its own reference
+ * (packs_ref_any); readers that still hold one keep the bytes through the open descriptor. */
+int packs_remove(struct packs *packs, struct pack *pack);
+/* Snapshot of the table for jobs: up to max ids above `after` in id order with their RAM state. */
+struct pack_info { uint64_t id, group, order, file_size; uint8_t state; bool mine; /* made by this incarnation */ };
+uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max);
+int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out); /* worker: as committed now */
+/* Removes files of packs/ without a `c` row whose attempt is of an earlier incarnation, at most max; returns how many
+ * (dry: would be), or an error: then nothing was concluded. */
+int packs_sweep_orphans(struct packs *packs, uint32_t max, bool dry);
+/* Is there room for `bytes` more? 0 or ENOSPACE. Cheap: a cached figure refreshed by jobs and by packs_create. */
+int packs_room(struct packs *packs, uint64_t bytes);
+int packs_refresh_space(struct packs *packs); /* worker or job */
+struct packs_stats { uint64_t packs, open_packs, sealed, broken, dying, files_open, space_total, space_available; };
+void packs_get_stats(struct packs *packs, struct packs_stats *out);
+uint64_t packs_size(const struct packs *packs);
