@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* banned.h -- calls that invite overflows or hide state do not compile; the name in the error says what to use.
- * The build includes this before every source file of ours. The headers come first: their declarations must not meet
- * the macros. */
+/* banned.h -- calls that invite overflows or hide state do not compile; the name in the error says
+ * what to use. The build includes this before every source file of ours. The headers come first:
+ * their declarations must not meet the macros. */
 #pragma once
 
 #include <alloca.h>

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* crc32c_engines.h -- the ways to compute CRC-32C, for crc32c.c, which picks one, and for the tests, which compare all.
+/* crc32c_engines.h -- the ways to compute CRC-32C, for crc32c.c, which picks one, and for the
+ * tests, which compare all.
  *
- * The arithmetic, once. Everything is reflected: bit i of a 32-bit value is the coefficient of x^(31-i), bit i of a
- * 64-bit value that of x^(63-i), and the low half of a longer value holds the higher powers. P is the Castagnoli
- * polynomial; the state after a message M is M * x^32 mod P, the initial state having been added to M's first 4 bytes.
+ * The arithmetic, once. Everything is reflected: bit i of a 32-bit value is the coefficient of
+ * x^(31-i), bit i of a 64-bit value that of x^(63-i), and the low half of a longer value holds the
+ * higher powers. P is the Castagnoli polynomial; the state after a message M is M * x^32 mod P, the
+ * initial state having been added to M's first 4 bytes.
  * (1) A carry-less product of two reflected 64-bit values A, B is A * B * x, reflected in 128 bits.
- * (2) One of two 32-bit values A, B, read as 64 bits and fed to the crc32 instruction from state 0, is
- *     A * B * x^33 mod P: so a state moves n bytes further through x^(8n - 33).
- * (3) Folding a 128-bit chunk (low half H, high half L) over D bits is H * x^(D+64) + L * x^D. By (1) H is multiplied
- *     by x^(D+63) mod P and L by x^(D-1) mod P, both in the upper 32 bits of a 64-bit constant. */
+ * (2) One of two 32-bit values A, B, read as 64 bits and fed to the crc32 instruction from state 0,
+ *     is A * B * x^33 mod P: so a state moves n bytes further through x^(8n - 33).
+ * (3) Folding a 128-bit chunk (low half H, high half L) over D bits is H * x^(D+64) + L * x^D. By
+ *     (1) H is multiplied by x^(D+63) mod P and L by x^(D-1) mod P, both in the upper 32 bits of a
+ *     64-bit constant. */
 #pragma once
 
 #include <stdbool.h>
@@ -17,7 +20,7 @@
 
 struct crc_impl {
 	const char *name;
-	bool for_tests; /* never chosen: a stand-in that runs another engine's code where its instructions lack */
+	bool for_tests; /* never chosen: runs another engine's code without its instructions */
 	bool (*usable)(void);
 	/* Raw state in and out, not inverted. crc_init() has run. */
 	uint32_t (*run)(uint32_t state, const uint8_t *p, size_t len);

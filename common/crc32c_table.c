@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* crc32c_table.c -- CRC-32C on any processor: eight table look-ups for eight bytes ("slicing by 8"). */
+/* crc32c_table.c -- CRC-32C on any processor: eight table look-ups for eight bytes. */
 #include "common/crc32c_engines.h"
 
 #include <string.h>
@@ -44,8 +44,9 @@ uint32_t crc_table_run(uint32_t state, const uint8_t *p, size_t len)
 
 		memcpy(&w, p, sizeof(w));
 		w ^= state;
-		state = crc_table[7][w & 0xff] ^ crc_table[6][w >> 8 & 0xff] ^ crc_table[5][w >> 16 & 0xff] ^
-			crc_table[4][w >> 24 & 0xff] ^ crc_table[3][w >> 32 & 0xff] ^ crc_table[2][w >> 40 & 0xff] ^
+		state = crc_table[7][w & 0xff] ^ crc_table[6][w >> 8 & 0xff] ^
+			crc_table[5][w >> 16 & 0xff] ^ crc_table[4][w >> 24 & 0xff] ^
+			crc_table[3][w >> 32 & 0xff] ^ crc_table[2][w >> 40 & 0xff] ^
 			crc_table[1][w >> 48 & 0xff] ^ crc_table[0][w >> 56];
 	}
 	for (; len > 0; p++, len--)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* crc32c_x86.c -- CRC-32C with x86 instructions. Numbers in brackets are those of crc32c_engines.h.
  *
- * sse42: the crc32 instruction takes 8 bytes a cycle but answers after 3, and the carry-less multiplier is another unit
- * that folds 8 bytes a cycle. So a stretch is cut into four streams that run at once: three through crc32, one through
- * four 128-bit accumulators (72 + 64 bytes a round); their results are moved to the end of the stretch and added.
- * avx512: four 512-bit accumulators, four 128-bit lanes each, folded over 256 bytes a round by (3). */
+ * sse42: the crc32 instruction takes 8 bytes a cycle but answers after 3, and the carry-less
+ * multiplier is another unit that folds 8 bytes a cycle. So a stretch is cut into four streams that
+ * run at once: three through crc32, one through four 128-bit accumulators (72 + 64 bytes a round);
+ * their results are moved to the end of the stretch and added.
+ * avx512: four 512-bit accumulators, four 128-bit lanes each, folded over 256 bytes by (3). */
 #include "common/crc32c_engines.h"
 
 #ifdef __x86_64__
@@ -14,13 +15,13 @@
 
 enum { SCALAR_STEP = 24, VECTOR_STEP = 64, ROUND_BYTES = 3 * SCALAR_STEP + VECTOR_STEP };
 
-/* How many rounds a stretch has, longest first: two of the first fill 64 KiB, one of the second 4 KiB. */
+/* Stretches, longest first: two of the first fill 64 KiB, one of the second fills 4 KiB. */
 static struct stretch {
 	uint32_t rounds;
 	uint64_t shift[3]; /* (2): from the end of scalar stream i to the end of the stretch */
 } stretches[] = { { 240, { 0 } }, { 30, { 0 } }, { 4, { 0 } } };
 
-struct fold { /* (3): the constants for folding over D bits, first for low halves, then for high ones */
+struct fold { /* (3): the constants for low and for high halves */
 	uint64_t low, high;
 };
 
@@ -28,7 +29,10 @@ static struct fold fold_128, fold_256, fold_384, fold_512, fold_2048;
 
 static struct fold fold_over(uint32_t bits)
 {
-	return (struct fold){ (uint64_t)crc_xnmodp(bits + 63) << 32, (uint64_t)crc_xnmodp(bits - 1) << 32 };
+	return (struct fold){
+		.low = (uint64_t)crc_xnmodp(bits + 63) << 32,
+		.high = (uint64_t)crc_xnmodp(bits - 1) << 32,
+	};
 }
 
 void crc_x86_init(void)
@@ -54,7 +58,8 @@ bool crc_sse42_usable(void)
 
 bool crc_avx512_lanes_usable(void)
 {
-	return crc_sse42_usable() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+	return crc_sse42_usable() && __builtin_cpu_supports("avx512f") &&
+	       __builtin_cpu_supports("avx512dq");
 }
 
 bool crc_avx512_usable(void)
@@ -141,7 +146,8 @@ SSE42 static uint32_t stretch_run(const struct stretch *s, uint32_t state, const
 	const uint8_t *p1 = p + (size_t)s->rounds * SCALAR_STEP;
 	const uint8_t *p2 = p1 + (size_t)s->rounds * SCALAR_STEP;
 	const uint8_t *v = p2 + (size_t)s->rounds * SCALAR_STEP;
-	__m128i x0 = load_128(v), x1 = load_128(v + 16), x2 = load_128(v + 32), x3 = load_128(v + 48);
+	__m128i x0 = load_128(v), x1 = load_128(v + 16), x2 = load_128(v + 32),
+		x3 = load_128(v + 48);
 	__m128i k = fold_const_128(fold_512);
 	uint64_t s0 = state, s1 = 0, s2 = 0;
 
@@ -189,13 +195,14 @@ SSE42 uint32_t crc_sse42_run(uint32_t state, const uint8_t *p, size_t len)
 	return tail_run(state, p, len);
 }
 
-/* ---- 512 bits: one body, twice. The instruction for four lanes at once, or lane by lane where it lacks. ---- */
+/* ---- 512 bits: one body, twice: four lanes by one instruction, or lane by lane without it ---- */
 
 #define VPCLMUL __attribute__((target("avx512f,avx512dq,vpclmulqdq,sse4.2,pclmul")))
 #define LANES __attribute__((target("avx512f,avx512dq,sse4.2,pclmul")))
 
 #define LANE_PRODUCT(a, b, i, halves) \
-	_mm_clmulepi64_si128(_mm512_extracti32x4_epi32(a, i), _mm512_extracti32x4_epi32(b, i), halves)
+	_mm_clmulepi64_si128( \
+		_mm512_extracti32x4_epi32(a, i), _mm512_extracti32x4_epi32(b, i), halves)
 
 #define DEFINE_LANES_CLMUL(name, halves) \
 	LANES static inline __m512i name(__m512i a, __m512i b) \

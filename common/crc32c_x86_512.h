@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* crc32c_x86_512.h -- the body of the 512-bit engine, included twice by crc32c_x86.c (hence no `#pragma once`) with
+/* crc32c_x86_512.h -- the body of the 512-bit engine, included twice by crc32c_x86.c (hence no
+ * `#pragma once`) with
  *   CRC_512_FUNCTION       the function to define
  *   CRC_512_SUFFIX(name)   names of its helpers
  *   CRC_512_TARGET         the instruction sets it may use */
@@ -9,7 +10,8 @@ CRC_512_TARGET static inline __m512i CRC_512_SUFFIX(load_512)(const uint8_t *p)
 	return _mm512_loadu_si512((const void *)p);
 }
 
-CRC_512_TARGET static inline __m512i CRC_512_SUFFIX(fold_add_512)(__m512i x, __m512i k, __m512i next)
+CRC_512_TARGET static inline __m512i CRC_512_SUFFIX(fold_add_512)(
+	__m512i x, __m512i k, __m512i next)
 {
 	__m512i low = CRC_512_SUFFIX(clmul_low)(x, k);
 	__m512i high = CRC_512_SUFFIX(clmul_high)(x, k);
@@ -39,7 +41,8 @@ CRC_512_TARGET uint32_t CRC_512_FUNCTION(uint32_t state, const uint8_t *p, size_
 		return crc_sse42_run(state, p, len);
 
 	__m512i first = _mm512_castsi128_si512(_mm_cvtsi32_si128((int)state));
-	__m512i x0 = _mm512_xor_si512(CRC_512_SUFFIX(load_512)(p), _mm512_maskz_mov_epi32(1, first));
+	__m512i x0 =
+		_mm512_xor_si512(CRC_512_SUFFIX(load_512)(p), _mm512_maskz_mov_epi32(1, first));
 	__m512i x1 = CRC_512_SUFFIX(load_512)(p + 64);
 	__m512i x2 = CRC_512_SUFFIX(load_512)(p + 128);
 	__m512i x3 = CRC_512_SUFFIX(load_512)(p + 192);

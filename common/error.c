@@ -49,7 +49,7 @@ int error_errno(int err)
 	return error_row(err)->posix;
 }
 
-/* Several of the kernel's numbers may mean one thing to us; what is not listed is an input/output error. */
+/* Several of the kernel's numbers may mean one thing to us; what is not listed is IO. */
 static const struct { int posix, ours; } error_posix[] = {
 	{ ENOENT, GRANARY_ENOTFOUND },         { EEXIST, GRANARY_EEXIST },
 	{ EAGAIN, GRANARY_EAGAIN },            { EBUSY, GRANARY_ELOCKED },

@@ -21,8 +21,9 @@ struct hash128 hash_content(const void *buf, size_t len)
 	return hash128_of(XXH3_128bits(buf, len));
 }
 
-/* a goes into the seed (a bijection for each seed: different a, different seed) and once more into the result, so
- * that no relation between two a's survives for the shortest inputs, where XXH3 is little more than a multiply. */
+/* a goes into the seed (a bijection for each seed: different a, different seed) and once more into
+ * the result, so that no relation between two a's survives for the shortest inputs, where XXH3 is
+ * little more than a multiply. */
 struct hash128 hash_keyed(uint64_t seed, uint64_t a, const void *buf, size_t len)
 {
 	uint64_t key = hash_u64(seed ^ hash_u64(a + 0x9e3779b97f4a7c15u));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* log.c -- formats one event into a fixed line and writes it with one call, so that lines of two threads never mix.
- * "what failed; key=value" becomes msg="what failed" key=value. */
+/* log.c -- formats one event into a fixed line and writes it with one call, so that lines of two
+ * threads never mix. "what failed; key=value" becomes msg="what failed" key=value. */
 #include "common/log.h"
 
 #include <ctype.h>
@@ -38,7 +38,8 @@ int log_level_parse(const char *name, enum log_level *out)
 	return -GRANARY_EINVAL;
 }
 
-/* Where the key=value part starts: after the last "; " that a name and '=' follow; NULL when there is none. */
+/* Where the key=value part starts: after the last "; " that a name and '=' follow; NULL when there
+ * is none. */
 static char *log_fields(char *text)
 {
 	for (char *p = text + strlen(text); p > text; p--) {
@@ -53,7 +54,7 @@ static char *log_fields(char *text)
 	return NULL;
 }
 
-/* Appends text to a line, control characters (and, inside msg="", quotes and backslashes) escaped. */
+/* Appends text to a line, control characters (in msg="" also quotes and backslashes) escaped. */
 static size_t log_append(char *line, size_t at, const char *text, bool quoted)
 {
 	static const char hex[] = "0123456789abcdef";

@@ -8,7 +8,8 @@
 static size_t utf8_sequence(const uint8_t *p, size_t left)
 {
 	uint8_t c = p[0];
-	uint8_t lo = 0x80, hi = 0xbf; /* bounds of the second byte: no overlong form, no surrogate, <= U+10FFFF */
+	/* Bounds of the second byte: no overlong form, no surrogate, not past U+10FFFF. */
+	uint8_t lo = 0x80, hi = 0xbf;
 	size_t n;
 
 	if (c < 0x80)

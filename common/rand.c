@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rand.c -- the kernel's random bytes, and xoshiro256** (Blackman and Vigna) seeded by splitmix64. */
+/* rand.c -- the kernel's random bytes; xoshiro256** (Blackman and Vigna), seeded by splitmix64. */
 #include "common/rand.h"
 
 #include <assert.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* replay_main.c -- runs a fuzz target once over the empty input and over every file in the files and folders given:
- * the corpus is checked by any compiler, without libFuzzer. */
+/* replay_main.c -- runs a fuzz target once over the empty input and over every file in the files
+ * and folders given: the corpus is checked by any compiler, without libFuzzer. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdint.h>

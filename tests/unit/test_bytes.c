@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: integers have the byte order the formats name; the cursor never reads and the writer never writes past the end,
- * and both keep saying so; tag-length-value blocks cut anywhere are refused. */
+/* Goal: integers have the byte order the formats name; the cursor never reads and the writer never
+ * writes past the end, and both keep saying so; tag-length-value blocks cut anywhere are refused.
+ */
 #include "common/bytes.h"
 
 #include <setjmp.h>
@@ -43,7 +44,8 @@ static void test_big_endian_keys_sort_as_their_numbers(void **state)
 	(void)state;
 	rng_seed(&rng, 5);
 	for (int i = 0; i < 10000; i++) {
-		uint64_t a = rng_next(&rng) >> rng_below(&rng, 64), b = rng_next(&rng) >> rng_below(&rng, 64);
+		uint64_t a = rng_next(&rng) >> rng_below(&rng, 64),
+			 b = rng_next(&rng) >> rng_below(&rng, 64);
 		uint8_t ka[8], kb[8];
 		be64_put(ka, a);
 		be64_put(kb, b);
@@ -249,7 +251,7 @@ static void test_ids_keep_incarnation_and_counter_apart(void **state)
 	assert_int_equal(id_incarnation(id), ID_INCARNATION_MAX);
 	assert_true(id_counter(id) == ID_COUNTER_MAX);
 	assert_true(id_make(2, 0) > id_make(1, ID_COUNTER_MAX));
-	assert_int_equal(id_incarnation(id_make(1, ID_COUNTER_MAX + 1)), 1); /* an overflow never bleeds over */
+	assert_int_equal(id_incarnation(id_make(1, ID_COUNTER_MAX + 1)), 1); /* no bleeding over */
 }
 
 int main(void)

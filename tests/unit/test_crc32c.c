@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: every engine gives CRC-32C, for every length, alignment and way to cut the data.
- * Method: published vectors, then random data against one bit-by-bit computation; engines the machine lacks are named
- * and left out. */
+ * Method: published vectors, then random data against one bit-by-bit computation; engines the
+ * machine lacks are named and left out. */
 #include "common/crc32c.h"
 
 #include <setjmp.h>
@@ -95,22 +95,27 @@ static void test_every_engine_agrees_for_lengths_0_to_5000(void **state)
 
 static void test_every_engine_agrees_for_every_alignment(void **state)
 {
-	static const size_t lens[] = { 1, 63, 64, 255, 256, 257, 543, 544, 545, 4079, 4080, 4096, 65536, 32640 };
+	static const size_t lens[] = { 1, 63, 64, 255, 256, 257, 543, 544, 545, 4079, 4080, 4096,
+		65536, 32640 };
 
 	(void)state;
 	for (size_t align = 0; align < 64; align++)
 		for (size_t l = 0; l < sizeof(lens) / sizeof(lens[0]); l++) {
-			uint32_t want = crc_with(&crc_impls[crc_impls_count - 1], data + align, lens[l]);
+			uint32_t want =
+				crc_with(&crc_impls[crc_impls_count - 1], data + align, lens[l]);
 			for (size_t i = 0; i < crc_impls_count; i++)
 				if (crc_impls[i].usable())
-					assert_int_equal(crc_with(&crc_impls[i], data + align, lens[l]), want);
+					assert_int_equal(
+						crc_with(&crc_impls[i], data + align, lens[l]),
+						want);
 		}
 }
 
 static void test_the_table_engine_agrees_with_bits_on_long_data(void **state)
 {
 	(void)state;
-	assert_int_equal(crc_with(&crc_impls[crc_impls_count - 1], data, DATA_SIZE), crc_by_bits(data, DATA_SIZE));
+	assert_int_equal(crc_with(&crc_impls[crc_impls_count - 1], data, DATA_SIZE),
+		crc_by_bits(data, DATA_SIZE));
 }
 
 static void test_a_split_anywhere_gives_the_crc_of_the_whole(void **state)
@@ -174,7 +179,9 @@ static void test_blocks_are_64_kib_each_and_the_last_is_short(void **state)
 		crc32c_blocks(crcs, data, lens[l]);
 		for (uint32_t i = 0; i < count; i++) {
 			size_t at = (size_t)i * CRC_BLOCK_SIZE, left = lens[l] - at;
-			assert_int_equal(crcs[i], crc32c(0, data + at, left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE));
+			assert_int_equal(
+				crcs[i], crc32c(0, data + at,
+						 left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE));
 		}
 		assert_int_equal(crcs[count], 0xaaaaaaaa); /* nothing written past the last */
 	}
@@ -213,8 +220,8 @@ static void test_speed_is_printed(void **state)
 				uint64_t took = clock_mono_ns() - start;
 				best = took < best ? took : best;
 			}
-			printf("  %6zu B %6.1f GB/s%s", lens[l], (double)(rounds * lens[l]) / (double)best,
-				sum == 1 ? " " : "");
+			printf("  %6zu B %6.1f GB/s%s", lens[l],
+				(double)(rounds * lens[l]) / (double)best, sum == 1 ? " " : "");
 		}
 		printf("\n");
 	}

@@ -56,7 +56,8 @@ static void test_codes_read_as_the_table_says(void **state)
 
 static void test_unknown_codes_are_final_io_errors_and_never_null(void **state)
 {
-	static const int unknown[] = { 1, 38, INT_MAX, INT_MIN, -NUMBERS_COUNT - 1, -1000, -INT_MAX };
+	static const int unknown[] = { 1, 38, INT_MAX, INT_MIN, -NUMBERS_COUNT - 1, -1000,
+		-INT_MAX };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
@@ -82,7 +83,7 @@ static void test_errnos_nobody_listed_become_io(void **state)
 	(void)state;
 	assert_int_equal(error_from_errno(EXDEV), -GRANARY_EIO);
 	assert_int_equal(error_from_errno(99999), -GRANARY_EIO);
-	assert_int_equal(error_from_errno(-ENOENT), -GRANARY_EIO); /* the wrong sign is not guessed at */
+	assert_int_equal(error_from_errno(-ENOENT), -GRANARY_EIO); /* no guess at the sign */
 }
 
 static void test_errnos_that_drive_decisions_keep_their_meaning(void **state)

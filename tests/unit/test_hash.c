@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: content hashes are XXH3-128 however the bytes arrive; keyed hashes depend on seed, a and every byte; random
- * numbers repeat for a seed and stay in range. */
+/* Goal: content hashes are XXH3-128 however the bytes arrive; keyed hashes depend on seed, a and
+ * every byte; random numbers repeat for a seed and stay in range. */
 #include "common/hash.h"
 
 #include <setjmp.h>
@@ -46,7 +46,7 @@ static void test_content_in_pieces_hashes_as_the_whole(void **state)
 			hash_stream_add(h, NULL, 0);
 		}
 		assert_true(same(hash_stream_get(h), hash_content(data, len)));
-		assert_true(same(hash_stream_get(h), hash_content(data, len))); /* asking changes nothing */
+		assert_true(same(hash_stream_get(h), hash_content(data, len))); /* asked twice */
 		hash_stream_free(&h);
 		assert_null(h);
 	}

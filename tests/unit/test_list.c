@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: the intrusive list keeps order, and empties, removals and splices leave no node half linked. */
+/* Goal: the intrusive list keeps order, and empties, removals and splices leave no node half
+ * linked. */
 #include "common/list.h"
 
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: keys, components and bucket names are accepted and refused as the format says; splitting and escaping lose
- * nothing. */
+/* Goal: keys, components and bucket names are accepted and refused as the format says; splitting
+ * and escaping lose nothing. */
 #include "common/name.h"
 
 #include <setjmp.h>
@@ -47,16 +47,30 @@ static void test_keys_refuse_empty_too_long_and_nul(void **state)
 /* Each at every offset of a word, so that the eight-bytes-at-a-time path meets it everywhere. */
 static void test_utf8_refuses_what_rfc_3629_forbids(void **state)
 {
-	static const struct { const char *bytes; size_t len; } wrong[] = {
-		{ "\x80", 1 }, { "\xbf", 1 },                             /* a continuation alone */
-		{ "\xc0\x80", 2 }, { "\xc1\xbf", 2 },                     /* overlong, 2 bytes */
-		{ "\xe0\x80\x80", 3 }, { "\xe0\x9f\xbf", 3 },             /* overlong, 3 bytes */
-		{ "\xf0\x80\x80\x80", 4 }, { "\xf0\x8f\xbf\xbf", 4 },     /* overlong, 4 bytes */
-		{ "\xed\xa0\x80", 3 }, { "\xed\xbf\xbf", 3 },             /* surrogates */
-		{ "\xf4\x90\x80\x80", 4 }, { "\xf5\x80\x80\x80", 4 },     /* past U+10FFFF */
-		{ "\xf8\x88\x80\x80\x80", 5 }, { "\xfe", 1 }, { "\xff", 1 },
-		{ "\xc3", 1 }, { "\xe2\x82", 2 }, { "\xf0\x9f\x8c", 3 },  /* cut short */
-		{ "\xc3\x28", 2 }, { "\xe2\x28\xa1", 3 }, { "\xe2\x82\x28", 3 }, { "\xf0\x9f\x28\xbe", 4 },
+	static const struct { const char *bytes; size_t len;
+	} wrong[] = {
+		{ "\x80", 1 },
+		{ "\xbf", 1 }, /* a continuation alone */
+		{ "\xc0\x80", 2 },
+		{ "\xc1\xbf", 2 }, /* overlong, 2 bytes */
+		{ "\xe0\x80\x80", 3 },
+		{ "\xe0\x9f\xbf", 3 }, /* overlong, 3 bytes */
+		{ "\xf0\x80\x80\x80", 4 },
+		{ "\xf0\x8f\xbf\xbf", 4 }, /* overlong, 4 bytes */
+		{ "\xed\xa0\x80", 3 },
+		{ "\xed\xbf\xbf", 3 }, /* surrogates */
+		{ "\xf4\x90\x80\x80", 4 },
+		{ "\xf5\x80\x80\x80", 4 }, /* past U+10FFFF */
+		{ "\xf8\x88\x80\x80\x80", 5 },
+		{ "\xfe", 1 },
+		{ "\xff", 1 },
+		{ "\xc3", 1 },
+		{ "\xe2\x82", 2 },
+		{ "\xf0\x9f\x8c", 3 }, /* cut short */
+		{ "\xc3\x28", 2 },
+		{ "\xe2\x28\xa1", 3 },
+		{ "\xe2\x82\x28", 3 },
+		{ "\xf0\x9f\x28\xbe", 4 },
 		{ "\xf0\x9f\x8c\x28", 4 },
 	};
 
@@ -101,8 +115,9 @@ static void test_components_refuse_a_slash_nul_and_excess_length(void **state)
 static void test_bucket_names_refuse_what_s3_refuses(void **state)
 {
 	static const char *const wrong[] = {
-		"", "a", "ab", "-abc", "abc-", ".abc", "abc.", "a..b", "Abc", "aBc", "a_b", "a b", "a/b", "abc\n",
-		"b\xc3\xa9", "127.0.0.1", "999.999.999.999", "1.2.3.4", "a*b", "a@b", "a:b", ".system",
+		"", "a", "ab", "-abc", "abc-", ".abc", "abc.", "a..b", "Abc", "aBc", "a_b", "a b",
+		"a/b", "abc\n", "b\xc3\xa9", "127.0.0.1", "999.999.999.999", "1.2.3.4", "a*b",
+		"a@b", "a:b", ".system",
 		"a123456789012345678901234567890123456789012345678901234567890123", /* 64 */
 	};
 
@@ -212,7 +227,8 @@ static void test_escaped_random_bytes_are_valid_and_fit(void **state)
 	for (int round = 0; round < 20000; round++) {
 		uint8_t in[32];
 		char out[64];
-		size_t len = rng_below(&rng, sizeof(in) + 1), cap = 1 + rng_below(&rng, sizeof(out));
+		size_t len = rng_below(&rng, sizeof(in) + 1),
+		       cap = 1 + rng_below(&rng, sizeof(out));
 		for (size_t i = 0; i < len; i++)
 			in[i] = (uint8_t)rng_next(&rng);
 		name_escape(out, cap, slice_of(in, len));
