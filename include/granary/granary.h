@@ -1,0 +1,852 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* granary.h -- the C API of Granary, a storage tier for training data. Library: libgranary (pkg-config granary).
+ *
+ * In one minute: granary_open() makes a client from an address and a credentials file; it does not connect yet. Calls
+ * name an object by its key. The native operation is the batch read: one request for many objects, each answered by
+ * its own status, straight into memory of yours (or into leased memory of the library).
+ *
+ * Conventions
+ * (1) Results. Functions return 0 (or a count, or bytes) when they succeed, and -GRANARY_E... of granary/error.h when
+ *     they fail. granary_strerror() is a text for the code; granary_last_error() is the full text of what went wrong,
+ *     with the name of the thing, the cause and what helps. Each function below names the errors that have a
+ *     meaning of
+ *     their own there; any call to a server may also return: -GRANARY_ETIMEDOUT (the deadline passed),
+ *     -GRANARY_EUNREACHABLE (no host answered, retries used up), -GRANARY_ECLOSED (the connection was lost,
+ *     retries used
+ *     up), -GRANARY_EAUTH, -GRANARY_EACCESS (the key does not allow this), -GRANARY_ENOBUCKET, -GRANARY_EINVAL,
+ *     -GRANARY_ENAME, -GRANARY_EBUSY, -GRANARY_ENOMEM, -GRANARY_EPROTO, -GRANARY_EVERSION, -GRANARY_ESHUTDOWN,
+ *     -GRANARY_EFORKED, -GRANARY_ECANCELED.
+ * (2) Blocking and asynchronous. A blocking call is its `..._start` form and granary_wait(). A start function returns
+ *     at once; the operation goes on in the client's own thread while you compute. It ends in one of two ways, both
+ *     equal: some thread calls granary_poll(), which runs the callback given in struct granary_call; or some thread
+ *     calls granary_wait() for it, which runs the callback too. A callback never runs inside a start function and
+ *     never in a thread of the library. granary_fd() is an eventfd to put into a poll loop of your own.
+ * (3) Memory. What is `const` is borrowed for the call. A start form copies its single arguments, also their
+ *     texts; arrays
+ *     (entries, puts, refs, deletes), what they point to, buffers and places for results belong to the caller
+ *     and must
+ *     stay until the operation is done. What the library
+ *     hands over (`char **`, pages, `data` of granary_get()) is one block: release it with granary_free().
+ * (4) Threads. Any thread may call anything with any client, at the same time, except granary_close() and the
+ *     function
+ *     that frees an object while another thread uses that object.
+ * (5) Fork. A client may be used on both sides of a fork(). In the child it starts afresh by itself at the first
+ *     use: new
+ *     connections, a new session, the same descriptor number in granary_fd(). Operations that were under way
+ *     belong to
+ *     the parent: in the child they are done, with -GRANARY_EFORKED. Buffers of the child are its own copies. A child
+ *     that never touches the client costs nothing and disturbs nothing. Upload and list handles of the parent return
+ *     -GRANARY_EFORKED in the child. Nothing may be called between vfork() and exec.
+ * (6) Time. Every operation has a deadline (struct granary_call, else struct granary_options), in milliseconds
+ *     from its
+ *     start. Until then the library repeats what is safe to repeat, after a random pause: reads always;
+ *     mutations under
+ *     the same number in the client's session, so that they happen once. When a mutation ends with
+ *     -GRANARY_ETIMEDOUT or
+ *     -GRANARY_ECLOSED it may or may not have happened. Everything else that fails has changed nothing.
+ * (7) Checksums. Every byte read is verified in the client right after it was received, before it is handed
+ *     over. After
+ *     a mismatch the server is asked to verify and repair; -GRANARY_ECORRUPT means that no good copy was found.
+ * (8) Names. A key is 1..GRANARY_KEY_LEN_MAX bytes of UTF-8; `/` has no meaning for the API beyond directories.
+ *     A bucket
+ *     is 3..63 characters of a-z 0-9 . -. Texts are NUL-terminated.
+ * (9) Growth. Structs that begin with `size` are set to sizeof by the caller (GRANARY_INIT does it) and may grow
+ *     at their
+ *     end. Other structs never change within a major version. Fields not set are 0 and mean the default.
+ *
+ * Text between the two markers below is a whole program; all of them are compiled by the tests.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *	#include <stdio.h>
+ *
+ *	int main(void)
+ *	{
+ *		struct granary_client *client;
+ *		struct granary_options options = GRANARY_INIT(granary_options);
+ *		void *data;
+ *		size_t len;
+ *
+ *		options.url = "granary://localhost/vision";
+ *		options.credentials = "/etc/granary/reader.key";
+ *		if (granary_open(&options, &client) < 0) {
+ *			fprintf(stderr, "%s\n", granary_last_error(NULL));
+ *			return 1;
+ *		}
+ *		if (granary_get(client, "train/n01440764/10026.jpeg", &data, &len, NULL) < 0)
+ *			fprintf(stderr, "%s\n", granary_last_error(client));
+ *		else
+ *			printf("%zu bytes\n", len);
+ *		granary_free(data);
+ *		granary_close(&client);
+ *		return 0;
+ *	}
+ * @end */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "granary/error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define GRANARY_API __attribute__((visibility("default")))
+#define GRANARY_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define GRANARY_API
+#define GRANARY_MUST_CHECK
+#endif
+
+/* ---- version and texts --------------------------------------------------------------------- */
+
+#define GRANARY_VERSION_MAJOR 0
+#define GRANARY_VERSION_MINOR 1
+#define GRANARY_VERSION_PATCH 0
+#define GRANARY_VERSION (GRANARY_VERSION_MAJOR * 1000000 + GRANARY_VERSION_MINOR * 1000 + GRANARY_VERSION_PATCH)
+
+/** The version of the library that runs, as GRANARY_VERSION has that of the header. Any thread. Since 0.1. */
+GRANARY_API uint32_t granary_version(void);
+/** The same as "0.1.0"; static. Any thread. Since 0.1. */
+GRANARY_API const char *granary_version_string(void);
+/** A short English text for a code, lower case, no full stop: granary_strerror(-GRANARY_ENOTFOUND) is "no such
+ * object".
+ * Static, never NULL. Any thread. Since 0.1. */
+GRANARY_API const char *granary_strerror(int err);
+/** The name of a code without its prefix: "NOTFOUND"; "OK" for 0; "UNKNOWN". Static, never NULL. Since 0.1. */
+GRANARY_API const char *granary_error_name(int err);
+/** The errno that stands for a code: ENOENT for -GRANARY_ENOTFOUND; 0 for 0. Since 0.1. */
+GRANARY_API int granary_error_errno(int err);
+/** Releases a block that the library handed over. NULL is allowed. Since 0.1. */
+GRANARY_API void granary_free(void *block);
+
+/* Starts a struct that has a size: struct granary_options o = GRANARY_INIT(granary_options); */
+#ifdef __cplusplus
+#define GRANARY_INIT(name) { sizeof(struct name) }
+#else
+#define GRANARY_INIT(name) { .size = sizeof(struct name) }
+#endif
+
+enum {
+	GRANARY_PORT = 7420,
+	GRANARY_KEY_LEN_MAX = 1024,
+	GRANARY_BUCKET_LEN_MAX = 63,
+	GRANARY_HOSTS_MAX = 16,
+	GRANARY_HOST_LEN_MAX = 255,
+	GRANARY_LIST_MAX = 1000,          /* entries of a page */
+	GRANARY_ALIGN_MAX = 4096,         /* of an entry in a slab */
+	GRANARY_META_LEN_MAX = 2048,      /* user metadata of one object, with 4 bytes a pair */
+	GRANARY_CONNECTIONS_MAX = 64
+};
+#define GRANARY_READ_SIZE_MAX ((size_t)1 << 40) /* bytes of one read */
+#define GRANARY_TO_END UINT64_MAX               /* a length: all there is */
+#define GRANARY_FOREVER UINT32_MAX              /* a timeout: none */
+
+/* ---- addresses ----------------------------------------------------------------------------- */
+
+struct granary_host {
+	char name[GRANARY_HOST_LEN_MAX + 1]; /* host name, address without brackets, or path of a Unix socket */
+	uint16_t port;                       /* 0 for a Unix socket */
+	uint8_t is_unix;
+	uint8_t reserved[5];
+};
+
+struct granary_url {
+	uint32_t hosts_count;
+	uint32_t reserved;
+	struct granary_host hosts[GRANARY_HOSTS_MAX];
+	char bucket[GRANARY_BUCKET_LEN_MAX + 1]; /* "" when the address has none */
+	char snapshot[256];                      /* "" when it has none */
+	char path[GRANARY_KEY_LEN_MAX + 1];      /* "" when it has none; else without the slash that ends the bucket */
+};
+
+/** Reads granary://HOST[:PORT][,HOST...][/BUCKET[@SNAPSHOT][/PATH]].
+ * HOST is a name, an IPv4 address, an IPv6 address in brackets, or the absolute path of a Unix socket,
+ * percent-encoded
+ * (%2Frun%2Fgranary.sock; only HOST is decoded). `@` is read only in the bucket part. PATH is taken literally,
+ * whatever
+ * bytes it has: `%` and `@` there mean themselves, and a slash at its end stays.
+ * @param text      the address; borrowed
+ * @param url       filled; undefined content on error
+ * @param why       NULL, or a place for a text that says what is wrong and where
+ * @param why_size  bytes of `why`
+ * @return 0 or -GRANARY_EINVAL. Does not block, does not look up names. Any thread. Since 0.1. Stable.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *	#include <stdio.h>
+ *
+ *	int main(int argc, char **argv)
+ *	{
+ *		struct granary_url url;
+ *		char why[200];
+ *
+ *		if (argc < 2 || granary_url_parse(argv[1], &url, why, sizeof(why)) < 0) {
+ *			fprintf(stderr, "%s\n", argc < 2 ? "usage: NAME URL" : why);
+ *			return 2;
+ *		}
+ *		printf("%s:%u bucket '%s' path '%s'\n", url.hosts[0].name, url.hosts[0].port, url.bucket, url.path);
+ *		return 0;
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_url_parse(const char *text, struct granary_url *url, char *why,
+	size_t why_size);
+
+/* ---- client -------------------------------------------------------------------------------- */
+
+struct granary_client; /* connections, a session, one thread; started at the first use */
+struct granary_op;     /* one operation under way, or done and not yet freed */
+
+enum granary_engine { GRANARY_ENGINE_AUTO = 0, GRANARY_ENGINE_EPOLL = 1, GRANARY_ENGINE_URING = 2 };
+
+struct granary_options {
+	size_t size;
+	const char *url;         /* NULL: GRANARY_URL, else `url=` of the credentials file. PATH and SNAPSHOT are ignored */
+	const char *credentials; /* path of a file of lines access_key=, secret=, url= (# comments); NULL:
+ * GRANARY_CREDENTIALS.
+	                          * Refused when group or others may read it */
+	const char *access_key;  /* with `secret`: instead of a file */
+	const char *secret;      /* 64 hex digits */
+	const char *name;        /* who is calling, for the server's log; NULL: the program's name */
+	uint64_t memory_max;     /* bytes for leases and buffers; 0: 256 MiB; at least 8 MiB */
+	uint32_t timeout_ms;     /* of a call that gives none; 0: 30,000; GRANARY_FOREVER */
+	uint32_t connect_timeout_ms; /* of one attempt at one host, log-in included; 0: 5,000 */
+	uint32_t connections;    /* to the server; 0: 1; at most GRANARY_CONNECTIONS_MAX */
+	uint32_t retries_max;    /* repeats of one operation; 0: until its deadline; UINT32_MAX: none */
+	uint32_t engine;         /* enum granary_engine */
+	uint32_t reserved;
+};
+
+/** Makes a client. Reads the credentials file and checks everything that can be checked without a server; connects at
+ * the first call that needs it.
+ * @param options  NULL: everything from GRANARY_URL and GRANARY_CREDENTIALS; borrowed for the call
+ * @param out      the client, or NULL on error; granary_close() it
+ * @return 0; -GRANARY_EINVAL (address, secret, an option out of range); -GRANARY_EACCESS (the credentials file is
+ *         readable by others, or cannot be read); -GRANARY_ENOTFOUND (no such file); -GRANARY_EAUTH (no credentials
+ *         given); -GRANARY_ENOMEM. The text is at granary_last_error(NULL).
+ * Does not block on the network. Any thread. Since 0.1. Stable. */
+GRANARY_API GRANARY_MUST_CHECK int granary_open(const struct granary_options *options,
+	struct granary_client **out);
+
+/** Ends a client and sets *client to NULL. Operations under way are canceled: they are done with
+ * -GRANARY_ECANCELED, and
+ * handles not yet freed stay valid for granary_op_...() and granary_op_free(), leased views too.
+ * Blocks until the client's thread has ended (milliseconds). No other thread may be using the client. Since 0.1. */
+GRANARY_API void granary_close(struct granary_client **client);
+
+/** The text of the last failure: of the calling thread's last failed call on this client; without one, of the last
+ * operation that failed on it. NULL: of the thread's last failed granary_open(). Valid until the thread's next
+ * call of
+ * this function. Never NULL, "" when nothing failed. Any thread. Since 0.1. */
+GRANARY_API const char *granary_last_error(const struct granary_client *client);
+
+/** The bucket of the client's address, "" without one; valid as long as the client. Any thread. Since 0.1. */
+GRANARY_API const char *granary_bucket(const struct granary_client *client);
+
+struct granary_info {
+	size_t size;
+	uint64_t session_id, boot_id, store_time_ns; /* 0 until connected; store time as of the last log-in */
+	uint8_t store_id[16];
+	char server_version[64];
+	char host[GRANARY_HOST_LEN_MAX + 1];         /* of the first connection */
+	char engine[16];
+	uint64_t requests, retries, reconnects;      /* since granary_open() */
+	uint64_t bytes_received, bytes_sent;
+	uint64_t crc_errors;                         /* checksum mismatches found */
+	uint64_t memory_used, memory_max;
+};
+/** What a client knows about its server, and its counters. @param info  `size` set by the caller. @return 0 or
+ * -GRANARY_EINVAL. Does not block. Any thread. Since 0.1. */
+GRANARY_API int granary_client_info(struct granary_client *client, struct granary_info *info);
+
+/* ---- operations ---------------------------------------------------------------------------- */
+
+/** Runs when an operation is done, in the thread that called granary_poll() or granary_wait(). `result` is what the
+ * blocking form would have returned. May call anything, also granary_op_free(op) and start functions. */
+typedef void granary_done_fn(struct granary_op *op, int64_t result, void *arg);
+
+/* What may differ from call to call. Every call takes one; NULL is all defaults. Copied, also the text. */
+struct granary_call {
+	size_t size;
+	const char *bucket;    /* NULL: the bucket of the client's address */
+	granary_done_fn *done; /* start forms only */
+	void *arg;
+	uint32_t timeout_ms;   /* 0: the client's default; GRANARY_FOREVER */
+	uint32_t flags;        /* 0 */
+};
+/* granary_stat(c, ref, &st, GRANARY_CALL(.bucket = "audio", .timeout_ms = 500)) */
+#define GRANARY_CALL(...) (&(const struct granary_call){ .size = sizeof(struct granary_call), __VA_ARGS__ })
+
+/** An eventfd, readable while operations are done that nobody has collected with granary_poll() or
+ * granary_wait(). For
+ * poll, epoll, libuv, asyncio. Belongs to the client: do not read, write or close it.
+ * @return the descriptor, or -GRANARY_E... . Does not block. Any thread. Since 0.1. */
+GRANARY_API int granary_fd(struct granary_client *client);
+
+/** Collects operations that are done: runs their callbacks.
+ * @param max  at most so many; 0: all
+ * @return how many were collected, 0 when none was done. Does not block. Any thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *	#include <poll.h>
+ *	#include <stdio.h>
+ *
+ *	static void done(struct granary_op *op, int64_t result, void *arg)
+ *	{
+ *		if (result < 0)
+ *			fprintf(stderr, "%s\n", granary_op_error(op));
+ *		*(int *)arg = 1;
+ *		granary_op_free(&op);
+ *	}
+ *
+ *	int stat_in_a_loop(struct granary_client *client, struct granary_stat *out)
+ *	{
+ *		int is_done = 0;
+ *		struct granary_op *op;
+ *		struct granary_ref ref = granary_ref_key("train/0.jpeg");
+ *		struct pollfd fd = { .fd = granary_fd(client), .events = POLLIN };
+ *		int err = granary_stat_start(client, &ref, 1, 0, out, GRANARY_CALL(.done = done, .arg = &is_done), &op);
+ *
+ *		while (err == 0 && !is_done) {
+ *			poll(&fd, 1, -1);
+ *			granary_poll(client, 0);
+ *		}
+ *		return err;
+ *	}
+ * @end */
+GRANARY_API int granary_poll(struct granary_client *client, uint32_t max);
+
+/** Waits for one operation, and runs its callback if nobody has yet.
+ * @param timeout_ms  how long to wait; 0: only look; GRANARY_FOREVER: the operation's own deadline ends it
+ * @return the operation's result (>= 0, or its error), or -GRANARY_EAGAIN when it is still under way: then
+ * nothing has
+ *         changed and it may be waited for again. The operation stays until granary_op_free().
+ * Blocks. Any thread. Since 0.1. */
+GRANARY_API int64_t granary_wait(struct granary_op *op, uint32_t timeout_ms);
+
+/** 1 when the operation is done, else 0. Does not block. Any thread. Since 0.1. */
+GRANARY_API int granary_op_done(const struct granary_op *op);
+/** Its result; -GRANARY_EAGAIN while it is under way. Does not block. Any thread. Since 0.1. */
+GRANARY_API int64_t granary_op_result(const struct granary_op *op);
+/** The text of its failure, "" when it has not failed; valid as long as the operation. Since 0.1. */
+GRANARY_API const char *granary_op_error(const struct granary_op *op);
+/** Asks for the operation to end soon, with -GRANARY_ECANCELED unless it is done first. A mutation may still
+ * happen. Does
+ * not block: wait or poll for the end as always. Any thread. Since 0.1. */
+GRANARY_API void granary_op_cancel(struct granary_op *op);
+/** Releases an operation, and with it its leased views, and sets *op to NULL. One that is under way is canceled
+ * first and
+ * waited for (it no longer touches any memory of yours after this returns); its callback does not run. *op may
+ * be NULL.
+ * Blocks only while the operation is under way. Since 0.1. */
+GRANARY_API void granary_op_free(struct granary_op **op);
+
+/** Asks the server for nothing: connects, logs in, and goes one round trip.
+ * @return 0 or an error of (1) at the top. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_ping(struct granary_client *client, const struct granary_call *call);
+/** granary_ping() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_ping_start(struct granary_client *client, const struct granary_call *call,
+	struct granary_op **op);
+
+/* ---- naming an object ---------------------------------------------------------------------- */
+
+enum granary_ref_kind {
+	GRANARY_REF_KEY = 1,  /* `name` is the key */
+	GRANARY_REF_NAME = 2, /* `name` (one component) in directory `dir_id` */
+	GRANARY_REF_ID = 3    /* `object_id`; `dir_id` and `name` as they were learnt, or 0 and NULL */
+};
+
+struct granary_ref {
+	const char *name;
+	uint64_t dir_id;
+	uint64_t object_id;
+	uint32_t kind;
+	uint32_t reserved;
+};
+
+/* By key; by name in a directory; by object id (with the directory where it was learnt, which makes it cheap and
+ * is what
+ * grants are judged by: an id alone opens nothing). Names are borrowed. */
+static inline struct granary_ref granary_ref_key(const char *key)
+{
+	struct granary_ref ref = { key, 0, 0, GRANARY_REF_KEY, 0 };
+	return ref;
+}
+static inline struct granary_ref granary_ref_name(uint64_t dir_id, const char *name)
+{
+	struct granary_ref ref = { name, dir_id, 0, GRANARY_REF_NAME, 0 };
+	return ref;
+}
+static inline struct granary_ref granary_ref_id(uint64_t object_id, uint64_t dir_id, const char *name)
+{
+	struct granary_ref ref = { name, dir_id, object_id, GRANARY_REF_ID, 0 };
+	return ref;
+}
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+enum granary_entry_flag {
+	GRANARY_ENTRY_RANGE = 1,   /* only `offset`, `length` of it */
+	GRANARY_ENTRY_VERSION = 2, /* only this `version`; another is -GRANARY_ECHANGED */
+	GRANARY_ENTRY_MALLOC = 4,  /* into a block of its own: `data` is handed over, granary_free() it */
+	GRANARY_ENTRY_HASH = 256   /* answered: `hash` is known */
+};
+
+/* One object to read. Asked by the fields above the line, answered in those below it. */
+struct granary_entry {
+	struct granary_ref ref;
+	uint32_t flags;
+	int32_t status;     /* answered: 0 or -GRANARY_E... */
+	uint64_t offset;    /* bytes; offset == size reads 0, beyond it is -GRANARY_ERANGE */
+	uint64_t length;    /* bytes, or GRANARY_TO_END; short only at the object's end */
+	uint64_t version;   /* asked with GRANARY_ENTRY_VERSION; answered: the version read */
+	void *buf;          /* where the bytes go, when the batch has no slab; NULL: leased */
+	size_t buf_size;    /* bytes there; more to read than that is -GRANARY_ETOOBIG, `size` says how much */
+	/* -- answered -- */
+	const void *data;   /* the bytes: in buf, in the slab, leased, or handed over; NULL when status != 0 */
+	size_t data_len;
+	uint64_t object_id;
+	uint64_t dir_id;
+	uint64_t size;      /* of the whole object */
+	uint64_t mtime_ns;  /* since 1970, as set by users */
+	uint8_t hash[16];   /* XXH3-128 of the whole object, low half first */
+	void *user;         /* yours, untouched */
+};
+
+enum granary_batch_flag {
+	GRANARY_BATCH_IN_ORDER = 1 /* entries are answered, and laid into the slab, in their order */
+};
+
+/** Runs for each entry that is done, in the client's own thread, before the batch is done; entries that were
+ * asked for
+ * again (lost connection, bad checksum) come late. Must be short, must not call the library. */
+typedef void granary_entry_fn(struct granary_entry *entry, void *arg);
+
+struct granary_batch {
+	size_t size;
+	struct granary_entry *entries; /* yours until the operation is done; any number of them */
+	size_t count;
+	uint32_t flags;      /* enum granary_batch_flag */
+	uint32_t align;      /* of each entry in the slab or lease: a power of two up to GRANARY_ALIGN_MAX; 0: 1 in a slab of
+	                      * yours (one entry right after the other), 64 in a lease */
+	void *slab;          /* all entries go here, one after the other; page-locked memory is fine */
+	size_t slab_size;    /* an entry that no longer fits is -GRANARY_ETOOBIG; the others are served */
+	uint64_t bytes_hint; /* of all entries together, for the memory budget; 0: guessed from what was read before */
+	granary_entry_fn *each;
+	void *each_arg;
+};
+
+/** Reads many objects at once. Each entry is answered by itself: a missing one has -GRANARY_ENOTFOUND in its
+ * status, the
+ * rest is served. Where the bytes go: into `slab` if the batch has one; else into the entry's `buf`; else into leased
+ * memory that stays until granary_op_free(). In a slab entries lie in the order of their arrival unless
+ * GRANARY_BATCH_IN_ORDER is given (`data` says where); they touch each other where `align` allows, except that
+ * an entry
+ * replaced by a larger version in mid-read moves to the end.
+ * @param batch  borrowed for the call, its arrays until the operation is done
+ * @param op     receives the operation, to be freed; may be NULL in the blocking form if nothing is leased
+ * @return the number of entries with status 0, or an error of the whole batch (then every entry has it as its status,
+ *         except those that were served before). Own errors: -GRANARY_EBUSY (start form: `memory_max` is used up
+ *     by leases
+ *         not freed; the blocking form waits), -GRANARY_EINVAL.
+ * Entry errors: -GRANARY_ENOTFOUND, -GRANARY_ESTALE (by id), -GRANARY_EISDIR, -GRANARY_ERANGE, -GRANARY_ECHANGED,
+ * -GRANARY_ECORRUPT, -GRANARY_ETOOBIG, -GRANARY_EACCESS, -GRANARY_EOFFLINE, -GRANARY_ENOMEM (lease over
+ * `memory_max`).
+ * Blocks. Any thread. Since 0.1. Stable.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *	#include <inttypes.h>
+ *	#include <stdio.h>
+ *
+ *	int print_sizes(struct granary_client *client, const char *const *keys, size_t count)
+ *	{
+ *		struct granary_entry entries[64] = { { .flags = 0 } };
+ *		struct granary_batch batch = GRANARY_INIT(granary_batch);
+ *		struct granary_op *op;
+ *		int64_t served;
+ *
+ *		for (size_t i = 0; i < count && i < 64; i++)
+ *			entries[i].ref = granary_ref_key(keys[i]);
+ *		batch.entries = entries;
+ *		batch.count = count < 64 ? count : 64;
+ *		served = granary_read_batch(client, &batch, NULL, &op);
+ *		for (size_t i = 0; served >= 0 && i < batch.count; i++)
+ *			if (entries[i].status == 0)
+ *				printf("%s: %zu bytes at %p\n", keys[i], entries[i].data_len, entries[i].data);
+ *			else
+ *				printf("%s: %s\n", keys[i], granary_strerror(entries[i].status));
+ *		granary_op_free(&op);
+ *		return served < 0 ? (int)served : 0;
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_read_batch(struct granary_client *client, struct granary_batch *batch,
+	const struct granary_call *call, struct granary_op **op);
+/** granary_read_batch() without waiting. @return 0 and *op, or an error: then there is no operation. Does not
+ * block. */
+GRANARY_API GRANARY_MUST_CHECK int granary_read_batch_start(struct granary_client *client, struct granary_batch *batch,
+	const struct granary_call *call, struct granary_op **op);
+
+/** Reads many objects into one contiguous buffer, in order: granary_read_batch() with a slab and
+ * GRANARY_BATCH_IN_ORDER.
+ * @param slab, slab_size  caller's memory; undefined content where no entry lies
+ * @param align            as in struct granary_batch
+ * @return as granary_read_batch(). Blocks. Any thread. Since 0.1. Stable. */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_read_batch_into(struct granary_client *client,
+	struct granary_entry *entries, size_t count, void *slab, size_t slab_size, uint32_t align,
+	const struct granary_call *call);
+
+/** Reads part of one object.
+ * @param key       1..GRANARY_KEY_LEN_MAX bytes; borrowed for the call
+ * @param offset    bytes; offset == size reads 0, beyond it is -GRANARY_ERANGE
+ * @param buf, len  caller's memory; len <= GRANARY_READ_SIZE_MAX; undefined content on error
+ * @return bytes read, short only at the object's end; or -GRANARY_ENOTFOUND; -GRANARY_ETIMEDOUT (safe to repeat);
+ *         -GRANARY_ECORRUPT (every copy failed its checksum). Blocks. Any thread. Since 0.1. Stable. */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_read(struct granary_client *client, const char *key, uint64_t offset,
+	void *buf, size_t len, const struct granary_call *call);
+
+/** Reads one whole object into a block of its own.
+ * @param data  the block, granary_free() it; NULL on error, and a valid pointer for an empty object
+ * @param len   bytes
+ * @return 0 or an error as of granary_read(). Blocks. Any thread. Since 0.1. Stable. */
+GRANARY_API GRANARY_MUST_CHECK int granary_get(struct granary_client *client, const char *key, void **data,
+	size_t *len, const struct granary_call *call);
+
+/** Takes bytes of an object in order. @return 0 to go on; negative ends the read with that code. */
+typedef int granary_sink_fn(void *arg, const void *data, size_t len);
+/** Reads one object of any size piece by piece, a few MiB read ahead, all of one version.
+ * @param ref     borrowed for the call
+ * @param offset  where to begin
+ * @param length  bytes, or GRANARY_TO_END
+ * @param sink    called in the calling thread
+ * @return bytes given to the sink, or an error; -GRANARY_ECHANGED: it was replaced meanwhile. timeout_ms holds
+ * for each
+ *         piece. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_read_stream(struct granary_client *client, struct granary_ref ref,
+	uint64_t offset, uint64_t length, granary_sink_fn *sink, void *arg, const struct granary_call *call);
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+struct granary_pair {
+	const char *name, *value; /* user metadata */
+};
+
+enum granary_put_flag {
+	GRANARY_PUT_IF_ABSENT = 1,  /* else -GRANARY_EPRECONDITION */
+	GRANARY_PUT_IF_VERSION = 2, /* only over version `if_version` */
+	GRANARY_PUT_MODE = 4,       /* `mode`, `uid`, `gid` are given */
+	GRANARY_PUT_MTIME = 8       /* `mtime_ns` is given; else now */
+};
+
+/* One object to write; a put replaces what the name had, all or nothing. */
+struct granary_put {
+	struct granary_ref ref; /* by key or by name */
+	const void *data;       /* the whole content; NULL when size is 0 */
+	uint64_t size;          /* bytes; above 4 MiB it is sent in pieces and then named in one step */
+	uint32_t flags;
+	uint32_t mode, uid, gid;
+	uint64_t if_version;
+	uint64_t mtime_ns;
+	const struct granary_pair *meta;
+	uint32_t meta_count;
+	int32_t status;         /* answered: 0 or -GRANARY_E... */
+	/* -- answered -- */
+	uint64_t object_id, version, dir_id;
+	uint64_t replaced_version; /* 0: it was new */
+	void *user;
+};
+
+/** Writes one object. Returns after it is durable (unless the bucket is relaxed).
+ * @param data, len  borrowed for the call
+ * @return 0; -GRANARY_ENOSPACE; -GRANARY_EQUOTA; -GRANARY_ENAME; -GRANARY_EISDIR; -GRANARY_ETIMEDOUT and
+ * -GRANARY_ECLOSED
+ *         (it may have happened). Blocks. Any thread. Since 0.1. Stable.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *
+ *	int save(struct granary_client *client, const void *bytes, size_t len)
+ *	{
+ *		return granary_put(client, "runs/7/checkpoint", bytes, len, GRANARY_CALL(.timeout_ms = 60000));
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_put(struct granary_client *client, const char *key, const void *data,
+	size_t len, const struct granary_call *call);
+
+/** Writes many objects. Entries succeed or fail one by one; they are sent in requests of up to 8 MiB, each of
+ * which is one
+ * commit of the server: batches of a few hundred small objects are fastest.
+ * @param puts  the caller's until the operation is done; answered in place
+ * @return the number of entries with status 0, or an error of the whole batch (entries answered before keep
+ * their answer).
+ * Entry errors: those of granary_put(), -GRANARY_EPRECONDITION. Blocks. Any thread. Since 0.1. Stable. */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_put_batch(struct granary_client *client, struct granary_put *puts,
+	size_t count, const struct granary_call *call);
+/** granary_put_batch() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_put_batch_start(struct granary_client *client, struct granary_put *puts,
+	size_t count, const struct granary_call *call, struct granary_op **op);
+
+struct granary_upload; /* an object being written whose size need not be known */
+
+/** Begins to write an object piece by piece. Nothing is visible before granary_upload_commit().
+ * @param put   ref and, for the commit, flags, mode, mtime, if_version, metadata; `data` and `size` are not
+ * used. Copied
+ * @param call  bucket, and the timeout of each step
+ * @return 0 and *out, to be ended with granary_upload_free(). Does not block. One thread at a time. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_upload_new(struct granary_client *client, const struct granary_put *put,
+	const struct granary_call *call, struct granary_upload **out);
+/** Appends bytes. They are copied, sent in pieces of 4 MiB with several in flight; blocks while those are unanswered.
+ * @return 0, or the error of an earlier piece: the upload has failed. -GRANARY_ESTALE: the server was restarted,
+ * write it
+ * again from the start with a new upload. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_upload_write(struct granary_upload *up, const void *data, size_t len);
+/** Waits for all pieces and puts the object under its name, in one step. @param put  NULL, or answered as by
+ * granary_put_batch(). @return 0 or an error as of granary_put(). Blocks. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_upload_commit(struct granary_upload *up, struct granary_put *put);
+/** Ends an upload; one not committed leaves nothing behind. Sets *up to NULL, which is allowed. Since 0.1. */
+GRANARY_API void granary_upload_free(struct granary_upload **up);
+
+/** Gives the next bytes of an object to write. @return bytes put into buf, at most len; 0 at the end; negative
+ * ends the
+ * write with that code. */
+typedef int64_t granary_source_fn(void *arg, void *buf, size_t len);
+/** Writes one object of any size from a callback, which runs in the calling thread.
+ * @param put  as in granary_upload_new(); answered
+ * @return bytes written, or an error as of granary_upload_write() and granary_put(). Blocks. Any thread. Since
+ * 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_put_stream(struct granary_client *client, struct granary_put *put,
+	granary_source_fn *source, void *arg, const struct granary_call *call);
+
+/* ---- looking ------------------------------------------------------------------------------- */
+
+enum granary_kind { GRANARY_FILE = 1, GRANARY_DIR = 2, GRANARY_PREFIX = 3 };
+
+struct granary_stat {
+	int32_t status;      /* of this entry: 0 or -GRANARY_E...; the fields below are 0 unless it is 0 */
+	uint32_t kind;       /* GRANARY_FILE, GRANARY_DIR */
+	uint64_t object_id;  /* of a directory: its id */
+	uint64_t version;
+	uint64_t size;
+	uint64_t mtime_ns;
+	uint64_t dir_id;     /* where the name is */
+	uint32_t mode, uid, gid;
+	uint32_t has_hash;
+	uint8_t hash[16];
+	struct granary_pair *meta; /* with GRANARY_STAT_META: one block, granary_free() it; NULL without metadata */
+	uint64_t meta_count;
+};
+enum granary_stat_flag { GRANARY_STAT_META = 1 };
+
+/** Attributes of one object or directory. A key that ends in `/` names the directory's own entry.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_ESTALE. `meta` is not asked for. Blocks. Any thread. Since 0.1. Stable. */
+GRANARY_API GRANARY_MUST_CHECK int granary_stat(struct granary_client *client, struct granary_ref ref,
+	struct granary_stat *out, const struct granary_call *call);
+/** Attributes of many. @param refs  borrowed until the operation is done. @param flags  enum granary_stat_flag.
+ * @param out  `count` of them. @return entries with status 0, or an error of all. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_stat_batch(struct granary_client *client, const struct granary_ref *refs,
+	size_t count, uint32_t flags, struct granary_stat *out, const struct granary_call *call);
+/** granary_stat_batch() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_stat_start(struct granary_client *client, const struct granary_ref *refs,
+	size_t count, uint32_t flags, struct granary_stat *out, const struct granary_call *call, struct granary_op **op);
+
+struct granary_list_entry {
+	const char *key;    /* or the common prefix */
+	uint32_t kind;      /* GRANARY_FILE, GRANARY_PREFIX */
+	uint32_t mode;
+	uint64_t object_id, version, size, mtime_ns, dir_id; /* 0 for a prefix */
+	uint32_t has_hash;
+	uint32_t reserved;
+	uint8_t hash[16];
+};
+struct granary_list_page {
+	uint32_t count;
+	uint32_t more; /* 1: the page does not reach the end */
+	struct granary_list_entry *entries;
+};
+/* Texts may be NULL and are borrowed for the call. Order is that of the bytes of the keys. */
+struct granary_list_query {
+	size_t size;
+	const char *prefix;
+	const char *delimiter;   /* "/" lists like a directory: what lies below comes as one GRANARY_PREFIX */
+	const char *start_after; /* a key or common prefix: the last one of the page before */
+	uint32_t max;            /* entries of a page, 1..GRANARY_LIST_MAX; 0: GRANARY_LIST_MAX */
+	uint32_t reserved;
+};
+/** One page of a listing; a page is one snapshot of the bucket. @param query  NULL lists everything.
+ * @param page  one block, granary_free() it; NULL on error. @return 0 or an error. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_list(struct granary_client *client, const struct granary_list_query *query,
+	struct granary_list_page **page, const struct granary_call *call);
+/** granary_list() without waiting. `page` must stay until the operation is done. @return 0 and *op, or an error. */
+GRANARY_API GRANARY_MUST_CHECK int granary_list_start(struct granary_client *client,
+	const struct granary_list_query *query, struct granary_list_page **page, const struct granary_call *call,
+	struct granary_op **op);
+
+struct granary_iter; /* a listing across pages, the next page read ahead */
+/** Begins a listing of any length. @return 0 and *out, to be closed. Does not block. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *	#include <stdio.h>
+ *
+ *	int list_all(struct granary_client *client)
+ *	{
+ *		struct granary_list_query query = GRANARY_INIT(granary_list_query);
+ *		const struct granary_list_entry *entry;
+ *		struct granary_iter *iter;
+ *		int more;
+ *
+ *		query.prefix = "train/";
+ *		more = granary_iter_open(client, &query, NULL, &iter);
+ *		if (more < 0)
+ *			return more;
+ *		while ((more = granary_iter_next(iter, &entry)) > 0)
+ *			puts(entry->key);
+ *		granary_iter_close(&iter);
+ *		return more;
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_iter_open(struct granary_client *client,
+	const struct granary_list_query *query, const struct granary_call *call, struct granary_iter **out);
+/** The next entry, valid until the next call. @return 1; 0 at the end; or an error: calling again tries that
+ * page again.
+ * Blocks. One thread at a time. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_iter_next(struct granary_iter *iter,
+	const struct granary_list_entry **entry);
+/** Ends a listing and sets *iter to NULL, which is allowed. Since 0.1. */
+GRANARY_API void granary_iter_close(struct granary_iter **iter);
+
+/* ---- deleting, directories, names ---------------------------------------------------------- */
+
+enum granary_delete_flag { GRANARY_DELETE_IF_VERSION = 1 };
+struct granary_delete {
+	struct granary_ref ref;
+	uint64_t if_version;
+	uint32_t flags;
+	int32_t status;         /* answered; -GRANARY_ENOTFOUND when there was nothing */
+	uint64_t version, size; /* answered: of what is gone */
+	void *user;
+};
+/** Removes one object. @return 0; -GRANARY_ENOTFOUND. Blocks. Any thread. Since 0.1. Stable. */
+GRANARY_API GRANARY_MUST_CHECK int granary_delete(struct granary_client *client, const char *key,
+	const struct granary_call *call);
+/** Removes many; entries succeed or fail one by one. @return entries with status 0, or an error of all. Blocks. */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_delete_batch(struct granary_client *client,
+	struct granary_delete *deletes, size_t count, const struct granary_call *call);
+/** granary_delete_batch() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_delete_start(struct granary_client *client, struct granary_delete *deletes,
+	size_t count, const struct granary_call *call, struct granary_op **op);
+
+enum granary_mkdir_flag {
+	GRANARY_MKDIR_PARENTS = 1, /* make what is missing above it; an existing one is fine */
+	GRANARY_MKDIR_DATASET = 2  /* its objects are packed together, in the order of arrival */
+};
+/** Makes a directory. @param mode  permission bits. @param dir_id  NULL, or its id.
+ * @return 0; -GRANARY_EEXIST; -GRANARY_ENOTFOUND (no parent); -GRANARY_ENOTDIR. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_mkdir(struct granary_client *client, struct granary_ref ref, uint32_t mode,
+	uint32_t flags, uint64_t *dir_id, const struct granary_call *call);
+/** granary_mkdir() without waiting; dir_id (or NULL) must stay. @return 0 and *op, or an error. Does not block. */
+GRANARY_API GRANARY_MUST_CHECK int granary_mkdir_start(struct granary_client *client, struct granary_ref ref,
+	uint32_t mode, uint32_t flags, uint64_t *dir_id, const struct granary_call *call, struct granary_op **op);
+/** Removes an empty directory. @return 0; -GRANARY_ENOTEMPTY; -GRANARY_ENOTFOUND; -GRANARY_ENOTDIR. Blocks.
+ * Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_rmdir(struct granary_client *client, struct granary_ref ref,
+	const struct granary_call *call);
+/** granary_rmdir() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_rmdir_start(struct granary_client *client, struct granary_ref ref,
+	const struct granary_call *call, struct granary_op **op);
+
+enum granary_rename_flag { GRANARY_RENAME_NO_REPLACE = 1 };
+/** Renames a file, or a directory with all that is below it, in one step. Both in one bucket.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_EEXIST; -GRANARY_EISDIR; -GRANARY_ENOTDIR; -GRANARY_ENOTEMPTY;
+ * -GRANARY_ELOOP.
+ * Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_rename(struct granary_client *client, struct granary_ref from,
+	struct granary_ref to, uint32_t flags, const struct granary_call *call);
+/** granary_rename() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_rename_start(struct granary_client *client, struct granary_ref from,
+	struct granary_ref to, uint32_t flags, const struct granary_call *call, struct granary_op **op);
+
+/* ---- buckets, keys, the server ------------------------------------------------------------- */
+/* These block, take any thread, and are since 0.1. The bucket of `call` is not used. */
+
+/** Makes a bucket. @return 0; -GRANARY_EEXIST; -GRANARY_ENAME. */
+GRANARY_API GRANARY_MUST_CHECK int granary_bucket_create(struct granary_client *client, const char *bucket,
+	const struct granary_call *call);
+/** Removes an empty bucket. @return 0; -GRANARY_ENOBUCKET; -GRANARY_ENOTEMPTY. */
+GRANARY_API GRANARY_MUST_CHECK int granary_bucket_remove(struct granary_client *client, const char *bucket,
+	const struct granary_call *call);
+
+struct granary_bucket_entry {
+	const char *name;
+	uint64_t id, root_dir_id;
+	uint64_t created_ns;            /* store time */
+	uint64_t bytes, objects;
+	uint64_t quota_bytes, quota_objects; /* 0: none */
+	uint32_t durability;            /* 0: an answered write is durable; 1: relaxed */
+	uint32_t reserved;
+};
+struct granary_bucket_page {
+	uint32_t count;
+	uint32_t more;
+	struct granary_bucket_entry *entries;
+};
+/** Buckets on which the access key has any grant, by name. @param after  NULL, or the last name of the page before.
+ * @param page  one block, granary_free() it. @return 0 or an error. */
+GRANARY_API GRANARY_MUST_CHECK int granary_bucket_list(struct granary_client *client, const char *after,
+	struct granary_bucket_page **page, const struct granary_call *call);
+
+enum granary_action {
+	GRANARY_MAY_READ = 1, GRANARY_MAY_LIST = 2, GRANARY_MAY_WRITE = 4, GRANARY_MAY_DELETE = 8, GRANARY_MAY_ADMIN = 16
+};
+struct granary_grant {
+	const char *bucket; /* NULL or "": all buckets */
+	const char *prefix; /* NULL or "": all keys */
+	uint32_t actions;   /* enum granary_action, or-ed */
+	uint32_t reserved;
+};
+struct granary_key_secret {
+	char access_key[128];
+	char secret[72]; /* 64 hex digits; the server shows them only now */
+};
+/** Makes an access key. @param grants, count  what it may do; the caller's own key must have all of it.
+ * @param expires_s  seconds from now; 0: never. @param note  NULL, or a text for people. @return 0;
+ * -GRANARY_EACCESS. */
+GRANARY_API GRANARY_MUST_CHECK int granary_key_create(struct granary_client *client, const struct granary_grant *grants,
+	size_t count, uint64_t expires_s, const char *note, struct granary_key_secret *out, const struct granary_call *call);
+/** Removes an access key. @return 0; -GRANARY_ENOTFOUND. */
+GRANARY_API GRANARY_MUST_CHECK int granary_key_remove(struct granary_client *client, const char *access_key,
+	const struct granary_call *call);
+
+struct granary_key_entry {
+	const char *access_key;
+	const char *note;
+	uint64_t expires_ns; /* store time; 0: never */
+	struct granary_grant *grants;
+	uint64_t grants_count;
+};
+struct granary_key_page {
+	uint32_t count;
+	uint32_t more;
+	struct granary_key_entry *entries;
+};
+/** Access keys, by id. @param after  NULL, or the last of the page before. @param page  one block,
+ * granary_free() it. */
+GRANARY_API GRANARY_MUST_CHECK int granary_key_list(struct granary_client *client, const char *after,
+	struct granary_key_page **page, const struct granary_call *call);
+
+/** The server's state and counters: lines `name value`. @param text  NUL-terminated block, granary_free() it. */
+GRANARY_API GRANARY_MUST_CHECK int granary_status(struct granary_client *client, char **text,
+	const struct granary_call *call);
+/** Has the server do a task: "check", "check-status", "compact", "rotate" (docs/OPERATING.md). @param argument 
+ * NULL: "".
+ * @param text  what it answered, lines `name value`; NUL-terminated block, granary_free() it. */
+GRANARY_API GRANARY_MUST_CHECK int granary_task(struct granary_client *client, const char *verb, const char *argument,
+	char **text, const struct granary_call *call);
+
+#ifdef __cplusplus
+}
+#endif
