@@ -19,7 +19,7 @@ LISTED_MAX = 12
 
 SERVER_MAY = {
     "net": "req io", "http": "req io", "req": "jobs meta pack tier io", "jobs": "meta pack tier io",
-    "meta": "io", "pack": "tier io", "tier": "io", "io": "",
+    "meta": "io", "pack": "tier meta io", "tier": "meta io", "io": "",
 }
 LAYERS = set(SERVER_MAY)
 TOP_MAY = {  # folder -> folders a path with a slash may start with, besides its own
