@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* packs.c -- the table of packs: references, states, rows. Files are in packs_files.c.
+ * Invariants: (1) a pack is in the table from packs_open or its creation until packs_remove; the table holds one
+ * reference, so the count meets zero once, after the pack is gone, and whoever brings it there frees it; (2) `state`
+ * changes only after the row that says so is committed; (3) lock order: files_lock, a shard's lock; nothing blocks under
+ * a shard's lock; (4) rows change by commutative operations only (kv_max), except when made and when deleted. */
+#include "tier/packs_priv.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "common/error.h"
+#include "common/hash.h"
+#include "common/id.h"
+#include "common/log.h"
+#include "io/fs.h"
+#include "meta/ids.h"
+#include "meta/kv.h"
+
+enum { BUCKETS_MIN = 16 };
+
+/* ---- the table --------------------------------------------------------------------------------- */
+
+struct pack *pack_new(uint64_t id, uint8_t state)
+{
+	struct pack *p = calloc(1, sizeof(*p));
+
+	if (p == NULL)
+		return NULL;
+	p->magic = PACK_MAGIC;
+	p->id = id;
+	p->order = id;
+	atomic_init(&p->state, state);
+	atomic_init(&p->refs, 1);
+	list_init(&p->file_node);
+	pthread_mutex_init(&p->lock, NULL);
+	return p;
+}
+
+void pack_free(struct pack **pp)
+{
+	struct pack *p = *pp;
+
+	*pp = NULL;
+	if (p == NULL)
+		return;
+	assert(p->magic == PACK_MAGIC && atomic_load(&p->file) == NULL);
+	p->magic = 0;
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+}
+
+static uint64_t hash_of(uint64_t pack_id) { return hash_u64(pack_id + 0x9e3779b97f4a7c15u); }
+
+struct packs_shard *packs_shard_of(struct packs *packs, uint64_t pack_id)
+{
+	return &packs->shards[hash_of(pack_id) >> 58];
+}
+_Static_assert(PACKS_SHARDS == 1 << (64 - 58), "the hash's top bits choose the shard");
+
+static struct pack **bucket_of(const struct packs_shard *s, uint64_t pack_id)
+{
+	return &s->buckets[hash_of(pack_id) & (s->bucket_count - 1)];
+}
+
+static struct pack *shard_find(const struct packs_shard *s, uint64_t pack_id)
+{
+	struct pack *p = s->bucket_count ? *bucket_of(s, pack_id) : NULL;
+
+	while (p != NULL && p->id != pack_id)
+		p = p->chain;
+	return p;
+}
+
+static int shard_grow(struct packs_shard *s)
+{
+	uint32_t n = s->bucket_count ? 2 * s->bucket_count : BUCKETS_MIN;
+	struct packs_shard wide = { .buckets = calloc(n, sizeof(struct pack *)), .bucket_count = n };
+
+	if (wide.buckets == NULL)
+		return -GRANARY_ENOMEM;
+	for (uint32_t i = 0; i < s->bucket_count; i++)
+		for (struct pack *p = s->buckets[i], *next; p != NULL; p = next) {
+			struct pack **to = bucket_of(&wide, p->id);
+
+			next = p->chain;
+			p->chain = *to;
+			*to = p;
+		}
+	free(s->buckets);
+	s->buckets = wide.buckets;
+	s->bucket_count = n;
+	return 0;
+}
+
+/* Where id stands in packs->ids, or where it would. */
+static uint32_t ids_at(const struct packs *packs, uint64_t id)
+{
+	uint32_t lo = 0, hi = packs->ids_count;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (packs->ids[mid] < id)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static int ids_insert(struct packs *packs, uint64_t id)
+{
+	uint32_t at, cap = packs->ids_cap ? 2 * packs->ids_cap : 256;
+	int err = 0;
+
+	pthread_rwlock_wrlock(&packs->index_lock);
+	if (packs->ids_count == packs->ids_cap) {
+		uint64_t *wide = realloc(packs->ids, cap * sizeof(*wide));
+
+		if (wide != NULL) {
+			packs->ids = wide;
+			packs->ids_cap = cap;
+		}
+		err = wide != NULL ? 0 : -GRANARY_ENOMEM;
+	}
+	if (err == 0) {
+		at = ids_at(packs, id);
+		memmove(packs->ids + at + 1, packs->ids + at, (packs->ids_count - at) * sizeof(id));
+		packs->ids[at] = id;
+		packs->ids_count++;
+	}
+	pthread_rwlock_unlock(&packs->index_lock);
+	return err;
+}
+
+static void ids_remove(struct packs *packs, uint64_t id)
+{
+	uint32_t at;
+
+	pthread_rwlock_wrlock(&packs->index_lock);
+	at = ids_at(packs, id);
+	if (at < packs->ids_count && packs->ids[at] == id) {
+		packs->ids_count--;
+		memmove(packs->ids + at, packs->ids + at + 1, (packs->ids_count - at) * sizeof(id));
+	}
+	pthread_rwlock_unlock(&packs->index_lock);
+}
+
+int packs_insert(struct packs *packs, struct pack *pack)
+{
+	struct packs_shard *s = packs_shard_of(packs, pack->id);
+	int err = ids_insert(packs, pack->id);
+
+	if (err < 0)
+		return err;
+	pthread_mutex_lock(&s->lock);
+	err = s->count >= s->bucket_count ? shard_grow(s) : 0;
+	if (err == 0) {
+		struct pack **to = bucket_of(s, pack->id);
+
+		pack->chain = *to;
+		*to = pack;
+		s->count++;
+		atomic_fetch_add(&packs->by_state[atomic_load(&pack->state)], 1);
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (err < 0)
+		ids_remove(packs, pack->id);
+	return err;
+}
+
+void packs_make_gone(struct packs *packs, struct pack *pack)
+{
+	struct packs_shard *s = packs_shard_of(packs, pack->id);
+	struct pack **at;
+
+	ids_remove(packs, pack->id);
+	pthread_mutex_lock(&s->lock);
+	assert(!pack->gone);
+	pack->gone = true;
+	for (at = bucket_of(s, pack->id); *at != pack; at = &(*at)->chain)
+		;
+	*at = pack->chain;
+	s->count--;
+	pthread_mutex_unlock(&s->lock);
+	atomic_fetch_sub(&packs->by_state[atomic_load(&pack->state)], 1);
+	packs_unref(packs, pack);
+}
+
+static struct pack *ref_if(struct packs *packs, uint64_t pack_id, bool dying_too)
+{
+	struct packs_shard *s = packs_shard_of(packs, pack_id);
+	struct pack *p;
+
+	pthread_mutex_lock(&s->lock);
+	p = shard_find(s, pack_id);
+	if (p != NULL && !dying_too && atomic_load_explicit(&p->state, memory_order_relaxed) == PACK_DYING)
+		p = NULL;
+	if (p != NULL) {
+		atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
+		if (!atomic_load_explicit(&p->used, memory_order_relaxed))
+			atomic_store_explicit(&p->used, true, memory_order_relaxed);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return p;
+}
+
+struct pack *packs_ref(struct packs *packs, uint64_t pack_id) { return ref_if(packs, pack_id, false); }
+struct pack *packs_ref_any(struct packs *packs, uint64_t pack_id) { return ref_if(packs, pack_id, true); }
+
+void packs_unref(struct packs *packs, struct pack *pack)
+{
+	int64_t before = atomic_fetch_sub_explicit(&pack->refs, 1, memory_order_acq_rel);
+
+	assert(pack->magic == PACK_MAGIC && before > 0);
+	if (before > 1)
+		return;
+	packs_file_drop(packs, pack);
+	pack_free(&pack);
+}
+
+uint64_t pack_id_of(const struct pack *pack) { return pack->id; }
+
+struct fs_file *pack_file(const struct pack *pack)
+{
+	return atomic_load_explicit(&pack->file, memory_order_acquire);
+}
+
+void packs_pending(struct pack *pack, int delta)
+{
+	int64_t before = atomic_fetch_add(&pack->pending, delta);
+
+	assert(before + delta >= 0);
+}
+
+int64_t packs_pending_count(const struct pack *pack) { return atomic_load(&pack->pending); }
+void packs_set_end(struct pack *pack, uint64_t end) { atomic_store(&pack->end, end); }
+uint64_t packs_end(const struct pack *pack) { return atomic_load(&pack->end); }
+bool packs_seal_begin(struct pack *pack) { return !atomic_exchange(&pack->sealing, true); }
+
+void packs_seal_end(struct pack *pack, bool leave_open)
+{
+	if (leave_open)
+		atomic_store(&pack->mine, false);
+	atomic_store(&pack->sealing, false);
+}
+
+/* ---- states ------------------------------------------------------------------------------------ */
+
+void pack_set_state(struct packs *packs, struct pack *pack, uint8_t state)
+{
+	uint8_t old = atomic_exchange(&pack->state, state);
+
+	atomic_fetch_sub(&packs->by_state[old], 1);
+	atomic_fetch_add(&packs->by_state[state], 1);
+}
+
+static int commit_state(struct packs *packs, const struct pack *pack, uint8_t state, uint64_t file_size)
+{
+	uint8_t pack_key[ROW_KEY_MAX], copy_key[ROW_KEY_MAX];
+	struct slice p = row_pack(pack_key, pack->id), c = row_copy(copy_key, PACKS_STORE_ID, pack->id);
+	struct kv_txn *txn = kv_txn_new(packs->o.kv);
+	int err;
+
+	if (txn == NULL)
+		return -GRANARY_ENOMEM;
+	kv_max(txn, p, PTAG_STATE, state);
+	if (file_size > 0) {
+		kv_max(txn, p, PTAG_SIZE, file_size);
+		kv_max(txn, c, CTAG_LENGTH, file_size);
+	}
+	err = kv_submit_wait(packs->o.kv, txn);
+	kv_txn_free(&txn);
+	return err;
+}
+
+int packs_set_sealed(struct packs *packs, struct pack *pack, uint64_t file_size)
+{
+	int err;
+
+	assert(atomic_load(&pack->state) == PACK_OPEN);
+	err = commit_state(packs, pack, PACK_SEALED, file_size);
+	if (err < 0)
+		return err;
+	atomic_store(&pack->file_size, file_size);
+	atomic_store(&pack->mine, false);
+	pack_set_state(packs, pack, PACK_SEALED);
+	return 0;
+}
+
+int packs_set_broken(struct packs *packs, struct pack *pack)
+{
+	int err;
+
+	if (atomic_load(&pack->state) == PACK_BROKEN)
+		return 0;
+	err = commit_state(packs, pack, PACK_BROKEN, 0);
+	if (err < 0)
+		log_error("cannot record that a pack is broken: %s; pack=%016" PRIx64, error_text(err), pack->id);
+	/* In RAM it is broken even so: after a restart it is an open pack of an earlier incarnation, never appended to. */
+	atomic_store(&pack->mine, false);
+	pack_set_state(packs, pack, PACK_BROKEN);
+	log_error("pack is broken: nothing more is appended, its live records will be copied out; pack=%016" PRIx64,
+		pack->id);
+	return err;
+}
+
+int packs_retire(struct packs *packs, struct pack *pack)
+{
+	uint8_t state = atomic_load(&pack->state);
+	int err = 0;
+
+	assert(atomic_load(&pack->pending) == 0);
+	if (state == PACK_DYING)
+		return 0;
+	if (state != PACK_BROKEN)
+		err = commit_state(packs, pack, PACK_DYING, 0);
+	if (err == 0)
+		pack_set_state(packs, pack, PACK_DYING);
+	return err;
+}
+
+int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_value v;
+	int err = kv_get(packs->o.kv, row_pack(key, pack_id), &v);
+
+	if (err < 0)
+		return err;
+	err = pack_row_decode(v.v, out);
+	kv_value_release(&v);
+	return err;
+}
+
+uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max)
+{
+	uint32_t n = 0;
+
+	pthread_rwlock_rdlock(&packs->index_lock);
+	for (uint32_t i = ids_at(packs, after + 1); i < packs->ids_count && n < max; i++) {
+		struct packs_shard *s = packs_shard_of(packs, packs->ids[i]);
+		struct pack *p;
+
+		pthread_mutex_lock(&s->lock);
+		p = shard_find(s, packs->ids[i]);
+		if (p != NULL)
+			out[n++] = (struct pack_info){ .id = p->id, .group = p->group, .order = p->order,
+				.file_size = atomic_load(&p->file_size), .state = atomic_load(&p->state),
+				.mine = atomic_load(&p->mine) };
+		pthread_mutex_unlock(&s->lock);
+	}
+	pthread_rwlock_unlock(&packs->index_lock);
+	return n;
+}
+
+void packs_get_stats(struct packs *packs, struct packs_stats *out)
+{
+	*out = (struct packs_stats){
+		.open_packs = atomic_load(&packs->by_state[PACK_OPEN]),
+		.sealed = atomic_load(&packs->by_state[PACK_SEALED]),
+		.dying = atomic_load(&packs->by_state[PACK_DYING]),
+		.broken = atomic_load(&packs->by_state[PACK_BROKEN]),
+		.space_total = atomic_load(&packs->space_total),
+		.space_available = atomic_load(&packs->space_available),
+	};
+	out->packs = out->open_packs + out->sealed + out->dying + out->broken;
+	pthread_mutex_lock(&packs->files_lock);
+	out->files_open = packs->files_open;
+	pthread_mutex_unlock(&packs->files_lock);
+}
+
+uint64_t packs_size(const struct packs *packs) { return packs->o.pack_size; }
+
+/* ---- start and stop ----------------------------------------------------------------------------- */
+
+static int load_pack(struct packs *packs, struct slice key, struct slice value)
+{
+	struct pack_row row;
+	struct pack *p;
+	int err = pack_row_decode(value, &row);
+
+	if (err < 0)
+		return err;
+	if (row.state == 0)
+		return 0; /* a counter of a pack that was removed came late: there is no such pack */
+	p = pack_new(be64_get(key.p + 1), row.state);
+	if (p == NULL)
+		return -GRANARY_ENOMEM;
+	p->group = row.group;
+	p->order = row.order;
+	atomic_store(&p->file_size, row.file_size);
+	err = packs_insert(packs, p);
+	if (err < 0)
+		pack_free(&p);
+	return err;
+}
+
+static int load_copy(struct packs *packs, struct slice key, struct slice value)
+{
+	uint64_t pack_id = be64_get(key.p + 9);
+	struct pack *p = shard_find(packs_shard_of(packs, pack_id), pack_id);
+	struct slice name;
+
+	if (be64_get(key.p + 1) != PACKS_STORE_ID || p == NULL)
+		return 0;
+	if (!value_bytes(value, CTAG_NAME, &name) || name.len != PACK_NAME_SIZE - 1)
+		return -GRANARY_ECORRUPT;
+	memcpy(p->name, name.p, name.len);
+	return 0;
+}
+
+static int load_rows(struct packs *packs, char prefix, size_t key_len,
+	int (*load)(struct packs *packs, struct slice key, struct slice value))
+{
+	struct kv_iter *it = kv_iter_new(packs->o.kv, NULL);
+	int err = 0;
+
+	if (it == NULL)
+		return -GRANARY_ENOMEM;
+	for (kv_iter_seek(it, slice_of(&prefix, 1)); err == 0 && kv_iter_valid(it); kv_iter_next(it)) {
+		struct slice key = kv_iter_key(it);
+
+		if (key.len == 0 || key.p[0] != (uint8_t)prefix)
+			break;
+		err = key.len == key_len ? load(packs, key, kv_iter_value(it)) : -GRANARY_ECORRUPT;
+	}
+	if (err == 0)
+		err = kv_iter_error(it);
+	kv_iter_free(&it);
+	if (err < 0)
+		log_error("cannot read the rows of packs: %s; kind=%c", error_text(err), prefix);
+	return err;
+}
+
+static int make_root(struct fs *fs)
+{
+	int err = fs_mkdir(fs, "packs");
+
+	if (err < 0 && err != -GRANARY_EEXIST)
+		return err;
+	return fs_sync_dir(fs, "");
+}
+
+int packs_open(const struct packs_options *options, struct packs **out)
+{
+	struct packs *packs = calloc(1, sizeof(*packs));
+	int err;
+
+	*out = NULL;
+	if (packs == NULL)
+		return -GRANARY_ENOMEM;
+	packs->magic = PACKS_MAGIC;
+	packs->o = *options;
+	if (packs->o.files_max == 0)
+		packs->o.files_max = 4096;
+	for (uint32_t i = 0; i < PACKS_SHARDS; i++)
+		pthread_mutex_init(&packs->shards[i].lock, NULL);
+	pthread_rwlock_init(&packs->index_lock, NULL);
+	pthread_mutex_init(&packs->files_lock, NULL);
+	pthread_mutex_init(&packs->dirs_lock, NULL);
+	list_init(&packs->files);
+	err = make_root(packs->o.fs);
+	if (err == 0)
+		err = packs_refresh_space(packs);
+	if (err == 0)
+		err = load_rows(packs, 'p', 1 + 8, load_pack);
+	if (err == 0)
+		err = load_rows(packs, 'c', 1 + 8 + 8, load_copy);
+	if (err < 0) {
+		packs_close(&packs);
+		return err;
+	}
+	*out = packs;
+	return 0;
+}
+
+static void shard_release(struct packs *packs, struct packs_shard *s)
+{
+	for (uint32_t i = 0; i < s->bucket_count; i++)
+		for (struct pack *p = s->buckets[i], *next; p != NULL; p = next) {
+			next = p->chain;
+			packs_file_drop(packs, p);
+			pack_free(&p);
+		}
+	free(s->buckets);
+	pthread_mutex_destroy(&s->lock);
+}
+
+void packs_close(struct packs **pp)
+{
+	struct packs *packs = *pp;
+
+	*pp = NULL;
+	if (packs == NULL)
+		return;
+	assert(packs->magic == PACKS_MAGIC);
+	packs->magic = 0;
+	for (uint32_t i = 0; i < PACKS_SHARDS; i++)
+		shard_release(packs, &packs->shards[i]);
+	pthread_rwlock_destroy(&packs->index_lock);
+	pthread_mutex_destroy(&packs->files_lock);
+	pthread_mutex_destroy(&packs->dirs_lock);
+	free(packs->ids);
+	free(packs);
+}

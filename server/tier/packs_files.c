@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* packs_files.c -- pack files in the hot directory: names, descriptors, making, growing, removing, free space.
+ * Invariants: (1) a name is used once: its attempt is an object id (FORMAT 2.2); (2) a row names a file only after the
+ * file's header and every directory above it are synced; (3) a file that no row names is garbage of an attempt that
+ * failed: swept when the attempt's incarnation is over; (4) a descriptor closes only when the table alone references its
+ * pack, decided under the shard's lock, where references are taken. */
+#include "tier/packs_priv.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/clock.h"
+#include "common/crc32c.h"
+#include "common/error.h"
+#include "common/id.h"
+#include "common/log.h"
+#include "common/tlv.h"
+#include "io/fs.h"
+#include "meta/ids.h"
+#include "meta/kv.h"
+
+enum { HEADER_BLOCK = 4096, FILES_SCAN_MAX = 64, VALUE_MAX = 512 };
+
+/* ---- names ------------------------------------------------------------------------------------- */
+
+void pack_path(const struct pack *pack, char out[PACK_PATH_SIZE])
+{
+	snprintf(out, PACK_PATH_SIZE, "packs/%02x/%s", (unsigned)(pack->id & 0xff), pack->name);
+}
+
+static bool hex16_parse(const char *s, uint64_t *out)
+{
+	*out = 0;
+	for (int i = 0; i < 16; i++) {
+		char c = s[i];
+		uint64_t digit;
+
+		if (c >= '0' && c <= '9')
+			digit = (uint64_t)(c - '0');
+		else if (c >= 'a' && c <= 'f')
+			digit = (uint64_t)(c - 'a') + 10;
+		else
+			return false;
+		*out = *out << 4 | digit;
+	}
+	return true;
+}
+
+bool pack_name_parse(const char *name, uint64_t *id, uint64_t *attempt)
+{
+	return strlen(name) == PACK_NAME_SIZE - 1 && hex16_parse(name, id) && name[16] == '-' &&
+	       hex16_parse(name + 17, attempt) && strcmp(name + 33, ".pack") == 0;
+}
+
+/* ---- descriptors --------------------------------------------------------------------------------- */
+
+/* Under files_lock. Closes the descriptor if nobody but the table references the pack. */
+static bool file_close_if_idle(struct packs *packs, struct pack *pack)
+{
+	struct packs_shard *s = packs_shard_of(packs, pack->id);
+	struct fs_file *file = NULL;
+
+	pthread_mutex_lock(&s->lock);
+	if (atomic_load(&pack->refs) == 1 && !pack->gone)
+		file = atomic_exchange(&pack->file, NULL);
+	pthread_mutex_unlock(&s->lock);
+	if (file == NULL)
+		return false;
+	list_remove(&pack->file_node);
+	packs->files_open--;
+	fs_close(&file);
+	return true;
+}
+
+/* Under files_lock. A clock: what was used since the hand passed is spared once. */
+static void files_trim(struct packs *packs)
+{
+	for (uint32_t i = 0; i < FILES_SCAN_MAX && packs->files_open > packs->o.files_max; i++) {
+		struct pack *p = container_of(packs->files.next, struct pack, file_node);
+
+		if (!atomic_exchange(&p->used, false) && file_close_if_idle(packs, p))
+			continue;
+		list_remove(&p->file_node);
+		list_push(&packs->files, &p->file_node);
+	}
+}
+
+void packs_file_add(struct packs *packs, struct pack *pack, struct fs_file *file)
+{
+	pthread_mutex_lock(&packs->files_lock);
+	assert(atomic_load(&pack->file) == NULL);
+	atomic_store_explicit(&pack->file, file, memory_order_release);
+	list_push(&packs->files, &pack->file_node);
+	packs->files_open++;
+	files_trim(packs);
+	pthread_mutex_unlock(&packs->files_lock);
+}
+
+void packs_file_drop(struct packs *packs, struct pack *pack)
+{
+	struct fs_file *file;
+
+	pthread_mutex_lock(&packs->files_lock);
+	file = atomic_exchange(&pack->file, NULL);
+	if (file != NULL) {
+		list_remove(&pack->file_node);
+		packs->files_open--;
+	}
+	pthread_mutex_unlock(&packs->files_lock);
+	fs_close(&file);
+}
+
+/* tier/ does not know pack/: magic, version, id and crc stand at fixed places (FORMAT 3.1). */
+static int header_is_of(const uint8_t *b, int64_t len, const struct pack *pack)
+{
+	struct cur c = cur_of(b, (size_t)len);
+	const uint8_t *magic = cur_take(&c, 8);
+	uint32_t version = cur_u32(&c), incompat = cur_u32(&c);
+	uint64_t id;
+
+	cur_take(&c, 8);
+	id = cur_u64(&c);
+	cur_take(&c, 28);
+	if (cur_u32(&c) != crc32c(0, b, cur_ok(&c) ? 60 : 0) || !cur_ok(&c) || memcmp(magic, "GRNPACK", 8) != 0 ||
+	    id != pack->id)
+		return -GRANARY_EBADFORMAT;
+	return version == 1 && incompat == 0 ? 0 : -GRANARY_EBADFORMAT;
+}
+
+static int header_check(struct fs_file *file, const struct pack *pack)
+{
+	uint8_t *block = aligned_alloc(HEADER_BLOCK, HEADER_BLOCK);
+	int64_t n;
+	int err;
+
+	if (block == NULL)
+		return -GRANARY_ENOMEM;
+	n = fs_read(file, block, HEADER_BLOCK, 0);
+	err = n < 0 ? (int)n : header_is_of(block, n, pack);
+	free(block);
+	return err;
+}
+
+static int file_open(struct packs *packs, struct pack *pack)
+{
+	char path[PACK_PATH_SIZE];
+	struct fs_file *file = NULL;
+	int err;
+
+	if (pack->name[0] == 0)
+		return -GRANARY_EOFFLINE;
+	pack_path(pack, path);
+	/* Open packs are sealed later through the same descriptor. */
+	err = fs_open(packs->o.fs, path,
+		(atomic_load(&pack->state) == PACK_OPEN ? FS_WRITE : FS_READ) | FS_DIRECT, &file);
+	if (err < 0)
+		return err;
+	err = header_check(file, pack);
+	if (err < 0) {
+		log_error("a pack's file has a bad header: %s; pack=%016" PRIx64 " name=%s", error_text(err), pack->id,
+			pack->name);
+		fs_close(&file);
+		return err;
+	}
+	packs_file_add(packs, pack, file);
+	return 0;
+}
+
+int packs_open_file(struct packs *packs, struct pack *pack)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&pack->lock);
+	if (pack_file(pack) == NULL)
+		err = file_open(packs, pack);
+	pthread_mutex_unlock(&pack->lock);
+	return err;
+}
+
+/* ---- making and growing --------------------------------------------------------------------------- */
+
+int packs_refresh_space(struct packs *packs)
+{
+	uint64_t total, available;
+	int err = fs_space(packs->o.fs, &total, &available);
+
+	if (err < 0)
+		return err;
+	atomic_store(&packs->space_total, total);
+	atomic_store(&packs->space_available, available);
+	return 0;
+}
+
+int packs_room(struct packs *packs, uint64_t bytes)
+{
+	uint64_t available = atomic_load_explicit(&packs->space_available, memory_order_relaxed);
+
+	return available >= packs->o.reserve && available - packs->o.reserve >= bytes ? 0 : -GRANARY_ENOSPACE;
+}
+
+static int dir_make(struct packs *packs, uint64_t pack_id)
+{
+	uint8_t low = (uint8_t)pack_id;
+	char path[16];
+	int err = 0;
+
+	pthread_mutex_lock(&packs->dirs_lock);
+	if (!packs->dir_made[low]) {
+		snprintf(path, sizeof(path), "packs/%02x", low);
+		err = fs_mkdir(packs->o.fs, path);
+		/* Also when it exists: an earlier process may have stopped before this sync. */
+		if (err == 0 || err == -GRANARY_EEXIST)
+			err = fs_sync_dir(packs->o.fs, "packs");
+		packs->dir_made[low] = err == 0;
+	}
+	pthread_mutex_unlock(&packs->dirs_lock);
+	return err;
+}
+
+/* FORMAT 3.1; pack/format.c has the decoder, the tests compare both. */
+static void header_put(uint8_t *block, const struct pack *pack, uint64_t attempt)
+{
+	struct wr w = wr_of(block, 64);
+
+	memset(block, 0, HEADER_BLOCK);
+	wr_bytes(&w, "GRNPACK", 8);
+	wr_u32(&w, 1); /* version */
+	wr_u64(&w, 0); /* features */
+	wr_u32(&w, 8); /* record_align */
+	wr_u64(&w, pack->id);
+	wr_u64(&w, clock_wall_ns());
+	wr_u64(&w, pack->group);
+	wr_u64(&w, attempt);
+	wr_u32(&w, 0);
+	wr_u32(&w, crc32c(0, block, 60));
+	assert(wr_ok(&w));
+}
+
+static int file_fill(struct pack *pack, struct fs_file *file, uint64_t attempt)
+{
+	uint8_t *block = aligned_alloc(HEADER_BLOCK, HEADER_BLOCK);
+	int err;
+
+	if (block == NULL)
+		return -GRANARY_ENOMEM;
+	assert(fs_file_align(file) <= HEADER_BLOCK);
+	header_put(block, pack, attempt);
+	err = fs_allocate(file, 0, PACKS_STEP);
+	if (err == 0)
+		err = fs_write(file, block, HEADER_BLOCK, 0);
+	if (err == 0)
+		err = fs_sync(file);
+	free(block);
+	atomic_store(&pack->allocated, PACKS_STEP);
+	return err;
+}
+
+static int file_make(struct packs *packs, struct pack *pack, uint64_t attempt, struct fs_file **out)
+{
+	char path[PACK_PATH_SIZE], dir[16];
+	int err = dir_make(packs, pack->id);
+
+	*out = NULL;
+	if (err < 0)
+		return err;
+	snprintf(pack->name, sizeof(pack->name), "%016" PRIx64 "-%016" PRIx64 ".pack", pack->id, attempt);
+	snprintf(dir, sizeof(dir), "packs/%02x", (unsigned)(pack->id & 0xff));
+	pack_path(pack, path);
+	err = fs_open(packs->o.fs, path, FS_CREATE_NEW | FS_DIRECT, out);
+	if (err < 0)
+		return err;
+	err = file_fill(pack, *out, attempt);
+	if (err == 0)
+		err = fs_sync_dir(packs->o.fs, dir);
+	if (err < 0) {
+		fs_close(out);
+		if (fs_unlink(packs->o.fs, path) < 0)
+			log_warn("cannot remove an unused pack file, a later start sweeps it; name=%s", pack->name);
+	}
+	return err;
+}
+
+static int rows_put(struct packs *packs, const struct pack *pack)
+{
+	uint8_t key[ROW_KEY_MAX], value[VALUE_MAX];
+	struct kv_txn *txn = kv_txn_new(packs->o.kv);
+	struct pack_row row = { .state = PACK_OPEN, .order = pack->order, .group = pack->group,
+		.created = packs->o.clock ? store_clock_now(packs->o.clock) : 0 };
+	struct wr w = wr_of(value, sizeof(value));
+	int64_t len = pack_row_encode(&row, slice_of(NULL, 0), value, sizeof(value));
+	int err;
+
+	if (txn == NULL)
+		return -GRANARY_ENOMEM;
+	assert(len > 0);
+	kv_put(txn, row_pack(key, pack->id), slice_of(value, (size_t)len));
+	value_begin(&w);
+	tlv_put(&w, CTAG_NAME, slice_str(pack->name));
+	tlv_put(&w, CTAG_CODEC, slice_of("\0", 1));
+	tlv_put_u64(&w, CTAG_LENGTH, 0);
+	tlv_put_u32(&w, CTAG_CRC, 0);
+	tlv_put(&w, CTAG_STATE, slice_of("\2", 1));
+	tlv_put(&w, CTAG_SPARSE, slice_of("\0", 1));
+	assert(wr_ok(&w));
+	kv_put(txn, row_copy(key, PACKS_STORE_ID, pack->id), slice_of(value, wr_len(&w)));
+	err = kv_submit_wait(packs->o.kv, txn);
+	kv_txn_free(&txn);
+	return err;
+}
+
+static int pack_make(struct packs *packs, struct pack *pack)
+{
+	struct fs_file *file;
+	char path[PACK_PATH_SIZE];
+	int err = file_make(packs, pack, ids_object(packs->o.ids), &file);
+
+	if (err < 0)
+		return err;
+	err = rows_put(packs, pack);
+	if (err < 0) {
+		pack_path(pack, path);
+		fs_close(&file);
+		if (fs_unlink(packs->o.fs, path) < 0)
+			log_warn("cannot remove an unused pack file, a later start sweeps it; name=%s", pack->name);
+		return err;
+	}
+	atomic_fetch_add(&pack->refs, 1); /* the caller's, besides the table's */
+	err = packs_insert(packs, pack);
+	if (err < 0) {
+		fs_close(&file); /* the rows say open: the next start seals it, empty */
+		return err;
+	}
+	packs_file_add(packs, pack, file);
+	return 0;
+}
+
+int packs_create(struct packs *packs, uint64_t group, struct pack **out)
+{
+	struct pack *pack;
+	int err = packs_refresh_space(packs);
+
+	*out = NULL;
+	if (err == 0)
+		err = packs_room(packs, PACKS_STEP);
+	if (err < 0)
+		return err;
+	pack = pack_new(ids_pack(packs->o.ids), PACK_OPEN);
+	if (pack == NULL)
+		return -GRANARY_ENOMEM;
+	pack->group = group;
+	atomic_store(&pack->mine, true);
+	err = pack_make(packs, pack);
+	if (err < 0)
+		pack_free(&pack);
+	*out = pack;
+	return err;
+}
+
+int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end)
+{
+	uint64_t have, want = (end + PACKS_STEP - 1) / PACKS_STEP * PACKS_STEP;
+	int err = 0;
+
+	pthread_mutex_lock(&pack->lock);
+	have = atomic_load(&pack->allocated);
+	if (want > have) {
+		err = packs_refresh_space(packs);
+		if (err == 0)
+			err = packs_room(packs, want - have);
+		if (err == 0)
+			err = fs_allocate(pack_file(pack), have, want - have);
+		if (err == 0)
+			atomic_store(&pack->allocated, want);
+	}
+	pthread_mutex_unlock(&pack->lock);
+	return err;
+}
+
+/* ---- removing --------------------------------------------------------------------------------------- */
+
+static int rows_delete(struct packs *packs, const struct pack *pack)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_txn *txn = kv_txn_new(packs->o.kv);
+	int err;
+
+	if (txn == NULL)
+		return -GRANARY_ENOMEM;
+	kv_delete(txn, row_pack(key, pack->id));
+	kv_delete(txn, row_copy(key, PACKS_STORE_ID, pack->id));
+	err = kv_submit_wait(packs->o.kv, txn);
+	kv_txn_free(&txn);
+	return err;
+}
+
+int packs_remove(struct packs *packs, struct pack *pack)
+{
+	char path[PACK_PATH_SIZE], dir[16];
+	int err = 0;
+
+	assert(atomic_load(&pack->state) == PACK_DYING);
+	if (pack->name[0] != 0) {
+		snprintf(dir, sizeof(dir), "packs/%02x", (unsigned)(pack->id & 0xff));
+		pack_path(pack, path);
+		err = fs_unlink(packs->o.fs, path);
+		if (err == 0 || err == -GRANARY_ENOTFOUND)
+			err = fs_sync_dir(packs->o.fs, dir);
+	}
+	if (err == 0 || err == -GRANARY_ENOTFOUND)
+		err = rows_delete(packs, pack);
+	if (err < 0)
+		return err;
+	packs_make_gone(packs, pack);
+	return 0;
+}
+
+/* ---- scanning names ----------------------------------------------------------------------------------- */
+
+struct names_scan {
+	struct packs *packs; /* sweep only */
+	struct fs *fs;
+	char dir[16];
+	uint32_t incarnation, max, count;
+	bool dry;
+};
+
+/* Calls each(scan, name) for every file in packs/XX; 1 from it means enough. */
+static int names_scan(struct names_scan *scan, int (*each)(void *arg, const char *name))
+{
+	for (unsigned i = 0; i < 256; i++) {
+		int err;
+
+		snprintf(scan->dir, sizeof(scan->dir), "packs/%02x", i);
+		err = fs_list(scan->fs, scan->dir, each, scan);
+		if (err > 0)
+			return 0;
+		if (err < 0 && err != -GRANARY_ENOTFOUND)
+			return err;
+	}
+	return 0;
+}
+
+static int highest_each(void *arg, const char *name)
+{
+	struct names_scan *scan = arg;
+	uint64_t id, attempt;
+
+	if (!pack_name_parse(name, &id, &attempt))
+		return 0;
+	if (id_incarnation(id) > scan->incarnation)
+		scan->incarnation = id_incarnation(id);
+	if (id_incarnation(attempt) > scan->incarnation)
+		scan->incarnation = id_incarnation(attempt);
+	return 0;
+}
+
+int packs_highest_incarnation(struct fs *fs, uint32_t *out)
+{
+	struct names_scan scan = { .fs = fs };
+	int err = names_scan(&scan, highest_each);
+
+	*out = scan.incarnation;
+	return err;
+}
+
+/* Does a row name this file? An error counts as yes. */
+static int is_named(struct packs *packs, uint64_t id, const char *name)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_value v;
+	struct slice have;
+	int err = kv_get(packs->o.kv, row_copy(key, PACKS_STORE_ID, id), &v);
+	int yes;
+
+	if (err == -GRANARY_ENOTFOUND)
+		return 0;
+	if (err < 0)
+		return err;
+	yes = !value_bytes(v.v, CTAG_NAME, &have) ? -GRANARY_ECORRUPT : slice_eq(have, slice_str(name));
+	kv_value_release(&v);
+	return yes;
+}
+
+static int sweep_each(void *arg, const char *name)
+{
+	struct names_scan *scan = arg;
+	uint64_t id, attempt;
+	char path[PACK_PATH_SIZE + 8];
+	int named;
+
+	if (!pack_name_parse(name, &id, &attempt) ||
+	    id_incarnation(attempt) >= ids_incarnation(scan->packs->o.ids))
+		return 0;
+	named = is_named(scan->packs, id, name);
+	if (named != 0)
+		return named < 0 ? named : 0;
+	snprintf(path, sizeof(path), "%s/%s", scan->dir, name);
+	if (!scan->dry) {
+		int err = fs_unlink(scan->fs, path);
+
+		if (err < 0)
+			return err;
+		log_info("removed a pack file that no row names; name=%s", name);
+	}
+	return ++scan->count >= scan->max ? 1 : 0;
+}
+
+int packs_sweep_orphans(struct packs *packs, uint32_t max, bool dry)
+{
+	struct names_scan scan = { .packs = packs, .fs = packs->o.fs, .max = max, .dry = dry };
+	int err = max == 0 ? 0 : names_scan(&scan, sweep_each);
+
+	return err < 0 ? err : (int)scan.count;
+}
