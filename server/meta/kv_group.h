@@ -43,6 +43,8 @@ struct kv_txn {
 	_Alignas(8) uint8_t inline_recs[KV_TXN_INLINE_SIZE];
 };
 
+uint64_t kv_key_hash(struct slice key);
+
 static inline struct slice rec_key(const struct kv_rec *r) { return slice_of(r->bytes, r->key_len); }
 static inline struct slice rec_value(const struct kv_rec *r)
 {
@@ -68,6 +70,7 @@ struct counter {
 	uint32_t value_len, value_cap;
 	uint32_t key_len;
 	bool exists;                      /* the row is there; else value_len is 0 */
+	bool is_sound;                    /* the value can be read to its end */
 	uint8_t key[];
 };
 
