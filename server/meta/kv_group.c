@@ -354,6 +354,15 @@ int group_add(struct kv_group *g, const struct kv_txn *t)
 	return 0;
 }
 
+static int op_compare(const void *a, const void *b)
+{
+	struct slice x = ((const struct kv_write_op *)a)->key, y = ((const struct kv_write_op *)b)->key;
+	int order = memcmp(x.p, y.p, x.len < y.len ? x.len : y.len);
+
+	return order != 0 ? order : (x.len > y.len) - (x.len < y.len);
+}
+
+/* Sorted: engines insert neighbours faster. */
 int64_t group_ops(struct kv_group *g)
 {
 	uint32_t n = g->overlay.count;
@@ -370,6 +379,7 @@ int64_t group_ops(struct kv_group *g)
 		g->ops[i] = (struct kv_write_op){ .key = e->key, .is_delete = e->kind == OVERLAY_DELETE,
 			.value = e->kind == OVERLAY_COUNTER ? slice_of(e->counter->value, e->counter->value_len) : e->value };
 	}
+	qsort(g->ops, n, sizeof(*g->ops), op_compare);
 	return n;
 }
 

@@ -162,6 +162,6 @@ void group_release(struct kv_group *g);
 void group_begin(struct kv_group *g, uint64_t seq);
 /* Judges txn and, when all holds, puts its ops into the overlay: 0. Else why not, and no trace. */
 int group_add(struct kv_group *g, const struct kv_txn *txn);
-/* What is to be written: one op a row. The count, or -GRANARY_ENOMEM. */
+/* What is to be written: one op a row, in order of keys. The count, or -GRANARY_ENOMEM. */
 int64_t group_ops(struct kv_group *g);
 void group_end(struct kv_group *g, bool is_written);

@@ -114,6 +114,16 @@ static int error_take(char *text, const char *what)
 	return err;
 }
 
+/* RocksDB counts every key comparison in thread-local variables unless told not to: half of a write's time. */
+static void thread_set_up(void)
+{
+	static _Thread_local bool is_done;
+
+	if (!is_done)
+		rocksdb_set_perf_level(rocksdb_disable);
+	is_done = true;
+}
+
 /* ---- reads ---- */
 
 static void pin_release(void *pin) { rocksdb_pinnableslice_destroy(pin); }
@@ -126,6 +136,7 @@ static int rocks_get(struct kv_engine *e, struct slice key, struct kv_value *out
 	bool is_open;
 	size_t len;
 
+	thread_set_up();
 	*out = (struct kv_value){ .pin = NULL };
 	pthread_rwlock_rdlock(&r->rw);
 	is_open = r->db != NULL;
@@ -265,6 +276,7 @@ static struct kv_iter *rocks_iter_new(struct kv_engine *e, struct kv_snapshot *s
 
 	if (it == NULL)
 		return NULL;
+	thread_set_up();
 	it->base.ops = &rocks_iter_ops;
 	it->rocks = r;
 	pthread_mutex_init(&it->lock, NULL);
@@ -394,6 +406,7 @@ static int rocks_write(struct kv_engine *e, const struct kv_write_op *ops, uint3
 	uint64_t before = 0;
 	int err;
 
+	thread_set_up();
 	rocksdb_writebatch_clear(r->batch);
 	for (uint32_t i = 0; i < n; i++) {
 		const struct kv_write_op *op = &ops[i];
@@ -452,15 +465,29 @@ static void table_set_up(struct rocks *r, uint64_t cache_size)
 	rocksdb_options_set_block_based_table_factory(r->options, r->table);
 }
 
+/* A batch comes sorted: with a hint for each kind of row (the first byte of a key) an insert begins where the last one of
+ * its kind ended and not at the head of the memtable: a third less time. The C API has no function for it. */
+static int options_set_hint(rocksdb_options_t *options)
+{
+	rocksdb_options_t *plain = rocksdb_options_create();
+	char *text = NULL;
+
+	rocksdb_get_options_from_string(plain, "memtable_insert_with_hint_prefix_extractor=fixed:1", options, &text);
+	rocksdb_options_destroy(plain);
+	return error_take(text, "set its options");
+}
+
 /* Log recovery: kTolerateCorruptedTailRecords. A record that ends early at the end of a log is an unfinished batch and is
  * dropped; any other damage refuses to open. kPointInTime would instead end silently at the first damaged record, also
  * where acknowledged batches follow it. What a power cut can do beyond a short last record (a hole in the pages of the
  * last batch) is told apart from such damage by kv_wal.c. */
-static void options_set_up(struct rocks *r, const struct kv_options *o)
+static int options_set_up(struct rocks *r, const struct kv_options *o)
 {
 	uint64_t buffer = o->write_buffer_size ? o->write_buffer_size : WRITE_BUFFER_SIZE;
 
 	r->options = rocksdb_options_create();
+	if (options_set_hint(r->options) < 0)
+		return -GRANARY_EIO;
 	rocksdb_options_set_create_if_missing(r->options, 1);
 	rocksdb_options_set_paranoid_checks(r->options, 1);
 	rocksdb_options_set_wal_recovery_mode(r->options, rocksdb_tolerate_corrupted_tail_records_recovery);
@@ -488,6 +515,7 @@ static void options_set_up(struct rocks *r, const struct kv_options *o)
 	r->write = rocksdb_writeoptions_create();
 	rocksdb_writeoptions_set_sync(r->write, 1);
 	r->batch = rocksdb_writebatch_create();
+	return 0;
 }
 
 static char *path_join(const char *root, const char *dir)
@@ -534,11 +562,12 @@ int kv_open_rocks(struct fs *fs, const char *dir, const struct kv_options *optio
 	list_init(&r->snapshots);
 	pthread_rwlock_init(&r->rw, NULL);
 	pthread_mutex_init(&r->views_lock, NULL);
-	options_set_up(r, options);
+	err = options_set_up(r, options);
 	r->fs = fs;
 	r->dir = strdup(dir);
 	r->path = path_join(fs_root(fs), dir);
-	err = r->dir && r->path ? rocks_open_db(r) : -GRANARY_ENOMEM;
+	if (err == 0)
+		err = r->dir && r->path ? rocks_open_db(r) : -GRANARY_ENOMEM;
 	if (err < 0) {
 		rocks_close(&r->base);
 		return err;
