@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench_client.c -- load through libgranary, as a loader would make it. Server address and key: GRANARY_URL,
+ * GRANARY_CREDENTIALS. Keys are computed, so nothing is listed before a run: sample i of a set is PREFIX/dNNNN/sNNNNNNNN.
+ *
+ *   bench_client make BUCKET PREFIX COUNT SIZE              imports COUNT incompressible samples (256 a batch put)
+ *   bench_client read BUCKET PREFIX COUNT SIZE BATCH INFLIGHT SECONDS [key|id|order] [connections]
+ *                                                           random batches; `order`: dataset order
+ *   bench_client single BUCKET PREFIX COUNT SIZE INFLIGHT SECONDS   one GET a request
+ *   bench_client put BUCKET PREFIX CLIENTS SIZE SECONDS     CLIENTS connections, one put in flight on each
+ *   bench_client putbatch BUCKET PREFIX BATCH SIZE INFLIGHT SECONDS
+ *   bench_client stat BUCKET KEYFILE BATCH INFLIGHT SECONDS random keys of the file
+ *   bench_client list BUCKET PREFIX ROUNDS                  whole listings, pages of 1,000
+ *
+ * Prints one JSON object: per_s (samples or keys), MB/s, CPU microseconds a sample of this process and of the server's
+ * (from status). Every byte that is read is verified by the library. */
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "common/rand.h"
+#include "granary/granary.h"
+
+enum { DIR_SAMPLES = 1000, NAME_MAX_LEN = 256, INFLIGHT_MAX = 256, SLAB_ALIGN = 4096 };
+
+struct set { const char *bucket, *prefix; uint64_t count, size; uint64_t *ids, *dirs; };
+struct load { double seconds; uint32_t batch, inflight, connections; const char *how; };
+
+static void die(const char *what, struct granary_client *c, int64_t err)
+{
+	fprintf(stderr, "bench_client: %s: %s (%s)\n", what, granary_strerror((int)err),
+		c ? granary_last_error(c) : "");
+	exit(1);
+}
+
+static double now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static double own_cpu(void)
+{
+	struct rusage u;
+	getrusage(RUSAGE_SELF, &u);
+	return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+	       (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+}
+
+/* One number of the server's status; 0 when it has no such line. */
+static double status_number(struct granary_client *c, const char *name)
+{
+	char *text = NULL;
+	double v = 0;
+	int err = granary_status(c, &text, NULL);
+	if (err < 0)
+		die("status", c, err);
+	size_t n = strlen(name);
+	for (char *p = text; p && *p; p = strchr(p, '\n') ? strchr(p, '\n') + 1 : NULL)
+		if (strncmp(p, name, n) == 0 && p[n] == ' ')
+			v = strtod(p + n + 1, NULL);
+	granary_free(text);
+	return v;
+}
+
+static struct granary_client *open_client(uint32_t connections)
+{
+	struct granary_options o = GRANARY_INIT(granary_options);
+	struct granary_client *c = NULL;
+	o.connections = connections;
+	o.memory_max = (uint64_t)1 << 30;
+	o.timeout_ms = 120000;
+	int err = granary_open(&o, &c);
+	if (err < 0)
+		die("open", NULL, err);
+	err = granary_ping(c, NULL);
+	if (err < 0)
+		die("connect", c, err);
+	return c;
+}
+
+static void *big(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		die("memory", NULL, -GRANARY_ENOMEM);
+	madvise(p, size, MADV_HUGEPAGE);
+	return p;
+}
+
+static void sample_key(const struct set *s, uint64_t i, char *out)
+{
+	snprintf(out, NAME_MAX_LEN, "%s/d%04llu/s%08llu", s->prefix, (unsigned long long)(i / DIR_SAMPLES),
+		 (unsigned long long)i);
+}
+
+struct meter { double start, cpu, server; struct granary_client *c; };
+
+static struct meter meter_start(struct granary_client *c)
+{
+	struct meter m = { .c = c, .server = status_number(c, "cpu_seconds") };
+	m.cpu = own_cpu();
+	m.start = now();
+	return m;
+}
+
+static void meter_report(struct meter *m, const char *what, double samples, double bytes)
+{
+	double seconds = now() - m->start, cpu = own_cpu() - m->cpu;
+	double server = status_number(m->c, "cpu_seconds") - m->server;
+	printf("{\"what\": \"%s\", \"per_s\": %.1f, \"mb_s\": %.2f, \"client_us\": %.3f, \"server_us\": %.3f, "
+	       "\"samples\": %.0f, \"seconds\": %.3f}\n",
+	       what, samples / seconds, bytes / seconds * 1e-6, cpu / samples * 1e6, server / samples * 1e6, samples,
+	       seconds);
+	fflush(stdout);
+}
+
+/* ---- making a set, and puts ------------------------------------------------------------------------------------ */
+
+struct put_slot { struct granary_put *puts; char (*names)[NAME_MAX_LEN]; struct granary_op *op; uint32_t count; };
+
+static void slot_init(struct put_slot *s, uint32_t batch)
+{
+	s->puts = calloc(batch, sizeof *s->puts);
+	s->names = calloc(batch, sizeof *s->names);
+	if (!s->puts || !s->names)
+		die("memory", NULL, -GRANARY_ENOMEM);
+}
+
+static uint64_t slot_settle(struct granary_client *c, struct put_slot *s)
+{
+	if (!s->op)
+		return 0;
+	int64_t n = granary_wait(s->op, GRANARY_FOREVER);
+	if (n < 0 || (uint64_t)n != s->count) {
+		fprintf(stderr, "bench_client: put: %s\n", granary_op_error(s->op));
+		die("put", c, n < 0 ? n : s->puts[0].status);
+	}
+	granary_op_free(&s->op);
+	return s->count;
+}
+
+static void slot_start(struct granary_client *c, const struct set *set, struct put_slot *s, uint64_t first, uint32_t n,
+		       const uint8_t *noise)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		sample_key(set, first + i, s->names[i]);
+		s->puts[i] = (struct granary_put){ .ref = granary_ref_key(s->names[i]),
+						   .data = noise + (first + i) % 4096 * 64, .size = set->size };
+	}
+	s->count = n;
+	int err = granary_put_batch_start(c, s->puts, n, GRANARY_CALL(.bucket = set->bucket), &s->op);
+	if (err < 0)
+		die("put", c, err);
+}
+
+static uint8_t *make_noise(uint64_t size)
+{
+	uint8_t *p = big(size + 4096 * 64);
+	struct rng r;
+	rng_seed(&r, 42);
+	for (uint64_t i = 0; i + 8 <= size + 4096 * 64; i += 8) {
+		uint64_t v = rng_next(&r);
+		memcpy(p + i, &v, 8);
+	}
+	return p;
+}
+
+/* Puts from `first` on until `count` or `seconds` (whichever is set) is reached. */
+static uint64_t put_many(struct granary_client *c, const struct set *set, uint32_t batch, uint32_t inflight,
+			 uint64_t count, double seconds)
+{
+	struct put_slot slots[INFLIGHT_MAX] = { 0 };
+	uint8_t *noise = make_noise(set->size);
+	uint64_t at = 0, done = 0;
+	double end = now() + seconds;
+	for (uint32_t i = 0; i < inflight; i++)
+		slot_init(&slots[i], batch);
+	for (uint32_t turn = 0; count ? at < count : now() < end; turn = (turn + 1) % inflight) {
+		uint64_t n = count && count - at < batch ? count - at : batch;
+		done += slot_settle(c, &slots[turn]);
+		slot_start(c, set, &slots[turn], at, (uint32_t)n, noise);
+		at += n;
+	}
+	for (uint32_t i = 0; i < inflight; i++)
+		done += slot_settle(c, &slots[i]);
+	return done;
+}
+
+static void run_put(const char *what, const struct set *set, uint32_t batch, uint32_t inflight, uint64_t count,
+		    double seconds, uint32_t connections)
+{
+	struct granary_client *c = open_client(connections);
+	struct meter m = meter_start(c);
+	uint64_t n = put_many(c, set, batch, inflight, count, seconds);
+	meter_report(&m, what, (double)n, (double)(n * set->size));
+	granary_close(&c);
+}
+
+/* ---- reads ------------------------------------------------------------------------------------------------------ */
+
+struct read_slot {
+	struct granary_batch batch;
+	struct granary_entry *entries;
+	char (*names)[NAME_MAX_LEN];
+	struct granary_op *op;
+};
+
+static void learn_ids(struct granary_client *c, struct set *set)
+{
+	enum { STEP = 4096 };
+	static char names[STEP][NAME_MAX_LEN];
+	static struct granary_ref refs[STEP];
+	static struct granary_stat stats[STEP];
+	set->ids = malloc(set->count * sizeof *set->ids);
+	set->dirs = malloc(set->count * sizeof *set->dirs);
+	if (!set->ids || !set->dirs)
+		die("memory", NULL, -GRANARY_ENOMEM);
+	for (uint64_t at = 0; at < set->count; at += STEP) {
+		uint64_t n = set->count - at < STEP ? set->count - at : STEP;
+		for (uint64_t i = 0; i < n; i++) {
+			sample_key(set, at + i, names[i]);
+			refs[i] = granary_ref_key(names[i]);
+		}
+		int64_t got = granary_stat_batch(c, refs, n, 0, stats, GRANARY_CALL(.bucket = set->bucket));
+		if (got != (int64_t)n)
+			die("stat", c, got < 0 ? got : stats[0].status);
+		for (uint64_t i = 0; i < n; i++) {
+			set->ids[at + i] = stats[i].object_id;
+			set->dirs[at + i] = stats[i].dir_id;
+		}
+	}
+}
+
+static void read_start(struct granary_client *c, const struct set *set, const struct load *l, struct read_slot *s,
+		       struct rng *r, uint64_t *next)
+{
+	bool by_id = strcmp(l->how, "id") == 0, in_order = strcmp(l->how, "order") == 0;
+	for (uint32_t i = 0; i < l->batch; i++) {
+		uint64_t at = in_order ? (*next)++ % set->count : rng_below(r, set->count);
+		struct granary_entry *e = &s->entries[i];
+		*e = (struct granary_entry){ .length = GRANARY_TO_END };
+		if (by_id) {
+			e->ref = granary_ref_id(set->ids[at], set->dirs[at], NULL);
+		} else {
+			sample_key(set, at, s->names[i]);
+			e->ref = granary_ref_key(s->names[i]);
+		}
+	}
+	int err = granary_read_batch_start(c, &s->batch, GRANARY_CALL(.bucket = set->bucket), &s->op);
+	if (err < 0)
+		die("read", c, err);
+}
+
+static uint64_t read_settle(struct granary_client *c, const struct set *set, struct read_slot *s)
+{
+	if (!s->op)
+		return 0;
+	int64_t n = granary_wait(s->op, GRANARY_FOREVER);
+	if (n != (int64_t)s->batch.count) {
+		fprintf(stderr, "bench_client: read: %s\n", granary_op_error(s->op));
+		die("read", c, n < 0 ? n : s->entries[0].status);
+	}
+	for (size_t i = 0; i < s->batch.count; i++)
+		if (s->entries[i].data_len != set->size)
+			die("read: wrong length", c, -GRANARY_ECORRUPT);
+	granary_op_free(&s->op);
+	return s->batch.count;
+}
+
+static void run_read(struct set *set, const struct load *l)
+{
+	struct granary_client *c = open_client(l->connections);
+	struct read_slot slots[INFLIGHT_MAX] = { 0 };
+	struct rng r;
+	uint64_t next = 0, done = 0;
+	size_t slab = l->batch * set->size;
+	rng_seed(&r, (uint64_t)(now() * 1e6));
+	if (strcmp(l->how, "id") == 0)
+		learn_ids(c, set);
+	for (uint32_t i = 0; i < l->inflight; i++) {
+		struct read_slot *s = &slots[i];
+		s->entries = calloc(l->batch, sizeof *s->entries);
+		s->names = calloc(l->batch, sizeof *s->names);
+		if (!s->entries || !s->names)
+			die("memory", NULL, -GRANARY_ENOMEM);
+		s->batch = (struct granary_batch){ .size = sizeof s->batch, .entries = s->entries, .count = l->batch,
+						   .slab = big(slab), .slab_size = slab };
+		memset(s->batch.slab, 1, slab);
+	}
+	struct meter m = meter_start(c);
+	double end = now() + l->seconds;
+	for (uint32_t turn = 0; now() < end; turn = (turn + 1) % l->inflight) {
+		done += read_settle(c, set, &slots[turn]);
+		read_start(c, set, l, &slots[turn], &r, &next);
+	}
+	for (uint32_t i = 0; i < l->inflight; i++)
+		done += read_settle(c, set, &slots[i]);
+	meter_report(&m, "read", (double)done, (double)(done * set->size));
+	granary_close(&c);
+}
+
+/* ---- stat, list ------------------------------------------------------------------------------------------------- */
+
+struct stat_slot { struct granary_ref *refs; struct granary_stat *out; struct granary_op *op; };
+
+static char **load_keys(const char *path, size_t *count)
+{
+	FILE *f = fopen(path, "r");
+	char **keys = NULL, line[2048];
+	size_t n = 0, cap = 0;
+	if (!f)
+		die(path, NULL, -GRANARY_ENOTFOUND);
+	while (fgets(line, sizeof line, f)) {
+		line[strcspn(line, "\n")] = 0;
+		if (n == cap) {
+			cap = cap ? cap * 2 : 1024;
+			keys = realloc(keys, cap * sizeof *keys);
+		}
+		keys[n++] = strdup(line);
+	}
+	fclose(f);
+	*count = n;
+	return keys;
+}
+
+static void run_stat(const char *bucket, const char *file, const struct load *l)
+{
+	struct granary_client *c = open_client(1);
+	struct stat_slot slots[INFLIGHT_MAX] = { 0 };
+	struct rng r;
+	size_t count = 0;
+	char **keys = load_keys(file, &count);
+	double done = 0;
+	rng_seed(&r, 7);
+	for (uint32_t i = 0; i < l->inflight; i++) {
+		slots[i].refs = calloc(l->batch, sizeof *slots[i].refs);
+		slots[i].out = calloc(l->batch, sizeof *slots[i].out);
+	}
+	for (size_t at = 0; at < count; at += l->batch) { /* once through: tables warm */
+		size_t n = count - at < l->batch ? count - at : l->batch;
+		for (size_t i = 0; i < n; i++)
+			slots[0].refs[i] = granary_ref_key(keys[at + i]);
+		int64_t got = granary_stat_batch(c, slots[0].refs, n, 0, slots[0].out, GRANARY_CALL(.bucket = bucket));
+		if (got != (int64_t)n)
+			die("stat", c, got);
+	}
+	struct meter m = meter_start(c);
+	double end = now() + l->seconds;
+	for (uint32_t turn = 0; now() < end; turn = (turn + 1) % l->inflight) {
+		struct stat_slot *s = &slots[turn];
+		if (s->op) {
+			int64_t n = granary_wait(s->op, GRANARY_FOREVER);
+			if (n != l->batch)
+				die("stat", c, n);
+			done += (double)n;
+			granary_op_free(&s->op);
+		}
+		for (uint32_t i = 0; i < l->batch; i++)
+			s->refs[i] = granary_ref_key(keys[rng_below(&r, count)]);
+		int err = granary_stat_start(c, s->refs, l->batch, 0, s->out, GRANARY_CALL(.bucket = bucket), &s->op);
+		if (err < 0)
+			die("stat", c, err);
+	}
+	for (uint32_t i = 0; i < l->inflight; i++)
+		if (slots[i].op) {
+			done += (double)granary_wait(slots[i].op, GRANARY_FOREVER);
+			granary_op_free(&slots[i].op);
+		}
+	meter_report(&m, "stat", done, 0);
+	granary_close(&c);
+}
+
+static void run_list(const char *bucket, const char *prefix, int rounds)
+{
+	struct granary_client *c = open_client(1);
+	struct meter m = { 0 };
+	double keys = 0, bytes = 0;
+	for (int round = -1; round < rounds; round++) {
+		struct granary_list_query q = { .size = sizeof q, .prefix = prefix };
+		const struct granary_list_entry *e;
+		struct granary_iter *it = NULL;
+		int err = granary_iter_open(c, &q, GRANARY_CALL(.bucket = bucket), &it);
+		if (round == 0) {
+			keys = bytes = 0;
+			m = meter_start(c);
+		}
+		while (err >= 0 && (err = granary_iter_next(it, &e)) > 0) {
+			keys++;
+			bytes += (double)e->size;
+		}
+		if (err < 0)
+			die("list", c, err);
+		granary_iter_close(&it);
+	}
+	meter_report(&m, "list", keys, 0);
+	granary_close(&c);
+}
+
+static uint64_t number(const char *text)
+{
+	return strtoull(text, NULL, 10);
+}
+
+int main(int argc, char **argv)
+{
+	const char *mode = argc > 1 ? argv[1] : "";
+	struct set s = { .bucket = argc > 2 ? argv[2] : "", .prefix = argc > 3 ? argv[3] : "",
+			 .count = argc > 4 ? number(argv[4]) : 0, .size = argc > 5 ? number(argv[5]) : 0 };
+	if (argc == 6 && strcmp(mode, "make") == 0) {
+		run_put("make", &s, s.size > 65536 ? 64 : 256, 8, s.count, 0, 1);
+	} else if (argc >= 9 && strcmp(mode, "read") == 0) {
+		struct load l = { strtod(argv[8], NULL), (uint32_t)number(argv[6]), (uint32_t)number(argv[7]),
+				  argc > 10 ? (uint32_t)number(argv[10]) : 1, argc > 9 ? argv[9] : "key" };
+		run_read(&s, &l);
+	} else if (argc == 8 && strcmp(mode, "single") == 0) {
+		struct load l = { strtod(argv[7], NULL), 1, (uint32_t)number(argv[6]), 1, "key" };
+		run_read(&s, &l);
+	} else if (argc == 7 && strcmp(mode, "put") == 0) {
+		uint32_t clients = (uint32_t)number(argv[4]);
+		run_put("put", &s, 1, clients, 0, strtod(argv[6], NULL), clients < 64 ? clients : 64);
+	} else if (argc == 8 && strcmp(mode, "putbatch") == 0) {
+		run_put("putbatch", &s, (uint32_t)number(argv[4]), (uint32_t)number(argv[6]), 0,
+			strtod(argv[7], NULL), 1);
+	} else if (argc == 7 && strcmp(mode, "stat") == 0) {
+		struct load l = { strtod(argv[6], NULL), (uint32_t)number(argv[4]), (uint32_t)number(argv[5]), 1, "" };
+		run_stat(s.bucket, argv[3], &l);
+	} else if (argc == 5 && strcmp(mode, "list") == 0) {
+		run_list(s.bucket, s.prefix, (int)number(argv[4]));
+	} else {
+		fprintf(stderr, "bench_client: see the head of bench/bench_client.c\n");
+		return 2;
+	}
+	return 0;
+}
