@@ -22,7 +22,7 @@
 #endif
 
 enum { ALIGN_MIN = 512, ALIGN_UNKNOWN = 4096, STEP_MAX = 1 << 30, EINTR_MAX = 64 };
-/* stx_dio_mem_align and stx_dio_offset_align: their place in struct statx is kernel ABI; older libcs lack the names. */
+/* stx_dio_mem_align, stx_dio_offset_align: their place in struct statx is kernel ABI; older libcs lack the names. */
 enum { STX_DIO_MEM_AT = 0x98, STX_DIO_OFFSET_AT = 0x9c };
 _Static_assert(sizeof(struct statx) == 0x100, "struct statx is kernel ABI");
 
@@ -97,7 +97,7 @@ static void warn_buffered(const struct fs *fs)
 {
 	static atomic_flag told = ATOMIC_FLAG_INIT;
 	if (!atomic_flag_test_and_set(&told))
-		log_warn("the file system under '%s' has no direct I/O: using its page cache, which costs CPU", fs->root);
+		log_warn("no direct I/O under '%s': using the page cache, which costs CPU", fs->root);
 }
 
 static int kernel_open(struct fs *fs, const char *path, unsigned flags, struct fs_file **out)
@@ -120,7 +120,9 @@ static int kernel_open(struct fs *fs, const char *path, unsigned flags, struct f
 	if (fd < 0)
 		return fail();
 	struct stat st;
-	int err = fstat(fd, &st) != 0 ? fail() : S_ISDIR(st.st_mode) ? -GRANARY_EISDIR : !S_ISREG(st.st_mode) ? -GRANARY_EINVAL : 0;
+	int err = fstat(fd, &st) != 0 ? fail() : 0;
+	if (err == 0 && !S_ISREG(st.st_mode))
+		err = S_ISDIR(st.st_mode) ? -GRANARY_EISDIR : -GRANARY_EINVAL;
 	if (err == 0 && fcntl(fd, F_SETFL, direct ? O_DIRECT : 0) != 0) /* O_NONBLOCK was for opening only */
 		err = fail();
 	if (err < 0) {

@@ -314,7 +314,8 @@ bool io_accept_step(struct io *io, struct io_op *op, int64_t res)
 		return false;
 	}
 	switch (res) {
-	case -EINTR: case -EAGAIN: case -ECONNABORTED: case -EPROTO: case -ENETDOWN: case -EHOSTUNREACH: case -ENETUNREACH:
+	case -EINTR: case -EAGAIN: case -ECONNABORTED: case -EPROTO:
+	case -ENETDOWN: case -EHOSTUNREACH: case -ENETUNREACH:
 		return true;
 	case -EMFILE: case -ENFILE: case -ENOBUFS: case -ENOMEM: {
 		static atomic_flag told = ATOMIC_FLAG_INIT;

@@ -11,7 +11,10 @@
  *  (4) short transfers, EINTR and EAGAIN are resumed inside io/ (bounded by IO_RESUME_MAX, then -GRANARY_EIO):
  *      res is the full length, or 0..len for a read at the end of a file / recv, or -GRANARY_E...;
  *  (5) a failed or short completion never leaves bytes being written into the buffer afterwards;
- *  (6) io_cancel() makes an op complete soon with -GRANARY_ECANCELED unless it completed already. */
+ *  (6) io_cancel() makes an op complete soon with -GRANARY_ECANCELED unless it completed already, or the disk has it
+ *      and it completes in full;
+ *  (7) at most one op that receives (or accepts) and one that sends at a time on a descriptor;
+ *  (8) what is in flight at io_free() is ended and waited for, and gets no done(). */
 #pragma once
 
 #include <stdbool.h>
@@ -67,7 +70,8 @@ enum io_engine_kind io_engine_of(const struct io *io);
 const char *io_engine_name(enum io_engine_kind kind);
 
 /* Registers memory for fixed-buffer reads and writes (no-op where the engine has none). Later ops whose buffer lies
- * inside use it by themselves. At most 1,024 areas. Failure is logged once and costs only speed. */
+ * inside use it by themselves. At most 1,024 areas of 1 GiB. Failure is logged once and costs only speed. The pages
+ * are pinned: never mem_discard() what is registered, reads would go to the old pages. */
 int io_register_memory(struct io *io, void *base, size_t len);
 
 /* Files (opened by fs.h). Offsets and buffers of O_DIRECT files must be aligned to fs_file_align(). */
@@ -76,7 +80,9 @@ void io_write(struct io *io, struct io_op *op, struct fs_file *file, const void 
 void io_fdatasync(struct io *io, struct io_op *op, struct fs_file *file);
 
 /* Sockets: a descriptor owned by the caller, non-blocking not required. Listeners are made by sock.h. */
-void io_accept(struct io *io, struct io_op *op, int listen_fd); /* res: the connection's fd; multishot, see (1) */
+/* res: the connection's fd; multishot, see (1). Running out of descriptors pauses it; another error of the listener
+ * is, like a cancel, the last completion (res < 0). The `threads` engine makes the listener non-blocking. */
+void io_accept(struct io *io, struct io_op *op, int listen_fd);
 /* Receives whatever is there into a buffer of io/'s: idle connections hold no memory. res 0: the peer closed.
  * When all provided buffers are in use the op simply waits for one. */
 void io_recv_any(struct io *io, struct io_op *op, int fd);
@@ -96,5 +102,7 @@ void io_submit_and_wait(struct io *io, uint64_t deadline_ns);
 uint32_t io_run(struct io *io, uint32_t most);
 void io_wake(struct io *io); /* any thread */
 
-struct io_stats { uint64_t reads, read_bytes, writes, write_bytes, flushes, recvs, sends, send_bytes, resumes, errors; };
+struct io_stats {
+	uint64_t reads, read_bytes, writes, write_bytes, flushes, recvs, sends, send_bytes, resumes, errors;
+};
 void io_get_stats(const struct io *io, struct io_stats *out);

@@ -220,7 +220,7 @@ static void uring_start(struct io *io, struct io_op *op)
 		io_uring_prep_sendmsg(sqe, op->fd, &op->msg, MSG_WAITALL | MSG_NOSIGNAL);
 		break;
 	default:
-		assert(!"kind of op");
+		assert(false && "kind of op");
 	}
 	io_uring_sqe_set_data64(sqe, op->slot);
 }
@@ -652,7 +652,8 @@ static int uring_open(struct io *io)
 	int res = ring_open(&u->ring, plain);
 	if (res < 0) {
 		free(u);
-		return res == -ENOMEM || res == -EMFILE || res == -ENFILE ? error_from_errno(-res) : -GRANARY_EUNSUPPORTED;
+		bool short_of = res == -ENOMEM || res == -EMFILE || res == -ENFILE;
+		return short_of ? error_from_errno(-res) : -GRANARY_EUNSUPPORTED;
 	}
 	io->engine_state = u;
 	u->slot_free = SLOT_NONE;

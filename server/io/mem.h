@@ -7,5 +7,6 @@
 
 void *mem_map(size_t len);
 void mem_unmap(void *base, size_t len);
-/* Takes back the pages of [base, base+len) (reads as zero later), keeps the addresses. */
+/* Takes back the pages of [base, base+len) (reads as zero later), keeps the addresses.
+ * Never of memory given to io_register_memory(): the kernel keeps the old pages. */
 void mem_discard(void *base, size_t len);

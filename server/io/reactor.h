@@ -21,7 +21,9 @@ struct task {
 
 int reactor_new(uint32_t index, const struct io_options *options, struct reactor **out);
 int reactor_start(struct reactor *r);  /* makes the thread; returns when its io is ready (or failed) */
-void reactor_stop(struct reactor *r);  /* asks the loop to end and joins */
+/* Asks the loop to end and joins. Mail posted before it still runs; ops in flight end without done(). The io stays
+ * readable until reactor_free(), but starts nothing any more. */
+void reactor_stop(struct reactor *r);
 void reactor_free(struct reactor **r);
 struct io *reactor_io(struct reactor *r);
 uint32_t reactor_index(const struct reactor *r);

@@ -151,10 +151,11 @@ static void name_op_free(struct sim_name_op *op)
 
 static bool ops_touch(const struct sim_name_op *a, const struct sim_name_op *b)
 {
-	for (uint32_t i = 0; i < a->count; i++)
-		for (uint32_t k = 0; k < b->count; k++)
-			if (a->changes[i].dir == b->changes[k].dir && strcmp(a->changes[i].name, b->changes[k].name) == 0)
-				return true;
+	for (uint32_t i = 0; i < a->count * b->count; i++) {
+		const struct sim_change *x = &a->changes[i / b->count], *y = &b->changes[i % b->count];
+		if (x->dir == y->dir && strcmp(x->name, y->name) == 0)
+			return true;
+	}
 	return false;
 }
 

@@ -138,7 +138,8 @@ static int64_t finish(struct sim *sim, struct sim_event *e)
 	case IO_OP_READ:
 		if (e->res < 0)
 			return e->res;
-		return (int64_t)sim_node_read(sim, e->node, io_step_buf(e->op), (size_t)e->res, e->op->offset + e->op->done_len);
+		return (int64_t)sim_node_read(sim, e->node, io_step_buf(e->op), (size_t)e->res,
+			e->op->offset + e->op->done_len);
 	default:
 		if (e->res == 0)
 			sim_node_flush(e->node, e->covers);
@@ -227,7 +228,7 @@ static void sim_recv_give(struct io *io, void *buf)
 {
 	(void)io;
 	(void)buf;
-	assert(!"no receive buffers under sim");
+	assert(false && "no receive buffers under sim");
 }
 
 const struct io_engine sim_io_engine = {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The simulated disk keeps its own promises: what it may lose, what it must keep, and that it is the same every time. */
+/* The simulated disk keeps its promises: what it may lose, what it must keep, and that it is the same every time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -266,8 +266,8 @@ static void test_nth_failure_sweep_ends(void **state)
 	for (size_t k = 0; k < sizeof(kinds) / sizeof(kinds[0]) * 2; k++) {
 		for (uint64_t n = 1;; n++) {
 			bool persist = k % 2 == 1;
-			struct world w = open_world((struct sim_options){ .seed = n, .fail_at_io = n, .fail_error = kinds[k / 2],
-				.fail_persist = persist });
+			struct world w = open_world((struct sim_options){ .seed = n, .fail_at_io = n,
+				.fail_error = kinds[k / 2], .fail_persist = persist });
 			struct io_op op = new_op();
 			struct fs_file *f = NULL;
 			int64_t res = fs_open(w.fs, "a", FS_CREATE_NEW | FS_DIRECT, &f);
