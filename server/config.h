@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* config.h -- the settings of granaryd: one table, from which come the schema of the YAML file, its checks, the flags of
+ * the command line, --print-default-config and the comparison at a reload. Precedence: default < file < flag. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum config_type {
+	CONFIG_PATH,     /* absolute, or relative to the working directory */
+	CONFIG_LIST,     /* of addresses */
+	CONFIG_COUNT,
+	CONFIG_SIZE,     /* bytes; KiB MiB GiB TiB */
+	CONFIG_SHARE,    /* a size, or N% of the machine's memory */
+	CONFIG_PERCENT,
+	CONFIG_DURATION, /* ns; ms s m h */
+	CONFIG_LEVEL,    /* error warn info debug */
+	CONFIG_ENGINE,   /* auto uring threads */
+};
+
+/* X(NAME, name, type, default, min, max, while running?, help). Limits in bytes, percent, ns or pieces. A help text may
+ * have several lines. */
+#define CONFIG_KIB UINT64_C(1024)
+#define CONFIG_MIB (UINT64_C(1024) * 1024)
+#define CONFIG_GIB (UINT64_C(1024) * 1024 * 1024)
+#define CONFIG_TABLE(X) \
+	X(DATA, data, CONFIG_PATH, "", 0, 0, false, \
+	  "Data directory; must exist. Holds metadata, packs, the lock and the keys.") \
+	X(LISTEN, listen, CONFIG_LIST, "127.0.0.1:7420", 1, 16, false, \
+	  "Addresses of the native protocol: HOST:PORT, [IPV6]:PORT (port 0: any), unix:/PATH.\n" \
+	  "Off loopback only once an access key exists: the first start creates one.") \
+	X(CPUS, cpus, CONFIG_COUNT, "0", 0, 64, false, \
+	  "Reactors: threads that serve connections. 0: one for each CPU this process may use.") \
+	X(WORKERS, workers, CONFIG_COUNT, "0", 0, 256, false, \
+	  "Threads for calls that block (metadata that is not in memory). 0: two for each reactor, at least 4.") \
+	X(CACHE_SIZE, cache_size, CONFIG_SHARE, "25%", 16 * CONFIG_MIB, 64 * 1024 * CONFIG_GIB, false, \
+	  "Memory for the bytes of objects: a size, or a share of the machine's memory.") \
+	X(MEMORY, memory, CONFIG_SIZE, "1GiB", 256 * CONFIG_MIB, 1024 * CONFIG_GIB, false, \
+	  "Memory for everything else, kept whatever the number of objects: tables of names and locations,\n" \
+	  "RocksDB, packs being written, requests and answers.") \
+	X(PACK_SIZE, pack_size, CONFIG_SIZE, "256MiB", 16 * CONFIG_MIB, 2 * CONFIG_GIB, false, \
+	  "A pack is sealed when the next record would exceed this.") \
+	X(RESERVE, reserve, CONFIG_SIZE, "64MiB", CONFIG_MIB, 1024 * CONFIG_GIB, false, \
+	  "Disk space kept free of new data, so that deletes and compaction go on when the disk is full.") \
+	X(BALLAST, ballast, CONFIG_SIZE, "16MiB", 0, 64 * CONFIG_GIB, false, \
+	  "Size of a file that is given up when even the metadata finds no space.") \
+	X(COMPACT_DEAD, compact_dead, CONFIG_PERCENT, "30%", 5, 95, false, \
+	  "A sealed pack is compacted when this much of it is dead.") \
+	X(JOB_INTERVAL, job_interval, CONFIG_DURATION, "5s", UINT64_C(100000000), UINT64_C(3600000000000), false, \
+	  "Pause between passes of the background jobs.") \
+	X(CONNECTIONS, connections, CONFIG_COUNT, "0", 0, 1000000, false, \
+	  "Connections at once. 0: as many as the limit of open files allows.") \
+	X(LOG_LEVEL, log_level, CONFIG_LEVEL, "info", 0, 3, true, \
+	  "error, warn, info or debug.") \
+	X(IO_ENGINE, io_engine, CONFIG_ENGINE, "auto", 0, 2, false, \
+	  "auto, uring or threads. auto: uring where the kernel allows it.") \
+	X(FLUSH_DELAY, flush_delay, CONFIG_DURATION, "0s", 0, UINT64_C(1000000000), false, \
+	  "Added to every flush of a pack: for measurements of slower disks. Leave it at 0s.")
+
+enum config_key {
+#define X(NAME, name, type, text, min, max, reload, help) CONFIG_##NAME,
+	CONFIG_TABLE(X)
+#undef X
+	CONFIG_KEYS
+};
+
+enum { CONFIG_TEXT_MAX = 1024, CONFIG_LISTEN_MAX = 16, CONFIG_ADDRESS_MAX = 128, CONFIG_FILE_MAX = 64 * 1024 };
+enum { CONFIG_WHY_MAX = 512 };
+
+struct config_key_info {
+	const char *name, *text, *help;
+	enum config_type type;
+	uint64_t min, max;
+	bool reload;
+};
+extern const struct config_key_info config_keys[CONFIG_KEYS];
+
+enum config_source { CONFIG_FROM_DEFAULT, CONFIG_FROM_FILE, CONFIG_FROM_FLAG };
+
+struct config_value {
+	char text[CONFIG_TEXT_MAX]; /* as written; of a list: unused */
+	uint64_t number;            /* bytes, ns, percent, pieces, or a number of an enumeration */
+	bool is_percent;            /* CONFIG_SHARE only */
+	enum config_source source;
+	uint32_t line;              /* CONFIG_FROM_FILE */
+};
+
+struct config {
+	struct config_value values[CONFIG_KEYS];
+	char listen[CONFIG_LISTEN_MAX][CONFIG_ADDRESS_MAX]; /* "tcp:HOST:PORT" or "unix:/PATH" */
+	uint32_t listen_count;
+	char file[CONFIG_TEXT_MAX]; /* "" when there is none */
+};
+
+void config_init(struct config *c); /* the defaults */
+/* Reads and checks the file; on failure c is as it was, and why (CONFIG_WHY_MAX bytes) says "file:line:column: what".
+ * -GRANARY_ECONFIG; also when the file cannot be read. */
+int config_load(struct config *c, const char *path, char *why);
+int config_parse(struct config *c, const char *name, const char *text, size_t len, char *why);
+/* From a flag. A list is replaced by the first and grows by the next. -GRANARY_ECONFIG. */
+int config_set_flag(struct config *c, enum config_key key, const char *text, char *why);
+int config_key_find(const char *name); /* or -1 */
+
+void config_print_default(FILE *out);
+void config_print_effective(const struct config *c, FILE *out);
+/* Keys whose values differ: those that can change while running are put into `old`; the names of the others into
+ * restart (cap bytes, ", " between). Returns how many were applied. */
+uint32_t config_reload(struct config *old, const struct config *fresh, char *restart, size_t cap);
+
+/* The name closest to `word` by edits, or NULL when none is close. */
+const char *config_nearest(const char *word, const char *const *names, size_t count);
+
+/* ---- config_apply.c: what the settings mean on this machine ---- */
+struct store_options;
+uint32_t config_cpu_count(void);
+uint64_t config_machine_memory(void); /* bytes; of the control group when it has a limit */
+void config_apply(const struct config *c, struct store_options *out);
+void config_print_budgets(const struct config *c, const struct store_options *o);

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "config_value.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "granary/error.h"
+
+struct unit { const char *name; uint64_t factor; };
+
+static const struct unit sizes[] = {
+	{ "", 1 }, { "B", 1 }, { "KiB", CONFIG_KIB }, { "MiB", CONFIG_MIB }, { "GiB", CONFIG_GIB },
+	{ "TiB", 1024 * CONFIG_GIB }, { NULL, 0 },
+};
+static const struct unit durations[] = {
+	{ "ms", 1000000 }, { "s", UINT64_C(1000000000) }, { "m", UINT64_C(60000000000) },
+	{ "h", UINT64_C(3600000000000) }, { NULL, 0 },
+};
+static const struct unit counts[] = { { "", 1 }, { NULL, 0 } };
+static const struct unit percents[] = { { "%", 1 }, { NULL, 0 } };
+static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
+static const char *const engines[] = { "auto", "uring", "threads", NULL };
+
+/* Digits, then one of the units. */
+static bool number_parse(const char *text, const struct unit *units, uint64_t *out)
+{
+	uint64_t n = 0;
+	const char *p = text;
+
+	for (; isdigit((unsigned char)*p); p++)
+		if (__builtin_mul_overflow(n, 10u, &n) || __builtin_add_overflow(n, (uint64_t)(*p - '0'), &n))
+			return false;
+	if (p == text)
+		return false;
+	for (; units->name; units++)
+		if (strcmp(p, units->name) == 0)
+			return !__builtin_mul_overflow(n, units->factor, out);
+	return false;
+}
+
+static int word_parse(const char *text, const char *const *words, const char *what, uint64_t *out, char *why,
+	size_t cap)
+{
+	size_t count = 0;
+
+	for (; words[count]; count++) {
+		if (strcmp(text, words[count]) == 0) {
+			*out = count;
+			return 0;
+		}
+	}
+	const char *near = config_nearest(text, words, count);
+	snprintf(why, cap, "'%.64s' is not %s%s%s%s", text, what, near ? "; did you mean '" : "", near ? near : "",
+		near ? "'?" : "");
+	return -GRANARY_ECONFIG;
+}
+
+static void limit_text(enum config_type type, uint64_t n, char *out, size_t cap)
+{
+	if (type == CONFIG_DURATION && n % UINT64_C(1000000000) == 0)
+		snprintf(out, cap, "%" PRIu64 "s", n / UINT64_C(1000000000));
+	else if (type == CONFIG_DURATION)
+		snprintf(out, cap, "%" PRIu64 "ms", n / 1000000);
+	else if (type == CONFIG_PERCENT)
+		snprintf(out, cap, "%" PRIu64 "%%", n);
+	else if (type != CONFIG_COUNT && n >= CONFIG_GIB && n % CONFIG_GIB == 0)
+		snprintf(out, cap, "%" PRIu64 "GiB", n / CONFIG_GIB);
+	else if (type != CONFIG_COUNT && n >= CONFIG_MIB && n % CONFIG_MIB == 0)
+		snprintf(out, cap, "%" PRIu64 "MiB", n / CONFIG_MIB);
+	else
+		snprintf(out, cap, "%" PRIu64, n);
+}
+
+static int range_check(const struct config_key_info *k, const char *text, uint64_t n, char *why, size_t cap)
+{
+	char low[32], high[32];
+
+	if (n >= k->min && n <= k->max)
+		return 0;
+	limit_text(k->type, k->min, low, sizeof(low));
+	limit_text(k->type, k->max, high, sizeof(high));
+	snprintf(why, cap, "%s: '%.64s' is out of range; %s to %s", k->name, text, low, high);
+	return -GRANARY_ECONFIG;
+}
+
+static int unit_parse(const struct config_key_info *k, const char *text, struct config_value *out, char *why,
+	size_t cap)
+{
+	static const struct { const struct unit *units; const char *what; } kinds[] = {
+		[CONFIG_COUNT] = { counts, "a number" },
+		[CONFIG_SIZE] = { sizes, "a size like 16MiB or 4GiB" },
+		[CONFIG_SHARE] = { sizes, "a size like 4GiB or a share like 25%" },
+		[CONFIG_PERCENT] = { percents, "a percentage like 30%" },
+		[CONFIG_DURATION] = { durations, "a duration like 500ms, 5s or 10m" },
+	};
+
+	if (k->type == CONFIG_SHARE && number_parse(text, percents, &out->number)) {
+		out->is_percent = true;
+		if (out->number >= 1 && out->number <= 90)
+			return 0;
+		snprintf(why, cap, "%s: '%.64s' is out of range; 1%% to 90%%", k->name, text);
+		return -GRANARY_ECONFIG;
+	}
+	if (number_parse(text, kinds[k->type].units, &out->number))
+		return range_check(k, text, out->number, why, cap);
+	snprintf(why, cap, "%s: '%.64s' is not %s", k->name, text, kinds[k->type].what);
+	return -GRANARY_ECONFIG;
+}
+
+int config_value_parse(enum config_key key, const char *text, struct config_value *out, char *why, size_t cap)
+{
+	const struct config_key_info *k = &config_keys[key];
+	size_t len = strlen(text);
+
+	memset(out, 0, sizeof(*out));
+	if (len >= CONFIG_TEXT_MAX) {
+		snprintf(why, cap, "%s: longer than %d bytes", k->name, CONFIG_TEXT_MAX - 1);
+		return -GRANARY_ECONFIG;
+	}
+	memcpy(out->text, text, len + 1);
+	switch (k->type) {
+	case CONFIG_PATH:
+		if (len > 0)
+			return 0;
+		snprintf(why, cap, "%s: an empty path", k->name);
+		return -GRANARY_ECONFIG;
+	case CONFIG_LEVEL:
+		return word_parse(text, levels, "a log level: error, warn, info, debug", &out->number, why, cap);
+	case CONFIG_ENGINE:
+		return word_parse(text, engines, "an engine: auto, uring, threads", &out->number, why, cap);
+	case CONFIG_LIST:
+		snprintf(why, cap, "%s: a list is needed, one '- ADDRESS' a line", k->name);
+		return -GRANARY_ECONFIG;
+	default:
+		return unit_parse(k, text, out, why, cap);
+	}
+}
+
+/* HOST:PORT or [IPV6]:PORT. */
+static bool host_port_ok(const char *s)
+{
+	const char *colon = strrchr(s, ':');
+	uint64_t port;
+
+	if (!colon || colon == s || !number_parse(colon + 1, counts, &port) || port > 65535)
+		return false;
+	if (*s == '[')
+		return colon[-1] == ']' && colon - s > 2;
+	return memchr(s, ':', (size_t)(colon - s)) == NULL;
+}
+
+int config_address_parse(const char *text, char out[CONFIG_ADDRESS_MAX], char *why, size_t cap)
+{
+	const char *rest = text;
+	bool is_unix = strncmp(text, "unix:", 5) == 0;
+
+	if (is_unix || strncmp(text, "tcp:", 4) == 0)
+		rest = strchr(text, ':') + 1;
+	if (is_unix ? rest[0] == '/' && strlen(rest) < 108 : host_port_ok(rest) && strlen(rest) < 100) {
+		snprintf(out, CONFIG_ADDRESS_MAX, "%s:%s", is_unix ? "unix" : "tcp", rest);
+		return 0;
+	}
+	snprintf(why, cap, "'%.64s' is not an address: HOST:PORT, [IPV6]:PORT or unix:/PATH (up to 107 bytes)", text);
+	return -GRANARY_ECONFIG;
+}
