@@ -24,6 +24,9 @@ int pack_walk(struct fs_file *file, const struct pack_walk *walk);
 /* Sealed pack: trailer, footer crc, entries sorted and in range; then each() an entry. */
 int pack_footer_read(struct fs_file *file, uint64_t pack_id, struct pack_trailer *trailer,
 		     int (*each)(void *arg, const struct footer_entry *e), void *arg);
+/* Sealed pack, whole: footer as above, then a walk up to the data end (walk->end is not used) that is compared with it:
+ * also records that are missing, exchanged or unnamed are problems. */
+int pack_check_sealed(struct fs_file *file, const struct pack_walk *walk);
 /* One record read past every cache and verified whole. data needs EXTENT_LEN_MAX. */
 int pack_record_verify(struct fs_file *file, uint64_t pack_id, uint64_t offset, uint64_t object_id, uint8_t *data,
 		       uint32_t *data_len);

@@ -29,7 +29,11 @@ struct writers_options {
 	uint64_t idle_seal_ns;   /* an open pack idle this long is sealed at the next job pass; 0 never */
 };
 int writers_new(const struct writers_options *options, struct writers **out);
-/* Flushes and stops taking appends; does not seal open packs (the next start's job does). */
+/* From here on appends fail with SHUTDOWN; what was taken is still flushed. Any thread. */
+void writers_stop(struct writers *writers);
+bool writers_idle(const struct writers *writers); /* nothing queued, flying or with a worker */
+/* Stops, waits until idle, frees; does not seal open packs (the next start's job does). Reactors and workers must still
+ * run, and this must be none of their threads; under sim: writers_stop, turns until writers_idle, then this. */
 void writers_free(struct writers **writers);
 
 /* One record. Everything it points at stays valid until done. */
@@ -44,15 +48,16 @@ struct pack_append {
 	const uint8_t *data;
 	uint32_t data_len;          /* 0..EXTENT_LEN_MAX */
 	/* out */
-	int err;                    /* 0; ENOSPACE; EIO; SHUTDOWN */
+	int err;                    /* 0; ENOSPACE; EIO; SHUTDOWN; NOMEM; TOOBIG */
 	struct extent extent;       /* crcs points at the caller's */
 	uint64_t end, total_len;    /* for writers_account */
 	/* the writer's own */
 	struct pack *pack;
 	struct pack_append *next;
+	struct writers *owner;
 	struct task mail;
 	uint64_t at;
-	uint32_t buffer;
+	uint32_t buffer;            /* packs tried in vain */
 };
 /* From any reactor thread. Batches: a list linked by `next` is taken in order (one mail). */
 void pack_append(struct writers *writers, struct pack_append *first);

@@ -237,6 +237,7 @@ void packs_pending(struct pack *pack, int delta)
 
 int64_t packs_pending_count(const struct pack *pack) { return atomic_load(&pack->pending); }
 void packs_set_end(struct pack *pack, uint64_t end) { atomic_store(&pack->end, end); }
+uint64_t packs_allocated(const struct pack *pack) { return atomic_load(&pack->allocated); }
 uint64_t packs_end(const struct pack *pack) { return atomic_load(&pack->end); }
 bool packs_seal_begin(struct pack *pack) { return !atomic_exchange(&pack->sealing, true); }
 
@@ -280,7 +281,8 @@ int packs_set_sealed(struct packs *packs, struct pack *pack, uint64_t file_size)
 {
 	int err;
 
-	assert(atomic_load(&pack->state) == PACK_OPEN);
+	if (atomic_load(&pack->state) != PACK_OPEN)
+		return -GRANARY_EINVAL;
 	err = commit_state(packs, pack, PACK_SEALED, file_size);
 	if (err < 0)
 		return err;

@@ -54,6 +54,7 @@ int packs_open_file(struct packs *packs, struct pack *pack); /* worker; OFFLINE 
 int packs_create(struct packs *packs, uint64_t group, struct pack **out);
 /* Grows the preallocation to cover `end`; blocks; ENOSPACE. */
 int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end);
+uint64_t packs_allocated(const struct pack *pack); /* preallocated up to here; 0: not by this process */
 void packs_pending(struct pack *pack, int delta);
 int64_t packs_pending_count(const struct pack *pack);
 /* Nobody appends to it any more: its records end at `end` (the writer's durable end); pack_seal walks up to there. */
