@@ -6,15 +6,17 @@
  *        paths  sets of 4 lines, 5 entries (128-bit keyed hash of bucket and path -> directory);
  *        dirs   a ring of bytes a shard, newest record wins (directory id -> bucket and path);
  *        marks  one (changes, busy) pair a name hash modulo their number.
- * The low 8 bits of a hash choose the shard: a set, a mark and a ring belong to exactly one shard, whose lock guards them.
+ * The low 8 bits of a hash choose the shard: a set, a mark and a ring belong to exactly one shard, whose lock guards
+ * them.
  *
- * Invariants: (1) locks nest name shard -> id shard only, never two of a kind; (2) an entry is inserted under the lock of
- * its name's shard while its mark has the stamp and busy == 0: a busy mark therefore comes either before (the fill is
- * refused) or after (it drops what was filled), so the id table needs no marks of its own; (3) that holds because loc.h (1)
- * makes each change of an object's row touch the very place a fill names; (4) a name entry is believed only together with
- * an id entry of its id; (5) path_state grows when a rename or removal of a directory begins and when it ends, path_busy
- * counts those in between; a path or directory entry is believed only while its stamp equals path_state; (6) eviction in a set is second chance: a hit sets
- * the entry's bit, the hand clears bits until it meets a clear one. */
+ * Invariants: (1) locks nest name shard -> id shard only, never two of a kind; (2) an entry is inserted under the
+ * lock of its name's shard while its mark has the stamp and busy == 0: a busy mark therefore comes either before (the
+ * fill is refused) or after (it drops what was filled), so the id table needs no marks of its own; (3) that holds
+ * because loc.h (1) makes each change of an object's row touch the very place a fill names; (4) a name entry is
+ * believed only together with an id entry of its id; (5) path_state grows when a rename or removal of a directory
+ * begins and when it ends, path_busy counts those in between; a path or directory entry is believed only while its
+ * stamp equals path_state; (6) eviction in a set is second chance: a hit sets the entry's bit, the hand clears bits
+ * until it meets a clear one. */
 #include "meta/loc.h"
 
 #include <assert.h>
@@ -70,8 +72,8 @@ struct path_set {
 };
 static_assert(sizeof(struct path_set) == 256, "four cache lines");
 
-/* One record of a shard's ring: this head, then path_len bytes, padded to 8. Positions grow for ever; a record is there
- * while position + ring_size > head of the ring. */
+/* One record of a shard's ring: this head, then path_len bytes, padded to 8. Positions grow for ever; a record is
+ * there while position + ring_size > head of the ring. */
 struct dir_record {
 	uint64_t dir, bucket, parent, group, stamp;
 	uint32_t path_len, zero;
@@ -110,7 +112,7 @@ struct loc {
 	_Alignas(64) uint64_t ring_head[DIR_SHARDS];
 };
 
-/* ---- locks ---------------------------------------------------------------------------------------------------------- */
+/* ---- locks ---- */
 
 static void shard_lock_slow(struct shard *s)
 {
@@ -136,7 +138,7 @@ static inline void shard_unlock(struct shard *s)
 	atomic_store_explicit(&s->lock, 0, memory_order_release);
 }
 
-/* ---- start and end -------------------------------------------------------------------------------------------------- */
+/* ---- start and end ---- */
 
 static uint32_t sets_for(uint64_t bytes, size_t set_size)
 {
@@ -182,7 +184,8 @@ struct loc *loc_new(uint64_t budget_bytes)
 	size_t ring_size = (size_t)loc->ring_size * DIR_SHARDS;
 	size_t mark_size = ((size_t)loc->mark_mask + 1) * sizeof(struct mark);
 	loc->map_size = round_up(id_size + name_size + path_size + index_size + ring_size + mark_size, 4096);
-	void *map = mmap(NULL, loc->map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *map = mmap(NULL, loc->map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+			 0);
 	if (map == MAP_FAILED) {
 		free(loc);
 		return NULL;
@@ -210,7 +213,7 @@ void loc_free(struct loc **locp)
 	free(loc);
 }
 
-/* ---- names and ids -------------------------------------------------------------------------------------------------- */
+/* ---- names and ids ---- */
 
 struct name_at {
 	struct hash128 hash;
@@ -432,7 +435,7 @@ void loc_ready(struct loc *loc, uint64_t dir_id, struct slice name, uint64_t obj
 	shard_unlock(s);
 }
 
-/* ---- directories ---------------------------------------------------------------------------------------------------- */
+/* ---- directories ---- */
 
 uint64_t loc_path_stamp(struct loc *loc)
 {
@@ -513,7 +516,8 @@ static void path_insert(struct loc *loc, uint64_t stamp, struct slice path, cons
 	struct path_entry *e = &set->e[way];
 	if (e->dir == 0)
 		s->entries++;
-	*e = (struct path_entry){ .hash = hash, .stamp = stamp, .dir = dir->id, .parent = dir->parent, .group = dir->group };
+	*e = (struct path_entry){ .hash = hash, .stamp = stamp, .dir = dir->id, .parent = dir->parent,
+		.group = dir->group };
 	shard_unlock(s);
 }
 
@@ -541,6 +545,20 @@ static struct dir_index *dir_index_of(const struct loc *loc, uint64_t dir_id, ui
 	return &loc->dir_index[(size_t)*shard * loc->dir_sets + scale(h, loc->dir_sets)];
 }
 
+/* Whether the ring has this directory's record under this stamp already. */
+static bool dir_is_kept(const struct loc *loc, const struct dir_index *index, const uint8_t *ring, uint64_t head,
+			uint64_t dir_id, uint64_t stamp)
+{
+	for (int i = 0; i < DIR_INDEX_WAYS; i++) {
+		struct dir_record r;
+		if (index->dir[i] != dir_id || index->at[i] + loc->ring_size < head)
+			continue;
+		ring_read(loc, ring, index->at[i], &r, sizeof(r));
+		return r.dir == dir_id && r.stamp == stamp;
+	}
+	return false;
+}
+
 static void dir_insert(struct loc *loc, uint64_t stamp, struct slice path, const struct loc_dir *dir)
 {
 	size_t size = round_up(sizeof(struct dir_record) + path.len, 8);
@@ -554,6 +572,10 @@ static void dir_insert(struct loc *loc, uint64_t stamp, struct slice path, const
 	shard_lock(s);
 	uint8_t *ring = loc->rings + (size_t)shard * loc->ring_size;
 	uint64_t at = loc->ring_head[shard];
+	if (dir_is_kept(loc, index, ring, at, dir->id, stamp)) {
+		shard_unlock(s);
+		return;
+	}
 	ring_write(loc, ring, at, &r, sizeof(r));
 	ring_write(loc, ring, at + sizeof(r), path.p, path.len);
 	loc->ring_head[shard] = at + size;
@@ -617,14 +639,14 @@ bool loc_dir_find(struct loc *loc, uint64_t dir_id, uint64_t *bucket_id, char *p
 void loc_path_fill(struct loc *loc, uint64_t stamp, struct slice dir_part, const struct loc_dir *dir)
 {
 	assert(dir->id != 0);
-	/* Whatever changes after this check makes another state, and the entries below carry `stamp`: invariant (5). */
+	/* Whatever changes after this check makes another state, and the entries carry `stamp`: invariant (5). */
 	if (atomic_load(&loc->path_busy) != 0 || atomic_load(&loc->path_state) != stamp)
 		return;
 	path_insert(loc, stamp, dir_part, dir);
 	dir_insert(loc, stamp, dir_part, dir);
 }
 
-/* ---- figures -------------------------------------------------------------------------------------------------------- */
+/* ---- figures ---- */
 
 static void shards_sum(struct shard *shards, int count, uint64_t *hits, uint64_t *misses, uint64_t *entries)
 {

@@ -2,11 +2,12 @@
 /* loc.h -- tables in RAM that answer before the key-value store does: (directory id, name) -> object id, object id ->
  * location and attributes, directory path -> directory id. Bounded; sharded; any thread; never blocks on I/O.
  *
- * Invariants: (1) filled from synced rows only, and from the `d` row of the place that is named: whoever changes that row
- * touches that place; (2) a writer marks entries busy before its commit and drops them before its answer (loc_busy /
- * loc_ready, called by the committer through kv_observer); (3) a fill is kept only if no busy mark or drop hit its
- * place's counter since loc_stamp(): so no reader sees an older value after a newer one; (4) path and directory entries
- * carry the value of a counter that directory renames and removals bump (loc_path_busy / loc_path_ready). */
+ * Invariants: (1) filled from synced rows only, and from the `d` row of the place that is named: whoever changes that
+ * row touches that place; (2) a writer marks entries busy before its commit and drops them before its answer
+ * (loc_busy / loc_ready, called by the committer through kv_observer); (3) a fill is kept only if no busy mark or
+ * drop hit its place's counter since loc_stamp(): so no reader sees an older value after a newer one; (4) path and
+ * directory entries carry the value of a counter that directory renames and removals bump (loc_path_busy /
+ * loc_path_ready). */
 #pragma once
 
 #include <stdbool.h>

@@ -3,13 +3,15 @@
  * may block on the key-value store); only the functions marked "any thread, never blocks" may run on a reactor.
  *
  * A mutation: ns_plan_new -> one ns_plan_* call an entry (each sees the entries planned before it) -> ns_plan_finish
- * -> kv_submit(plan->txn). -GRANARY_EBUSY from the commit: throw the plan away and plan again, at most 8 times.
+ * -> kv_submit(plan->txn) -> ns_plan_committed. -GRANARY_EBUSY from the commit or from any ns_plan_* (rows changed
+ * while they were read): throw the plan away and plan again, at most 8 times. ns_plan_finish right before the submit.
  *
  * Invariants: (1) every child row's directory id has a live row naming it: a create states that its directory's row
  * names its id, a removal under an implicit directory states "range empty" (and removes it, and so on upwards) or
  * "range not empty"; (2) a directory rename states every ancestor of its target, so no loop can form; (3) rows of
- * files change only under kv_pre_version / kv_pre_absent; (4) every put or delete of an object or directory row is
- * announced by kv_txn_touch, directory renames and removals by loc_path_bump through the same way. */
+ * files change only under kv_pre_version / kv_pre_absent; (4) every change or removal of an object row that existed is
+ * announced by kv_txn_touch of its place (a new one is in no table: they keep nothing about absence), directory
+ * renames and removals by kv_txn_touch of directory 0, which ns_observe_* turn into loc_path_busy, loc_path_ready. */
 #pragma once
 
 #include <stdbool.h>
@@ -38,7 +40,7 @@ void ns_close(struct ns **ns);
 void ns_observe_begin(void *loc, uint64_t dir_id, struct slice name, uint64_t object_id);
 void ns_observe_end(void *loc, uint64_t dir_id, struct slice name, uint64_t object_id);
 
-/* ---- buckets: a table in RAM, all rows loaded at start ------------------------------------------------------ */
+/* ---- buckets: a table in RAM, all rows loaded at start ---- */
 struct ns_bucket {
 	uint64_t id, root, quota_bytes, quota_objects, created_ns;
 	uint8_t relaxed;
@@ -53,7 +55,7 @@ int ns_bucket_create(struct ns *ns, struct slice name, struct slice owner_key); 
 int ns_bucket_remove(struct ns *ns, struct slice name);                           /* commits; NOTEMPTY, NOBUCKET */
 int ns_bucket_usage(struct ns *ns, uint64_t bucket, uint64_t *bytes, uint64_t *objects);
 
-/* ---- addressing --------------------------------------------------------------------------------------------- */
+/* ---- addressing ---- */
 enum ns_by { NS_BY_KEY = 1, NS_BY_NAME = 2, NS_BY_ID = 3 };
 struct ns_ref {
 	enum ns_by by;
@@ -68,11 +70,13 @@ int ns_find_cached(struct ns *ns, const struct ns_ref *ref, struct obj_loc *out)
 /* Any thread, never blocks: starts the cache misses of a later ns_find_cached. */
 void ns_prefetch(struct ns *ns, const struct ns_ref *ref);
 
-/* Where an entry lives. */
-struct ns_place { uint64_t bucket, dir; struct slice name; };
+/* Where an entry lives. name borrows from the ref, from the row, or from buf: do not copy the struct. */
+struct ns_place { uint64_t bucket, dir; struct slice name; uint8_t buf[KEY_LEN_MAX]; };
 /* Worker. The entry of a ref: row decoded into *out borrowing from *value (release it). Directories: is_dir, from
  * their `i` row. Fills the tables. -GRANARY_ENOTFOUND; -GRANARY_ESTALE for an id that names nothing;
- * BY_KEY "a/": the directory's entry of empty name (an implicit directory is NOTFOUND). */
+ * BY_KEY "a/": the directory's entry of empty name (an implicit directory is NOTFOUND); "a" is never the directory.
+ * BY_NAME: where a file and a directory have the same name, the file. A root directory (BY_ID): place is bucket, 0,
+ * "". */
 int ns_lookup(struct ns *ns, const struct ns_ref *ref, struct ns_place *place, struct object *out,
 	      struct kv_value *value);
 /* Worker. Reads extents past those in the row, in order of logical offset: calls each() with at least those that
@@ -89,7 +93,7 @@ int ns_dir_path(struct ns *ns, uint64_t dir, uint64_t *bucket, char *path, size_
 int ns_parent_cached(struct ns *ns, const struct ns_ref *ref, uint64_t *dir, uint64_t *group);
 int ns_parent(struct ns *ns, const struct ns_ref *ref, uint64_t *dir, uint64_t *group);
 
-/* ---- plans -------------------------------------------------------------------------------------------------- */
+/* ---- plans ---- */
 struct ns_plan;
 struct ns_plan *ns_plan_new(struct ns *ns);
 void ns_plan_free(struct ns_plan **plan);
@@ -104,7 +108,8 @@ struct ns_put {
 	struct ns_ref ref;               /* BY_KEY or BY_NAME */
 	enum ns_condition condition;
 	uint64_t if_version;
-	uint64_t parent;                 /* as ns_parent gave it: -GRANARY_ECHANGED when it is another now (append anew) */
+	uint64_t parent;                 /* as ns_parent gave it, 0: do not check. -GRANARY_ECHANGED when it is
+					    another now (append anew) */
 	uint64_t id, version;            /* of the new object */
 	uint64_t size, mtime_ns;
 	uint32_t mode, uid, gid;
@@ -118,18 +123,22 @@ struct ns_put {
 };
 /* The plan accounts live bytes in `p` rows (total, records and committed end are the pack writer's: kv_add/kv_max by
  * the request), quota counters, the old object's extents. 0; PRECONDITION; ISDIR (a BY_NAME put over a directory);
- * NAME; ECHANGED; NOTFOUND (BY_NAME: no such directory). */
+ * NAME; ECHANGED; NOTFOUND (BY_NAME: no such directory); INVAL. An entry that is refused leaves the plan as it was. */
 int ns_plan_put(struct ns_plan *plan, struct ns_put *put);
 
 struct ns_deleted { uint64_t version, size; };
 int ns_plan_delete(struct ns_plan *plan, const struct ns_ref *ref, enum ns_condition condition, uint64_t if_version,
 		   struct ns_deleted *out);                       /* ISDIR unless it is the key "a/" */
-/* mkdir: parents must exist (BY_NAME) or are made (BY_KEY with parents = true). dataset: marks it a group. */
+/* mkdir ("a/b" or "a/b/"): parents must exist (BY_NAME) or are made (BY_KEY with parents = true). dataset: marks it a
+ * group. An implicit directory becomes explicit; dataset on a directory that is none yet marks it, also an explicit
+ * one. *id is also set with EXIST when it is a directory that exists. */
 int ns_plan_mkdir(struct ns_plan *plan, const struct ns_ref *ref, uint32_t mode, bool parents, bool dataset,
 		  uint64_t *id);                                  /* EXIST (file or explicit directory) */
 int ns_plan_rmdir(struct ns_plan *plan, const struct ns_ref *ref);        /* NOTEMPTY, NOTDIR, NOTFOUND */
 /* Rename of a file or a directory within a bucket; replaces a file, or an empty directory by a directory, unless
- * no_replace. One row (and the `i` row) for a directory. ECHANGED never; LOOP; NOTEMPTY; ISDIR; NOTDIR; EXIST. */
+ * no_replace. By key "a/" is the directory a, "a" the file and, where there is none, the directory; missing parents of
+ * the target are made. One row (and the `i` row) for a directory. LOOP; NOTEMPTY; ISDIR; NOTDIR; EXIST; NOTFOUND;
+ * INVAL (another bucket; the empty name). */
 int ns_plan_rename(struct ns_plan *plan, const struct ns_ref *from, const struct ns_ref *to, bool no_replace);
 /* Compaction: the object's extents that lie in `from` move to `to`; the version stays. */
 struct ns_move { uint64_t dir; struct slice name; uint64_t id, version; struct extent from, to; };
@@ -140,19 +149,21 @@ struct ns_record { uint64_t pack, record, object_id, dir, version, logical; uint
 int ns_record_owner(struct ns *ns, const struct ns_record *r, struct ns_place *place, struct object *out,
 		    struct kv_value *value);
 
-/* ---- listing (worker) --------------------------------------------------------------------------------------- */
+/* ---- listing (worker) ---- */
 enum { NS_LIST_MAX = 1000 };
 struct ns_list {
 	uint64_t bucket;
 	struct slice prefix, delimiter, start_after; /* byte order of UTF-8; start_after exclusive */
 	uint32_t max;                                /* 1..NS_LIST_MAX */
 };
-/* One snapshot. each() gets keys in order: o == NULL for a common prefix. Non-zero from each() stops. *more: whether
- * there is at least one further entry. BY directory: prefix "a/b/" with delimiter "/" lists one directory. */
+/* One snapshot. each() gets keys in order: o == NULL for a common prefix. Keys and common prefixes alike are given
+ * only when they lie behind start_after (so the last item of a page is the next page's start_after). Non-zero from
+ * each() stops. *more: whether there is at least one further entry. BY directory: prefix "a/b/" with delimiter "/"
+ * lists one directory. */
 int ns_list(struct ns *ns, const struct ns_list *l, int (*each)(void *arg, struct slice key, const struct object *o),
 	    void *arg, bool *more);
 
-/* ---- access keys: a table in RAM, all rows loaded at start --------------------------------------------------- */
+/* ---- access keys: a table in RAM, all rows loaded at start ---- */
 enum { NS_ACT_READ = 1, NS_ACT_LIST = 2, NS_ACT_WRITE = 4, NS_ACT_DELETE = 8, NS_ACT_ADMIN = 16 };
 enum { NS_KEY_ID_MAX = 32, NS_GRANTS_MAX = 16 };
 struct ns_grant { uint8_t actions; char bucket[BUCKET_LEN_MAX + 1]; uint16_t prefix_len; char prefix[KEY_LEN_MAX]; };
@@ -173,5 +184,5 @@ bool ns_key_valid(struct ns *ns, const struct ns_access_key *key); /* not remove
 int ns_key_create(struct ns *ns, const struct ns_access_key *key); /* commits */
 int ns_key_remove(struct ns *ns, struct slice id);
 uint32_t ns_key_list(struct ns *ns, struct slice after, struct ns_access_key *out, uint32_t max); /* secrets zeroed */
-/* Any thread. May this key do `action` on this key string of this bucket (prefix grants; admin implies nothing else)? */
+/* Any thread. May this key do `action` on this key string of this bucket (prefixes; admin implies nothing else) */
 bool ns_key_allows(const struct ns_access_key *key, uint8_t action, struct slice bucket, struct slice object_key);

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ns_lookup.c -- finding an entry: in the tables without blocking, else in the rows, filling the tables.
+ * Invariants: (1) a key is answered only if no directory was renamed or removed between the walk and the row (the path
+ * stamp), so the answer was true of one moment; (2) a location is filled under the stamp of the place it was read
+ * from, taken before the read. */
+#include "meta/ns_priv.h"
+
+bool obj_loc_of(const struct object *o, uint64_t dir, struct obj_loc *out)
+{
+	const struct extent *e = &o->extents[0];
+	bool is_whole = o->extent_count == 1 && e->logical == 0 && e->length == o->size &&
+		(e->flags & EXTENT_HOLE) == 0 &&
+			e->crc_count <= LOC_CRCS_MAX;
+	bool is_empty = o->extent_count == 0 && o->size == 0;
+	if (o->is_dir || o->nlink > 1 || o->extents_outside > 0 || (!is_whole && !is_empty))
+		return false;
+	memset(out, 0, sizeof(*out));
+	out->id = o->id;
+	out->version = o->version;
+	out->size = o->size;
+	out->mtime_ns = o->mtime_ns;
+	out->dir_id = dir;
+	out->hash = o->hash;
+	out->mode = o->mode;
+	out->uid = o->uid;
+	out->gid = o->gid;
+	out->has_hash = o->has_hash;
+	out->has_meta = o->meta.len > 0;
+	if (is_whole) {
+		out->pack = e->pack;
+		out->record = e->record;
+		out->skip = e->skip;
+		out->crc_count = (uint8_t)e->crc_count;
+		memcpy(out->crcs, e->crcs, 4 * (size_t)e->crc_count);
+	}
+	return true;
+}
+
+int ns_find_cached(struct ns *ns, const struct ns_ref *ref, struct obj_loc *out)
+{
+	struct slice dir_part, name;
+	uint64_t dir, stamp;
+	bool found = false;
+	switch (ref->by) {
+	case NS_BY_KEY:
+		key_split(ref->name, &dir_part, &name);
+		stamp = loc_path_stamp(ns->loc);
+		found = loc_path_find(ns->loc, ref->bucket, dir_part, &dir) &&
+			loc_find_name(ns->loc, dir, name, out) &&
+			loc_path_stamp(ns->loc) == stamp; /* invariant (1) */
+		break;
+	case NS_BY_NAME:
+		found = loc_find_name(ns->loc, ref->dir, ref->name, out);
+		break;
+	case NS_BY_ID:
+		found = loc_find_id(ns->loc, ref->id, out);
+		break;
+	}
+	return found ? 0 : -GRANARY_EAGAIN;
+}
+
+void ns_prefetch(struct ns *ns, const struct ns_ref *ref)
+{
+	struct slice dir_part, name;
+	uint64_t dir;
+	switch (ref->by) {
+	case NS_BY_KEY:
+		key_split(ref->name, &dir_part, &name);
+		if (loc_path_find(ns->loc, ref->bucket, dir_part, &dir))
+			loc_prefetch_name(ns->loc, dir, name);
+		break;
+	case NS_BY_NAME:
+		loc_prefetch_name(ns->loc, ref->dir, ref->name);
+		break;
+	case NS_BY_ID:
+		loc_prefetch_id(ns->loc, ref->id);
+		break;
+	}
+}
+
+/* A directory's inode as an entry. */
+static int lookup_dir(struct ns *ns, uint64_t id, struct ns_place *place, struct object *out, struct kv_value *value)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	int err = row_get_object(ns, NULL, row_inode(buf, id), out, value);
+	if (err < 0)
+		return err;
+	if (!out->is_dir) {
+		row_release(value);
+		return -GRANARY_ENOTFOUND;
+	}
+	place->bucket = out->bucket;
+	place->dir = out->parent;
+	place->name = out->name;
+	return 0;
+}
+
+static int lookup_name_dir(struct ns *ns, const struct spot *s, struct ns_place *place, struct object *out,
+			   struct kv_value *value)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	uint64_t id;
+	int err = row_get(ns, NULL, row_entry(buf, s->dir.d.id, s->name, true), value);
+	if (err < 0)
+		return err;
+	bool is_sound = value_u64(value->v, TAG_ID, 0, &id);
+	row_release(value);
+	return is_sound ? lookup_dir(ns, id, place, out, value) : -GRANARY_ECORRUPT;
+}
+
+static void place_of_spot(struct ns_place *place, const struct ns_ref *ref, const struct spot *s)
+{
+	place->bucket = s->dir.d.bucket;
+	place->dir = s->dir.d.id;
+	place->name = s->name;
+	if (ref->by == NS_BY_ID) { /* the spot will be gone */
+		if (s->name.len > 0)
+			memcpy(place->buf, s->name.p, s->name.len);
+		place->name = slice_of(place->buf, s->name.len);
+	}
+}
+
+static int lookup_once(struct ns *ns, const struct ns_ref *ref, struct ns_place *place, struct object *out,
+		       struct kv_value *value)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	struct spot s;
+	struct obj_loc loc;
+	int err = spot_find(ns, NULL, ref, false, &s);
+	if (ref->by == NS_BY_ID && (err == -GRANARY_EISDIR || (err == 0 && s.is_dir)))
+		return lookup_dir(ns, ref->id, place, out, value);
+	if (err < 0)
+		return err;
+	if (s.missing.len > 0)
+		return -GRANARY_ENOTFOUND;
+	uint64_t stamp = loc_stamp(ns->loc, s.dir.d.id, s.name); /* invariant (2) */
+	err = row_get_object(ns, NULL, row_entry(buf, s.dir.d.id, s.name, false), out, value);
+	if (err == -GRANARY_ENOTFOUND && ref->by == NS_BY_NAME)
+		return lookup_name_dir(ns, &s, place, out, value);
+	if (err == 0 && ref->by == NS_BY_ID && out->id != ref->id) {
+		row_release(value);
+		err = -GRANARY_ENOTFOUND; /* renamed or replaced since: once more */
+	}
+	if (err < 0)
+		return err;
+	place_of_spot(place, ref, &s);
+	if (obj_loc_of(out, s.dir.d.id, &loc))
+		loc_fill(ns->loc, stamp, s.dir.d.id, s.name, &loc);
+	return 0;
+}
+
+int ns_lookup(struct ns *ns, const struct ns_ref *ref, struct ns_place *place, struct object *out,
+	      struct kv_value *value)
+{
+	for (int tries = 0;; tries++) {
+		uint64_t stamp = loc_path_stamp(ns->loc);
+		*value = (struct kv_value){ .pin = NULL };
+		int err = lookup_once(ns, ref, place, out, value);
+		bool is_torn = loc_path_stamp(ns->loc) != stamp || (ref->by == NS_BY_ID && err == -GRANARY_ENOTFOUND);
+		if (!is_torn || tries == WALK_TRIES)
+			return ref->by == NS_BY_ID && err == -GRANARY_ENOTFOUND ? -GRANARY_ESTALE : err;
+		if (err == 0)
+			row_release(value);
+	}
+}
+
+/* ---- extents past those in the row ---- */
+
+int ns_extents(struct ns *ns, const struct object *o, uint64_t offset, uint64_t len,
+	       int (*each)(void *arg, const struct extent *e), void *arg)
+{
+	uint8_t buf[ROW_KEY_MAX], prefix_buf[ROW_KEY_MAX];
+	struct slice prefix = row_extent_prefix(prefix_buf, o->id, o->generation);
+	uint64_t end = len > UINT64_MAX - offset ? UINT64_MAX : offset + len;
+	uint64_t from = offset < EXTENT_LEN_MAX ? 0 : offset - EXTENT_LEN_MAX; /* the first that may reach to offset */
+	int err = 0;
+	if (o->extents_outside == 0 || len == 0)
+		return 0;
+	struct kv_iter *it = kv_iter_new(ns->kv, NULL);
+	if (it == NULL)
+		return -GRANARY_ENOMEM;
+	kv_iter_seek(it, row_extent(buf, o->id, o->generation, from));
+	while (err == 0 && kv_iter_valid(it) && slice_begins(kv_iter_key(it), prefix)) {
+		struct extent e;
+		err = extent_row_decode(kv_iter_value(it), &e);
+		if (err == 0 && e.logical >= end)
+			break;
+		if (err == 0 && e.logical + e.length > offset)
+			err = each(arg, &e);
+		kv_iter_next(it);
+	}
+	if (err == 0)
+		err = kv_iter_error(it);
+	kv_iter_free(&it);
+	return err;
+}
