@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* reader.h -- reads of record data for one reactor: cache first; misses sorted by (pack, offset), neighbours merged up to
- * 1 MiB (gaps of up to 16 KiB are read through), O_DIRECT into registered memory, up to `depth` reads in flight.
+ * CACHE_READ_MAX (gaps of up to 16 KiB are read through), O_DIRECT into registered memory, up to `depth` reads in flight.
  *
  * A unit is what the cache holds: an extent's data cut at multiples of CACHE_UNIT_MAX from the extent's first byte. */
 #pragma once
