@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli.h -- what the verbs of the granary command share: options, errors and exit codes, output, progress, addresses.
+ * The command stands on include/granary/granary.h alone, like any other program; common/ lends it hashes and clocks. */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "granary/granary.h"
+
+/* ---- exit codes ---------------------------------------------------------------------------- */
+
+enum cli_exit {
+	CLI_OK = 0,
+	CLI_FAILED = 1,
+	CLI_USAGE = 2,
+	CLI_PARTIAL = 3, /* some things were done, some not; each of those was named or counted */
+	CLI_NOTFOUND = 4,
+	CLI_DENIED = 5
+};
+
+/* ---- options (options.c) ------------------------------------------------------------------- */
+
+enum { CLI_GRANTS_MAX = 16 };
+
+struct options {
+	bool json, quiet, no_color, help, version;
+	bool recursive, long_format, parents, dataset, dry_run, yes, keep;
+	const char *url, *credentials;
+	const char *layout, *note, *output, *against, *by, *shuffle;
+	const char *grants[CLI_GRANTS_MAX];
+	uint64_t grants_count;
+	uint64_t timeout_s, expires_s;
+	uint64_t jobs, batch, epochs, inflight, size, count, clients;
+};
+extern struct options opts; /* of this run; set before a verb starts, never after */
+
+typedef int verb_fn(int count, char **args); /* returns an enum cli_exit */
+
+struct verb {
+	const char *name; /* "ls", or two words: "bucket create" */
+	const char *args; /* as shown in the usage */
+	int args_min, args_max;
+	verb_fn *run;
+	const char *summary; /* one line */
+	const char *text;    /* what else --help says, or NULL */
+	const char *examples[6];
+};
+
+/* Reads the command line into opts; *verb is NULL when help or the version was asked for and printed. Returns
+ * CLI_OK, or CLI_USAGE after saying what is wrong and which name is near. */
+int options_parse(int argc, char **argv, const struct verb **verb, int *count, char ***args);
+
+/* Texts with units. 0, or -1 when the text is none: "64KiB", "1.5G", "4096"; "30d", "12h", "90". */
+int parse_size(const char *text, uint64_t *out);
+int parse_duration_s(const char *text, uint64_t *out);
+int parse_number(const char *text, uint64_t *out);
+
+/* ---- errors (out.c) ------------------------------------------------------------------------ */
+
+/* Say "granary: ..." on standard error (an object with --json) and return the exit code that goes with it. */
+int fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int fail_errno(int errnum, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* With the text of the client's last failure (NULL: of granary_open). */
+int fail_remote(struct granary_client *client, int err, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+/* The same with a text already at hand ("": the code's own). */
+int fail_text(int err, const char *text, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+int exit_of(int err); /* -GRANARY_E... -> enum cli_exit */
+int exit_of_errno(int errnum);
+/* A remark on standard error unless --quiet or --json. */
+void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* A name fit for a terminal: control characters and bad UTF-8 escaped. One of eight buffers of the thread. */
+const char *shown(const char *name);
+
+/* ---- output (out.c) ------------------------------------------------------------------------ */
+
+struct json {
+	FILE *file;
+	bool first;
+};
+void json_open(struct json *j, FILE *file);
+void json_text(struct json *j, const char *name, const char *value);
+void json_number(struct json *j, const char *name, uint64_t value);
+void json_real(struct json *j, const char *name, double value);
+void json_flag(struct json *j, const char *name, bool value);
+void json_time(
+	struct json *j, const char *name, uint64_t ns); /* ISO 8601 with nanoseconds; null for 0 */
+void json_array(struct json *j, const char *name);
+void json_item(struct json *j, const char *value);
+void json_array_end(struct json *j);
+void json_close(struct json *j); /* ends the line */
+
+enum { TABLE_COLUMNS_MAX = 8, TEXT_SHORT = 48 };
+struct table {
+	uint32_t columns, rows, cap;
+	uint32_t right;                    /* bit n: column n is set flush right */
+	uint32_t width[TABLE_COLUMNS_MAX]; /* of what was printed so far */
+	char **cells;
+};
+void table_init(struct table *t, uint32_t columns, uint32_t right);
+void table_row(struct table *t,
+	const char *const *cells); /* copies; prints all rows when many have come */
+void table_end(struct table *t);   /* prints the rest and releases the memory */
+
+const char *human_bytes(char buf[TEXT_SHORT], uint64_t bytes);   /* "1.5 MiB" */
+const char *human_count(char buf[TEXT_SHORT], uint64_t count);   /* "78,579" */
+const char *human_time(char buf[TEXT_SHORT], uint64_t ns);       /* "2024-05-01 12:00", "-" for 0 */
+const char *human_seconds(char buf[TEXT_SHORT], double seconds); /* "3m20s" */
+const char *mode_text(char buf[TEXT_SHORT], char kind, uint32_t mode); /* "-rw-r--r--" */
+bool stdout_is_tty(void);
+bool stderr_is_tty(void);
+/* Ends standard output: CLI_OK, or CLI_FAILED after saying so when it could not be written. */
+int output_close(void);
+
+/* Asks on the terminal; true with --yes. False after saying why when the answer is no or nobody can be asked. */
+bool ask(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- progress (progress.c) ----------------------------------------------------------------- */
+
+/* Counters that any thread adds to, shown by a thread of its own: a bar ten times a second on a terminal, else a
+ * line every few seconds. Silent with --quiet and --json. */
+struct progress {
+	const char *what;
+	_Atomic uint64_t files, bytes, files_total, bytes_total; /* totals 0: not known yet */
+	uint64_t began_ns;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	bool started, stop, bar, drawn;
+};
+void progress_start(struct progress *p, const char *what);
+void progress_add(struct progress *p, uint64_t files, uint64_t bytes);
+/* Prints a line above the bar: for failures while work goes on. */
+void progress_stop(struct progress *p);
+double progress_seconds(const struct progress *p);
+
+/* ---- addresses and listings (remote.c) ----------------------------------------------------- */
+
+struct remote {
+	struct granary_client *client;
+	char server[GRANARY_HOSTS_MAX * 64 +
+		    64]; /* granary://HOST[:PORT], "" when it comes from elsewhere */
+	char bucket[GRANARY_BUCKET_LEN_MAX + 1];
+	char path[GRANARY_KEY_LEN_MAX + 1];
+	bool ends_in_slash;
+};
+
+bool is_remote(const char *text);
+/* What an address must name. */
+enum { NEED_NOTHING = 0, NEED_BUCKET = 1, NEED_PATH = 2 };
+/* Reads the address (NULL: that of --url, GRANARY_URL or the credentials file) and makes the client. CLI_OK, or says
+ * what is wrong. */
+int remote_open(struct remote *r, const char *text, int need, uint32_t connections);
+void remote_close(struct remote *r);
+/* The address of the server as another program could use it: from the address, the environment or the file. */
+int remote_server(const struct remote *r, char *out, size_t cap);
+/* Path and name joined into a key with one slash; CLI_OK or CLI_USAGE after saying that it is too long. */
+int key_join(char out[GRANARY_KEY_LEN_MAX + 1], const char *path, const char *name);
+const char *leaf_of(const char *path); /* behind the last slash that is not at the end */
+uint32_t bulk_timeout_ms(void);        /* of one request among many */
+
+struct item {
+	const char *key;
+	uint64_t size, mtime_ns, object_id, dir_id;
+	uint32_t mode;
+	uint32_t reserved;
+};
+struct arena {
+	struct arena_block *head;
+	size_t used, cap;
+};
+const char *arena_text(struct arena *a, const char *text, size_t len); /* NUL-terminated copy */
+void arena_free(struct arena *a);
+
+struct catalog {
+	struct item *items;
+	size_t count, cap;
+	uint64_t bytes;
+	struct arena texts;
+};
+/* Everything whose key begins with `prefix`, in the order of the keys. CLI_OK, or says what failed. */
+int catalog_list(struct catalog *c, struct remote *r, const char *prefix);
+void catalog_free(struct catalog *c);
+/* "a/b" -> "a/b/", "" and "a/" stay. */
+int directory_prefix(char out[GRANARY_KEY_LEN_MAX + 1], const char *path);
+
+void *must_alloc(void *block); /* ends the program when NULL */
+
+/* ---- verbs --------------------------------------------------------------------------------- */
+
+verb_fn run_bucket_create, run_bucket_ls, run_bucket_rm;
+verb_fn run_key_create, run_key_ls, run_key_rm;
+verb_fn run_cp, run_cat, run_import;
+verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
+verb_fn run_status, run_check, run_bench_read, run_bench_put;

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* names.c -- ls, stat, mkdir, mv: what only looks at names or moves them. */
+#include "cli.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/hash.h"
+
+/* ---- ls ------------------------------------------------------------------------------------ */
+
+struct lister {
+	struct table table;
+	size_t cut; /* bytes of the prefix that every name has, not shown */
+	uint64_t count, bytes;
+	bool long_format;
+};
+
+static void list_json(const struct granary_list_entry *e)
+{
+	struct json j;
+	size_t len = strlen(e->key);
+	bool is_dir = e->kind == GRANARY_PREFIX || (len > 0 && e->key[len - 1] == '/');
+	char mode[TEXT_SHORT];
+
+	json_open(&j, stdout);
+	json_text(&j, "key", e->key);
+	json_text(&j, "type", is_dir ? "dir" : "file");
+	if (e->kind != GRANARY_PREFIX) {
+		json_number(&j, "size", e->size);
+		json_time(&j, "mtime", e->mtime_ns);
+		snprintf(mode, sizeof(mode), "%04o", e->mode & 07777);
+		json_text(&j, "mode", mode);
+		json_number(&j, "version", e->version);
+		json_number(&j, "object_id", e->object_id);
+		json_number(&j, "dir_id", e->dir_id);
+	}
+	json_close(&j);
+}
+
+static void list_entry(struct lister *l, const struct granary_list_entry *e)
+{
+	const char *name = strlen(e->key) >= l->cut ? e->key + l->cut : e->key;
+	char size[TEXT_SHORT], time[TEXT_SHORT], mode[TEXT_SHORT];
+	bool is_dir = e->kind == GRANARY_PREFIX;
+
+	if (name[0] == '\0' && l->cut > 0) return; /* the listed directory's own entry */
+	l->count++;
+	l->bytes += e->size;
+	if (opts.json) {
+		list_json(e);
+		return;
+	}
+	if (stdout_is_tty()) name = shown(name);
+	if (!l->long_format) {
+		puts(name);
+		return;
+	}
+	table_row(&l->table,
+		(const char *[]){ mode_text(mode, is_dir ? 'd' : '-', is_dir ? 0755 : e->mode),
+			is_dir ? "-" : human_bytes(size, e->size), human_time(time, e->mtime_ns),
+			name });
+}
+
+/* Lists below a prefix; *found: whether there was anything, the prefix's own entry included. */
+static int list_prefix(struct remote *r, const char *prefix, bool *found)
+{
+	struct granary_list_query query = GRANARY_INIT(granary_list_query);
+	const struct granary_list_entry *entry;
+	struct lister l = { .cut = strlen(prefix), .long_format = opts.long_format };
+	struct granary_iter *iter;
+	int more;
+
+	query.prefix = prefix;
+	query.delimiter = opts.recursive ? NULL : "/";
+	more = granary_iter_open(r->client, &query, GRANARY_CALL(.bucket = r->bucket), &iter);
+	if (more < 0) return fail_remote(r->client, more, "cannot list '%s'", shown(prefix));
+	table_init(&l.table, 4, 1u << 1);
+	*found = false;
+	while (!ferror(stdout) && (more = granary_iter_next(iter, &entry)) > 0) {
+		*found = true;
+		list_entry(&l, entry);
+	}
+	table_end(&l.table);
+	if (more < 0)
+		fail_remote(r->client, more, "cannot list '%s%s%s'", r->bucket,
+			prefix[0] != '\0' ? "/" : "", shown(prefix));
+	granary_iter_close(&iter);
+	if (more >= 0 && opts.long_format && l.count > 1) {
+		char count[TEXT_SHORT], bytes[TEXT_SHORT];
+		fflush(stdout);
+		note("%s entries, %s", human_count(count, l.count), human_bytes(bytes, l.bytes));
+	}
+	return more < 0 ? exit_of(more) : CLI_OK;
+}
+
+static int list_one(struct remote *r)
+{
+	struct granary_list_entry entry = { .kind = GRANARY_FILE };
+	struct lister l = { .long_format = opts.long_format };
+	struct granary_stat st;
+	int err = granary_stat(
+		r->client, granary_ref_key(r->path), &st, GRANARY_CALL(.bucket = r->bucket));
+
+	if (err < 0)
+		return fail_remote(
+			r->client, err, "cannot list '%s/%s'", r->bucket, shown(r->path));
+	entry.key = r->path;
+	entry.mode = st.mode;
+	entry.size = st.size;
+	entry.mtime_ns = st.mtime_ns;
+	entry.version = st.version;
+	entry.object_id = st.object_id;
+	entry.dir_id = st.dir_id;
+	table_init(&l.table, 4, 1u << 1);
+	list_entry(&l, &entry);
+	table_end(&l.table);
+	return CLI_OK;
+}
+
+int run_ls(int count, char **args)
+{
+	char prefix[GRANARY_KEY_LEN_MAX + 1];
+	struct remote r;
+	bool found = false;
+	int code = remote_open(&r, count > 0 ? args[0] : NULL, NEED_NOTHING, 1);
+
+	if (code != CLI_OK) return code;
+	if (r.bucket[0] == '\0') {
+		remote_close(&r);
+		return run_bucket_ls(count, args);
+	}
+	code = directory_prefix(prefix, r.path);
+	if (code == CLI_OK) code = list_prefix(&r, prefix, &found);
+	if (code == CLI_OK && !found && r.path[0] != '\0')
+		code = r.ends_in_slash ? fail(CLI_NOTFOUND, "cannot list '%s/%s': nothing there",
+						 r.bucket, shown(r.path))
+				       : list_one(&r);
+	remote_close(&r);
+	return code;
+}
+
+/* ---- stat ---------------------------------------------------------------------------------- */
+
+static void hash_text(char out[36], const uint8_t hash[16])
+{
+	for (unsigned i = 0; i < 16; i++) /* high half first, as xxh128sum prints it */
+		snprintf(out + 2 * i, 3, "%02x", hash[15 - i]);
+}
+
+static void stat_json(const struct remote *r, const struct granary_stat *st)
+{
+	struct json j;
+	char text[TEXT_SHORT];
+
+	json_open(&j, stdout);
+	json_text(&j, "bucket", r->bucket);
+	json_text(&j, "key", r->path);
+	json_text(&j, "type", st->kind == GRANARY_DIR ? "dir" : "file");
+	json_number(&j, "size", st->size);
+	json_time(&j, "mtime", st->mtime_ns);
+	snprintf(text, sizeof(text), "%04o", st->mode & 07777);
+	json_text(&j, "mode", text);
+	json_number(&j, "uid", st->uid);
+	json_number(&j, "gid", st->gid);
+	json_number(&j, "object_id", st->object_id);
+	json_number(&j, "dir_id", st->dir_id);
+	json_number(&j, "version", st->version);
+	if (st->has_hash) {
+		hash_text(text, st->hash);
+		json_text(&j, "hash", text);
+	}
+	for (uint64_t i = 0; i < st->meta_count; i++) {
+		char name[GRANARY_META_LEN_MAX + 8];
+		snprintf(name, sizeof(name), "meta.%s", st->meta[i].name);
+		json_text(&j, name, st->meta[i].value);
+	}
+	json_close(&j);
+}
+
+static void stat_text(const struct remote *r, const struct granary_stat *st)
+{
+	char text[TEXT_SHORT], other[TEXT_SHORT];
+	bool is_dir = st->kind == GRANARY_DIR;
+
+	printf("%s/%s\n", r->bucket, shown(r->path));
+	printf("  type       %s\n", is_dir ? "directory" : "file");
+	if (!is_dir)
+		printf("  size       %" PRIu64 " (%s)\n", st->size, human_bytes(text, st->size));
+	printf("  time       %s\n", human_time(text, st->mtime_ns));
+	printf("  mode       %s  uid %" PRIu32 "  gid %" PRIu32 "\n",
+		mode_text(other, is_dir ? 'd' : '-', st->mode), st->uid, st->gid);
+	printf("  object id  %016" PRIx64 " in directory %016" PRIx64 "\n", st->object_id,
+		st->dir_id);
+	printf("  version    %016" PRIx64 "\n", st->version);
+	if (st->has_hash) {
+		hash_text(text, st->hash);
+		printf("  xxh128     %s\n", text);
+	}
+	for (uint64_t i = 0; i < st->meta_count; i++)
+		printf("  meta       %s=%s\n", shown(st->meta[i].name), shown(st->meta[i].value));
+}
+
+/* A directory that nobody made has no entry of its own; it is there while something lies below it. */
+static bool is_implicit_directory(struct remote *r, const char *path)
+{
+	struct granary_list_query query = GRANARY_INIT(granary_list_query);
+	char prefix[GRANARY_KEY_LEN_MAX + 1];
+	struct granary_list_page *page;
+	bool found = false;
+
+	if (directory_prefix(prefix, path) != CLI_OK) return false;
+	query.prefix = prefix;
+	query.max = 1;
+	if (granary_list(r->client, &query, &page, GRANARY_CALL(.bucket = r->bucket)) == 0)
+		found = page->count > 0;
+	granary_free(page);
+	return found;
+}
+
+static int stat_one(struct remote *r)
+{
+	struct granary_ref ref = granary_ref_key(r->path);
+	struct granary_stat st;
+	int64_t got = granary_stat_batch(
+		r->client, &ref, 1, GRANARY_STAT_META, &st, GRANARY_CALL(.bucket = r->bucket));
+	int err = got < 0 ? (int)got : st.status;
+
+	if (err == -GRANARY_ENOTFOUND && is_implicit_directory(r, r->path)) {
+		memset(&st, 0, sizeof(st));
+		st.kind = GRANARY_DIR;
+		st.mode = 0755;
+		err = 0;
+	}
+	if (err < 0)
+		return fail_text(err, got < 0 ? granary_last_error(r->client) : "",
+			"cannot stat '%s/%s'", r->bucket, shown(r->path));
+	if (opts.json)
+		stat_json(r, &st);
+	else
+		stat_text(r, &st);
+	granary_free(st.meta);
+	return CLI_OK;
+}
+
+/* Runs one function over every address; the exit code is the first failure's, or CLI_PARTIAL when others went well. */
+static int for_each(int count, char **args, int need, int (*one)(struct remote *r))
+{
+	int failed = CLI_OK, good = 0;
+
+	for (int i = 0; i < count; i++) {
+		struct remote r;
+		int code = remote_open(&r, args[i], need, 1);
+		if (code == CLI_OK) code = one(&r);
+		remote_close(&r);
+		if (code == CLI_OK)
+			good++;
+		else if (failed == CLI_OK)
+			failed = code;
+	}
+	return failed != CLI_OK && good > 0 ? CLI_PARTIAL : failed;
+}
+
+int run_stat(int count, char **args)
+{
+	return for_each(count, args, NEED_PATH, stat_one);
+}
+
+/* ---- mkdir --------------------------------------------------------------------------------- */
+
+static void trim_slashes(char *path)
+{
+	size_t len = strlen(path);
+
+	while (len > 0 && path[len - 1] == '/') path[--len] = '\0';
+}
+
+static int mkdir_one(struct remote *r)
+{
+	uint32_t flags = (opts.parents ? GRANARY_MKDIR_PARENTS : 0u) |
+			 (opts.dataset ? GRANARY_MKDIR_DATASET : 0u);
+	struct json j;
+	uint64_t id = 0;
+	int err;
+
+	trim_slashes(r->path);
+	err = granary_mkdir(r->client, granary_ref_key(r->path), 0755, flags, &id,
+		GRANARY_CALL(.bucket = r->bucket));
+	if (err < 0)
+		return fail_remote(
+			r->client, err, "cannot make directory '%s/%s'", r->bucket, shown(r->path));
+	if (opts.json) {
+		json_open(&j, stdout);
+		json_text(&j, "key", r->path);
+		json_number(&j, "dir_id", id);
+		json_flag(&j, "dataset", opts.dataset);
+		json_close(&j);
+	}
+	return CLI_OK;
+}
+
+int run_mkdir(int count, char **args)
+{
+	return for_each(count, args, NEED_PATH, mkdir_one);
+}
+
+/* ---- mv ------------------------------------------------------------------------------------ */
+
+static int mv_report(const char *verb, const char *from, const char *to, bool done)
+{
+	struct json j;
+
+	if (opts.json) {
+		json_open(&j, stdout);
+		json_text(&j, "from", from);
+		json_text(&j, "to", to);
+		json_flag(&j, "done", done);
+		json_close(&j);
+	} else if (!done) {
+		printf("%s '%s' to '%s'\n", verb, shown(from), shown(to));
+	}
+	return CLI_OK;
+}
+
+static int mv_dry(struct remote *r, const char *to)
+{
+	struct granary_stat st;
+	int err = granary_stat(
+		r->client, granary_ref_key(r->path), &st, GRANARY_CALL(.bucket = r->bucket));
+
+	if (err == -GRANARY_ENOTFOUND && is_implicit_directory(r, r->path)) err = 0;
+	if (err < 0) return fail_remote(r->client, err, "cannot rename '%s'", shown(r->path));
+	err = granary_stat(r->client, granary_ref_key(to), &st, GRANARY_CALL(.bucket = r->bucket));
+	return mv_report(err == 0 ? "would replace: rename" : "would rename", r->path, to, false);
+}
+
+static int mv_do(struct remote *r, const char *to)
+{
+	struct granary_ref from_ref = granary_ref_key(r->path), to_ref = granary_ref_key(to);
+	const struct granary_call *call = GRANARY_CALL(.bucket = r->bucket);
+	int err = granary_rename(r->client, from_ref, to_ref, GRANARY_RENAME_NO_REPLACE, call);
+
+	if (err == -GRANARY_EEXIST) {
+		if (!ask("'%s' exists: replace it", shown(to))) return CLI_FAILED;
+		err = granary_rename(r->client, from_ref, to_ref, 0, call);
+	}
+	if (err < 0)
+		return fail_remote(
+			r->client, err, "cannot rename '%s' to '%s'", shown(r->path), shown(to));
+	return mv_report("", r->path, to, true);
+}
+
+int run_mv(int count, char **args)
+{
+	char to[GRANARY_KEY_LEN_MAX + 1];
+	struct remote from, target;
+	int code;
+
+	(void)count;
+	code = remote_open(&from, args[0], NEED_PATH, 1);
+	if (code != CLI_OK) return code;
+	code = remote_open(&target, args[1], NEED_BUCKET, 1);
+	if (code == CLI_OK && (strcmp(from.server, target.server) != 0 ||
+				      strcmp(from.bucket, target.bucket) != 0))
+		code = fail(CLI_USAGE,
+			"mv stays within one bucket; use granary cp -r, then granary rm -r");
+	if (code == CLI_OK) {
+		trim_slashes(from.path);
+		if (target.ends_in_slash || target.path[0] == '\0')
+			code = key_join(to, target.path, leaf_of(from.path));
+		else
+			snprintf(to, sizeof(to), "%s", target.path);
+	}
+	if (code == CLI_OK) code = opts.dry_run ? mv_dry(&from, to) : mv_do(&from, to);
+	remote_close(&target);
+	remote_close(&from);
+	return code;
+}

@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* options.c -- the two tables of the command: verbs, and options with the verbs that take them. getopt_long, all help
+ * texts, the checks of numbers and the nearest name of a mistyped word are made from them. */
+#include "cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct options opts;
+
+static const struct verb verbs[] = {
+	{ "bucket create", "URL", 1, 1, run_bucket_create, "make a bucket", NULL,
+		{ "granary bucket create granary://localhost/vision" } },
+	{ "bucket ls", "[URL]", 0, 1, run_bucket_ls, "list buckets with their size", NULL,
+		{ "granary bucket ls granary://localhost", "granary bucket ls --json" } },
+	{ "bucket rm", "URL", 1, 1, run_bucket_rm, "remove an empty bucket",
+		"The bucket must be empty: empty it with `granary rm -r URL`.",
+		{ "granary bucket rm granary://localhost/old --dry-run" } },
+	{ "key create", "[URL]", 0, 1, run_key_create,
+		"make an access key and write its credentials file",
+		"A grant is ACTIONS[:BUCKET[/PREFIX]]; ACTIONS are read, list, write, delete and "
+		"admin, joined by +. "
+		"read gives read and list; without a bucket the grant is for all buckets. The file "
+		"has mode 0600; "
+		"the secret is shown nowhere else, and on standard output only with `-o -`.",
+		{ "granary key create granary://localhost --grant read:vision/ -o "
+		  "training.credentials",
+			"granary key create --grant read+write+delete:vision/raw/ --expires 30d "
+			"--note ingest -o k" } },
+	{ "key ls", "[URL]", 0, 1, run_key_ls, "list access keys and what they may do", NULL,
+		{ "granary key ls" } },
+	{ "key rm", "ID [URL]", 1, 2, run_key_rm, "remove an access key", NULL,
+		{ "granary key rm GK1A2B3C" } },
+	{ "cp", "SRC DST", 2, 2, run_cp, "copy files and objects, either way",
+		"SRC and DST are local paths, addresses that begin with granary://, or - for "
+		"standard input and output. "
+		"A DST that ends in a slash, or is a local directory, takes SRC under its own "
+		"name. With -r what lies "
+		"below SRC goes below DST; files that are there already with the same size and "
+		"time are skipped, so a "
+		"stopped copy goes on where it was. Modes and times are kept.",
+		{ "granary cp photo.jpg granary://localhost/vision/raw/",
+			"granary cp -r granary://localhost/vision/raw ./raw",
+			"tar c . | granary cp - granary://localhost/backup/home.tar",
+			"granary cp granary://localhost/backup/home.tar - | tar t" } },
+	{ "cat", "URL...", 1, 1 << 20, run_cat, "write objects to standard output", NULL,
+		{ "granary cat granary://localhost/vision/labels.csv | head" } },
+	{ "ls", "[URL]", 0, 1, run_ls, "list a directory, a prefix or the buckets", NULL,
+		{ "granary ls granary://localhost/vision/",
+			"granary ls -l -r granary://localhost/vision/train",
+			"granary ls --json -r granary://localhost/vision | wc -l" } },
+	{ "stat", "URL...", 1, 1 << 20, run_stat,
+		"show all that is known of an object or directory", NULL,
+		{ "granary stat granary://localhost/vision/labels.csv" } },
+	{ "rm", "URL...", 1, 1 << 20, run_rm, "remove objects; with -r all below a directory",
+		"With -r it says how much there is and asks first; --yes does not ask, --dry-run "
+		"removes nothing.",
+		{ "granary rm granary://localhost/vision/labels.csv",
+			"granary rm -r --dry-run granary://localhost/vision/raw" } },
+	{ "mv", "SRC DST", 2, 2, run_mv, "rename an object or a directory within its bucket",
+		"One step, however much lies below. Asks before it replaces something.",
+		{ "granary mv granary://localhost/vision/raw granary://localhost/vision/train" } },
+	{ "mkdir", "URL...", 1, 1 << 20, run_mkdir, "make directories", NULL,
+		{ "granary mkdir -p --dataset granary://localhost/vision/2024/train" } },
+	{ "import", "DIR... TARGET", 2, 1 << 20, run_import,
+		"bring directories of small files in as a dataset",
+		"What lies below DIR goes below TARGET (several DIRs: each under its own name), "
+		"which is marked as a "
+		"dataset: its objects are packed together in the order given by --layout. Files "
+		"that differ only after "
+		"the first dot of the name (0001.jpg, 0001.json) stay next to each other. Run it "
+		"again to go on after "
+		"a stop or to add what is new: files there already with the same size and time are "
+		"skipped. Links to "
+		"files are followed; links to directories, broken links and special files are "
+		"counted and left out.",
+		{ "granary import ./imagenet granary://localhost/vision/imagenet",
+			"granary import --layout shuffled:7 ./coco granary://localhost/vision/coco",
+			"granary import --dry-run train val granary://localhost/vision/2024" } },
+	{ "status", "[URL]", 0, 1, run_status, "show the server's state and counters", NULL,
+		{ "granary status granary://localhost", "granary status --json" } },
+	{ "check", "[URL]", 0, 1, run_check, "have the server read and verify everything it keeps",
+		"Shows its progress; exit code 1 and a list when something is damaged.",
+		{ "granary check" } },
+	{ "bench read", "TARGET", 1, 1, run_bench_read,
+		"read epochs of a dataset in batches and measure",
+		"Lists TARGET, reads it in a random order in batches with several under way, "
+		"prints samples/s, MB/s and "
+		"how long a batch took. --against DIR compares every byte of every sample with the "
+		"file of the same "
+		"name below DIR, and fails naming the first that differ or are missing.",
+		{ "granary bench read granary://localhost/vision/train --batch 256 --epochs 3",
+			"granary bench read granary://localhost/vision/train --against ./train" } },
+	{ "bench put", "TARGET", 1, 1, run_bench_put, "write objects that nobody needs and measure",
+		"Writes into a new directory below TARGET and removes it at the end.",
+		{ "granary bench put granary://localhost/scratch --size 4KiB --count 10000 "
+		  "--clients 16" } },
+};
+enum { VERBS_COUNT = sizeof(verbs) / sizeof(verbs[0]) };
+
+enum option_type { TYPE_FLAG, TYPE_TEXT, TYPE_NUMBER, TYPE_SIZE, TYPE_DURATION, TYPE_GRANT };
+
+struct option_row {
+	char letter; /* or 0 */
+	const char *name, *arg;
+	enum option_type type;
+	size_t offset;
+	uint64_t min, max;
+	const char *verbs; /* " ls rm " in single blanks with '_' inside a name; NULL: all */
+	const char *help;
+};
+#define AT(field) offsetof(struct options, field)
+
+static const struct option_row rows[] = {
+	{ 'r', "recursive", NULL, TYPE_FLAG, AT(recursive), 0, 0, " cp ls rm ",
+		"with all that lies below" },
+	{ 'l', "long", NULL, TYPE_FLAG, AT(long_format), 0, 0, " ls ", "with mode, size and time" },
+	{ 'p', "parents", NULL, TYPE_FLAG, AT(parents), 0, 0, " mkdir ",
+		"make what is missing above it; no error if it exists" },
+	{ 0, "dataset", NULL, TYPE_FLAG, AT(dataset), 0, 0, " mkdir ",
+		"pack what will lie below it together" },
+	{ 0, "layout", "ORDER", TYPE_TEXT, AT(layout), 0, 0, " import ",
+		"order in the packs: name (default), shuffled or shuffled:SEED" },
+	{ 'j', "jobs", "N", TYPE_NUMBER, AT(jobs), 1, 64, " cp import ",
+		"threads that read or write files (2; down 4)" },
+	{ 0, "grant", "GRANT", TYPE_GRANT, 0, 0, 0, " key_create ",
+		"what the key may do; may be given again" },
+	{ 0, "expires", "TIME", TYPE_DURATION, AT(expires_s), 1, 3600ull * 24 * 36500,
+		" key_create ", "when the key ends, from now: 30d, 12h (default: never)" },
+	{ 0, "note", "TEXT", TYPE_TEXT, AT(note), 0, 0, " key_create ",
+		"what it is for, shown by key ls" },
+	{ 'o', "output", "FILE", TYPE_TEXT, AT(output), 0, 0, " key_create ",
+		"the credentials file to write; - to print it" },
+	{ 0, "batch", "N", TYPE_NUMBER, AT(batch), 1, 4096, " bench_read bench_put ",
+		"samples a batch (read 64, put 1)" },
+	{ 0, "shuffle", "SEED", TYPE_TEXT, AT(shuffle), 0, 0, " bench_read ",
+		"order of the first epoch (1); no: by name" },
+	{ 0, "epochs", "N", TYPE_NUMBER, AT(epochs), 1, 1000000, " bench_read ",
+		"how often to read everything (1)" },
+	{ 0, "inflight", "N", TYPE_NUMBER, AT(inflight), 1, 64, " bench_read ",
+		"batches under way at once (4)" },
+	{ 0, "by", "WHAT", TYPE_TEXT, AT(by), 0, 0, " bench_read ",
+		"address samples by key (default) or id" },
+	{ 0, "against", "DIR", TYPE_TEXT, AT(against), 0, 0, " bench_read ",
+		"compare with the files below DIR" },
+	{ 0, "size", "BYTES", TYPE_SIZE, AT(size), 0, 4 << 20, " bench_put ",
+		"of an object, up to 4MiB (4KiB)" },
+	{ 0, "count", "N", TYPE_NUMBER, AT(count), 1, 1ull << 32, " bench_put ",
+		"objects in all (1000)" },
+	{ 0, "clients", "N", TYPE_NUMBER, AT(clients), 1, 1024, " bench_put ",
+		"connections that write at once (1)" },
+	{ 0, "keep", NULL, TYPE_FLAG, AT(keep), 0, 0, " bench_put ", "leave the objects there" },
+	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0, " cp import rm mv bucket_rm key_rm ",
+		"say what would be done, change nothing" },
+	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0, " rm mv bucket_rm key_rm key_create ",
+		"do not ask" },
+	{ 0, "json", NULL, TYPE_FLAG, AT(json), 0, 0, NULL, "one JSON object a line, raw numbers" },
+	{ 'q', "quiet", NULL, TYPE_FLAG, AT(quiet), 0, 0, NULL, "no progress, no remarks" },
+	{ 0, "no-color", NULL, TYPE_FLAG, AT(no_color), 0, 0, NULL, "plain text (also NO_COLOR)" },
+	{ 0, "url", "URL", TYPE_TEXT, AT(url), 0, 0, NULL,
+		"the server where an address is left out (GRANARY_URL)" },
+	{ 0, "credentials", "FILE", TYPE_TEXT, AT(credentials), 0, 0, NULL,
+		"access_key=, secret=, url= (GRANARY_CREDENTIALS)" },
+	{ 0, "timeout", "TIME", TYPE_DURATION, AT(timeout_s), 1, 86400 * 7, NULL,
+		"of one request (30; 120 in bulk)" },
+	{ 'h', "help", NULL, TYPE_FLAG, AT(help), 0, 0, NULL, "this text, or that of a verb" },
+	{ 'V', "version", NULL, TYPE_FLAG, AT(version), 0, 0, NULL, "version of the command" },
+};
+enum { ROWS_COUNT = sizeof(rows) / sizeof(rows[0]), OPTION_BASE = 256, HELP_COLUMNS = 80 };
+
+/* ---- texts with units ---------------------------------------------------------------------- */
+
+int parse_number(const char *text, uint64_t *out)
+{
+	char *end;
+
+	if (text[0] < '0' || text[0] > '9') return -1;
+	errno = 0;
+	*out = strtoull(text, &end, 10);
+	return errno != 0 || *end != '\0' ? -1 : 0;
+}
+
+/* A number that may have a fraction, times the unit that follows. */
+static int parse_scaled(
+	const char *text, const char *const *units, const double *scales, uint64_t *out)
+{
+	char *end;
+	double value;
+
+	if (text[0] < '0' || text[0] > '9') return -1;
+	value = strtod(text, &end);
+	for (size_t i = 0; units[i] != NULL; i++) {
+		if (strcasecmp(end, units[i]) != 0) continue;
+		value *= scales[i];
+		if (!(value < 9e18)) return -1;
+		*out = (uint64_t)value;
+		return 0;
+	}
+	return -1;
+}
+
+int parse_size(const char *text, uint64_t *out)
+{
+	static const char *const units[] = { "", "B", "K", "KiB", "M", "MiB", "G", "GiB", "T",
+		"TiB", "kB", "MB", "GB", NULL };
+	static const double scales[] = { 1, 1, 1024, 1024, 1048576, 1048576, 1073741824, 1073741824,
+		1099511627776.0, 1099511627776.0, 1000, 1e6, 1e9 };
+
+	return parse_scaled(text, units, scales, out);
+}
+
+int parse_duration_s(const char *text, uint64_t *out)
+{
+	static const char *const units[] = { "", "s", "m", "h", "d", "w", "y", NULL };
+	static const double scales[] = { 1, 1, 60, 3600, 86400, 604800, 31536000 };
+
+	return parse_scaled(text, units, scales, out);
+}
+
+/* ---- nearest names ------------------------------------------------------------------------- */
+
+/* How many letters must change, counting two swapped neighbours as two; words are short. */
+static unsigned distance(const char *a, const char *b)
+{
+	enum { MAX = 40 };
+	unsigned row[MAX + 1];
+	size_t a_len = strnlen(a, MAX), b_len = strnlen(b, MAX);
+
+	for (unsigned j = 0; j <= b_len; j++) row[j] = j;
+	for (size_t i = 1; i <= a_len; i++) {
+		unsigned corner = row[0];
+		row[0] = (unsigned)i;
+		for (size_t j = 1; j <= b_len; j++) {
+			unsigned above = row[j], best = corner + (a[i - 1] != b[j - 1]);
+			if (above + 1 < best) best = above + 1;
+			if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+			corner = above;
+			row[j] = best;
+		}
+	}
+	return row[b_len];
+}
+
+struct nearest {
+	const char *word;
+	const char *best;
+	unsigned distance;
+};
+
+static void nearest_try(struct nearest *n, const char *name)
+{
+	unsigned d = distance(n->word, name);
+	size_t len = strlen(name);
+
+	/* A beginning counts as near: "buck" is bucket. */
+	if (strlen(n->word) >= 2 && strncmp(n->word, name, strlen(n->word)) == 0) d = 1;
+	if (d < n->distance && d <= (len < 4 ? 1 : len < 7 ? 2 : 3)) {
+		n->distance = d;
+		n->best = name;
+	}
+}
+
+/* ---- help ---------------------------------------------------------------------------------- */
+
+/* Does the option belong to this verb, whose name may have a blank? */
+static bool row_applies(const struct option_row *row, const struct verb *verb)
+{
+	char word[32];
+
+	if (row->verbs == NULL) return true;
+	if (verb == NULL) return false;
+	snprintf(word, sizeof(word), " %s ", verb->name);
+	for (char *p = word + 1; p[1] != '\0'; p++)
+		if (*p == ' ') *p = '_';
+	return strstr(row->verbs, word) != NULL;
+}
+
+static void print_options(const struct verb *verb, bool global)
+{
+	for (size_t i = 0; i < ROWS_COUNT; i++) {
+		const struct option_row *row = &rows[i];
+		char left[48];
+		if (global != (row->verbs == NULL) || !row_applies(row, verb)) continue;
+		snprintf(left, sizeof(left), "%c%c%c --%s%s%s", row->letter ? '-' : ' ',
+			row->letter ? row->letter : ' ', row->letter ? ',' : ' ', row->name,
+			row->arg != NULL ? " " : "", row->arg != NULL ? row->arg : "");
+		printf("  %-22s %s\n", left, row->help);
+	}
+}
+
+/* Breaks a paragraph into lines of at most HELP_COLUMNS. */
+static void print_wrapped(const char *text)
+{
+	size_t column = 0;
+
+	while (*text != '\0') {
+		size_t len = strcspn(text, " ");
+		if (column > 0 && column + 1 + len > HELP_COLUMNS) {
+			putchar('\n');
+			column = 0;
+		}
+		column += (size_t)printf("%s%.*s", column > 0 ? " " : "", (int)len, text);
+		text += len + strspn(text + len, " ");
+	}
+	putchar('\n');
+}
+
+static void print_verb_help(const struct verb *verb)
+{
+	bool own = false;
+
+	printf("granary %s -- %s\n\nUSAGE\n  granary %s [OPTIONS] %s\n", verb->name, verb->summary,
+		verb->name, verb->args);
+	if (verb->text != NULL) {
+		putchar('\n');
+		print_wrapped(verb->text);
+	}
+	for (size_t i = 0; i < ROWS_COUNT; i++)
+		own |= rows[i].verbs != NULL && row_applies(&rows[i], verb);
+	if (own) {
+		printf("\nOPTIONS\n");
+		print_options(verb, false);
+	}
+	printf("\nOPTIONS OF EVERY VERB\n");
+	print_options(verb, true);
+	printf("\nEXAMPLES\n");
+	for (size_t i = 0;
+		i < sizeof(verb->examples) / sizeof(verb->examples[0]) && verb->examples[i] != NULL;
+		i++)
+		printf("  %zu. %s\n", i + 1, verb->examples[i]);
+}
+
+/* All verbs, or those that begin with `group`. */
+static void print_help(const char *group)
+{
+	size_t len = strlen(group);
+
+	printf("granary -- objects and small files for training, in batches\n\nUSAGE\n  granary "
+	       "%s%sVERB [OPTIONS] ARGUMENTS\n\n"
+	       "VERBS (granary VERB --help says more)\n",
+		group, len > 0 ? " " : "");
+	for (size_t i = 0; i < VERBS_COUNT; i++)
+		if (strncmp(verbs[i].name, group, len) == 0 &&
+			(len == 0 || verbs[i].name[len] == ' '))
+			printf("  %-14s %s\n", verbs[i].name, verbs[i].summary);
+	printf("\nOPTIONS OF EVERY VERB\n");
+	print_options(NULL, true);
+	printf("\nAn address is granary://HOST[:PORT]/BUCKET[/PATH]. Exit codes: 0 done, 1 failed, "
+	       "2 usage, 3 done in part,\n"
+	       "4 not found, 5 denied. Data goes to standard output, progress and errors to "
+	       "standard error.\n");
+	if (len == 0)
+		printf("\nEXAMPLES\n  1. granary import ./train granary://localhost/vision/train\n"
+		       "  2. granary ls -l granary://localhost/vision/\n"
+		       "  3. granary bench read granary://localhost/vision/train --batch 256\n");
+}
+
+/* ---- parsing ------------------------------------------------------------------------------- */
+
+static int set_number(const struct option_row *row, const char *text)
+{
+	uint64_t value;
+	int bad = row->type == TYPE_NUMBER ? parse_number(text, &value)
+		  : row->type == TYPE_SIZE ? parse_size(text, &value)
+					   : parse_duration_s(text, &value);
+
+	if (bad)
+		return fail(CLI_USAGE, "--%s: '%s' is no %s", row->name, shown(text),
+			row->type == TYPE_NUMBER ? "number"
+			: row->type == TYPE_SIZE ? "size, like 64KiB"
+						 : "time, like 30d or 90s");
+	if (value < row->min || value > row->max)
+		return fail(CLI_USAGE, "--%s: %s is outside %" PRIu64 "..%" PRIu64, row->name,
+			shown(text), row->min, row->max);
+	memcpy((char *)&opts + row->offset, &value, sizeof(value));
+	return CLI_OK;
+}
+
+static int set_option(const struct option_row *row, const char *text)
+{
+	switch (row->type) {
+	case TYPE_FLAG: *((bool *)((char *)&opts + row->offset)) = true; return CLI_OK;
+	case TYPE_TEXT: memcpy((char *)&opts + row->offset, &text, sizeof(text)); return CLI_OK;
+	case TYPE_GRANT:
+		if (opts.grants_count == CLI_GRANTS_MAX)
+			return fail(CLI_USAGE, "--grant: more than %d of them", CLI_GRANTS_MAX);
+		opts.grants[opts.grants_count++] = text;
+		return CLI_OK;
+	case TYPE_NUMBER:
+	case TYPE_SIZE:
+	case TYPE_DURATION: break;
+	}
+	return set_number(row, text);
+}
+
+static int unknown_option(const char *text, const struct verb *verb)
+{
+	char word[64];
+	struct nearest near = { word, NULL, UINT32_MAX };
+	const char *name = text[0] == '-' && text[1] == '-' ? text + 2 : text;
+	const char *blank = verb != NULL ? " " : "", *verb_name = verb != NULL ? verb->name : "";
+
+	snprintf(word, sizeof(word), "%.*s", (int)strcspn(name, "="), name);
+	for (size_t i = 0; i < ROWS_COUNT; i++) {
+		if (strcmp(rows[i].name, word) == 0 && !row_applies(&rows[i], verb))
+			return fail(CLI_USAGE,
+				"granary%s%s takes no option '--%s'; see granary%s%s --help", blank,
+				verb_name, word, blank, verb_name);
+		if (row_applies(&rows[i], verb)) nearest_try(&near, rows[i].name);
+	}
+	if (near.best != NULL && name != text)
+		return fail(CLI_USAGE, "unknown option '%s'; did you mean '--%s'?", shown(text),
+			near.best);
+	return fail(CLI_USAGE, "unknown option '%s'; see granary%s%s --help", shown(text), blank,
+		verb_name);
+}
+
+/* Reads options up to the first other word ("+" in letters) or everywhere. *index is left at the words. */
+static int read_options(
+	int argc, char **argv, const struct verb *verb, bool stop_at_word, int *index)
+{
+	struct option longs[ROWS_COUNT + 1];
+	char letters[2 * ROWS_COUNT + 4];
+	size_t longs_count = 0, letters_len = 0;
+	int c;
+
+	letters[letters_len++] = stop_at_word ? '+' : ':';
+	if (stop_at_word) letters[letters_len++] = ':';
+	for (size_t i = 0; i < ROWS_COUNT; i++) {
+		if (!row_applies(&rows[i], verb)) continue;
+		longs[longs_count++] = (struct option){ rows[i].name, rows[i].arg != NULL, NULL,
+			OPTION_BASE + (int)i };
+		if (rows[i].letter == 0) continue;
+		letters[letters_len++] = rows[i].letter;
+		if (rows[i].arg != NULL) letters[letters_len++] = ':';
+	}
+	letters[letters_len] = '\0';
+	memset(&longs[longs_count], 0, sizeof(longs[0]));
+	opterr = 0;
+	optind = 0;
+	for (;;) {
+		const struct option_row *row = NULL;
+		int at = optind == 0 ? 1 : optind, err;
+		c = getopt_long(argc, argv, letters, longs, NULL);
+		if (c == -1) break;
+		if (c == ':')
+			return fail(
+				CLI_USAGE, "option '%s' needs a value", shown(argv[optind - 1]));
+		if (c == '?') {
+			char one[3] = { '-', (char)optopt, '\0' };
+			bool is_letter = optopt > 0 && optopt < OPTION_BASE && argv[at][1] != '-';
+			return unknown_option(is_letter ? one : argv[optind - 1], verb);
+		}
+		for (size_t i = 0; i < ROWS_COUNT && row == NULL; i++)
+			if (c == OPTION_BASE + (int)i ||
+				(rows[i].letter != 0 && c == rows[i].letter &&
+					row_applies(&rows[i], verb)))
+				row = &rows[i];
+		err = set_option(row, optarg);
+		if (err != CLI_OK) return err;
+	}
+	*index = optind;
+	return CLI_OK;
+}
+
+/* The verb of one or two words at words[0]; *used says how many. NULL after saying what is wrong. */
+static const struct verb *find_verb(int count, char **words, int *used)
+{
+	char two[64];
+	struct nearest near = { words[0], NULL, UINT32_MAX };
+	bool is_group = false;
+
+	snprintf(two, sizeof(two), "%s %s", words[0], count > 1 ? words[1] : "");
+	for (size_t i = 0; i < VERBS_COUNT; i++) {
+		size_t len = strcspn(verbs[i].name, " ");
+		bool pair = verbs[i].name[len] == ' ';
+		if (pair ? strcmp(verbs[i].name, two) == 0 : strcmp(verbs[i].name, words[0]) == 0) {
+			*used = pair ? 2 : 1;
+			return &verbs[i];
+		}
+		is_group |= pair && strlen(words[0]) == len &&
+			    strncmp(verbs[i].name, words[0], len) == 0;
+	}
+	if (is_group &&
+		(count < 2 || strcmp(words[1], "--help") == 0 || strcmp(words[1], "-h") == 0)) {
+		if (count >= 2) {
+			opts.help = true;
+			print_help(words[0]);
+		} else {
+			fail(CLI_USAGE, "granary %s needs a second word; see granary %s --help",
+				words[0], words[0]);
+		}
+		return NULL;
+	}
+	if (is_group) near.word = two;
+	for (size_t i = 0; i < VERBS_COUNT; i++) nearest_try(&near, verbs[i].name);
+	if (!is_group) {
+		nearest_try(&near, "bucket");
+		nearest_try(&near, "key");
+		nearest_try(&near, "bench");
+	}
+	if (near.best != NULL)
+		fail(CLI_USAGE, "unknown verb '%s'; did you mean 'granary %s'?", shown(near.word),
+			near.best);
+	else
+		fail(CLI_USAGE, "unknown verb '%s'; see granary --help", shown(near.word));
+	return NULL;
+}
+
+static int check_count(const struct verb *verb, int count)
+{
+	if (count >= verb->args_min && count <= verb->args_max) return CLI_OK;
+	return fail(CLI_USAGE, "too %s arguments; usage: granary %s %s",
+		count < verb->args_min ? "few" : "many", verb->name, verb->args);
+}
+
+int options_parse(int argc, char **argv, const struct verb **verb, int *count, char ***args)
+{
+	int index, used = 0, err;
+
+	*verb = NULL;
+	err = read_options(argc, argv, NULL, true, &index);
+	if (err != CLI_OK) return err;
+	if (opts.version) {
+		printf("granary %s\n", granary_version_string());
+		return CLI_OK;
+	}
+	if (index < argc && strcmp(argv[index], "help") == 0) { /* granary help VERB */
+		opts.help = true;
+		index++;
+	}
+	if (index >= argc) {
+		if (opts.help) print_help("");
+		return opts.help ? CLI_OK : fail(CLI_USAGE, "no verb given; see granary --help");
+	}
+	*verb = find_verb(argc - index, argv + index, &used);
+	if (*verb == NULL) return opts.help ? CLI_OK : CLI_USAGE;
+	/* getopt skips argv[0]: let that be the verb's last word. */
+	argv += index + used - 1;
+	argc -= index + used - 1;
+	err = read_options(argc, argv, *verb, false, &index);
+	if (err != CLI_OK) return err;
+	if (opts.help) {
+		print_verb_help(*verb);
+		*verb = NULL;
+		return CLI_OK;
+	}
+	*count = argc - index;
+	*args = argv + index;
+	return check_count(*verb, *count);
+}

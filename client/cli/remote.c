@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* remote.c -- addresses, the client behind them, and whole listings kept in memory. */
+#include "cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+
+#define SCHEME "granary://"
+enum { BULK_TIMEOUT_S = 120, ARENA_BLOCK = 256 * 1024, LIST_SHOW_AFTER_NS = 1000000000 };
+
+bool is_remote(const char *text)
+{
+	return strncmp(text, SCHEME, strlen(SCHEME)) == 0;
+}
+
+uint32_t bulk_timeout_ms(void)
+{
+	return (uint32_t)(opts.timeout_s > 0 ? opts.timeout_s : BULK_TIMEOUT_S) * 1000u;
+}
+
+/* ---- opening ------------------------------------------------------------------------------- */
+
+static int remote_parse(struct remote *r, const char *text, int need)
+{
+	struct granary_url url;
+	char why[256];
+	size_t len;
+
+	if (!is_remote(text))
+		return fail(CLI_USAGE, "'%s' is no address; it must begin with %sHOST/",
+			shown(text), SCHEME);
+	if (granary_url_parse(text, &url, why, sizeof(why)) < 0)
+		return fail(CLI_USAGE, "'%s': %s", shown(text), why);
+	if (url.snapshot[0] != '\0')
+		return fail(CLI_USAGE, "'%s': this version has no snapshots to read", shown(text));
+	if (need >= NEED_BUCKET && url.bucket[0] == '\0')
+		return fail(CLI_USAGE, "'%s' names no bucket; write %sHOST/BUCKET%s", shown(text),
+			SCHEME, need == NEED_PATH ? "/PATH" : "");
+	if (need >= NEED_PATH && url.path[0] == '\0')
+		return fail(CLI_USAGE, "'%s' names a bucket; write %sHOST/BUCKET/PATH", shown(text),
+			SCHEME);
+	len = strlen(SCHEME) + strcspn(text + strlen(SCHEME), "/");
+	if (len >= sizeof(r->server)) return fail(CLI_USAGE, "'%s': too many hosts", shown(text));
+	snprintf(r->server, sizeof(r->server), "%.*s", (int)len, text);
+	snprintf(r->bucket, sizeof(r->bucket), "%s", url.bucket);
+	snprintf(r->path, sizeof(r->path), "%s", url.path);
+	len = strlen(r->path);
+	r->ends_in_slash = text[strlen(text) - 1] == '/' && (len == 0 || r->path[len - 1] == '/');
+	return CLI_OK;
+}
+
+int remote_open(struct remote *r, const char *text, int need, uint32_t connections)
+{
+	struct granary_options options = GRANARY_INIT(granary_options);
+	int err;
+
+	memset(r, 0, sizeof(*r));
+	if (text != NULL) {
+		err = remote_parse(r, text, need);
+		if (err != CLI_OK) return err;
+	}
+	options.url = text != NULL ? text : opts.url;
+	options.credentials = opts.credentials;
+	options.name = "granary";
+	options.timeout_ms = (uint32_t)opts.timeout_s * 1000u;
+	options.connections = connections;
+	err = granary_open(&options, &r->client);
+	if (err < 0)
+		return fail_remote(
+			NULL, err, "cannot use '%s'", shown(text != NULL ? text : "the server"));
+	if (text == NULL) snprintf(r->bucket, sizeof(r->bucket), "%s", granary_bucket(r->client));
+	return CLI_OK;
+}
+
+void remote_close(struct remote *r)
+{
+	if (r->client != NULL) granary_close(&r->client);
+}
+
+/* The value of `url=` in a credentials file. */
+static int server_of_file(const char *path, char *out, size_t cap)
+{
+	char line[1024];
+	FILE *file = fopen(path, "re");
+	int found = -1;
+
+	if (file == NULL) return -1;
+	while (found < 0 && fgets(line, sizeof(line), file) != NULL) {
+		line[strcspn(line, "\r\n")] = '\0';
+		if (strncmp(line, "url=", 4) == 0 && is_remote(line + 4)) {
+			snprintf(out, cap, "%s", line + 4);
+			found = 0;
+		}
+	}
+	memset(line, 0, sizeof(line));
+	fclose(file);
+	return found;
+}
+
+int remote_server(const struct remote *r, char *out, size_t cap)
+{
+	const char *text = r->server[0] != '\0' ? r->server
+			   : opts.url != NULL   ? opts.url
+						: getenv("GRANARY_URL");
+	const char *file =
+		opts.credentials != NULL ? opts.credentials : getenv("GRANARY_CREDENTIALS");
+
+	if (text != NULL)
+		snprintf(out, cap, "%s", text);
+	else if (file == NULL || server_of_file(file, out, cap) < 0)
+		return fail(CLI_USAGE, "which server? give its address, or --url");
+	if (is_remote(out)) out[strlen(SCHEME) + strcspn(out + strlen(SCHEME), "/")] = '\0';
+	return CLI_OK;
+}
+
+/* ---- keys ---------------------------------------------------------------------------------- */
+
+int key_join(char out[GRANARY_KEY_LEN_MAX + 1], const char *path, const char *name)
+{
+	size_t len = strlen(path);
+	int n = snprintf(out, GRANARY_KEY_LEN_MAX + 1, "%s%s%s", path,
+		len > 0 && path[len - 1] != '/' ? "/" : "", name);
+
+	if (n > GRANARY_KEY_LEN_MAX)
+		return fail(CLI_USAGE, "'%s' below '%s' is longer than %d bytes", shown(name),
+			shown(path), GRANARY_KEY_LEN_MAX);
+	return CLI_OK;
+}
+
+int directory_prefix(char out[GRANARY_KEY_LEN_MAX + 1], const char *path)
+{
+	if (path[0] == '\0') {
+		out[0] = '\0';
+		return CLI_OK;
+	}
+	return key_join(out, path, "");
+}
+
+const char *leaf_of(const char *path)
+{
+	const char *end = path + strlen(path);
+
+	while (end > path && end[-1] == '/') end--;
+	while (end > path && end[-1] != '/') end--;
+	return end;
+}
+
+/* ---- listings ------------------------------------------------------------------------------ */
+
+struct arena_block {
+	struct arena_block *next;
+	char bytes[];
+};
+
+const char *arena_text(struct arena *a, const char *text, size_t len)
+{
+	char *at;
+
+	if (a->head == NULL || a->cap - a->used < len + 1) {
+		size_t size = len + 1 > ARENA_BLOCK ? len + 1 : ARENA_BLOCK;
+		struct arena_block *block = must_alloc(malloc(sizeof(*block) + size));
+		block->next = a->head;
+		a->head = block;
+		a->used = 0;
+		a->cap = size;
+	}
+	at = a->head->bytes + a->used;
+	memcpy(at, text, len);
+	at[len] = '\0';
+	a->used += len + 1;
+	return at;
+}
+
+void arena_free(struct arena *a)
+{
+	while (a->head != NULL) {
+		struct arena_block *next = a->head->next;
+		free(a->head);
+		a->head = next;
+	}
+}
+
+static void catalog_add(struct catalog *c, const struct granary_list_entry *e)
+{
+	if (c->count == c->cap) {
+		c->cap = c->cap == 0 ? 1024 : c->cap * 2;
+		c->items = must_alloc(realloc(c->items, c->cap * sizeof(*c->items)));
+	}
+	c->items[c->count++] = (struct item){ arena_text(&c->texts, e->key, strlen(e->key)),
+		e->size, e->mtime_ns, e->object_id, e->dir_id, e->mode, 0 };
+	c->bytes += e->size;
+}
+
+int catalog_list(struct catalog *c, struct remote *r, const char *prefix)
+{
+	struct granary_list_query query = GRANARY_INIT(granary_list_query);
+	const struct granary_call *call = GRANARY_CALL(.bucket = r->bucket);
+	const struct granary_list_entry *entry;
+	struct granary_iter *iter;
+	struct progress progress;
+	bool shows = false;
+	uint64_t began_ns = clock_mono_ns();
+	int more;
+
+	memset(c, 0, sizeof(*c));
+	query.prefix = prefix;
+	more = granary_iter_open(r->client, &query, call, &iter);
+	if (more < 0) return fail_remote(r->client, more, "cannot list '%s'", shown(prefix));
+	while ((more = granary_iter_next(iter, &entry)) > 0) {
+		catalog_add(c, entry);
+		if (!shows && c->count % 1024 == 0 &&
+			clock_mono_ns() - began_ns > LIST_SHOW_AFTER_NS) {
+			progress_start(&progress, "listing");
+			progress_add(&progress, c->count - 1, c->bytes - entry->size);
+			shows = true;
+		}
+		if (shows) progress_add(&progress, 1, entry->size);
+	}
+	if (shows) progress_stop(&progress);
+	if (more < 0) {
+		fail_remote(r->client, more, "cannot list '%s'", shown(prefix));
+		catalog_free(c);
+	}
+	granary_iter_close(&iter);
+	return more < 0 ? exit_of(more) : CLI_OK;
+}
+
+void catalog_free(struct catalog *c)
+{
+	free(c->items);
+	arena_free(&c->texts);
+	memset(c, 0, sizeof(*c));
+}
