@@ -379,7 +379,8 @@ int64_t group_ops(struct kv_group *g)
 		g->ops[i] = (struct kv_write_op){ .key = e->key, .is_delete = e->kind == OVERLAY_DELETE,
 			.value = e->kind == OVERLAY_COUNTER ? slice_of(e->counter->value, e->counter->value_len) : e->value };
 	}
-	qsort(g->ops, n, sizeof(*g->ops), op_compare);
+	if (n > 1)
+		qsort(g->ops, n, sizeof(*g->ops), op_compare);
 	return n;
 }
 
