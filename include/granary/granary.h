@@ -1,58 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* granary.h -- the C API of Granary, a storage tier for training data. Library: libgranary (pkg-config granary).
  *
- * In one minute: granary_open() makes a client from an address and a credentials file; it does not connect yet. Calls
- * name an object by its key. The native operation is the batch read: one request for many objects, each answered by
- * its own status, straight into memory of yours (or into leased memory of the library).
+ * In one minute: granary_open() makes a client from an address and a credentials file; it does not connect yet.
+ * Calls name an object by its key. The native operation is the batch read: one request for many objects, each
+ * answered by its own status, straight into memory of yours (or into leased memory of the library).
  *
  * Conventions
- * (1) Results. Functions return 0 (or a count, or bytes) when they succeed, and -GRANARY_E... of granary/error.h when
- *     they fail. granary_strerror() is a text for the code; granary_last_error() is the full text of what went wrong,
- *     with the name of the thing, the cause and what helps. Each function below names the errors that have a
- *     meaning of
- *     their own there; any call to a server may also return: -GRANARY_ETIMEDOUT (the deadline passed),
- *     -GRANARY_EUNREACHABLE (no host answered, retries used up), -GRANARY_ECLOSED (the connection was lost,
- *     retries used
- *     up), -GRANARY_EAUTH, -GRANARY_EACCESS (the key does not allow this), -GRANARY_ENOBUCKET, -GRANARY_EINVAL,
- *     -GRANARY_ENAME, -GRANARY_EBUSY, -GRANARY_ENOMEM, -GRANARY_EPROTO, -GRANARY_EVERSION, -GRANARY_ESHUTDOWN,
- *     -GRANARY_EFORKED, -GRANARY_ECANCELED.
- * (2) Blocking and asynchronous. A blocking call is its `..._start` form and granary_wait(). A start function returns
- *     at once; the operation goes on in the client's own thread while you compute. It ends in one of two ways, both
- *     equal: some thread calls granary_poll(), which runs the callback given in struct granary_call; or some thread
- *     calls granary_wait() for it, which runs the callback too. A callback never runs inside a start function and
- *     never in a thread of the library. granary_fd() is an eventfd to put into a poll loop of your own.
- * (3) Memory. What is `const` is borrowed for the call. A start form copies its single arguments, also their
- *     texts; arrays
- *     (entries, puts, refs, deletes), what they point to, buffers and places for results belong to the caller
- *     and must
- *     stay until the operation is done. What the library
- *     hands over (`char **`, pages, `data` of granary_get()) is one block: release it with granary_free().
+ * (1) Results. Functions return 0 (or a count, or bytes) when they succeed, and -GRANARY_E... of granary/error.h
+ *     when they fail. granary_strerror() is a text for the code; granary_last_error() is the full text of what went
+ *     wrong, with the name of the thing, the cause and what helps. Each function below names the errors that have a
+ *     meaning of their own there; any call to a server may also return: -GRANARY_ETIMEDOUT (the deadline passed),
+ *     -GRANARY_EUNREACHABLE (no host answered, retries used up), -GRANARY_ECLOSED (the connection was lost, retries
+ *     used up), -GRANARY_EAUTH, -GRANARY_EACCESS (the key does not allow this), -GRANARY_ENOBUCKET,
+ *     -GRANARY_EINVAL, -GRANARY_ENAME, -GRANARY_EBUSY, -GRANARY_ENOMEM, -GRANARY_EPROTO, -GRANARY_EVERSION,
+ *     -GRANARY_ESHUTDOWN, -GRANARY_EFORKED, -GRANARY_ECANCELED.
+ * (2) Blocking and asynchronous. A blocking call is its `..._start` form and granary_wait(). A start function
+ *     returns at once; the operation goes on in the client's own thread while you compute. It ends in one of two
+ *     ways, both equal: some thread calls granary_poll(), which runs the callback given in struct granary_call; or
+ *     some thread calls granary_wait() for it, which runs the callback too. A callback never runs inside a start
+ *     function and never in a thread of the library. granary_fd() is an eventfd to put into a poll loop of your
+ *     own.
+ * (3) Memory. What is `const` is borrowed for the call. A start form copies its single arguments, also their texts;
+ *     arrays (entries, puts, refs, deletes), what they point to, buffers and places for results belong to the
+ *     caller and must stay until the operation is done. What the library hands over (`char **`, pages, `data` of
+ *     granary_get()) is one block: release it with granary_free().
  * (4) Threads. Any thread may call anything with any client, at the same time, except granary_close() and the
- *     function
- *     that frees an object while another thread uses that object.
+ *     function that frees an object while another thread uses that object.
  * (5) Fork. A client may be used on both sides of a fork(). In the child it starts afresh by itself at the first
- *     use: new
- *     connections, a new session, the same descriptor number in granary_fd(). Operations that were under way
- *     belong to
- *     the parent: in the child they are done, with -GRANARY_EFORKED. Buffers of the child are its own copies. A child
- *     that never touches the client costs nothing and disturbs nothing. Upload and list handles of the parent return
- *     -GRANARY_EFORKED in the child. Nothing may be called between vfork() and exec.
- * (6) Time. Every operation has a deadline (struct granary_call, else struct granary_options), in milliseconds
- *     from its
- *     start. Until then the library repeats what is safe to repeat, after a random pause: reads always;
- *     mutations under
- *     the same number in the client's session, so that they happen once. When a mutation ends with
- *     -GRANARY_ETIMEDOUT or
- *     -GRANARY_ECLOSED it may or may not have happened. Everything else that fails has changed nothing.
- * (7) Checksums. Every byte read is verified in the client right after it was received, before it is handed
- *     over. After
- *     a mismatch the server is asked to verify and repair; -GRANARY_ECORRUPT means that no good copy was found.
- * (8) Names. A key is 1..GRANARY_KEY_LEN_MAX bytes of UTF-8; `/` has no meaning for the API beyond directories.
- *     A bucket
- *     is 3..63 characters of a-z 0-9 . -. Texts are NUL-terminated.
- * (9) Growth. Structs that begin with `size` are set to sizeof by the caller (GRANARY_INIT does it) and may grow
- *     at their
- *     end. Other structs never change within a major version. Fields not set are 0 and mean the default.
+ *     use: new connections, a new session, the same descriptor number in granary_fd(). Operations that were under
+ *     way belong to the parent: in the child they are done, with -GRANARY_EFORKED. Buffers of the child are its own
+ *     copies. A child that never touches the client costs nothing and disturbs nothing. Upload and list handles of
+ *     the parent return -GRANARY_EFORKED in the child. Nothing may be called between vfork() and exec.
+ * (6) Time. Every operation has a deadline (struct granary_call, else struct granary_options), in milliseconds from
+ *     its start. Until then the library repeats what is safe to repeat, after a random pause: reads always;
+ *     mutations under the same number in the client's session, so that they happen once. When a mutation ends with
+ *     -GRANARY_ETIMEDOUT or -GRANARY_ECLOSED it may or may not have happened. Everything else that fails has
+ *     changed nothing.
+ * (7) Checksums. Every byte read is verified in the client right after it was received, before it is handed over.
+ *     After a mismatch the server is asked to verify and repair; -GRANARY_ECORRUPT means that no good copy was
+ *     found.
+ * (8) Names. A key is 1..GRANARY_KEY_LEN_MAX bytes of UTF-8; `/` has no meaning for the API beyond directories. A
+ *     bucket is 3..63 characters of a-z 0-9 . -. Texts are NUL-terminated.
+ * (9) Growth. Structs that begin with `size` are set to sizeof by the caller (GRANARY_INIT does it) and may grow at
+ *     their end. Other structs never change within a major version. Fields not set are 0 and mean the default.
  *
  * Text between the two markers below is a whole program; all of them are compiled by the tests.
  *
@@ -113,8 +103,7 @@ GRANARY_API uint32_t granary_version(void);
 /** The same as "0.1.0"; static. Any thread. Since 0.1. */
 GRANARY_API const char *granary_version_string(void);
 /** A short English text for a code, lower case, no full stop: granary_strerror(-GRANARY_ENOTFOUND) is "no such
- * object".
- * Static, never NULL. Any thread. Since 0.1. */
+ * object". Static, never NULL. Any thread. Since 0.1. */
 GRANARY_API const char *granary_strerror(int err);
 /** The name of a code without its prefix: "NOTFOUND"; "OK" for 0; "UNKNOWN". Static, never NULL. Since 0.1. */
 GRANARY_API const char *granary_error_name(int err);
@@ -163,12 +152,10 @@ struct granary_url {
 	char path[GRANARY_KEY_LEN_MAX + 1];      /* "" when it has none; else without the slash that ends the bucket */
 };
 
-/** Reads granary://HOST[:PORT][,HOST...][/BUCKET[@SNAPSHOT][/PATH]].
- * HOST is a name, an IPv4 address, an IPv6 address in brackets, or the absolute path of a Unix socket,
- * percent-encoded
- * (%2Frun%2Fgranary.sock; only HOST is decoded). `@` is read only in the bucket part. PATH is taken literally,
- * whatever
- * bytes it has: `%` and `@` there mean themselves, and a slash at its end stays.
+/** Reads granary://HOST[:PORT][,HOST...][/BUCKET[@SNAPSHOT][/PATH]]. HOST is a name, an IPv4 address, an IPv6
+ * address in brackets, or the absolute path of a Unix socket, percent-encoded (%2Frun%2Fgranary.sock; only HOST is
+ * decoded). `@` is read only in the bucket part. PATH is taken literally, whatever bytes it has: `%` and `@` there
+ * mean themselves, and a slash at its end stays.
  * @param text      the address; borrowed
  * @param url       filled; undefined content on error
  * @param why       NULL, or a place for a text that says what is wrong and where
@@ -220,28 +207,26 @@ struct granary_options {
 	uint32_t reserved;
 };
 
-/** Makes a client. Reads the credentials file and checks everything that can be checked without a server; connects at
- * the first call that needs it.
+/** Makes a client. Reads the credentials file and checks everything that can be checked without a server; connects
+ * at the first call that needs it.
  * @param options  NULL: everything from GRANARY_URL and GRANARY_CREDENTIALS; borrowed for the call
  * @param out      the client, or NULL on error; granary_close() it
  * @return 0; -GRANARY_EINVAL (address, secret, an option out of range); -GRANARY_EACCESS (the credentials file is
  *         readable by others, or cannot be read); -GRANARY_ENOTFOUND (no such file); -GRANARY_EAUTH (no credentials
- *         given); -GRANARY_ENOMEM. The text is at granary_last_error(NULL).
- * Does not block on the network. Any thread. Since 0.1. Stable. */
+ *         given); -GRANARY_ENOMEM. The text is at granary_last_error(NULL). Does not block on the network. Any
+ *         thread. Since 0.1. Stable. */
 GRANARY_API GRANARY_MUST_CHECK int granary_open(const struct granary_options *options,
 	struct granary_client **out);
 
-/** Ends a client and sets *client to NULL. Operations under way are canceled: they are done with
- * -GRANARY_ECANCELED, and
- * handles not yet freed stay valid for granary_op_...() and granary_op_free(), leased views too.
- * Blocks until the client's thread has ended (milliseconds). No other thread may be using the client. Since 0.1. */
+/** Ends a client and sets *client to NULL. Operations under way are canceled: they are done with -GRANARY_ECANCELED,
+ * and handles not yet freed stay valid for granary_op_...() and granary_op_free(), leased views too. Blocks until
+ * the client's thread has ended (milliseconds). No other thread may be using the client. Since 0.1. */
 GRANARY_API void granary_close(struct granary_client **client);
 
 /** The text of the last failure: of the calling thread's last failed call on this client; without one, of the last
- * operation that failed on it. NULL: of the thread's last failed granary_open(). Valid until the thread's next
- * call of
- * this function. Never NULL, "" when nothing failed. Any thread. Since 0.1. */
-GRANARY_API const char *granary_last_error(const struct granary_client *client);
+ * operation that failed on it. NULL: of the thread's last failed granary_open(). Valid until the thread's next call
+ * of this function. Never NULL, "" when nothing failed. Any thread. Since 0.1. */
+GRANARY_API const char *granary_last_error(struct granary_client *client);
 
 /** The bucket of the client's address, "" without one; valid as long as the client. Any thread. Since 0.1. */
 GRANARY_API const char *granary_bucket(const struct granary_client *client);
@@ -280,9 +265,8 @@ struct granary_call {
 /* granary_stat(c, ref, &st, GRANARY_CALL(.bucket = "audio", .timeout_ms = 500)) */
 #define GRANARY_CALL(...) (&(const struct granary_call){ .size = sizeof(struct granary_call), __VA_ARGS__ })
 
-/** An eventfd, readable while operations are done that nobody has collected with granary_poll() or
- * granary_wait(). For
- * poll, epoll, libuv, asyncio. Belongs to the client: do not read, write or close it.
+/** An eventfd, readable while operations are done that nobody has collected with granary_poll() or granary_wait().
+ * For poll, epoll, libuv, asyncio. Belongs to the client: do not read, write or close it.
  * @return the descriptor, or -GRANARY_E... . Does not block. Any thread. Since 0.1. */
 GRANARY_API int granary_fd(struct granary_client *client);
 
@@ -322,9 +306,8 @@ GRANARY_API int granary_poll(struct granary_client *client, uint32_t max);
 
 /** Waits for one operation, and runs its callback if nobody has yet.
  * @param timeout_ms  how long to wait; 0: only look; GRANARY_FOREVER: the operation's own deadline ends it
- * @return the operation's result (>= 0, or its error), or -GRANARY_EAGAIN when it is still under way: then
- * nothing has
- *         changed and it may be waited for again. The operation stays until granary_op_free().
+ * @return the operation's result (>= 0, or its error), or -GRANARY_EAGAIN when it is still under way: then nothing
+ *         has changed and it may be waited for again. The operation stays until granary_op_free().
  * Blocks. Any thread. Since 0.1. */
 GRANARY_API int64_t granary_wait(struct granary_op *op, uint32_t timeout_ms);
 
@@ -332,17 +315,15 @@ GRANARY_API int64_t granary_wait(struct granary_op *op, uint32_t timeout_ms);
 GRANARY_API int granary_op_done(const struct granary_op *op);
 /** Its result; -GRANARY_EAGAIN while it is under way. Does not block. Any thread. Since 0.1. */
 GRANARY_API int64_t granary_op_result(const struct granary_op *op);
-/** The text of its failure, "" when it has not failed; valid as long as the operation. Since 0.1. */
+/** The text of its failure, or of the first of its entries that failed; "" without one. Valid as long as the operation.
+ * Since 0.1. */
 GRANARY_API const char *granary_op_error(const struct granary_op *op);
-/** Asks for the operation to end soon, with -GRANARY_ECANCELED unless it is done first. A mutation may still
- * happen. Does
- * not block: wait or poll for the end as always. Any thread. Since 0.1. */
+/** Asks for the operation to end soon, with -GRANARY_ECANCELED unless it is done first. A mutation may still happen.
+ * Does not block: wait or poll for the end as always. Any thread. Since 0.1. */
 GRANARY_API void granary_op_cancel(struct granary_op *op);
 /** Releases an operation, and with it its leased views, and sets *op to NULL. One that is under way is canceled
- * first and
- * waited for (it no longer touches any memory of yours after this returns); its callback does not run. *op may
- * be NULL.
- * Blocks only while the operation is under way. Since 0.1. */
+ * first and waited for (it no longer touches any memory of yours after this returns); its callback does not run.
+ * *op may be NULL. Blocks only while the operation is under way. Since 0.1. */
 GRANARY_API void granary_op_free(struct granary_op **op);
 
 /** Asks the server for nothing: connects, logs in, and goes one round trip.
@@ -368,9 +349,8 @@ struct granary_ref {
 	uint32_t reserved;
 };
 
-/* By key; by name in a directory; by object id (with the directory where it was learnt, which makes it cheap and
- * is what
- * grants are judged by: an id alone opens nothing). Names are borrowed. */
+/* By key; by name in a directory; by object id (with the directory where it was learnt, which makes it cheap and is
+ * what grants are judged by: an id alone opens nothing). Names are borrowed. */
 static inline struct granary_ref granary_ref_key(const char *key)
 {
 	struct granary_ref ref = { key, 0, 0, GRANARY_REF_KEY, 0 };
@@ -421,9 +401,8 @@ enum granary_batch_flag {
 	GRANARY_BATCH_IN_ORDER = 1 /* entries are answered, and laid into the slab, in their order */
 };
 
-/** Runs for each entry that is done, in the client's own thread, before the batch is done; entries that were
- * asked for
- * again (lost connection, bad checksum) come late. Must be short, must not call the library. */
+/** Runs for each entry that is done, in the client's own thread, before the batch is done; entries that were asked
+ * for again (lost connection, bad checksum) come late. Must be short, must not call the library. */
 typedef void granary_entry_fn(struct granary_entry *entry, void *arg);
 
 struct granary_batch {
@@ -440,19 +419,16 @@ struct granary_batch {
 	void *each_arg;
 };
 
-/** Reads many objects at once. Each entry is answered by itself: a missing one has -GRANARY_ENOTFOUND in its
- * status, the
- * rest is served. Where the bytes go: into `slab` if the batch has one; else into the entry's `buf`; else into leased
- * memory that stays until granary_op_free(). In a slab entries lie in the order of their arrival unless
- * GRANARY_BATCH_IN_ORDER is given (`data` says where); they touch each other where `align` allows, except that
- * an entry
- * replaced by a larger version in mid-read moves to the end.
+/** Reads many objects at once. Each entry is answered by itself: a missing one has -GRANARY_ENOTFOUND in its status,
+ * the rest is served. Where the bytes go: into `slab` if the batch has one; else into the entry's `buf`; else into
+ * leased memory that stays until granary_op_free(). In a slab entries lie in the order of their arrival unless
+ * GRANARY_BATCH_IN_ORDER is given (`data` says where); they touch each other where `align` allows, except that an
+ * entry replaced by a larger version in mid-read moves to the end.
  * @param batch  borrowed for the call, its arrays until the operation is done
  * @param op     receives the operation, to be freed; may be NULL in the blocking form if nothing is leased
- * @return the number of entries with status 0, or an error of the whole batch (then every entry has it as its status,
- *         except those that were served before). Own errors: -GRANARY_EBUSY (start form: `memory_max` is used up
- *     by leases
- *         not freed; the blocking form waits), -GRANARY_EINVAL.
+ * @return the number of entries with status 0, or an error of the whole batch (then every entry has it as its
+ *         status, except those that were served before). Own errors: -GRANARY_EBUSY (start form: `memory_max` is
+ *         used up by leases not freed; the blocking form waits), -GRANARY_EINVAL.
  * Entry errors: -GRANARY_ENOTFOUND, -GRANARY_ESTALE (by id), -GRANARY_EISDIR, -GRANARY_ERANGE, -GRANARY_ECHANGED,
  * -GRANARY_ECORRUPT, -GRANARY_ETOOBIG, -GRANARY_EACCESS, -GRANARY_EOFFLINE, -GRANARY_ENOMEM (lease over
  * `memory_max`).
@@ -486,8 +462,7 @@ struct granary_batch {
  * @end */
 GRANARY_API GRANARY_MUST_CHECK int64_t granary_read_batch(struct granary_client *client, struct granary_batch *batch,
 	const struct granary_call *call, struct granary_op **op);
-/** granary_read_batch() without waiting. @return 0 and *op, or an error: then there is no operation. Does not
- * block. */
+/** granary_read_batch() without waiting. @return 0 and *op, or an error: then there is no operation. Does not block. */
 GRANARY_API GRANARY_MUST_CHECK int granary_read_batch_start(struct granary_client *client, struct granary_batch *batch,
 	const struct granary_call *call, struct granary_op **op);
 
@@ -523,9 +498,8 @@ typedef int granary_sink_fn(void *arg, const void *data, size_t len);
  * @param offset  where to begin
  * @param length  bytes, or GRANARY_TO_END
  * @param sink    called in the calling thread
- * @return bytes given to the sink, or an error; -GRANARY_ECHANGED: it was replaced meanwhile. timeout_ms holds
- * for each
- *         piece. Blocks. Any thread. Since 0.1. */
+ * @return bytes given to the sink, or an error; -GRANARY_ECHANGED: it was replaced meanwhile. timeout_ms holds for
+ *         each piece. Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int64_t granary_read_stream(struct granary_client *client, struct granary_ref ref,
 	uint64_t offset, uint64_t length, granary_sink_fn *sink, void *arg, const struct granary_call *call);
 
@@ -563,8 +537,7 @@ struct granary_put {
 /** Writes one object. Returns after it is durable (unless the bucket is relaxed).
  * @param data, len  borrowed for the call
  * @return 0; -GRANARY_ENOSPACE; -GRANARY_EQUOTA; -GRANARY_ENAME; -GRANARY_EISDIR; -GRANARY_ETIMEDOUT and
- * -GRANARY_ECLOSED
- *         (it may have happened). Blocks. Any thread. Since 0.1. Stable.
+ *         -GRANARY_ECLOSED (it may have happened). Blocks. Any thread. Since 0.1. Stable.
  *
  * @example
  *	#include <granary/granary.h>
@@ -577,12 +550,11 @@ struct granary_put {
 GRANARY_API GRANARY_MUST_CHECK int granary_put(struct granary_client *client, const char *key, const void *data,
 	size_t len, const struct granary_call *call);
 
-/** Writes many objects. Entries succeed or fail one by one; they are sent in requests of up to 8 MiB, each of
- * which is one
- * commit of the server: batches of a few hundred small objects are fastest.
+/** Writes many objects. Entries succeed or fail one by one; they are sent in requests of up to 8 MiB, each of which
+ * is one commit of the server: batches of a few hundred small objects are fastest.
  * @param puts  the caller's until the operation is done; answered in place
- * @return the number of entries with status 0, or an error of the whole batch (entries answered before keep
- * their answer).
+ * @return the number of entries with status 0, or an error of the whole batch (entries answered before keep their
+ *         answer).
  * Entry errors: those of granary_put(), -GRANARY_EPRECONDITION. Blocks. Any thread. Since 0.1. Stable. */
 GRANARY_API GRANARY_MUST_CHECK int64_t granary_put_batch(struct granary_client *client, struct granary_put *puts,
 	size_t count, const struct granary_call *call);
@@ -593,16 +565,16 @@ GRANARY_API GRANARY_MUST_CHECK int granary_put_batch_start(struct granary_client
 struct granary_upload; /* an object being written whose size need not be known */
 
 /** Begins to write an object piece by piece. Nothing is visible before granary_upload_commit().
- * @param put   ref and, for the commit, flags, mode, mtime, if_version, metadata; `data` and `size` are not
- * used. Copied
+ * @param put   ref and, for the commit, flags, mode, mtime, if_version, metadata; `data` and `size` are not used.
+ *         Copied
  * @param call  bucket, and the timeout of each step
  * @return 0 and *out, to be ended with granary_upload_free(). Does not block. One thread at a time. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_upload_new(struct granary_client *client, const struct granary_put *put,
 	const struct granary_call *call, struct granary_upload **out);
-/** Appends bytes. They are copied, sent in pieces of 4 MiB with several in flight; blocks while those are unanswered.
+/** Appends bytes. They are copied, sent in pieces of 4 MiB with several in flight; blocks while those are
+ * unanswered.
  * @return 0, or the error of an earlier piece: the upload has failed. -GRANARY_ESTALE: the server was restarted,
- * write it
- * again from the start with a new upload. Since 0.1. */
+ *         write it again from the start with a new upload. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_upload_write(struct granary_upload *up, const void *data, size_t len);
 /** Waits for all pieces and puts the object under its name, in one step. @param put  NULL, or answered as by
  * granary_put_batch(). @return 0 or an error as of granary_put(). Blocks. Since 0.1. */
@@ -610,14 +582,12 @@ GRANARY_API GRANARY_MUST_CHECK int granary_upload_commit(struct granary_upload *
 /** Ends an upload; one not committed leaves nothing behind. Sets *up to NULL, which is allowed. Since 0.1. */
 GRANARY_API void granary_upload_free(struct granary_upload **up);
 
-/** Gives the next bytes of an object to write. @return bytes put into buf, at most len; 0 at the end; negative
- * ends the
- * write with that code. */
+/** Gives the next bytes of an object to write. @return bytes put into buf, at most len; 0 at the end; negative ends
+ * the write with that code. */
 typedef int64_t granary_source_fn(void *arg, void *buf, size_t len);
 /** Writes one object of any size from a callback, which runs in the calling thread.
  * @param put  as in granary_upload_new(); answered
- * @return bytes written, or an error as of granary_upload_write() and granary_put(). Blocks. Any thread. Since
- * 0.1. */
+ * @return bytes written, or an error as of granary_upload_write() and granary_put(). Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int64_t granary_put_stream(struct granary_client *client, struct granary_put *put,
 	granary_source_fn *source, void *arg, const struct granary_call *call);
 
@@ -711,9 +681,8 @@ struct granary_iter; /* a listing across pages, the next page read ahead */
  * @end */
 GRANARY_API GRANARY_MUST_CHECK int granary_iter_open(struct granary_client *client,
 	const struct granary_list_query *query, const struct granary_call *call, struct granary_iter **out);
-/** The next entry, valid until the next call. @return 1; 0 at the end; or an error: calling again tries that
- * page again.
- * Blocks. One thread at a time. Since 0.1. */
+/** The next entry, valid until the next call. @return 1; 0 at the end; or an error: calling again tries that page
+ * again. Blocks. One thread at a time. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_iter_next(struct granary_iter *iter,
 	const struct granary_list_entry **entry);
 /** Ends a listing and sets *iter to NULL, which is allowed. Since 0.1. */
@@ -751,8 +720,8 @@ GRANARY_API GRANARY_MUST_CHECK int granary_mkdir(struct granary_client *client, 
 /** granary_mkdir() without waiting; dir_id (or NULL) must stay. @return 0 and *op, or an error. Does not block. */
 GRANARY_API GRANARY_MUST_CHECK int granary_mkdir_start(struct granary_client *client, struct granary_ref ref,
 	uint32_t mode, uint32_t flags, uint64_t *dir_id, const struct granary_call *call, struct granary_op **op);
-/** Removes an empty directory. @return 0; -GRANARY_ENOTEMPTY; -GRANARY_ENOTFOUND; -GRANARY_ENOTDIR. Blocks.
- * Since 0.1. */
+/** Removes an empty directory. @return 0; -GRANARY_ENOTEMPTY; -GRANARY_ENOTFOUND; -GRANARY_ENOTDIR. Blocks. Since
+ * 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_rmdir(struct granary_client *client, struct granary_ref ref,
 	const struct granary_call *call);
 /** granary_rmdir() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
@@ -762,7 +731,7 @@ GRANARY_API GRANARY_MUST_CHECK int granary_rmdir_start(struct granary_client *cl
 enum granary_rename_flag { GRANARY_RENAME_NO_REPLACE = 1 };
 /** Renames a file, or a directory with all that is below it, in one step. Both in one bucket.
  * @return 0; -GRANARY_ENOTFOUND; -GRANARY_EEXIST; -GRANARY_EISDIR; -GRANARY_ENOTDIR; -GRANARY_ENOTEMPTY;
- * -GRANARY_ELOOP.
+ *         -GRANARY_ELOOP.
  * Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_rename(struct granary_client *client, struct granary_ref from,
 	struct granary_ref to, uint32_t flags, const struct granary_call *call);
@@ -814,7 +783,7 @@ struct granary_key_secret {
 };
 /** Makes an access key. @param grants, count  what it may do; the caller's own key must have all of it.
  * @param expires_s  seconds from now; 0: never. @param note  NULL, or a text for people. @return 0;
- * -GRANARY_EACCESS. */
+ *         -GRANARY_EACCESS. */
 GRANARY_API GRANARY_MUST_CHECK int granary_key_create(struct granary_client *client, const struct granary_grant *grants,
 	size_t count, uint64_t expires_s, const char *note, struct granary_key_secret *out, const struct granary_call *call);
 /** Removes an access key. @return 0; -GRANARY_ENOTFOUND. */
@@ -833,16 +802,16 @@ struct granary_key_page {
 	uint32_t more;
 	struct granary_key_entry *entries;
 };
-/** Access keys, by id. @param after  NULL, or the last of the page before. @param page  one block,
- * granary_free() it. */
+/** Access keys, by id. @param after  NULL, or the last of the page before. @param page  one block, granary_free()
+ * it. */
 GRANARY_API GRANARY_MUST_CHECK int granary_key_list(struct granary_client *client, const char *after,
 	struct granary_key_page **page, const struct granary_call *call);
 
 /** The server's state and counters: lines `name value`. @param text  NUL-terminated block, granary_free() it. */
 GRANARY_API GRANARY_MUST_CHECK int granary_status(struct granary_client *client, char **text,
 	const struct granary_call *call);
-/** Has the server do a task: "check", "check-status", "compact", "rotate" (docs/OPERATING.md). @param argument 
- * NULL: "".
+/** Has the server do a task: "check", "check-status", "compact", "rotate" (docs/OPERATING.md). @param argument NULL:
+ * "".
  * @param text  what it answered, lines `name value`; NUL-terminated block, granary_free() it. */
 GRANARY_API GRANARY_MUST_CHECK int granary_task(struct granary_client *client, const char *verb, const char *argument,
 	char **text, const struct granary_call *call);

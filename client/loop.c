@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* loop.c -- the client's thread: take what was submitted, hand requests to connections, look at clocks, announce what is
+ * done, sleep until a socket or a submission wakes it. Nothing of a caller runs here but granary_entry_fn. */
+#include "client_priv.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "net.h"
+
+enum { EVENTS_PER_TURN = 32 };
+
+int io_init(struct granary_client *c)
+{
+	struct io *io = &c->io;
+	uint64_t seed;
+
+	memset(io, 0, sizeof(*io));
+	if (c->config.engine == GRANARY_ENGINE_URING)
+		return -GRANARY_EUNSUPPORTED;
+	list_init(&io->ready);
+	list_init(&io->finished);
+	list_init(&io->session.open);
+	io->session.next_sequence = 1;
+	io->next_deadline_ns = NEVER_NS;
+	rand_bytes(&seed, sizeof(seed));
+	rng_seed(&io->rng, seed);
+	io->conns = calloc(c->config.connections, sizeof(*io->conns));
+	io->net = io->conns ? net_epoll.open() : NULL;
+	if (!io->net || net_epoll.watch(io->net, c->wake_fd, c, false, false) < 0) {
+		int err = errno ? error_from_errno(errno) : -GRANARY_ENOMEM;
+		if (io->net)
+			net_epoll.close(io->net);
+		free(io->conns);
+		io->conns = NULL;
+		io->net = NULL;
+		return err;
+	}
+	for (uint32_t i = 0; i < c->config.connections; i++)
+		conn_init(&io->conns[i], c, i);
+	return 0;
+}
+
+void io_release(struct granary_client *c)
+{
+	struct io *io = &c->io;
+
+	if (io->conns)
+		for (uint32_t i = 0; i < c->config.connections; i++)
+			conn_release(&io->conns[i]);
+	free(io->conns);
+	if (io->net)
+		net_epoll.close(io->net);
+	io->conns = NULL;
+	io->net = NULL;
+}
+
+/* The parent's thread may have been in the middle of any of this: only descriptors are closed. */
+void io_forget(struct granary_client *c)
+{
+	struct io *io = &c->io;
+
+	if (io->conns)
+		for (uint32_t i = 0; i < c->config.connections; i++)
+			if (io->conns[i].fd >= 0)
+				close(io->conns[i].fd);
+	if (io->net)
+		net_epoll.forget(io->net);
+	io->conns = NULL;
+	io->net = NULL;
+}
+
+/* Takes submissions and cancellations; false when the client is closing. */
+static bool io_take(struct granary_client *c, struct list *fresh, struct list *canceled)
+{
+	pthread_mutex_lock(&c->lock);
+	bool stopping = c->stopping;
+	list_splice(fresh, &c->submitted);
+	list_splice(canceled, &c->cancels);
+	pthread_mutex_unlock(&c->lock);
+	return !stopping;
+}
+
+static int timeout_ms(const struct granary_client *c)
+{
+	const struct io *io = &c->io;
+	uint64_t at = io->next_deadline_ns < io->next_retry_ns ? io->next_deadline_ns : io->next_retry_ns;
+
+	for (uint32_t i = 0; i < c->config.connections; i++) {
+		uint64_t next = conn_next_ns(&io->conns[i]);
+		at = next < at ? next : at;
+	}
+	if (at == NEVER_NS)
+		return -1;
+	if (at <= io->now_ns)
+		return 0;
+	uint64_t ms = (at - io->now_ns + 999999) / 1000000;
+	return ms > 60000 ? 60000 : (int)ms;
+}
+
+static void io_events(struct granary_client *c, int timeout)
+{
+	struct net_event events[EVENTS_PER_TURN];
+	uint64_t woken;
+	int n = net_epoll.wait(c->io.net, events, EVENTS_PER_TURN, timeout);
+
+	c->io.now_ns = clock_mono_ns();
+	for (int i = 0; i < n; i++) {
+		if (events[i].owner != c)
+			conn_ready_io(events[i].owner, events[i].readable, events[i].writable);
+		else if (read(c->wake_fd, &woken, sizeof(woken)) < 0)
+			continue; /* taken before */
+	}
+}
+
+static void io_sleep(struct granary_client *c)
+{
+	int timeout = timeout_ms(c);
+
+	pthread_mutex_lock(&c->lock);
+	c->sleeping = list_empty(&c->submitted) && list_empty(&c->cancels) && !c->stopping;
+	if (!c->sleeping)
+		timeout = 0;
+	pthread_mutex_unlock(&c->lock);
+	io_events(c, timeout);
+	pthread_mutex_lock(&c->lock);
+	c->sleeping = false;
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void io_stop(struct granary_client *c)
+{
+	pthread_mutex_lock(&c->lock);
+	struct list all;
+	list_init(&all);
+	list_for(at, &c->ops) {
+		struct granary_op *op = container_of(at, struct granary_op, all);
+		list_remove(&op->cancel_link);
+		list_push(&all, &op->cancel_link);
+	}
+	list_init(&c->submitted);
+	pthread_mutex_unlock(&c->lock);
+	for (struct list *at; (at = list_pop(&all)) != NULL;)
+		op_fail(container_of(at, struct granary_op, cancel_link), -GRANARY_ECANCELED, "the client was closed");
+	op_announce(c);
+	for (uint32_t i = 0; i < c->config.connections; i++)
+		handshake_goodbye(&c->io.conns[i]);
+}
+
+static void io_turn(struct granary_client *c, struct list *fresh, struct list *canceled)
+{
+	for (struct list *at; (at = list_pop(fresh)) != NULL;)
+		op_begin(container_of(at, struct granary_op, link));
+	for (struct list *at; (at = list_pop(canceled)) != NULL;)
+		op_fail(container_of(at, struct granary_op, cancel_link), -GRANARY_ECANCELED, "canceled by the caller");
+	if (c->io.next_deadline_ns <= c->io.now_ns)
+		op_expire(c);
+	rpc_dispatch(c);
+	for (uint32_t i = 0; i < c->config.connections; i++)
+		conn_tick(&c->io.conns[i]);
+	op_announce(c);
+}
+
+void *io_main(void *client)
+{
+	struct granary_client *c = client;
+	struct list fresh, canceled;
+
+	list_init(&fresh);
+	list_init(&canceled);
+	c->io.now_ns = clock_mono_ns();
+	while (io_take(c, &fresh, &canceled)) {
+		io_turn(c, &fresh, &canceled);
+		io_sleep(c);
+	}
+	io_stop(c);
+	return NULL;
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* op.c -- the life of an operation.
+ *
+ * new -> UNDER WAY   op_submit()    the client's thread has it; it makes requests through kind->more()
+ *     -> ended       op_end()       no request is left; kind->finish() gave the result; nothing of the caller is touched
+ *     -> DONE        op_announce()  seen by its owner; unless quiet, in the client's done list until collected
+ *     -> freed       granary_op_free() */
+#include "client_priv.h"
+
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+
+static int op_read_call(struct granary_op *op, const struct granary_call *call)
+{
+	struct granary_call all = { .size = 0 };
+	const char *bucket = op->client->config.bucket;
+
+	if (call && call->size < offsetof(struct granary_call, done))
+		return error_fail(op->client, -GRANARY_EINVAL, "granary_call.size is not set: use GRANARY_CALL()");
+	if (call)
+		memcpy(&all, call, call->size < sizeof(all) ? call->size : sizeof(all));
+	op->done = all.done;
+	op->arg = all.arg;
+	op->timeout_ms = all.timeout_ms ? all.timeout_ms : op->client->config.timeout_ms;
+	bucket = all.bucket ? all.bucket : bucket;
+	if (strlen(bucket) >= sizeof(op->bucket))
+		return error_fail(op->client, -GRANARY_ENAME, "the bucket's name is longer than %d characters",
+			GRANARY_BUCKET_LEN_MAX);
+	memcpy(op->bucket, bucket, strlen(bucket) + 1);
+	return 0;
+}
+
+void *op_new(size_t size, struct granary_client *c, const struct op_kind *kind, const struct granary_call *call, int *err)
+{
+	pthread_condattr_t attr;
+	struct granary_op *op;
+
+	*err = client_enter(c);
+	if (*err < 0)
+		return NULL;
+	op = calloc(1, size);
+	if (!op) {
+		*err = error_fail(c, -GRANARY_ENOMEM, "out of memory");
+		return NULL;
+	}
+	op->client = c;
+	*err = op_read_call(op, call);
+	if (*err < 0) {
+		free(op);
+		return NULL;
+	}
+	op->magic = OP_MAGIC;
+	op->kind = kind;
+	list_init(&op->all);
+	list_init(&op->link);
+	list_init(&op->cancel_link);
+	list_init(&op->rpcs);
+	lease_init(&op->lease);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&op->cond, &attr);
+	pthread_condattr_destroy(&attr);
+	pthread_mutex_lock(&c->lock);
+	client_ref(c);
+	pthread_mutex_unlock(&c->lock);
+	return op;
+}
+
+void op_release(struct granary_op *op)
+{
+	struct granary_client *c = op->client;
+
+	lease_release(c, &op->lease);
+	if (!op->orphaned)
+		pthread_cond_destroy(&op->cond);
+	op->magic = 0;
+	free(op);
+	client_unref(c);
+}
+
+void op_free_quiet(struct granary_op *op)
+{
+	if (op)
+		op->kind->free(op);
+}
+
+/* The lock is held. The thread takes no signal: those are the application's. */
+static int thread_start(struct granary_client *c)
+{
+	sigset_t all, before;
+
+	if (c->thread_runs)
+		return 0;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int failed = pthread_create(&c->thread, NULL, io_main, c);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (failed)
+		return -GRANARY_ENOMEM;
+	pthread_setname_np(c->thread, "granary-io");
+	c->thread_runs = true;
+	return 0;
+}
+
+int op_submit(struct granary_op *op)
+{
+	struct granary_client *c = op->client;
+	int err;
+
+	op->started_ns = clock_mono_ns();
+	if (op->deadline_ns == 0)
+		op->deadline_ns = deadline_after(op->started_ns, op->timeout_ms);
+	pthread_mutex_lock(&c->lock);
+	err = c->closed ? -GRANARY_ECANCELED : thread_start(c);
+	if (err == 0) {
+		list_push(&c->ops, &op->all);
+		list_push(&c->submitted, &op->link);
+		client_wake(c);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return err < 0 ? error_fail(c, err, "cannot start an operation: %s", error_text(err)) : 0;
+}
+
+int op_start(struct granary_op *op, struct granary_op **out)
+{
+	int err = out ? op_submit(op) : error_fail(op->client, -GRANARY_EINVAL, "no place for the operation");
+
+	if (err < 0)
+		op_free_quiet(op);
+	if (out)
+		*out = err < 0 ? NULL : op;
+	return err;
+}
+
+int64_t op_run(struct granary_op *op)
+{
+	op->quiet = true;
+	int64_t result = op_submit(op);
+	if (result < 0) /* never begun: nothing else sets it */
+		op->state = OP_DONE;
+	else
+		result = granary_wait(op, GRANARY_FOREVER);
+	return result;
+}
+
+/* ---- the client's thread ---- */
+
+void op_note(struct granary_op *op, struct slice text)
+{
+	if (op->error[0] == '\0')
+		text_copy(op->error, sizeof(op->error), text);
+}
+
+static void op_end(struct granary_op *op)
+{
+	op->ended = true;
+	op->result = op->kind->finish(op, op->err);
+	if (op->result < 0 && op->error[0] == '\0')
+		op_note(op, slice_str(error_text((int)op->result)));
+	list_push(&op->client->io.finished, &op->link);
+}
+
+void op_begin(struct granary_op *op)
+{
+	struct io *io = &op->client->io;
+
+	list_init(&op->link);
+	if (op->deadline_ns < io->next_deadline_ns)
+		io->next_deadline_ns = op->deadline_ns;
+	op_advance(op);
+}
+
+void op_advance(struct granary_op *op)
+{
+	if (op->ended)
+		return;
+	int err = op->kind->more(op);
+	if (err < 0)
+		op_fail(op, err, "%s", error_text(err));
+	else if (!op->ended && list_empty(&op->rpcs))
+		op_end(op);
+}
+
+void op_fail(struct granary_op *op, int err, const char *fmt, ...)
+{
+	char text[ERROR_TEXT_SIZE];
+	va_list ap;
+
+	if (op->ended)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	op->error[0] = '\0';
+	op_note(op, slice_str(text[0] ? text : error_text(err)));
+	op->err = err;
+	while (!list_empty(&op->rpcs))
+		rpc_drop(container_of(op->rpcs.next, struct rpc, op_link));
+	op_end(op);
+}
+
+static void op_hand_over(struct granary_client *c, struct granary_op *op, bool *signal)
+{
+	list_remove(&op->all);
+	list_remove(&op->cancel_link);
+	if (op->result < 0)
+		memcpy(c->last_error, op->error, sizeof(c->last_error));
+	if (!op->quiet && !op->dropped) {
+		*signal = true;
+		list_push(&c->done, &op->link);
+	}
+	atomic_store_explicit(&op->state, OP_DONE, memory_order_release);
+	if (op->waiters > 0)
+		pthread_cond_broadcast(&op->cond);
+}
+
+void op_announce(struct granary_client *c)
+{
+	uint64_t one = 1;
+	bool signal = false;
+
+	if (list_empty(&c->io.finished))
+		return;
+	pthread_mutex_lock(&c->lock);
+	for (struct list *at; (at = list_pop(&c->io.finished)) != NULL;)
+		op_hand_over(c, container_of(at, struct granary_op, link), &signal);
+	if (signal && write(c->event_fd, &one, sizeof(one)) < 0)
+		signal = false; /* its counter is full: it is readable */
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* A connection on which nothing came for long is given up with the operation that waited for it. */
+static void op_doubt_connections(struct granary_op *op)
+{
+	static const uint64_t silence_ns = 5000000000;
+
+	for (struct list *at = op->rpcs.next; at != &op->rpcs; at = at->next) {
+		const struct rpc *r = container_of(at, struct rpc, op_link);
+		uint64_t since = r->conn && r->conn->last_rx_ns > r->sent_ns ? r->conn->last_rx_ns : r->sent_ns;
+		if (r->state == RPC_FLIGHT && op->client->io.now_ns - since > silence_ns)
+			r->conn->broken = true;
+	}
+}
+
+static void op_time_out(struct granary_op *op)
+{
+	const struct granary_client *c = op->client;
+
+	if (!op->sent && c->io.why[0]) {
+		op_fail(op, -GRANARY_EUNREACHABLE, "no server within %u ms; the last failure was: %s", op->timeout_ms, c->io.why);
+		return;
+	}
+	op_doubt_connections(op);
+	op_fail(op, -GRANARY_ETIMEDOUT, "no answer within %u ms", op->timeout_ms);
+}
+
+void op_expire(struct granary_client *c)
+{
+	uint64_t next = NEVER_NS;
+	struct list late;
+
+	list_init(&late);
+	pthread_mutex_lock(&c->lock);
+	list_for(at, &c->ops) {
+		struct granary_op *op = container_of(at, struct granary_op, all);
+		if (op->ended)
+			continue;
+		if (op->deadline_ns <= c->io.now_ns) {
+			list_remove(&op->cancel_link);
+			list_push(&late, &op->cancel_link);
+		} else if (op->deadline_ns < next) {
+			next = op->deadline_ns;
+		}
+	}
+	pthread_mutex_unlock(&c->lock);
+	c->io.next_deadline_ns = next;
+	for (struct list *at; (at = list_pop(&late)) != NULL;)
+		op_time_out(container_of(at, struct granary_op, cancel_link));
+}

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* options.c -- where a client goes and who it is: options, environment, credentials file. */
+#include "client_priv.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { CREDENTIALS_SIZE_MAX = 16 * 1024, URL_TEXT_MAX = 4096 };
+
+struct credentials {
+	char access_key[128];
+	char secret[2 * WIRE_SECRET_SIZE + 1];
+	char url[URL_TEXT_MAX];
+};
+
+struct loading {
+	struct config *config;
+	struct credentials file;
+	char *why;
+	size_t why_size;
+};
+
+__attribute__((format(printf, 3, 4))) static int bad(struct loading *l, int err, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(l->why, l->why_size, fmt, ap);
+	va_end(ap);
+	return err;
+}
+
+/* One line without its end. Names that are not known are left alone: a later version may have written them. */
+static int credentials_line(struct loading *l, const char *path, unsigned number, char *line)
+{
+	struct { const char *name; char *to; size_t size; } const fields[] = {
+		{ "access_key", l->file.access_key, sizeof(l->file.access_key) },
+		{ "secret", l->file.secret, sizeof(l->file.secret) },
+		{ "url", l->file.url, sizeof(l->file.url) },
+	};
+	char *equals, *end;
+
+	line += strspn(line, " \t");
+	for (end = line + strlen(line); end > line && strchr(" \t\r", end[-1]);)
+		*--end = '\0';
+	if (*line == '\0' || *line == '#')
+		return 0;
+	equals = strchr(line, '=');
+	if (!equals)
+		return bad(l, -GRANARY_EINVAL, "credentials file '%s' line %u: not NAME=VALUE", path, number);
+	*equals = '\0';
+	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+		if (strcmp(line, fields[i].name) != 0)
+			continue;
+		if (strlen(equals + 1) >= fields[i].size)
+			return bad(l, -GRANARY_EINVAL, "credentials file '%s' line %u: %s is too long", path, number, line);
+		memcpy(fields[i].to, equals + 1, strlen(equals + 1) + 1);
+	}
+	return 0;
+}
+
+static int credentials_open(struct loading *l, const char *path)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0) {
+		int err = errno == ENOENT ? -GRANARY_ENOTFOUND : -GRANARY_EACCESS;
+		return bad(l, err, "cannot read the credentials file '%s': %s", path, strerror(errno));
+	}
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+		close(fd);
+		return bad(l, -GRANARY_EACCESS, "the credentials file '%s' is not a file", path);
+	}
+	if (st.st_mode & 077) {
+		close(fd);
+		return bad(l, -GRANARY_EACCESS, "the credentials file '%s' may be read or written by others (mode %04o); "
+			"run: chmod 600 '%s'", path, (unsigned)(st.st_mode & 07777), path);
+	}
+	return fd;
+}
+
+static int credentials_load(struct loading *l, const char *path)
+{
+	char text[CREDENTIALS_SIZE_MAX + 1];
+	size_t len = 0;
+	unsigned number = 1;
+	int fd = credentials_open(l, path), err = 0;
+
+	if (fd < 0)
+		return fd;
+	for (ssize_t n = 1; n > 0 && len < sizeof(text);) {
+		n = read(fd, text + len, sizeof(text) - len);
+		if (n < 0 && errno != EINTR)
+			err = bad(l, -GRANARY_EACCESS, "cannot read the credentials file '%s': %s", path, strerror(errno));
+		len += n > 0 ? (size_t)n : 0;
+		n = n < 0 && errno == EINTR ? 1 : n;
+	}
+	close(fd);
+	if (err == 0 && len == sizeof(text))
+		err = bad(l, -GRANARY_EINVAL, "the credentials file '%s' is too large", path);
+	text[err == 0 ? len : 0] = '\0';
+	for (char *line = text, *next; err == 0 && line; line = next, number++) {
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = '\0';
+		err = credentials_line(l, path, number, line);
+	}
+	explicit_bzero(text, sizeof(text));
+	return err;
+}
+
+static int secret_parse(struct loading *l, const char *hex)
+{
+	struct config *c = l->config;
+	unsigned v;
+
+	if (strlen(hex) != 2 * WIRE_SECRET_SIZE || strspn(hex, "0123456789abcdefABCDEF") != 2 * WIRE_SECRET_SIZE)
+		return bad(l, -GRANARY_EINVAL, "the secret is not 64 hexadecimal digits");
+	for (size_t i = 0; i < WIRE_SECRET_SIZE; i++) {
+		char two[3] = { hex[2 * i], hex[2 * i + 1], '\0' };
+		v = (unsigned)strtoul(two, NULL, 16);
+		c->secret[i] = (uint8_t)v;
+	}
+	return 0;
+}
+
+static int who_load(struct loading *l, const struct granary_options *o)
+{
+	const char *path = o->credentials ? o->credentials : getenv("GRANARY_CREDENTIALS");
+	const char *access_key = o->access_key, *secret = o->secret;
+	int err;
+
+	if (!access_key != !secret)
+		return bad(l, -GRANARY_EINVAL, "access_key and secret go together");
+	if (!access_key && path && *path) {
+		err = credentials_load(l, path);
+		if (err < 0)
+			return err;
+		access_key = l->file.access_key;
+		secret = l->file.secret;
+		if (!*access_key || !*secret)
+			return bad(l, -GRANARY_EINVAL, "the credentials file '%s' lacks access_key= or secret=", path);
+	}
+	if (!access_key)
+		return bad(l, -GRANARY_EAUTH, "no credentials: set GRANARY_CREDENTIALS to the file that `granary key create -o` "
+			"or granaryd --quickstart wrote");
+	if (*access_key == '\0' || strlen(access_key) >= sizeof(l->config->access_key))
+		return bad(l, -GRANARY_EINVAL, "the access key is empty or too long");
+	memcpy(l->config->access_key, access_key, strlen(access_key) + 1);
+	return secret_parse(l, secret);
+}
+
+static int where_load(struct loading *l, const struct granary_options *o)
+{
+	struct granary_url url;
+	const char *text = o->url ? o->url : getenv("GRANARY_URL");
+	int err;
+
+	if (!text || !*text)
+		text = l->file.url;
+	if (!*text)
+		return bad(l, -GRANARY_EINVAL, "no address: give one as granary://HOST/BUCKET, or set GRANARY_URL");
+	err = granary_url_parse(text, &url, l->why, l->why_size);
+	if (err < 0)
+		return err;
+	l->config->hosts_count = url.hosts_count;
+	memcpy(l->config->hosts, url.hosts, sizeof(url.hosts));
+	memcpy(l->config->bucket, url.bucket, sizeof(url.bucket));
+	return 0;
+}
+
+static int limits_load(struct loading *l, const struct granary_options *o)
+{
+	struct config *c = l->config;
+
+	c->memory_max = o->memory_max ? o->memory_max : (uint64_t)256 * 1024 * 1024;
+	c->timeout_ms = o->timeout_ms ? o->timeout_ms : 30000;
+	c->connect_timeout_ms = o->connect_timeout_ms ? o->connect_timeout_ms : 5000;
+	c->connections = o->connections ? o->connections : 1;
+	c->retries_max = o->retries_max == UINT32_MAX ? 0 : o->retries_max ? o->retries_max : UINT32_MAX;
+	c->engine = o->engine;
+	if (c->memory_max < MEMORY_MIN)
+		return bad(l, -GRANARY_EINVAL, "memory_max must be at least 8 MiB");
+	if (c->connections > GRANARY_CONNECTIONS_MAX)
+		return bad(l, -GRANARY_EINVAL, "connections must be 1..%d", GRANARY_CONNECTIONS_MAX);
+	if (c->engine > GRANARY_ENGINE_URING)
+		return bad(l, -GRANARY_EINVAL, "no such engine: %u", c->engine);
+	snprintf(c->name, sizeof(c->name), "%s", o->name ? o->name : program_invocation_short_name);
+	return 0;
+}
+
+int config_load(struct config *config, const struct granary_options *options, char *why, size_t why_size)
+{
+	struct granary_options o = GRANARY_INIT(granary_options);
+	struct loading l = { .config = config, .why = why, .why_size = why_size };
+	int err;
+
+	if (options && options->size < offsetof(struct granary_options, secret))
+		return bad(&l, -GRANARY_EINVAL, "granary_options.size is not set");
+	if (options)
+		memcpy(&o, options, options->size < sizeof(o) ? options->size : sizeof(o));
+	memset(config, 0, sizeof(*config));
+	err = limits_load(&l, &o);
+	if (err == 0)
+		err = who_load(&l, &o);
+	if (err == 0)
+		err = where_load(&l, &o);
+	explicit_bzero(&l.file, sizeof(l.file));
+	return err;
+}
