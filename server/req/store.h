@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* store.h -- everything a server has below its front ends, opened in the right order: data directory, metadata, packs,
- * cache, writers, reactors, jobs. Used by granaryd and, over a simulated disk, by the tests. */
+/* store.h -- everything a server has below its front ends, opened in the right order: data
+ * directory, metadata, packs, cache, writers, reactors, jobs. Used by granaryd and, over a
+ * simulated disk, by the tests. */
 #pragma once
 
 #include <stdbool.h>
@@ -9,7 +10,6 @@
 #include "io/io.h"
 
 struct cache;
-struct cache_local;
 struct fs;
 struct ids;
 struct jobs;
@@ -24,7 +24,7 @@ struct store_clock;
 struct workers;
 struct writers;
 
-enum { REACTORS_MAX = 64 };
+enum { REACTORS_MAX = 64, STORE_STATUS_MAX = 64 * 1024 };
 
 struct store_options {
 	struct fs *fs;             /* the data directory; the store does not own it */
@@ -32,12 +32,15 @@ struct store_options {
 	struct io_options io;
 	uint32_t reactors;         /* 1..REACTORS_MAX */
 	uint32_t worker_threads;
-	uint64_t cache_budget, transient_budget, loc_budget, kv_block_cache, kv_write_buffer, staging_budget; /* bytes */
+	/* bytes */
+	uint64_t cache_budget, transient_budget, loc_budget, kv_block_cache, kv_write_buffer, staging_budget;
 	uint64_t request_budget;   /* bytes of requests and answers in memory over all connections */
 	uint64_t pack_size, disk_reserve, ballast;
 	bool jobs;                 /* start background jobs (tests may drive them by hand) */
 	uint64_t compact_dead_pct; /* 30 */
 	uint64_t job_interval_ns;  /* 5 s */
+	void (*fatal)(void *arg, const char *what); /* metadata sync failed; NULL: one log line and exit status 70 */
+	void *fatal_arg;
 };
 void store_options_default(struct store_options *o); /* all but fs; budgets by DESIGN and the machine's memory */
 
@@ -47,7 +50,6 @@ struct store_local {
 	struct reactor *reactor;
 	struct io *io;
 	struct reader *reader;
-	struct cache_local *cache;
 	struct req_stats *stats;
 	void *net;                 /* the front ends' */
 };
@@ -56,6 +58,8 @@ struct store {
 	struct store_options options;
 	struct fs *fs;
 	struct fs_file *lock;
+	_Atomic bool ballast_gone; /* released on a full disk; made again when there is room */
+	uint64_t created_s;
 	struct kv *kv;
 	struct loc *loc;
 	struct ids *ids;
@@ -75,10 +79,12 @@ struct store {
 	uint32_t incarnation;
 	_Atomic uint64_t request_bytes; /* in use of request_budget */
 	_Atomic bool draining;
+	_Atomic uint64_t corrupt_logged[64]; /* damaged records named in the log already */
 };
 
-/* Creates an empty data directory's files (superblock, master.key) when there is none; refuses another format version
- * (VERSION), a locked one (LOCKED), a read-only one, with `why` (cap >= 256) naming the path, the cause and the fix. */
+/* Creates an empty data directory's files (superblock, master.key) when there is none; refuses
+ * another format version (VERSION), a locked one (LOCKED), a read-only one, with `why` (cap >= 256)
+ * naming the path, the cause and the fix. */
 int store_open(const struct store_options *options, struct store **out, char *why, size_t why_cap);
 void store_close(struct store **store); /* flushes, saves the clock, stops threads */
 /* Lines "name value" into buf; the STATUS answer (PROTOCOL 4.6). Returns the length. Any thread. */
