@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* req.h -- a request: what a front end hands over, what it gets back, and the table of steps in between.
+/* req.h -- a request: what a front end hands over, what it gets back, and the table of steps in
+ * between.
  *
- * A front end (net/) fills a struct req and calls req_start(); the request runs on that reactor; it answers through
- * peer->ops->answer, one or more times, and at the end peer->ops->finished exactly once, after its last answer. Nothing
- * is answered from inside req_start().
+ * A front end (net/) fills a struct req and calls req_start(); the request runs on that reactor; it
+ * answers through peer->ops->answer, one or more times, and at the end peer->ops->finished exactly
+ * once, after its last answer. Nothing is answered from inside req_start().
  *
- * PARSE -> AUTHORISE -> (kind's own steps) -> ANSWER -> finished. A step says NEXT, WAIT (an op, a worker task, an
- * append or a commit is pending and will call req_resume on this reactor) or DONE. */
+ * PARSE -> AUTHORISE -> (kind's own steps) -> ANSWER -> finished. A step says NEXT, WAIT (an op, a
+ * worker task, an append or a commit is pending and will call req_resume on this reactor) or
+ * DONE. */
 #pragma once
 
 #include <stdbool.h>
@@ -24,7 +26,8 @@ struct session;
 struct store;
 struct store_local;
 
-/* One frame of an answer. Made by the request, owned by the front end once handed over, until it calls released(). */
+/* One frame of an answer. Made by the request, owned by the front end once handed over, until it
+ * calls released(). */
 struct answer {
 	struct answer *next;
 	uint64_t request;
@@ -45,7 +48,9 @@ struct req_peer_ops {
 	/* Bytes of answers queued and not yet sent: a request that produces much waits above the limit. */
 	uint64_t (*queued)(const struct req_peer *peer);
 };
-/* The other side of a connection, after authentication. Lives until its last request finished. */
+/* The other side of a connection, after authentication. Lives until its last request finished and
+ * its last answer was released. When it is gone the front end sets `gone` and calls
+ * req_drained(). */
 struct req_peer {
 	const struct req_peer_ops *ops;
 	struct store_local *local;
@@ -54,6 +59,9 @@ struct req_peer {
 	uint32_t data_cap;       /* data bytes it accepts in one frame */
 	bool gone;               /* the connection ended: answers are dropped, mutations go on */
 	struct list waiting;     /* requests waiting for its send queue to shrink: req_drained() */
+	/* req's own, zero at first: what is being read for it or waits in its send queue. */
+	uint64_t ahead_bytes;
+	uint32_t ahead_entries;
 };
 
 enum step_result { STEP_NEXT, STEP_WAIT, STEP_DONE };
@@ -81,21 +89,23 @@ struct req {
 	const uint8_t *data;     /* frame.data_len bytes, 64-byte aligned */
 	uint32_t step;
 	uint32_t pending;        /* ops that will resume it */
-	bool running, resumed;
+	bool running, resumed, answered, waking;
 	int err;
 	char text[256];          /* error text for the answer, names the thing, the cause and the fix */
 	uint64_t started_ns;
 	struct task task;        /* to itself: deferred runs, worker hops */
 	struct task done;        /* commits */
-	struct list node;        /* the front end's or a waiting list */
+	void (*work)(struct req *r); /* what `task` does on a worker */
+	struct list node;        /* the front end's */
+	struct list wait_node;   /* in peer->waiting */
 	void *body;              /* the kind's own state (freed by kind->cleanup) */
 	void *front;             /* the front end's own */
 };
-/* r->peer, frame, meta, data, front set; the rest zero. */
+/* r->peer, frame, meta, data, front set; the rest zero. On the peer's reactor. */
 void req_start(struct req *r);
 /* On r's reactor: what it waited for happened. */
 void req_resume(struct req *r);
-/* The peer's send queue shrank below its limit. */
+/* The peer's send queue shrank below its limit, or the peer is gone. */
 void req_drained(struct req_peer *peer);
 
 /* Counters of one reactor: written by it alone, read by status. */
@@ -106,12 +116,18 @@ struct req_stats {
 	uint64_t corrupt_reported, corrupt_repaired, retries_answered, connections, connections_total, auth_failures;
 };
 
-/* ---- sessions (PROTOCOL 2.3, 5.1, 5.2): any thread -------------------------------------------------------------- */
+/* ---- sessions (PROTOCOL 2.3, 5.1, 5.2): any thread ---- */
 struct sessions;
 int sessions_open(struct store *store, struct sessions **out);
 void sessions_close(struct sessions **s);
-/* id 0: a new one. ACCESS when it belongs to another key. Counted reference; also after a restart (row `h`). Blocks on
- * the store only for an unknown id: front ends call it on a worker then; -GRANARY_EAGAIN when may_block is false. */
-int session_attach(struct sessions *s, const struct ns_access_key *key, uint64_t id, bool may_block, struct session **out);
+/* id 0: a new one. ACCESS when it belongs to another key. Counted reference; also after a restart
+ * (row `h`). Blocks on the store only for an unknown id: front ends call it on a worker then;
+ * -GRANARY_EAGAIN when may_block is false. */
+int session_attach(struct sessions *s, const struct ns_access_key *key, uint64_t id, bool may_block,
+		   struct session **out);
 void session_detach(struct sessions *s, struct session **session); /* starts its lease when it was the last */
 uint64_t session_id(const struct session *s);
+/* Ends sessions without a connection for longer than their lease and waits that nothing will end.
+ * Once a job pass; now: clock_mono_ns(). */
+void sessions_tick(struct sessions *s, uint64_t now_ns);
+uint64_t sessions_count(struct sessions *s);

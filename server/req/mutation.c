@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mutation.c -- ADMIT -> (the kind's own) -> PLAN -> FINISH, the same for every mutation.
+ *
+ * Invariants: (1) what session_admit() let in is settled exactly once; (2) the retry row and the
+ * row of the session are in the transaction that does the work; (3) a plan is submitted at most
+ * once; after a conflict a new one is made, at most MUTATION_TRIES_MAX in all; (4) nothing is
+ * answered before the commit is synced (contract A). */
+#include "req/mutation.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "common/tlv.h"
+#include "meta/ids.h"
+
+static struct mutation *mutation_of(const struct req *r)
+{
+	return r->body;
+}
+
+int mutation_begin(struct req *r, struct cur *c, const struct mutation_ops *ops, size_t body_size)
+{
+	struct mutation *m = req_alloc(body_size);
+
+	memset(m, 0, body_size);
+	r->body = m;
+	m->r = r;
+	m->ops = ops;
+	m->session = r->peer->session;
+	m->sequence = cur_u64(c);
+	m->after = cur_u64(c);
+	m->seen = cur_u64(c);
+	list_init(&m->wait_node);
+	return cur_ok(c) ? 0 : -GRANARY_EPROTO;
+}
+
+void mutation_cleanup(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+
+	if (m == NULL) return;
+	assert(!m->admitted && m->plan == NULL && list_empty(&m->wait_node));
+	free(m);
+	r->body = NULL;
+}
+
+void mutation_wake(struct mutation *m)
+{
+	req_post(m->r);
+}
+
+/* ---- answers ---- */
+
+/* What is in the session's memory, or was settled just now. */
+static enum step_result answer_result(struct req *r, const struct result *res)
+{
+	struct answer *a = answer_new(r, res->meta_len);
+
+	if (res->meta_len > 0) memcpy(a->meta, res->meta, res->meta_len);
+	a->meta_len = res->meta_len;
+	a->status = res->status;
+	a->flags = res->flags;
+	answer_send(r, a, true);
+	return STEP_DONE;
+}
+
+static void settle(struct req *r, const struct result *res)
+{
+	struct mutation *m = mutation_of(r);
+
+	if (m->admitted) session_settle(m->session, m, res, m->has_row);
+}
+
+enum step_result mutation_fail(struct req *r)
+{
+	size_t len = strlen(r->text);
+	uint8_t text[2 + sizeof(r->text)];
+	struct wr w = wr_of(text, sizeof(text));
+	struct result res = { .status = (uint16_t)-r->err, .meta = text };
+
+	wr_bytes16(&w, slice_of(r->text, len));
+	res.meta_len = (uint32_t)wr_len(&w);
+	settle(r, &res);
+	return STEP_DONE;
+}
+
+static enum step_result mutation_done(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+	size_t cap = m->ops->meta_cap != NULL ? m->ops->meta_cap(r) : 0;
+	struct result res = { .flags = m->relaxed ? FRAME_RELAXED : 0 };
+	struct answer *a = answer_new(r, cap);
+	struct wr w = wr_of(a->meta, cap);
+
+	if (m->ops->answer != NULL) m->ops->answer(r, &w);
+	assert(wr_ok(&w));
+	a->meta_len = res.meta_len = (uint32_t)wr_len(&w);
+	a->flags = res.flags;
+	res.meta = a->meta;
+	settle(r, &res);
+	answer_send(r, a, true);
+	return STEP_DONE;
+}
+
+/* ---- admission ---- */
+
+static int retry_row_read(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_value value;
+	struct slice statuses;
+	uint64_t op, id, version;
+	int err = kv_get(r->store->kv, row_retry(key, session_id(m->session), m->sequence), &value);
+
+	if (err == -GRANARY_ENOTFOUND) return 0;
+	if (err < 0) return err;
+	if (!value_u64(value.v, LTAG_OP, 0, &op) || !value_u64(value.v, LTAG_ID, 0, &id) ||
+		!value_u64(value.v, LTAG_VERSION, 0, &version) ||
+		!value_bytes(value.v, LTAG_STATUS, &statuses))
+		err = -GRANARY_ECORRUPT;
+	else if (op != r->kind->op)
+		err = -GRANARY_EPROTO;
+	if (err == 0) {
+		m->replayed = true;
+		m->first_id = id;
+		m->first_version = version;
+		if (m->ops->replay != NULL) m->ops->replay(r, statuses, id, version);
+	}
+	kv_value_release(&value);
+	return err;
+}
+
+static void mutation_look_work(struct req *r)
+{
+	mutation_of(r)->err = retry_row_read(r);
+}
+
+static enum step_result mutation_looked(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+
+	if (m->err < 0) {
+		req_set_error(r, m->err,
+			"the row of sequence %llu cannot be read or is of another operation",
+			(unsigned long long)m->sequence);
+		return mutation_fail(r);
+	}
+	if (!m->replayed) return STEP_NEXT;
+	stat_add(&r->local->stats->retries_answered, 1);
+	m->has_row = true;
+	return mutation_done(r);
+}
+
+static enum step_result mutation_refused(struct req *r, int err)
+{
+	const struct mutation *m = mutation_of(r);
+
+	if (err == -GRANARY_EBUSY)
+		return req_fail(r, err,
+			"sequence %llu, or %llu before it, is not settled yet; try again",
+			(unsigned long long)m->sequence, (unsigned long long)m->after);
+	return req_fail(r, err,
+		"sequence %llu (after %llu, seen %llu) does not fit: it was used or seen before, "
+		"or is not above both",
+		(unsigned long long)m->sequence, (unsigned long long)m->after,
+		(unsigned long long)m->seen);
+}
+
+enum step_result mutation_admit(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+	struct result res = { 0 };
+	enum step_result step;
+	int got;
+
+	if (m->session == NULL) /* a front end without sessions */
+		return STEP_NEXT;
+	if (m->looked_up) return mutation_looked(r);
+	r->pending++; /* before: the wake may come at once */
+	got = session_admit(m->session, m, (r->frame.flags & FRAME_RESENT) != 0, &res);
+	if (got == ADMIT_WAIT) return STEP_WAIT;
+	r->pending--;
+	switch (got) {
+	case ADMIT_RUN: return STEP_NEXT;
+	case ADMIT_LOOK: m->looked_up = true; return req_work(r, mutation_look_work);
+	case ADMIT_ANSWERED:
+		stat_add(&r->local->stats->retries_answered, 1);
+		step = answer_result(r, &res);
+		if (res.meta != NULL) explicit_bzero(res.meta, res.meta_len);
+		free(res.meta);
+		return step;
+	default: return mutation_refused(r, got);
+	}
+}
+
+/* ---- plan and commit ---- */
+
+static void put_retry_row(struct req *r, struct kv_txn *txn)
+{
+	struct mutation *m = mutation_of(r);
+	uint8_t key[ROW_KEY_MAX], value[WIRE_BATCH_MAX + 256], statuses[WIRE_BATCH_MAX] = { 0 };
+	uint32_t n = m->ops->statuses != NULL ? m->ops->statuses(r, statuses) : 1;
+	struct wr w = wr_of(value, sizeof(value));
+
+	assert(n <= WIRE_BATCH_MAX);
+	value_begin(&w);
+	tlv_put_u64(&w, LTAG_VERSION, m->first_version);
+	tlv_put_u64(&w, LTAG_ID, m->first_id);
+	tlv_put(&w, LTAG_STATUS, slice_of(statuses, n));
+	tlv_put(&w, LTAG_OP, slice_of(&r->kind->op, 1));
+	tlv_put_u64(&w, LTAG_WRITTEN, store_clock_now(r->store->clock));
+	assert(wr_ok(&w));
+	kv_put(txn, row_retry(key, session_id(m->session), m->sequence),
+		slice_of(value, wr_len(&w)));
+}
+
+static void put_session_row(struct req *r, struct kv_txn *txn)
+{
+	struct session *s = mutation_of(r)->session;
+	uint64_t now = store_clock_now(r->store->clock);
+	uint8_t key[ROW_KEY_MAX], value[256];
+	struct wr w = wr_of(value, sizeof(value));
+
+	value_begin(&w);
+	tlv_put(&w, HTAG_KEY, session_key_id(s));
+	tlv_put_u64(&w, HTAG_CREATED, now);
+	tlv_put_u64(&w, HTAG_LEASE, now + WIRE_LEASE_S * UINT64_C(1000000000));
+	assert(wr_ok(&w));
+	kv_put(txn, row_session(key, session_id(s)), slice_of(value, wr_len(&w)));
+}
+
+static void plan_session_rows(struct req *r, struct kv_txn *txn)
+{
+	struct mutation *m = mutation_of(r);
+	uint8_t key[ROW_KEY_MAX];
+
+	if (m->session == NULL) return;
+	put_retry_row(r, txn);
+	if (!session_stored(m->session)) put_session_row(r, txn);
+	if (m->delete_count == 0)
+		m->delete_count = session_take_deletes(m->session, m->deletes, SESSION_DELETES_MAX);
+	for (uint32_t i = 0; i < m->delete_count; i++)
+		kv_delete(txn, row_retry(key, session_id(m->session), m->deletes[i]));
+}
+
+static int plan_make(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+	int err;
+
+	m->plan = ns_plan_new(r->store->ns);
+	if (m->plan == NULL) return -GRANARY_ENOMEM;
+	err = m->ops->plan(r, m->plan);
+	if (err != 0) return err;
+	plan_session_rows(r, ns_plan_txn(m->plan));
+	return ns_plan_finish(m->plan);
+}
+
+static void commit_done(struct task *task)
+{
+	req_resume(container_of(task, struct req, done));
+}
+
+static void mutation_plan_task(struct task *task)
+{
+	struct req *r = container_of(task, struct req, task);
+	struct mutation *m = mutation_of(r);
+
+	if (m->ops->run != NULL)
+		m->err = m->ops->run(r);
+	else
+		m->err = plan_make(r);
+	if (m->err != 0 || m->ops->run != NULL) {
+		req_post(r);
+		return;
+	}
+	m->submitted = true;
+	r->done.fn = commit_done;
+	kv_submit(r->store->kv, ns_plan_txn(m->plan), r->local->reactor, &r->done);
+}
+
+enum step_result mutation_plan(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+
+	m->tries++;
+	m->submitted = false;
+	r->step++;
+	r->pending++;
+	r->task.fn = mutation_plan_task;
+	workers_post(r->store->workers, &r->task);
+	return STEP_WAIT;
+}
+
+static void deletes_return(struct mutation *m)
+{
+	if (m->delete_count > 0) session_return_deletes(m->session, m->deletes, m->delete_count);
+	m->delete_count = 0;
+}
+
+static int plan_settle(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+	int err = m->submitted ? kv_txn_result(ns_plan_txn(m->plan)) : m->err;
+
+	if (m->plan != NULL) {
+		if (m->submitted) ns_plan_committed(m->plan, err);
+		ns_plan_free(&m->plan);
+	}
+	return err;
+}
+
+static enum step_result mutation_failed(struct req *r, int err)
+{
+	struct mutation *m = mutation_of(r);
+
+	deletes_return(m);
+	if (m->ops->settled != NULL) m->ops->settled(r, err);
+	if (r->err == 0)
+		req_set_error(r, err,
+			err == -GRANARY_EBUSY
+				? "%s: other requests kept changing the same names; try again"
+				: "%s: the commit failed",
+			r->kind->name);
+	r->err = err;
+	return mutation_fail(r);
+}
+
+enum step_result mutation_finish(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+	int err = plan_settle(r);
+
+	if ((err == -GRANARY_EBUSY || err == -GRANARY_ECHANGED) && m->tries < MUTATION_TRIES_MAX) {
+		r->err = 0;
+		r->step = (err == -GRANARY_ECHANGED ? m->ops->restart : r->step - 1) -
+			  1; /* NEXT adds one */
+		return STEP_NEXT;
+	}
+	if (err == -GRANARY_ECHANGED) err = -GRANARY_EBUSY;
+	if (err < 0) return mutation_failed(r, err);
+	if (m->submitted && m->session != NULL) {
+		m->has_row = true;
+		m->delete_count = 0;
+		session_set_stored(m->session);
+	} else if (m->session != NULL) {
+		deletes_return(m);
+	}
+	if (m->ops->settled != NULL) m->ops->settled(r, 0);
+	return mutation_done(r);
+}

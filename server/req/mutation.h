@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mutation.h -- private to req/: what every mutation does around its plan: admission by the
+ * session, the plan on a worker, the retry row, the commit, planning again after a conflict, the
+ * answer and its memory. */
+#pragma once
+
+#include "req/session.h"
+
+enum { MUTATION_TRIES_MAX = 8, MUTATION_NOTHING = 1 };
+
+struct mutation;
+struct mutation_ops {
+	/* Worker: fills the plan, statuses entry by entry. 0; MUTATION_NOTHING: no entry changes anything, answer;
+	 * ECHANGED: back to step `restart`; another error: the request fails with it (text set). */
+	int (*plan)(struct req *r, struct ns_plan *plan);
+	/* Instead of plan: worker: commits by itself. Remembered in RAM only. */
+	int (*run)(struct req *r);
+	/* Reactor, once after the commit or when there will be none (err: its result). May be NULL. */
+	void (*settled)(struct req *r, int err);
+	/* Reactor: the meta of the success answer into w; meta_cap(r) bytes are there. */
+	void (*answer)(struct req *r, struct wr *w);
+	size_t (*meta_cap)(const struct req *r);
+	/* Worker: makes the entries' results as its retry row says, so that answer() can tell them. NULL: no entries. */
+	void (*replay)(
+		struct req *r, struct slice statuses, uint64_t first_id, uint64_t first_version);
+	/* One status byte an entry; NULL: one byte, 0. Returns how many (at most WIRE_BATCH_MAX). */
+	uint32_t (*statuses)(const struct req *r, uint8_t *out);
+	uint32_t restart; /* step */
+};
+
+/* The first member of such a kind's body: r->body points at it. */
+struct mutation {
+	struct req *r;
+	const struct mutation_ops *ops;
+	struct session *session;
+	uint64_t sequence, after, seen;
+	uint64_t first_id, first_version; /* for the retry row, set by plan */
+	bool relaxed;                     /* the bucket's setting, for the answer's flag */
+	/* its own */
+	struct ns_plan *plan;
+	uint32_t tries, delete_count;
+	bool admitted, looked_up, submitted, has_row, replayed;
+	int err;
+	uint64_t wait_for, wait_until_ns;
+	struct list wait_node;
+	uint64_t deletes[SESSION_DELETES_MAX];
+};
+
+/* Parses PROTOCOL 5.1 and makes r->body (body_size bytes, zeroed, a struct mutation first). */
+int mutation_begin(struct req *r, struct cur *c, const struct mutation_ops *ops, size_t body_size);
+/* Steps, in this order; a kind may have its own after admit and before plan. */
+enum step_result mutation_admit(struct req *r);
+enum step_result mutation_plan(struct req *r);
+enum step_result mutation_finish(struct req *r);
+/* A kind's own step ends the request early with r->err set: settles, STEP_DONE. */
+enum step_result mutation_fail(struct req *r);
+void mutation_cleanup(struct req *r);   /* frees the body */
+void mutation_wake(struct mutation *m); /* by the session */
+#define MUTATION_STEPS \
+	{ "admit", mutation_admit }, { "plan", mutation_plan }, \
+	{ \
+		"finish", mutation_finish \
+	}

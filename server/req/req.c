@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* req.c -- the table of kinds and the dispatcher that runs a request's steps.
+ *
+ * STARTED -> RUNNING   first turn after req_start(): never from inside it
+ * RUNNING -> WAITING   a step said WAIT: pending > 0, something will call req_resume()
+ * WAITING -> RUNNING   req_resume() and pending == 0: the step that r->step names runs (again)
+ * RUNNING -> FINISHED  a step said DONE: exactly one answer with FRAME_LAST went out; the front end
+ * frees it
+ *
+ * Invariants: (1) a request runs on its peer's reactor only; (2) `task` is used for one thing at a
+ * time; (3) a step that waits for a worker touches nothing of the request until it is resumed. */
+#include "req/req.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "req/kind.h"
+
+static enum step_result unknown_step(struct req *r)
+{
+	return req_fail(r, -GRANARY_EUNSUPPORTED,
+		"operation %u is not known to this server; use a newer server or an older client",
+		r->frame.op);
+}
+static const struct req_step unknown_steps[] = { { "unknown", unknown_step } };
+static const struct req_kind unknown_kind = {
+	.op = 0, .name = "unknown", .steps = unknown_steps, .step_count = 1
+};
+
+static const struct req_kind *const kinds[REQ_OPS] = {
+	[OP_READ] = &read_kind,
+	[OP_STAT] = &stat_kind,
+	[OP_LIST] = &list_kind,
+	[OP_BUCKET_LIST] = &bucket_list_kind,
+	[OP_STATUS] = &status_kind,
+	[OP_PUT] = &put_kind,
+	[OP_EXTENT] = &extent_kind,
+	[OP_ABORT] = &abort_kind,
+	[OP_DELETE] = &delete_kind,
+	[OP_MKDIR] = &mkdir_kind,
+	[OP_RMDIR] = &rmdir_kind,
+	[OP_RENAME] = &rename_kind,
+	[OP_BUCKET_CREATE] = &bucket_create_kind,
+	[OP_BUCKET_REMOVE] = &bucket_remove_kind,
+	[OP_KEY_CREATE] = &key_create_kind,
+	[OP_KEY_REMOVE] = &key_remove_kind,
+	[OP_KEY_LIST] = &key_list_kind,
+	[OP_TASK] = &task_kind,
+};
+
+const struct req_kind *req_kind_of(uint8_t op)
+{
+	return op < REQ_OPS ? kinds[op] : NULL;
+}
+
+static void req_finish(struct req *r)
+{
+	struct req_stats *stats = r->local->stats;
+	struct req_peer *peer = r->peer;
+	uint8_t op = r->kind->op;
+
+	assert(r->err == 0 || !r->answered);
+	if (r->err != 0) answer_error(r, r->err, r->text);
+	assert(r->answered);
+	stat_add(&stats->requests[op], 1);
+	stat_add(&stats->errors[op], r->err != 0);
+	stat_add(&stats->bytes_in[op], (uint64_t)r->frame.meta_len + r->frame.data_len);
+	stat_add(&stats->ns_total[op], clock_mono_ns() - r->started_ns);
+	if (r->kind->cleanup) r->kind->cleanup(r);
+	r->magic = 0;
+	peer->ops->finished(peer, r);
+}
+
+static void req_run(struct req *r)
+{
+	enum step_result res;
+
+	assert(r->magic == REQ_MAGIC && !r->running);
+	r->running = true;
+	do {
+		r->resumed = false;
+		assert(r->step < r->kind->step_count);
+		res = r->kind->steps[r->step].run(r);
+		if (res == STEP_NEXT) r->step++;
+	} while (res == STEP_NEXT || (res == STEP_WAIT && r->resumed));
+	r->running = false;
+	if (res == STEP_DONE)
+		req_finish(r);
+	else
+		assert(r->pending > 0);
+}
+
+/* What every kind needs before its first step. */
+static bool req_may_run(struct req *r)
+{
+	if (atomic_load_explicit(&r->store->draining, memory_order_relaxed)) {
+		req_set_error(r, -GRANARY_ESHUTDOWN,
+			"the server is stopping; try again after its restart");
+		return false;
+	}
+	if (!ns_key_valid(r->store->ns, r->peer->key)) {
+		req_set_error(r, -GRANARY_EAUTH,
+			"access key %s was removed or has expired; use another one",
+			r->peer->key->id);
+		return false;
+	}
+	if (r->kind->action != 0 && !auth_any(r->peer->key, r->kind->action)) {
+		req_set_error(r, -GRANARY_EACCESS,
+			"access key %s has no grant to %s anything; ask an administrator for one",
+			r->peer->key->id, r->kind->name);
+		return false;
+	}
+	return true;
+}
+
+static void req_first_run(struct task *task)
+{
+	struct req *r = container_of(task, struct req, task);
+
+	if (req_may_run(r))
+		req_run(r);
+	else
+		req_finish(r);
+}
+
+void req_start(struct req *r)
+{
+	const struct req_kind *kind = req_kind_of(r->frame.op);
+
+	r->magic = REQ_MAGIC;
+	r->kind = kind != NULL ? kind : &unknown_kind;
+	r->local = r->peer->local;
+	r->store = r->local->store;
+	r->started_ns = clock_mono_ns();
+	list_init(&r->wait_node);
+	r->task.fn = req_first_run;
+	reactor_defer(r->local->reactor, &r->task);
+}
+
+void req_resume(struct req *r)
+{
+	assert(r->magic == REQ_MAGIC && r->pending > 0);
+	r->pending--;
+	if (r->pending > 0) return;
+	if (r->running)
+		r->resumed = true;
+	else
+		req_run(r);
+}
+
+static void req_resume_task(struct task *task)
+{
+	req_resume(container_of(task, struct req, task));
+}
+
+void req_post(struct req *r)
+{
+	r->task.fn = req_resume_task;
+	reactor_post(r->local->reactor, &r->task);
+}
+
+static void req_work_task(struct task *task)
+{
+	struct req *r = container_of(task, struct req, task);
+
+	r->work(r);
+	req_post(r);
+}
+
+enum step_result req_work(struct req *r, void (*work)(struct req *r))
+{
+	r->pending++;
+	r->work = work;
+	r->task.fn = req_work_task;
+	workers_post(r->store->workers, &r->task);
+	return STEP_WAIT;
+}
+
+static void req_wake_task(struct task *task)
+{
+	struct req *r = container_of(task, struct req, task);
+
+	r->waking = false;
+	assert(r->pending > 0); /* a request does not end while it is being woken */
+	req_resume(r);
+}
+
+void req_drained(struct req_peer *peer)
+{
+	struct list *n;
+
+	while ((n = list_pop(&peer->waiting)) != NULL) {
+		struct req *r = container_of(n, struct req, wait_node);
+
+		r->waking = true;
+		r->task.fn = req_wake_task;
+		reactor_defer(r->local->reactor, &r->task);
+	}
+}
+
+static void set_error(struct req *r, int err, const char *fmt, va_list args)
+{
+	assert(err < 0);
+	r->err = err;
+	vsnprintf(r->text, sizeof(r->text), fmt, args);
+}
+
+void req_set_error(struct req *r, int err, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	set_error(r, err, fmt, args);
+	va_end(args);
+}
+
+enum step_result req_fail(struct req *r, int err, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	set_error(r, err, fmt, args);
+	va_end(args);
+	return STEP_DONE;
+}

@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* session.c -- sessions: which mutations run, which are done and what they answered (PROTOCOL 2.3,
+ * 5.1, 5.2).
+ *
+ * A sequence in a session:
+ *   (unknown) -> RUNNING   session_admit() says RUN or LOOK
+ *   RUNNING   -> SETTLED   session_settle(): the answer is kept, up to SESSION_RESULTS_MAX of them
+ *   RUNNING   -> (unknown) session_settle() with an error of class RETRY: nothing was changed, a
+ * retry runs
+ *   SETTLED   -> (unknown) the client says it has seen it, or newer ones push it out (its retry row
+ * remains)
+ *
+ * Invariants: (1) a sequence runs at most once at a time; (2) sequences up to `seen` are refused;
+ * (3) a mutation that names one to follow runs only after that one is settled; (4) what waits is
+ * woken at every settlement of what it waits for, or by the tick after WAIT_MAX_NS; (5) `lock`
+ * guards all fields but refs, which the shard's lock guards. */
+#include "req/session.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/hash.h"
+#include "common/tlv.h"
+#include "meta/ids.h"
+#include "req/mutation.h"
+
+enum { SHARDS = 64, SEQ_BUCKETS = 64 };
+static const uint64_t WAIT_MAX_NS = 10 * UINT64_C(1000000000);
+
+struct seq {
+	struct seq *next; /* in its bucket */
+	struct list node; /* settled, oldest first */
+	uint64_t sequence;
+	bool settled;
+	struct result result;
+};
+
+#define SESSION_MAGIC 0x53534e53u
+struct session {
+	uint32_t magic;
+	uint32_t refs; /* connections */
+	uint64_t id, detached_ns;
+	struct session *next; /* in its shard */
+	char key_id[NS_KEY_ID_MAX + 1];
+	pthread_mutex_t lock;
+	_Atomic bool stored; /* row `h` is committed */
+	uint64_t seen,
+		pushed_out; /* highest; settled ones up to pushed_out may be forgotten here */
+	uint32_t running, settled_count;
+	size_t settled_bytes;
+	struct seq **buckets; /* made at the first mutation */
+	struct list settled, waiting, uploads;
+	uint64_t *rows; /* sequences with a retry row, in the order of their commits */
+	uint32_t rows_count, rows_cap;
+};
+
+struct shard {
+	pthread_mutex_t lock;
+	struct session *first;
+};
+
+struct sessions {
+	struct store *store;
+	struct shard shards[SHARDS];
+};
+
+/* ---- one session ---- */
+
+static struct session *session_new(uint64_t id, const char *key_id, bool stored)
+{
+	struct session *s = req_alloc(sizeof(*s));
+
+	memset(s, 0, sizeof(*s));
+	s->magic = SESSION_MAGIC;
+	s->refs = 1;
+	s->id = id;
+	memcpy(s->key_id, key_id, strlen(key_id) + 1);
+	pthread_mutex_init(&s->lock, NULL);
+	atomic_init(&s->stored, stored);
+	list_init(&s->settled);
+	list_init(&s->waiting);
+	list_init(&s->uploads);
+	return s;
+}
+
+static void seq_free(struct seq *q)
+{
+	if (q->result.meta != NULL)
+		explicit_bzero(
+			q->result.meta, q->result.meta_len); /* it may hold a new key's secret */
+	free(q->result.meta);
+	free(q);
+}
+
+static void session_free(struct session *s)
+{
+	assert(s->magic == SESSION_MAGIC && s->running == 0 && list_empty(&s->waiting));
+	uploads_drop(&s->uploads);
+	for (uint32_t i = 0; s->buckets != NULL && i < SEQ_BUCKETS; i++) {
+		while (s->buckets[i] != NULL) {
+			struct seq *q = s->buckets[i];
+
+			s->buckets[i] = q->next;
+			seq_free(q);
+		}
+	}
+	free(s->buckets);
+	free(s->rows);
+	pthread_mutex_destroy(&s->lock);
+	s->magic = 0;
+	free(s);
+}
+
+static struct seq **seq_place(struct session *s, uint64_t sequence)
+{
+	struct seq **at;
+
+	if (s->buckets == NULL) {
+		s->buckets = req_alloc(SEQ_BUCKETS * sizeof(*s->buckets));
+		memset(s->buckets, 0, SEQ_BUCKETS * sizeof(*s->buckets));
+	}
+	at = &s->buckets[sequence % SEQ_BUCKETS];
+	while (*at != NULL && (*at)->sequence != sequence) at = &(*at)->next;
+	return at;
+}
+
+static void seq_remove(struct session *s, struct seq *q)
+{
+	struct seq **at = seq_place(s, q->sequence);
+
+	assert(*at == q);
+	*at = q->next;
+	if (q->settled) {
+		list_remove(&q->node);
+		s->settled_count--;
+		s->settled_bytes -= q->result.meta_len;
+	}
+	seq_free(q);
+}
+
+/* Settled ones the client has, and the oldest past the limits. */
+static void session_trim(struct session *s)
+{
+	list_for_safe (n, tmp, &s->settled) {
+		struct seq *q = container_of(n, struct seq, node);
+
+		if (q->sequence <= s->seen) {
+			seq_remove(s, q);
+		} else if (s->settled_count > SESSION_RESULTS_MAX ||
+			   s->settled_bytes > SESSION_RESULT_BYTES_MAX) {
+			if (q->sequence > s->pushed_out) s->pushed_out = q->sequence;
+			seq_remove(s, q);
+		}
+	}
+}
+
+static int result_copy(struct result *to, const struct result *from)
+{
+	*to = *from;
+	to->meta = NULL;
+	if (from->meta_len > 0) {
+		to->meta = req_alloc(from->meta_len);
+		memcpy(to->meta, from->meta, from->meta_len);
+	}
+	return ADMIT_ANSWERED;
+}
+
+static int session_wait(struct session *s, struct mutation *m, uint64_t for_sequence)
+{
+	uint64_t now = clock_mono_ns();
+
+	if (m->wait_until_ns == 0) m->wait_until_ns = now + WAIT_MAX_NS;
+	if (now >= m->wait_until_ns) return -GRANARY_EBUSY;
+	m->wait_for = for_sequence;
+	list_push(&s->waiting, &m->wait_node);
+	return ADMIT_WAIT;
+}
+
+static void session_wake(struct session *s, uint64_t sequence, uint64_t now_ns)
+{
+	list_for_safe (n, tmp, &s->waiting) {
+		struct mutation *m = container_of(n, struct mutation, wait_node);
+
+		if (m->wait_for != sequence && m->wait_for > s->seen && m->wait_until_ns > now_ns)
+			continue;
+		list_remove(&m->wait_node);
+		mutation_wake(m);
+	}
+}
+
+/* Is what m must follow settled? */
+static bool session_may_follow(struct session *s, uint64_t after)
+{
+	const struct seq *q;
+
+	if (after <= s->seen) return true;
+	q = *seq_place(s, after);
+	return q != NULL ? q->settled : after <= s->pushed_out;
+}
+
+static int session_check(const struct session *s, const struct mutation *m)
+{
+	if (m->sequence == 0 || m->after >= m->sequence || m->seen >= m->sequence)
+		return -GRANARY_EPROTO;
+	return m->sequence <= s->seen ? -GRANARY_EPROTO : 0;
+}
+
+static int admit_locked(struct session *s, struct mutation *m, bool resent, struct result *out)
+{
+	struct seq **at = seq_place(s, m->sequence);
+	struct seq *q = *at;
+
+	if (session_check(s, m) < 0) return -GRANARY_EPROTO;
+	if (m->seen > s->seen) {
+		s->seen = m->seen;
+		session_trim(s);
+		session_wake(s, s->seen, 0);
+		at = seq_place(s, m->sequence);
+		q = *at;
+	}
+	if (q != NULL && !resent) return -GRANARY_EPROTO;
+	if (q != NULL)
+		return q->settled ? result_copy(out, &q->result) : session_wait(s, m, m->sequence);
+	if (!session_may_follow(s, m->after)) return session_wait(s, m, m->after);
+	q = req_alloc(sizeof(*q));
+	memset(q, 0, sizeof(*q));
+	q->sequence = m->sequence;
+	list_init(&q->node);
+	*at = q;
+	s->running++;
+	m->admitted = true;
+	return resent ? ADMIT_LOOK : ADMIT_RUN;
+}
+
+int session_admit(struct session *s, struct mutation *m, bool resent, struct result *out)
+{
+	int res;
+
+	assert(s->magic == SESSION_MAGIC && !m->admitted);
+	pthread_mutex_lock(&s->lock);
+	res = admit_locked(s, m, resent, out);
+	pthread_mutex_unlock(&s->lock);
+	return res;
+}
+
+static void rows_push(struct session *s, uint64_t sequence)
+{
+	if (s->rows_count == SESSION_ROWS_MAX) return;
+	if (s->rows_count == s->rows_cap) {
+		s->rows_cap = s->rows_cap == 0 ? 16 : 2 * s->rows_cap;
+		s->rows = realloc(s->rows, s->rows_cap * sizeof(*s->rows));
+		assert(s->rows != NULL);
+	}
+	s->rows[s->rows_count++] = sequence;
+}
+
+void session_settle(
+	struct session *s, struct mutation *m, const struct result *result, bool has_row)
+{
+	struct seq *q;
+
+	assert(m->admitted);
+	pthread_mutex_lock(&s->lock);
+	q = *seq_place(s, m->sequence);
+	assert(q != NULL && !q->settled && s->running > 0);
+	s->running--;
+	m->admitted = false;
+	if (has_row) rows_push(s, m->sequence);
+	if (result->status != 0 && error_class(-(int)result->status) == ERROR_RETRY) {
+		seq_remove(s, q);
+		session_wake(s, m->sequence, 0); /* duplicates take their turn; followers wait on */
+	} else {
+		result_copy(&q->result, result);
+		q->settled = true;
+		list_push(&s->settled, &q->node);
+		s->settled_count++;
+		s->settled_bytes += q->result.meta_len;
+		session_wake(s, m->sequence, 0);
+		session_trim(s);
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+uint32_t session_take_deletes(struct session *s, uint64_t *out, uint32_t max)
+{
+	uint32_t n = 0, kept = 0;
+
+	pthread_mutex_lock(&s->lock);
+	for (uint32_t i = 0; i < s->rows_count; i++) {
+		if (n < max && s->rows[i] <= s->seen)
+			out[n++] = s->rows[i];
+		else
+			s->rows[kept++] = s->rows[i];
+	}
+	s->rows_count = kept;
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
+void session_return_deletes(struct session *s, const uint64_t *sequences, uint32_t n)
+{
+	pthread_mutex_lock(&s->lock);
+	for (uint32_t i = 0; i < n; i++) rows_push(s, sequences[i]);
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool session_stored(const struct session *s)
+{
+	return atomic_load(&s->stored);
+}
+void session_set_stored(struct session *s)
+{
+	atomic_store(&s->stored, true);
+}
+struct slice session_key_id(const struct session *s)
+{
+	return slice_str(s->key_id);
+}
+uint64_t session_id(const struct session *s)
+{
+	return s->id;
+}
+void session_lock(struct session *s)
+{
+	pthread_mutex_lock(&s->lock);
+}
+void session_unlock(struct session *s)
+{
+	pthread_mutex_unlock(&s->lock);
+}
+struct list *session_uploads(struct session *s)
+{
+	return &s->uploads;
+}
+
+/* ---- all of them ---- */
+
+int sessions_open(struct store *store, struct sessions **out)
+{
+	struct sessions *all = req_alloc(sizeof(*all));
+
+	all->store = store;
+	for (uint32_t i = 0; i < SHARDS; i++) {
+		pthread_mutex_init(&all->shards[i].lock, NULL);
+		all->shards[i].first = NULL;
+	}
+	*out = all;
+	return 0;
+}
+
+void sessions_close(struct sessions **allp)
+{
+	struct sessions *all = *allp;
+
+	*allp = NULL;
+	if (all == NULL) return;
+	for (uint32_t i = 0; i < SHARDS; i++) {
+		while (all->shards[i].first != NULL) {
+			struct session *s = all->shards[i].first;
+
+			all->shards[i].first = s->next;
+			session_free(s);
+		}
+		pthread_mutex_destroy(&all->shards[i].lock);
+	}
+	free(all);
+}
+
+static struct shard *shard_of(struct sessions *all, uint64_t id)
+{
+	return &all->shards[hash_u64(id) % SHARDS];
+}
+
+/* 0 and a reference; NOTFOUND; ACCESS. */
+static int session_ref_known(
+	struct sessions *all, uint64_t id, const char *key_id, struct session **out)
+{
+	struct shard *shard = shard_of(all, id);
+	struct session *s;
+	int err = -GRANARY_ENOTFOUND;
+
+	pthread_mutex_lock(&shard->lock);
+	for (s = shard->first; s != NULL && s->id != id; s = s->next) continue;
+	if (s != NULL) {
+		err = strcmp(s->key_id, key_id) == 0 ? 0 : -GRANARY_EACCESS;
+		if (err == 0) {
+			s->refs++;
+			*out = s;
+		}
+	}
+	pthread_mutex_unlock(&shard->lock);
+	return err;
+}
+
+/* False when another connection was faster: s is not taken then. */
+static bool session_insert(struct sessions *all, struct session *s)
+{
+	struct shard *shard = shard_of(all, s->id);
+	const struct session *other;
+
+	pthread_mutex_lock(&shard->lock);
+	for (other = shard->first; other != NULL && other->id != s->id; other = other->next)
+		continue;
+	if (other == NULL) {
+		s->next = shard->first;
+		shard->first = s;
+	}
+	pthread_mutex_unlock(&shard->lock);
+	return other == NULL;
+}
+
+/* A session of before a restart, or one whose lease ended: its row `h` says whose it is. */
+static int session_owner(struct sessions *all, uint64_t id, const char *key_id, bool *stored)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_value value;
+	struct slice owner;
+	int err = kv_get(all->store->kv, row_session(key, id), &value);
+
+	*stored = err == 0;
+	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
+	if (!value_bytes(value.v, HTAG_KEY, &owner))
+		err = -GRANARY_ECORRUPT;
+	else if (!slice_eq(owner, slice_str(key_id)))
+		err = -GRANARY_EACCESS;
+	kv_value_release(&value);
+	return err;
+}
+
+int session_attach(struct sessions *all, const struct ns_access_key *key, uint64_t id,
+	bool may_block, struct session **out)
+{
+	bool stored = false;
+	int err;
+
+	*out = NULL;
+	if (id != 0) {
+		err = session_ref_known(all, id, key->id, out);
+		if (err != -GRANARY_ENOTFOUND) return err;
+		if (!may_block) return -GRANARY_EAGAIN;
+		err = session_owner(all, id, key->id, &stored);
+		if (err < 0) return err;
+	} else {
+		id = ids_object(all->store->ids);
+	}
+	*out = session_new(id, key->id, stored);
+	if (session_insert(all, *out)) return 0;
+	session_free(*out);
+	*out = NULL;
+	return session_attach(all, key, id, may_block, out);
+}
+
+void session_detach(struct sessions *all, struct session **sp)
+{
+	struct session *s = *sp;
+	struct shard *shard;
+
+	*sp = NULL;
+	if (s == NULL) return;
+	shard = shard_of(all, s->id);
+	pthread_mutex_lock(&shard->lock);
+	assert(s->magic == SESSION_MAGIC && s->refs > 0);
+	s->refs--;
+	s->detached_ns = clock_mono_ns();
+	pthread_mutex_unlock(&shard->lock);
+}
+
+static bool session_is_over(struct session *s, uint64_t now_ns)
+{
+	bool is_over;
+
+	if (s->refs > 0 || now_ns < s->detached_ns + WIRE_LEASE_S * UINT64_C(1000000000))
+		return false;
+	pthread_mutex_lock(&s->lock);
+	is_over = s->running == 0 && list_empty(&s->waiting) && !uploads_busy(&s->uploads);
+	pthread_mutex_unlock(&s->lock);
+	return is_over;
+}
+
+void sessions_tick(struct sessions *all, uint64_t now_ns)
+{
+	for (uint32_t i = 0; i < SHARDS; i++) {
+		struct shard *shard = &all->shards[i];
+		struct session *over = NULL;
+
+		pthread_mutex_lock(&shard->lock);
+		for (struct session **at = &shard->first; *at != NULL;) {
+			struct session *s = *at;
+
+			pthread_mutex_lock(&s->lock);
+			session_wake(s, 0, now_ns);
+			pthread_mutex_unlock(&s->lock);
+			if (!session_is_over(s, now_ns)) {
+				at = &s->next;
+				continue;
+			}
+			*at = s->next;
+			s->next = over;
+			over = s;
+		}
+		pthread_mutex_unlock(&shard->lock);
+		while (over != NULL) {
+			struct session *s = over;
+
+			over = s->next;
+			session_free(s);
+		}
+	}
+}
+
+uint64_t sessions_count(struct sessions *all)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < SHARDS; i++) {
+		pthread_mutex_lock(&all->shards[i].lock);
+		for (struct session *s = all->shards[i].first; s != NULL; s = s->next) n++;
+		pthread_mutex_unlock(&all->shards[i].lock);
+	}
+	return n;
+}
