@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* read.c -- batch read: PARSE -> FIND -> RUN (until the last piece is in a frame).
+ *
+ * FIND asks the tables in RAM for all entries, with the cache misses of READ_CHUNK of them
+ * overlapping; what they do not know goes to a worker in one task. RUN makes pieces while the peer
+ * takes them, serves them from the cache, starts the reads of the others, and sends what is ready;
+ * it runs again when reads complete, the worker is back, or the peer's queue shrank. */
+#include "req/read.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+
+static struct read *read_of(const struct req *r)
+{
+	return r->body;
+}
+
+/* ---- parse ---- */
+
+static int entry_parse(struct read *b, struct read_entry *e, struct cur *c)
+{
+	int err;
+
+	e->flags = cur_u8(c);
+	err = ref_parse(c, &b->auth, &e->ref);
+	if (err == -GRANARY_EPROTO) return err;
+	e->err = (int16_t)err;
+	e->length = WIRE_WHOLE;
+	e->offset = 0;
+	if ((e->flags & READ_ENTRY_RANGE) != 0) {
+		e->offset = cur_u64(c);
+		e->length = cur_u64(c);
+	}
+	if ((e->flags & READ_ENTRY_VERSION) != 0) e->version = cur_u64(c);
+	e->read = b;
+	e->state = READ_NEW;
+	e->made_first = e->several = false;
+	e->extents = NULL;
+	e->text = NULL;
+	e->next_extent = 0;
+	return 0;
+}
+
+static struct read *body_new(struct req *r, uint32_t count)
+{
+	struct read *b = req_alloc(sizeof(*b) + count * sizeof(struct read_entry));
+
+	memset(b, 0, offsetof(struct read, auth));
+	b->r = r;
+	b->local = r->local;
+	b->peer = r->peer;
+	b->refs = 1;
+	b->count = b->left = count;
+	b->small_tail = &b->small;
+	read_queue_init(&b->queue);
+	return b;
+}
+
+static enum step_result read_parse(struct req *r)
+{
+	struct cur c = cur_of(r->meta, r->frame.meta_len);
+	struct slice bucket = cur_bytes16(&c);
+	uint8_t flags = cur_u8(&c);
+	uint32_t count = cur_u32(&c);
+	struct read *b;
+	int err;
+
+	if (!cur_ok(&c) || count == 0 || count > WIRE_BATCH_MAX || r->frame.data_len != 0)
+		return req_fail(r, -GRANARY_EPROTO,
+			"READ does not parse, or has not 1 to %d entries", WIRE_BATCH_MAX);
+	b = body_new(r, count);
+	r->body = b;
+	b->in_order = (flags & READ_IN_ORDER) != 0;
+	b->verify = (flags & READ_VERIFY) != 0;
+	b->count = 0; /* as many as are parsed: cleanup frees those */
+	err = auth_begin(r, &b->auth, GRANT_READ, bucket);
+	if (err < 0) return req_fail(r, err, "cannot read from this bucket: %s", error_text(err));
+	for (uint32_t i = 0; i < count; i++, b->count++)
+		if (entry_parse(b, &b->entries[i], &c) < 0)
+			return req_fail(r, -GRANARY_EPROTO, "READ: entry %u does not parse", i);
+	if (!cur_done(&c)) return req_fail(r, -GRANARY_EPROTO, "READ: bytes follow the last entry");
+	return STEP_NEXT;
+}
+
+/* ---- find ---- */
+
+/* 0; EAGAIN: a worker has to; or the entry's error. */
+static int entry_find(struct read *b, struct read_entry *e)
+{
+	int err = auth_ref(&b->auth, &e->ref, false);
+
+	if (err < 0) return err;
+	if (b->verify) return -GRANARY_EAGAIN; /* past the tables, too */
+	err = ns_find_cached(b->auth.store->ns, &e->ref, &e->loc);
+	if (err == 0 && e->ref.by == NS_BY_ID)
+		err = auth_entry(&b->auth, e->loc.dir_id, slice_of(NULL, 0), false);
+	return err;
+}
+
+static void entry_found(struct read_entry *e, int err)
+{
+	e->err = (int16_t)err;
+	e->state = READ_FOUND;
+	if (err == 0)
+		read_entry_set_range(e);
+	else
+		memset(&e->loc, 0, sizeof(e->loc));
+}
+
+/* Returns how many are left for a worker. */
+static uint32_t find_chunk(struct read *b, uint32_t from, uint32_t to)
+{
+	struct ns *ns = b->auth.store->ns;
+	uint32_t missing = 0;
+
+	for (uint32_t i = from; i < to; i++)
+		if (b->entries[i].err == 0) ns_prefetch(ns, &b->entries[i].ref);
+	for (uint32_t i = from; i < to; i++) {
+		struct read_entry *e = &b->entries[i];
+		int err = e->err < 0 ? e->err : entry_find(b, e);
+
+		if (err == -GRANARY_EAGAIN) {
+			e->state = READ_LOOKING;
+			missing++;
+		} else {
+			entry_found(e, err);
+		}
+	}
+	return missing;
+}
+
+/* Worker. */
+static int entry_look(struct ns *ns, struct auth *a, struct read_entry *e)
+{
+	struct kv_value value = { 0 };
+	struct ns_place place;
+	struct object o;
+	int err = auth_ref(a, &e->ref, true);
+
+	if (err == 0) err = ns_lookup(ns, &e->ref, &place, &o, &value);
+	if (err < 0) return err;
+	if (e->ref.by == NS_BY_ID) err = auth_entry(a, place.dir, place.name, true);
+	if (err == 0) err = read_entry_take(ns, e, &place, &o);
+	kv_value_release(&value);
+	return err;
+}
+
+static void look_done(struct task *task)
+{
+	struct read *b = container_of(task, struct read, look);
+
+	b->looking = false;
+	b->next = 0;
+	read_schedule(b);
+}
+
+static void look_work(struct task *task)
+{
+	struct read *b = container_of(task, struct read, look);
+	struct auth *a = b->look_auth;
+
+	for (uint32_t i = 0; i < b->count; i++) {
+		struct read_entry *e = &b->entries[i];
+
+		if (e->state == READ_LOOKING) e->err = (int16_t)entry_look(a->store->ns, a, e);
+	}
+	free(a);
+	b->look_auth = NULL;
+	b->look.fn = look_done;
+	reactor_post(b->local->reactor, &b->look);
+}
+
+static enum step_result read_find(struct req *r)
+{
+	struct read *b = read_of(r);
+	uint32_t missing = 0;
+
+	for (uint32_t i = 0; i < b->count; i += READ_CHUNK)
+		missing += find_chunk(b, i, i + READ_CHUNK < b->count ? i + READ_CHUNK : b->count);
+	stat_add(&r->local->stats->entries[OP_READ], b->count);
+	if (missing > 0) {
+		b->looking = true;
+		b->look_auth = auth_copy(&b->auth);
+		b->look.fn = look_work;
+		workers_post(r->store->workers, &b->look);
+	}
+	return STEP_NEXT;
+}
+
+/* ---- run ---- */
+
+static void run_task(struct task *task)
+{
+	struct read *b = container_of(task, struct read, run);
+
+	b->scheduled = false;
+	if (b->r->pending == 0) /* it runs already, or the turn that waits comes */
+		return;
+	b->r->pending = 1;
+	req_resume(b->r);
+}
+
+void read_schedule(struct read *b)
+{
+	if (b->scheduled) return;
+	b->scheduled = true;
+	b->run.fn = run_task;
+	reactor_defer(b->local->reactor, &b->run);
+}
+
+static void piece_read_done(struct pack_read *read)
+{
+	struct read_piece *p = container_of(read, struct read_piece, read);
+	struct read *b = p->entry->read;
+
+	b->inflight--;
+	p->err = (int16_t)read->err;
+	p->held = read->err == 0;
+	if (read->err == -GRANARY_ESTALE && !p->retried)
+		read_piece_retry(b, p);
+	else
+		read_piece_ready(b, p);
+	read_schedule(b);
+}
+
+static struct read_piece *piece_new(struct read_entry *e)
+{
+	struct read_piece *p = &e->piece;
+	bool inside = !e->made_first;
+
+	if (!inside) p = req_alloc(sizeof(*p));
+	memset(p, 0, sizeof(*p));
+	p->inside = inside;
+	p->read.done = piece_read_done;
+	return p;
+}
+
+static bool has_room(const struct read *b, uint32_t making)
+{
+	const struct req_peer *peer = b->peer;
+
+	if (peer->ahead_entries == 0 && making == 0) return true;
+	return peer->ahead_bytes < READ_AHEAD_BYTES && peer->ahead_entries < READ_AHEAD_ENTRIES;
+}
+
+/* The next piece of the batch; NULL when there is none now. */
+static struct read_piece *next_piece(struct read *b)
+{
+	while (b->next < b->count) {
+		struct read_entry *e = &b->entries[b->next];
+		struct read_piece *p;
+
+		if (e->state == READ_LOOKING && b->looking) {
+			if (b->in_order) return NULL;
+			b->next++;
+			continue;
+		}
+		if (e->state == READ_LOOKING) entry_found(e, e->err);
+		if (e->state == READ_STARTED || (e->made_first && e->at >= e->end)) {
+			b->next++;
+			continue;
+		}
+		if (!e->made_first && e->err == 0) read_queue_init(&e->queue);
+		p = piece_new(e);
+		p->entry = e;
+		if (e->err < 0) {
+			p->err = e->err;
+			p->first = p->last = e->made_first = true;
+			e->at = e->end = 0;
+		} else if (!read_piece_make(e, p)) {
+			continue;
+		}
+		e->several |= !p->last;
+		if (p->last) e->state = READ_STARTED;
+		b->peer->ahead_bytes += p->len;
+		b->peer->ahead_entries++;
+		if (b->in_order || e->several)
+			read_queue_push(b->in_order ? &b->queue : &e->queue, p);
+		return p;
+	}
+	return NULL;
+}
+
+void read_piece_start(struct read *b, struct read_piece *p)
+{
+	if (p->err < 0 || p->zeros) {
+		read_piece_ready(b, p);
+	} else if (b->verify) {
+		read_piece_verify(b, p);
+	} else if (read_cached(b->local->reader, &p->read)) {
+		p->held = true;
+		read_piece_ready(b, p);
+	} else {
+		struct pack_read *one = &p->read;
+
+		b->inflight++;
+		read_start(b->local->reader, &one, 1);
+	}
+}
+
+/* Pieces of one chunk: prefetched together, served together; the misses go to the reader in one
+ * call. */
+static bool run_chunk(struct read *b)
+{
+	struct read_piece *pieces[READ_CHUNK];
+	struct pack_read *misses[READ_CHUNK];
+	uint32_t n = 0, missed = 0;
+
+	while (n < READ_CHUNK && has_room(b, n)) {
+		struct read_piece *p = next_piece(b);
+
+		if (p == NULL) break;
+		if (p->err == 0 && !p->zeros) read_prefetch(b->local->reader, &p->read);
+		pieces[n++] = p;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		struct read_piece *p = pieces[i];
+
+		if (p->err < 0 || p->zeros || b->verify) {
+			read_piece_start(b, p);
+		} else if (read_cached(b->local->reader, &p->read)) {
+			p->held = true;
+			read_piece_ready(b, p);
+		} else {
+			misses[missed++] = &p->read;
+		}
+	}
+	b->inflight += missed;
+	if (missed > 0) read_start(b->local->reader, misses, missed);
+	return n == READ_CHUNK;
+}
+
+/* Nothing more will come by itself: wait for the peer's queue. */
+static void wait_for_room(struct req *r)
+{
+	if (list_empty(&r->wait_node)) list_push(&r->peer->waiting, &r->wait_node);
+}
+
+static enum step_result read_run(struct req *r)
+{
+	struct read *b = read_of(r);
+
+	if (!list_empty(&r->wait_node)) list_remove(&r->wait_node);
+	while (run_chunk(b)) continue;
+	if (b->small_bytes >= READ_FRAME_EARLY || b->inflight == 0 || b->left == 0) read_flush(b);
+	if (b->left == 0 && b->inflight == 0 && !b->scheduled && !r->waking) return STEP_DONE;
+	if (b->left > 0 && b->next < b->count && !has_room(b, 0))
+		wait_for_room(r);
+	else
+		assert(b->inflight > 0 || b->looking || b->scheduled || r->waking);
+	r->pending = 1;
+	return STEP_WAIT;
+}
+
+static void read_cleanup(struct req *r)
+{
+	struct read *b = read_of(r);
+
+	r->body = NULL;
+	if (b != NULL) read_body_unref(&b);
+}
+
+static const struct req_step read_steps[] = { { "parse", read_parse }, { "find", read_find },
+	{ "run", read_run } };
+const struct req_kind read_kind = {
+	.op = OP_READ,
+	.name = "read",
+	.action = GRANT_READ,
+	.steps = read_steps,
+	.step_count = 3,
+	.cleanup = read_cleanup,
+};

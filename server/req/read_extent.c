@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* read_extent.c -- from an object's extents to the pieces that travel: blocks of 64 KiB counted
+ * from the start of the extent, cut where the reader's units end; what no extent covers comes as
+ * zeros (PROTOCOL 4.2). */
+#include "req/read.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+
+uint8_t read_zeros[CACHE_UNIT_MAX]; /* never written: one page of zeros in memory */
+
+void read_entry_set_range(struct read_entry *e)
+{
+	uint64_t size = e->loc.size;
+
+	e->at = 0;
+	e->end = size;
+	if ((e->flags & READ_ENTRY_VERSION) != 0 && e->version != e->loc.version) {
+		e->err = -GRANARY_ECHANGED;
+		return;
+	}
+	if ((e->flags & READ_ENTRY_RANGE) == 0) return;
+	if (e->offset > size) {
+		e->err = -GRANARY_ERANGE;
+		return;
+	}
+	e->at = e->offset;
+	if (e->length < size - e->offset) e->end = e->offset + e->length;
+}
+
+/* ---- extents of a row ---- */
+
+struct gather {
+	struct read_extents *out;
+	uint8_t *crcs;
+	uint32_t cap;
+	size_t crcs_len, crcs_cap;
+};
+
+static int gather_extent(void *arg, const struct extent *x)
+{
+	struct gather *g = arg;
+	size_t len = 4 * (size_t)x->crc_count;
+
+	if (x->length == 0) return 0;
+	if (g->out->count == READ_EXTENTS_MAX) return -GRANARY_ETOOBIG;
+	if (g->out->count == g->cap) {
+		g->cap *= 2;
+		g->out = realloc(g->out, sizeof(*g->out) + g->cap * sizeof(struct extent));
+	}
+	if (g->crcs_len + len > g->crcs_cap) {
+		g->crcs_cap = 2 * (g->crcs_len + len);
+		g->crcs = realloc(g->crcs, g->crcs_cap);
+	}
+	if (g->out == NULL || g->crcs == NULL) return -GRANARY_ENOMEM;
+	memcpy(g->crcs + g->crcs_len, x->crcs, len);
+	g->out->e[g->out->count++] = *x;
+	g->crcs_len += len;
+	return 0;
+}
+
+/* One block: extents, then their crcs. */
+static struct read_extents *gather_finish(struct gather *g)
+{
+	size_t head = sizeof(*g->out) + g->out->count * sizeof(struct extent);
+	struct read_extents *all = req_alloc(head + g->crcs_len);
+	uint8_t *crcs = (uint8_t *)all + head;
+
+	memcpy(all, g->out, head);
+	if (g->crcs_len > 0) memcpy(crcs, g->crcs, g->crcs_len);
+	for (uint32_t i = 0; i < all->count; i++) {
+		all->e[i].crcs = crcs;
+		crcs += 4 * (size_t)all->e[i].crc_count;
+	}
+	return all;
+}
+
+static int take_extents(struct ns *ns, struct read_entry *e, const struct object *o)
+{
+	struct gather g = { .cap = 8 };
+	uint64_t from = 0, len = o->size;
+	int err;
+
+	if ((e->flags & READ_ENTRY_RANGE) != 0 && e->offset <= o->size) {
+		from = e->offset;
+		len = e->length < o->size - from ? e->length : o->size - from;
+	}
+	g.out = req_alloc(sizeof(*g.out) + g.cap * sizeof(struct extent));
+	g.out->count = 0;
+	err = ns_extents(ns, o, from, len, gather_extent, &g);
+	if (err >= 0) e->extents = gather_finish(&g);
+	free(g.out);
+	free(g.crcs);
+	return err < 0 ? err : 0;
+}
+
+static bool is_simple(const struct object *o)
+{
+	const struct extent *x = &o->extents[0];
+
+	return o->size == 0 ||
+	       (o->extent_count == 1 && o->extents_outside == 0 && x->logical == 0 &&
+		       x->length == o->size && (x->flags & EXTENT_HOLE) == 0 &&
+		       x->crc_count <= LOC_CRCS_MAX);
+}
+
+int read_entry_take(
+	struct ns *ns, struct read_entry *e, const struct ns_place *place, const struct object *o)
+{
+	struct obj_loc *l = &e->loc;
+
+	free(e->extents);
+	e->extents = NULL;
+	memset(l, 0, sizeof(*l));
+	l->id = o->id;
+	l->version = o->version;
+	l->mtime_ns = o->mtime_ns;
+	l->dir_id = place->dir;
+	if (o->is_dir) /* the key "a/" of a directory that was made: an empty object, as S3 has it */
+		return e->ref.by == NS_BY_KEY ? 0 : -GRANARY_EISDIR;
+	l->size = o->size;
+	l->hash = o->hash;
+	l->has_hash = o->has_hash;
+	if (!is_simple(o)) return take_extents(ns, e, o);
+	if (o->size > 0) {
+		l->pack = o->extents[0].pack;
+		l->record = o->extents[0].record;
+		l->skip = o->extents[0].skip;
+		l->crc_count = (uint8_t)o->extents[0].crc_count;
+		memcpy(l->crcs, o->extents[0].crcs, 4 * (size_t)l->crc_count);
+	}
+	return 0;
+}
+
+/* ---- pieces ---- */
+
+static struct extent only_extent(const struct read_entry *e)
+{
+	return (struct extent){ .pack = e->loc.pack,
+		.record = e->loc.record,
+		.skip = e->loc.skip,
+		.length = (uint32_t)e->loc.size,
+		.crc_count = e->loc.crc_count,
+		.crcs = (const uint8_t *)e->loc.crcs };
+}
+
+static void piece_of_zeros(struct read_piece *p, uint64_t from, uint64_t end)
+{
+	uint64_t len = end - from;
+
+	p->zeros = true;
+	p->logical = from;
+	p->len = len < CACHE_UNIT_MAX ? (uint32_t)len : CACHE_UNIT_MAX;
+	p->crc_count = (uint16_t)crc_block_count(p->len);
+}
+
+static void piece_of_extent(
+	struct read_piece *p, const struct extent *x, uint64_t from, uint64_t end)
+{
+	uint64_t rel = (from - x->logical) & ~(uint64_t)(CRC_BLOCK_SIZE - 1);
+	uint64_t rel_end = end - x->logical < x->length ? end - x->logical : x->length;
+	uint64_t unit = rel - rel % CACHE_UNIT_MAX;
+	uint64_t unit_end = unit + CACHE_UNIT_MAX < x->length ? unit + CACHE_UNIT_MAX : x->length;
+	uint32_t block = (uint32_t)(rel / CRC_BLOCK_SIZE);
+
+	rel_end = (rel_end + CRC_BLOCK_SIZE - 1) & ~(uint64_t)(CRC_BLOCK_SIZE - 1);
+	if (rel_end > unit_end) rel_end = unit_end;
+	p->logical = x->logical + rel;
+	p->len = (uint32_t)(rel_end - rel);
+	p->crc_count = (uint16_t)crc_block_count(p->len);
+	p->crcs = x->crcs + 4 * (size_t)block;
+	if (block + p->crc_count > x->crc_count)
+		p->err = -GRANARY_ECORRUPT; /* a row that says less than its length */
+	p->read.pack = x->pack;
+	p->read.unit_offset = x->record + x->skip + unit;
+	p->read.unit_len = (uint32_t)(unit_end - unit);
+	p->read.want_offset = (uint32_t)(rel - unit);
+	p->read.want_len = p->len;
+}
+
+/* The extent that covers e->at, or the next one; NULL: none. */
+static const struct extent *extent_at(struct read_entry *e)
+{
+	const struct read_extents *all = e->extents;
+
+	while (e->next_extent < all->count) {
+		const struct extent *x = &all->e[e->next_extent];
+
+		if (x->logical + x->length > e->at) return x;
+		e->next_extent++;
+	}
+	return NULL;
+}
+
+bool read_piece_make(struct read_entry *e, struct read_piece *p)
+{
+	struct extent only;
+	const struct extent *x = &only;
+
+	if (e->made_first && e->at >= e->end) return false;
+	p->entry = e;
+	p->first = !e->made_first;
+	e->made_first = true;
+	p->logical = e->at;
+	if (e->at >= e->end) { /* an empty object, or an empty range */
+		p->zeros = p->last = true;
+		return true;
+	}
+	if (e->extents != NULL)
+		x = extent_at(e);
+	else
+		only = only_extent(e);
+	if (x == NULL || x->logical > e->at)
+		piece_of_zeros(p, e->at, x == NULL || x->logical > e->end ? e->end : x->logical);
+	else if ((x->flags & EXTENT_HOLE) != 0)
+		piece_of_zeros(p, e->at,
+			x->logical + x->length < e->end ? x->logical + x->length : e->end);
+	else
+		piece_of_extent(p, x, e->at, e->end);
+	e->at = p->logical + p->len;
+	p->last = e->at >= e->end;
+	return true;
+}

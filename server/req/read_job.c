@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* read_job.c -- what a worker does for one piece: verify its record past the cache after a client
+ * found a wrong checksum (contract F), and find it again after its pack was compacted away. */
+#include "req/read.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "common/hash.h"
+#include "common/log.h"
+#include "pack/cache.h"
+#include "pack/check.h"
+#include "tier/packs.h"
+
+struct piece_job {
+	struct task task;
+	struct read *b;
+	struct read_piece *p;
+	struct read_piece
+		fresh; /* of a retry: what p becomes, on the reactor: p may stand in a queue */
+	bool is_fresh;
+	uint8_t *data;  /* the record's, verified */
+	bool was_wrong; /* the cache held other bytes than the disk */
+	int err;
+};
+
+static void job_start(struct read *b, struct read_piece *p, void (*work)(struct task *task))
+{
+	struct piece_job *j = req_alloc(sizeof(*j));
+
+	memset(j, 0, sizeof(*j));
+	j->b = b;
+	j->p = p;
+	j->task.fn = work;
+	b->inflight++;
+	workers_post(b->local->store->workers, &j->task);
+}
+
+static void job_post(struct piece_job *j, void (*done)(struct task *task))
+{
+	j->task.fn = done;
+	reactor_post(j->b->local->reactor, &j->task);
+}
+
+/* ---- verify ---- */
+
+/* Where the record of this piece begins, and where its extent does in the object. */
+static void piece_record(const struct read_piece *p, uint64_t *record, uint64_t *logical)
+{
+	const struct read_entry *e = p->entry;
+
+	*record = e->loc.record;
+	*logical = 0;
+	for (uint32_t i = 0; e->extents != NULL && i < e->extents->count; i++) {
+		const struct extent *x = &e->extents->e[i];
+
+		if (p->logical < x->logical || p->logical >= x->logical + x->length) continue;
+		*record = x->record;
+		*logical = x->logical;
+	}
+}
+
+static int record_read(struct piece_job *j, uint64_t record, uint32_t *len)
+{
+	struct packs *packs = j->b->local->store->packs;
+	struct pack *pack = packs_ref(packs, j->p->read.pack);
+	int err = 0;
+
+	if (pack == NULL) return -GRANARY_ESTALE;
+	if (pack_file(pack) == NULL) err = packs_open_file(packs, pack);
+	if (err >= 0)
+		err = pack_record_verify(pack_file(pack), j->p->read.pack, record,
+			j->p->entry->loc.id, j->data, len);
+	packs_unref(packs, pack);
+	return err < 0 ? err : 0;
+}
+
+/* The row's checksums must be those of the bytes, too. */
+static bool crcs_match(const struct read_piece *p, const uint8_t *bytes)
+{
+	uint32_t crcs[CACHE_UNIT_MAX / CRC_BLOCK_SIZE];
+
+	crc32c_blocks(crcs, bytes, p->len);
+	return memcmp(crcs, p->crcs, 4 * (size_t)p->crc_count) == 0;
+}
+
+static bool cache_was_wrong(struct read *b, const struct read_piece *p, const uint8_t *bytes)
+{
+	struct cache *cache = b->local->store->cache;
+	struct cache_buf buf;
+	bool is_wrong;
+
+	if (!cache_find(cache, p->read.pack, p->read.unit_offset, &buf)) return false;
+	is_wrong = buf.len < p->read.want_offset + p->len ||
+		   memcmp(buf.p + p->read.want_offset, bytes, p->len) != 0;
+	cache_release(cache, &buf);
+	if (is_wrong) cache_drop_pack(cache, p->read.pack);
+	return is_wrong;
+}
+
+static void verify_done(struct task *task)
+{
+	struct piece_job *j = container_of(task, struct piece_job, task);
+	struct req_stats *stats = j->b->local->stats;
+	struct read_piece *p = j->p;
+	struct read *b = j->b;
+
+	b->inflight--;
+	stat_add(&stats->corrupt_reported, 1);
+	stat_add(&stats->corrupt_repaired, j->was_wrong);
+	p->err = (int16_t)j->err;
+	if (j->err == 0) {
+		p->own = j->data;
+		j->data = NULL;
+	}
+	free(j->data);
+	free(j);
+	if (p->err == -GRANARY_ESTALE && !p->retried)
+		read_piece_retry(b, p);
+	else
+		read_piece_ready(b, p);
+	read_schedule(b);
+}
+
+static void verify_work(struct task *task)
+{
+	struct piece_job *j = container_of(task, struct piece_job, task);
+	struct read_piece *p = j->p;
+	uint64_t record, logical;
+	uint32_t len = 0;
+
+	piece_record(p, &record, &logical);
+	j->data = req_alloc(EXTENT_LEN_MAX);
+	j->err = record_read(j, record, &len);
+	if (j->err == 0 && p->logical - logical + p->len > len) j->err = -GRANARY_ECORRUPT;
+	if (j->err == 0) {
+		memmove(j->data, j->data + (p->logical - logical), p->len);
+		if (!crcs_match(p, j->data))
+			j->err = -GRANARY_ECORRUPT;
+		else
+			j->was_wrong = cache_was_wrong(j->b, p, j->data);
+	}
+	job_post(j, verify_done);
+}
+
+void read_piece_verify(struct read *b, struct read_piece *p)
+{
+	job_start(b, p, verify_work);
+}
+
+/* ---- retry ---- */
+
+/* The entry has this piece only: all of it is taken anew, also as another version. */
+static int retry_whole(
+	struct ns *ns, struct piece_job *j, const struct ns_place *place, const struct object *o)
+{
+	struct read_entry *e = j->p->entry;
+	int err = read_entry_take(ns, e, place, o);
+
+	if (err < 0) return err;
+	e->made_first = false;
+	e->next_extent = 0;
+	read_entry_set_range(e);
+	if (e->err < 0) return e->err;
+	if (!read_piece_make(e, &j->fresh) || !j->fresh.last) return -GRANARY_EBUSY;
+	j->is_fresh = true;
+	return 0;
+}
+
+/* One of several pieces: the same version, elsewhere. */
+static int retry_part(struct ns *ns, const struct read_entry *e, struct read_piece *p,
+	const struct ns_place *place, const struct object *o)
+{
+	struct read_entry *now;
+	int err;
+
+	if (o->version != e->loc.version) return -GRANARY_ECHANGED;
+	now = req_alloc(sizeof(*now));
+	memset(now, 0, sizeof(*now));
+	now->ref = e->ref;
+	err = read_entry_take(ns, now, place, o);
+	for (uint32_t i = 0; err == 0 && now->extents != NULL && i < now->extents->count; i++) {
+		const struct extent *x = &now->extents->e[i];
+		uint64_t rel = p->logical - x->logical;
+
+		if (p->logical < x->logical || rel >= x->length) continue;
+		p->read.pack = x->pack;
+		p->read.unit_offset = x->record + x->skip + (rel - rel % CACHE_UNIT_MAX);
+	}
+	free(now->extents);
+	free(now);
+	return err;
+}
+
+static void retry_done(struct task *task)
+{
+	struct piece_job *j = container_of(task, struct piece_job, task);
+	struct read_piece *p = j->p;
+	struct read *b = j->b;
+
+	b->inflight--;
+	if (j->is_fresh) {
+		b->peer->ahead_bytes += j->fresh.len;
+		b->peer->ahead_bytes -= p->len;
+		j->fresh.read.done = p->read.done;
+		j->fresh.next = p->next;
+		j->fresh.inside = p->inside;
+		j->fresh.retried = true;
+		*p = j->fresh;
+	}
+	if (j->err < 0) p->err = (int16_t)j->err;
+	free(j);
+	read_piece_start(b, p);
+	read_schedule(b);
+}
+
+static void retry_work(struct task *task)
+{
+	struct piece_job *j = container_of(task, struct piece_job, task);
+	struct read_entry *e = j->p->entry;
+	struct ns *ns = j->b->local->store->ns;
+	struct kv_value value = { 0 };
+	struct ns_place place;
+	struct object o;
+
+	j->err = ns_lookup(ns, &e->ref, &place, &o, &value);
+	if (j->err == 0) {
+		j->err = e->several ? retry_part(ns, e, j->p, &place, &o)
+				    : retry_whole(ns, j, &place, &o);
+		kv_value_release(&value);
+	}
+	job_post(j, retry_done);
+}
+
+void read_piece_retry(struct read *b, struct read_piece *p)
+{
+	p->retried = true;
+	p->err = 0;
+	job_start(b, p, retry_work);
+}
+
+/* ---- telling ---- */
+
+static bool log_once(struct store *store, uint64_t pack, uint64_t offset)
+{
+	uint64_t h = hash_u64(pack ^ hash_u64(offset)) | 1;
+
+	return atomic_exchange(&store->corrupt_logged[(h >> 32) % 64], h) != h;
+}
+
+void read_piece_explain(struct read *b, struct read_piece *p)
+{
+	struct read_entry *e = p->entry;
+	uint64_t record, logical;
+	char name[512], text[1024];
+
+	if (e->text != NULL || (p->err != -GRANARY_ECORRUPT && p->err != -GRANARY_EIO &&
+				       p->err != -GRANARY_EOFFLINE))
+		return;
+	ref_text(&b->auth, &e->ref, name, sizeof(name));
+	if (p->read.pack == 0) { /* not a record: the row cannot be read */
+		snprintf(text, sizeof(text), "'%s': its row cannot be read: %s", name,
+			error_text(p->err));
+	} else {
+		piece_record(p, &record, &logical);
+		snprintf(text, sizeof(text),
+			"'%s': %s; pack=%016" PRIx64 " offset=%" PRIu64
+			"; run granary check, restore the object or its pack from a backup",
+			name, error_text(p->err), p->read.pack, record);
+		if (log_once(b->local->store, p->read.pack, record))
+			log_error("cannot read '%s': %s; pack=%016" PRIx64 " offset=%" PRIu64, name,
+				error_text(p->err), p->read.pack, record);
+	}
+	e->text = req_alloc(strlen(text) + 1);
+	memcpy(e->text, text, strlen(text) + 1);
+}

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* task.c -- orders to the background jobs, and the server's status (PROTOCOL 5.9, 4.6). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "jobs/jobs.h"
+#include "pack/writer.h"
+#include "req/kind.h"
+
+enum { TEXT_MAX = 64 * 1024 };
+
+struct task_req {
+	int (*run)(struct req *r, char *buf, size_t cap);
+	int err;
+	char text[TEXT_MAX];
+};
+
+/* ---- task ---- */
+
+static int run_check(struct req *r, char *buf, size_t cap)
+{
+	int err = jobs_check_start(r->store->jobs);
+
+	snprintf(buf, cap, "check started\n");
+	return err;
+}
+
+static int run_check_status(struct req *r, char *buf, size_t cap)
+{
+	return jobs_check_status(r->store->jobs, buf, cap);
+}
+
+static int run_compact(struct req *r, char *buf, size_t cap)
+{
+	return jobs_compact_now(r->store->jobs, buf, cap);
+}
+
+static int run_rotate(struct req *r, char *buf, size_t cap)
+{
+	writers_rotate(r->store->writers, true);
+	snprintf(buf, cap, "rotate started\n");
+	return 0;
+}
+
+static const struct {
+	const char *verb;
+	int (*run)(struct req *r, char *buf, size_t cap);
+} verbs[] = {
+	{ "check", run_check },
+	{ "check-status", run_check_status },
+	{ "compact", run_compact },
+	{ "rotate", run_rotate },
+};
+
+static void task_work(struct req *r)
+{
+	struct task_req *t = r->body;
+
+	t->err = t->run(r, t->text, sizeof(t->text));
+}
+
+static enum step_result task_parse(struct req *r)
+{
+	struct cur c = cur_of(r->meta, r->frame.meta_len);
+	struct slice verb = cur_bytes16(&c);
+	struct task_req *t;
+	char text[64];
+
+	cur_bytes16(&c); /* no verb has an argument yet */
+	if (!cur_done(&c)) return req_fail(r, -GRANARY_EPROTO, "TASK does not parse");
+	if (!auth_whole(r->peer->key, GRANT_ADMIN, slice_of(NULL, 0)))
+		return req_fail(r, -GRANARY_EACCESS,
+			"access key %s has no admin grant on all buckets", r->peer->key->id);
+	if (r->store->jobs == NULL)
+		return req_fail(r, -GRANARY_EUNSUPPORTED, "this server runs no background jobs");
+	t = req_alloc(sizeof(*t));
+	memset(t, 0, sizeof(*t));
+	r->body = t;
+	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
+		if (slice_eq(verb, slice_str(verbs[i].verb))) t->run = verbs[i].run;
+	if (t->run == NULL)
+		return req_fail(r, -GRANARY_EUNSUPPORTED,
+			"'%s' is no task; there are check, check-status, compact, rotate",
+			name_escape(text, sizeof(text), verb));
+	r->step++;
+	return req_work(r, task_work);
+}
+
+static enum step_result task_answer(struct req *r)
+{
+	const struct task_req *t = r->body;
+
+	if (t->err < 0) return req_fail(r, t->err, "the task failed: %s", error_text(t->err));
+	answer_text(r, t->text, strnlen(t->text, sizeof(t->text)));
+	return STEP_DONE;
+}
+
+static void body_free(struct req *r)
+{
+	free(r->body);
+	r->body = NULL;
+}
+
+static const struct req_step task_steps[] = { { "parse", task_parse }, { "answer", task_answer } };
+const struct req_kind task_kind = {
+	.op = OP_TASK,
+	.name = "task",
+	.action = GRANT_ADMIN,
+	.steps = task_steps,
+	.step_count = 2,
+	.cleanup = body_free,
+};
+
+/* ---- status ---- */
+
+static void status_work(struct req *r)
+{
+	struct task_req *t = r->body;
+
+	store_status(r->store, t->text, sizeof(t->text));
+}
+
+static enum step_result status_begin(struct req *r)
+{
+	struct task_req *t = req_alloc(sizeof(*t));
+
+	t->err = 0;
+	t->text[0] = '\0';
+	r->body = t;
+	if (r->frame.meta_len != 0)
+		return req_fail(r, -GRANARY_EPROTO, "STATUS is an empty request");
+	r->step++;
+	return req_work(r, status_work);
+}
+
+static const struct req_step status_steps[] = { { "begin", status_begin },
+	{ "answer", task_answer } };
+const struct req_kind status_kind = {
+	.op = OP_STATUS,
+	.name = "status",
+	.steps = status_steps,
+	.step_count = 2,
+	.cleanup = body_free,
+};
