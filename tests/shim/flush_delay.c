@@ -15,20 +15,20 @@ static void delay(void)
 		nanosleep(&t, NULL);
 }
 
-int fsync(int fd)
+__attribute__((visibility("default"))) int fsync(int fd)
 {
 	static int (*real)(int);
 	if (!real)
-		real = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
+		*(void **)&real = dlsym(RTLD_NEXT, "fsync");
 	delay();
 	return real(fd);
 }
 
-int fdatasync(int fd)
+__attribute__((visibility("default"))) int fdatasync(int fd)
 {
 	static int (*real)(int);
 	if (!real)
-		real = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
+		*(void **)&real = dlsym(RTLD_NEXT, "fdatasync");
 	delay();
 	return real(fd);
 }
