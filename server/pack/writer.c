@@ -199,7 +199,7 @@ static bool flush_grow(struct flush *f, uint64_t more)
 
 	if (want <= f->chunk_count)
 		return true;
-	if (!pool_take(f->writer->core, f->chunks + f->chunk_count, want - f->chunk_count))
+	if (!staging_take(f->writer->core, f->chunks + f->chunk_count, want - f->chunk_count))
 		return false;
 	f->chunk_count = want;
 	return true;
@@ -592,7 +592,7 @@ int writers_new(const struct writers_options *options, struct writers **out)
 	writers->o = *options;
 	if (writers->o.open_max == 0)
 		writers->o.open_max = 64;
-	err = pool_init(&writers->pool, options->buffer_budget ? options->buffer_budget : UINT64_C(64) << 20);
+	err = staging_init(&writers->pool, options->buffer_budget ? options->buffer_budget : UINT64_C(64) << 20);
 	for (uint32_t i = 0; i < options->reactor_count; i++) {
 		struct writer_core *core = &writers->cores[i];
 
@@ -646,6 +646,6 @@ void writers_free(struct writers **wp)
 		nanosleep(&pause, NULL);
 	for (uint32_t i = 0; i < writers->o.reactor_count; i++)
 		core_release(&writers->cores[i]);
-	pool_release(&writers->pool);
+	staging_release(&writers->pool);
 	free(writers);
 }

@@ -84,7 +84,7 @@ static void flush_free(struct flush *f)
 	if (w->flushes == NULL)
 		w->flushes_last = NULL;
 	if (f->chunk_count > 0)
-		pool_give(w->core->writers, f->chunks, f->chunk_count);
+		staging_give(w->core->writers, f->chunks, f->chunk_count);
 	f->wpack->flushes--;
 	wpack_unused(f->wpack);
 	f->next = w->core->spare;

@@ -11,7 +11,7 @@
 #include "common/error.h"
 #include "io/mem.h"
 
-int pool_init(struct pool *pool, uint64_t budget)
+int staging_init(struct pool *pool, uint64_t budget)
 {
 	uint64_t n = budget / CHUNK_SIZE;
 
@@ -30,7 +30,7 @@ int pool_init(struct pool *pool, uint64_t budget)
 	return 0;
 }
 
-void pool_release(struct pool *pool)
+void staging_release(struct pool *pool)
 {
 	assert(pool->memory == NULL || pool->free == NULL || pool->free_count == pool->count);
 	mem_unmap(pool->memory, (size_t)pool->count * CHUNK_SIZE);
@@ -38,7 +38,7 @@ void pool_release(struct pool *pool)
 	pthread_mutex_destroy(&pool->lock);
 }
 
-bool pool_take(struct writer_core *core, uint32_t *chunks, uint32_t n)
+bool staging_take(struct writer_core *core, uint32_t *chunks, uint32_t n)
 {
 	struct pool *pool = &core->writers->pool;
 	bool ok;
@@ -88,7 +88,7 @@ void pool_unclaim(struct writer_core *core)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-void pool_give(struct writers *writers, const uint32_t *chunks, uint32_t n)
+void staging_give(struct writers *writers, const uint32_t *chunks, uint32_t n)
 {
 	struct pool *pool = &writers->pool;
 

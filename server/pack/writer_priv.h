@@ -113,11 +113,11 @@ struct writers {
 };
 
 /* writer_pool.c */
-int pool_init(struct pool *pool, uint64_t budget);
-void pool_release(struct pool *pool);
-bool pool_take(struct writer_core *core, uint32_t *chunks, uint32_t n); /* all or none; none: woken later */
+int staging_init(struct pool *pool, uint64_t budget);
+void staging_release(struct pool *pool);
+bool staging_take(struct writer_core *core, uint32_t *chunks, uint32_t n); /* all or none; none: woken later */
 void pool_unclaim(struct writer_core *core); /* nobody here wants memory any more */
-void pool_give(struct writers *writers, const uint32_t *chunks, uint32_t n);
+void staging_give(struct writers *writers, const uint32_t *chunks, uint32_t n);
 
 /* writer_flush.c */
 uint8_t *flush_at(struct flush *f, uint32_t offset);
