@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Goal: random operations give what a sorted list of keys gives, on both engines.
+ * Method: the model is a set of keys. A directory exists while a key begins with its path and '/',
+ * an explicit one has the key "path/" itself: so it needs no rows, no ids and no emptied
+ * directories, and shares no code with what it checks. The seed is printed; GRANARY_SEED repeats a
+ * run, GRANARY_OPS makes it longer. */
+#include "common/clock.h"
+#include "unit/test_ns_util.h"
+
+enum { MODEL_MAX = 4096, MODEL_KEY_MAX = 160, OPS_DEFAULT = 20000, CHECK_EVERY = 2000 };
+
+struct model_key {
+	char key[MODEL_KEY_MAX];
+	uint64_t id, version, size; /* id 0: made by mkdir, not known */
+};
+
+struct model {
+	struct model_key keys[MODEL_MAX];
+	uint32_t count;
+	struct rng rng;
+	struct world *w;
+};
+
+/* ---- the model ---- */
+
+static void text_copy(char *dst, const char *src)
+{
+	size_t len = strlen(src);
+	assert_true(len < MODEL_KEY_MAX);
+	memcpy(dst, src, len + 1);
+}
+
+static uint32_t model_at(const struct model *m, const char *key)
+{
+	uint32_t i = 0;
+	while (i < m->count && strcmp(m->keys[i].key, key) < 0)
+		i++;
+	return i;
+}
+
+static struct model_key *model_find(struct model *m, const char *key)
+{
+	uint32_t i = model_at(m, key);
+	return i < m->count && strcmp(m->keys[i].key, key) == 0 ? &m->keys[i] : NULL;
+}
+
+static void model_set(struct model *m, const struct model_key *k)
+{
+	uint32_t i = model_at(m, k->key);
+	if (i == m->count || strcmp(m->keys[i].key, k->key) != 0) {
+		assert_true(m->count < MODEL_MAX);
+		memmove(&m->keys[i + 1], &m->keys[i], (m->count - i) * sizeof(*k));
+		m->count++;
+	}
+	m->keys[i] = *k;
+}
+
+static void model_erase(struct model *m, const char *key)
+{
+	uint32_t i = model_at(m, key);
+	assert_true(i < m->count && strcmp(m->keys[i].key, key) == 0);
+	memmove(&m->keys[i], &m->keys[i + 1], (m->count - i - 1) * sizeof(m->keys[0]));
+	m->count--;
+}
+
+static bool begins(const char *s, const char *with) { return strncmp(s, with, strlen(with)) == 0; }
+
+/* How many keys begin with the path, and whether one is the path itself. */
+static uint32_t model_below(const struct model *m, const char *path, bool *itself)
+{
+	uint32_t n = 0;
+	*itself = false;
+	for (uint32_t i = 0; i < m->count; i++) {
+		n += begins(m->keys[i].key, path);
+		*itself = *itself || strcmp(m->keys[i].key, path) == 0;
+	}
+	return n;
+}
+
+/* "" (the root) exists always. */
+static bool model_dir_exists(const struct model *m, const char *path)
+{
+	bool itself;
+	return path[0] == '\0' || model_below(m, path, &itself) > 0;
+}
+
+struct path { char whole[MODEL_KEY_MAX], dir[MODEL_KEY_MAX + 2], parent[MODEL_KEY_MAX]; bool slash, no_name; };
+
+/* A name of a namespace operation: "a/b" or "a/b/". */
+static struct path path_of(const char *key)
+{
+	struct path p = { .slash = key[0] != '\0' && key[strlen(key) - 1] == '/' };
+	snprintf(p.whole, sizeof(p.whole), "%.*s", (int)(strlen(key) - p.slash), key);
+	snprintf(p.dir, sizeof(p.dir), "%s/", p.whole);
+	const char *last = strrchr(p.whole, '/');
+	snprintf(p.parent, sizeof(p.parent), "%.*s", last == NULL ? 0 : (int)(last - p.whole) + 1, p.whole);
+	p.no_name = p.whole[strlen(p.parent)] == '\0';
+	return p;
+}
+
+static int model_mkdir(struct model *m, const char *key, bool parents)
+{
+	struct path p = path_of(key);
+	bool itself;
+	if (!parents && !model_dir_exists(m, p.parent))
+		return -GRANARY_ENOTFOUND;
+	(void)model_below(m, p.dir, &itself);
+	if (itself || (!p.no_name && model_find(m, p.whole) != NULL))
+		return -GRANARY_EEXIST;
+	struct model_key k = { .id = 0 };
+	text_copy(k.key, p.dir);
+	model_set(m, &k);
+	return 0;
+}
+
+static int model_rmdir(struct model *m, const char *key)
+{
+	struct path p = path_of(key);
+	bool itself;
+	uint32_t n = model_below(m, p.dir, &itself);
+	if (n == 0)
+		return !p.no_name && model_find(m, p.whole) != NULL ? -GRANARY_ENOTDIR : -GRANARY_ENOTFOUND;
+	if (n > 1 || !itself)
+		return -GRANARY_ENOTEMPTY;
+	model_erase(m, p.dir);
+	return 0;
+}
+
+static int model_rename_file(struct model *m, const struct path *a, const struct path *b, bool no_replace)
+{
+	bool itself;
+	if (b->slash)
+		return -GRANARY_ENOTDIR;
+	if (model_below(m, b->dir, &itself) > 0)
+		return no_replace ? -GRANARY_EEXIST : -GRANARY_EISDIR;
+	if (no_replace && model_find(m, b->whole) != NULL)
+		return -GRANARY_EEXIST;
+	struct model_key k = *model_find(m, a->whole);
+	model_erase(m, a->whole);
+	text_copy(k.key, b->whole);
+	model_set(m, &k);
+	return 0;
+}
+
+static int model_rename_dir(struct model *m, const struct path *a, const struct path *b, bool no_replace)
+{
+	bool itself;
+	if (begins(b->dir, a->dir))
+		return -GRANARY_ELOOP;
+	if (!b->no_name && model_find(m, b->whole) != NULL)
+		return no_replace ? -GRANARY_EEXIST : -GRANARY_ENOTDIR;
+	uint32_t n = model_below(m, b->dir, &itself);
+	if (n > 0 && no_replace)
+		return -GRANARY_EEXIST;
+	if (n > 1 || (n == 1 && !itself))
+		return -GRANARY_ENOTEMPTY;
+	if (n == 1)
+		model_erase(m, b->dir);
+	static struct model_key moved[MODEL_MAX];
+	uint32_t count = 0;
+	for (uint32_t i = 0; i < m->count; i++)
+		if (begins(m->keys[i].key, a->dir))
+			moved[count++] = m->keys[i];
+	for (uint32_t i = 0; i < count; i++)
+		model_erase(m, moved[i].key);
+	for (uint32_t i = 0; i < count; i++) {
+		char rest[MODEL_KEY_MAX];
+		text_copy(rest, moved[i].key + strlen(a->dir));
+		assert_true(strlen(b->dir) + strlen(rest) < MODEL_KEY_MAX);
+		int len = snprintf(moved[i].key, sizeof(moved[i].key), "%s", b->dir);
+		memcpy(moved[i].key + len, rest, strlen(rest) + 1);
+		model_set(m, &moved[i]);
+	}
+	return 0;
+}
+
+static int model_rename(struct model *m, const char *from, const char *to, bool no_replace)
+{
+	struct path a = path_of(from), b = path_of(to);
+	bool itself, is_file = !a.slash && !a.no_name && model_find(m, a.whole) != NULL;
+	if (!is_file && model_below(m, a.dir, &itself) == 0)
+		return -GRANARY_ENOTFOUND;
+	if (strcmp(a.whole, b.whole) == 0)
+		return no_replace ? -GRANARY_EEXIST : is_file && b.slash ? -GRANARY_ENOTDIR : 0;
+	return is_file ? model_rename_file(m, &a, &b, no_replace) : model_rename_dir(m, &a, &b, no_replace);
+}
+
+/* ---- random names ---- */
+
+static const char *const names[] = { "a", "b", "c", "d", "e!", "\xc3\xa9", "", ".", "..", "n0", "long-name-01" };
+
+/* 1 to 4 components, sometimes with a slash at the end. */
+static void random_key(struct model *m, char key[MODEL_KEY_MAX])
+{
+	uint64_t depth = 1 + rng_below(&m->rng, 4);
+	size_t at = 0;
+	key[0] = '\0';
+	for (uint64_t i = 0; i < depth; i++) {
+		uint64_t pick = rng_below(&m->rng, 3) > 0 ? rng_below(&m->rng, 4) : rng_below(&m->rng, 11);
+		at += (size_t)snprintf(key + at, MODEL_KEY_MAX - at, "%s%s", i > 0 ? "/" : "", names[pick]);
+	}
+	if (at == 0 || rng_below(&m->rng, 8) == 0)
+		snprintf(key + at, MODEL_KEY_MAX - at, "/");
+}
+
+/* Mostly one that exists, or a part of one. */
+static void likely_key(struct model *m, char key[MODEL_KEY_MAX])
+{
+	if (m->count == 0 || rng_below(&m->rng, 4) == 0) {
+		random_key(m, key);
+		return;
+	}
+	text_copy(key, m->keys[rng_below(&m->rng, m->count)].key);
+	if (rng_below(&m->rng, 2) == 0) {
+		char *slash = strchr(key + 1, '/');
+		if (slash != NULL)
+			slash[rng_below(&m->rng, 2)] = '\0';
+	}
+}
+
+/* Renames could pile path on path. */
+static bool is_long(const struct model *m, const char *from, const char *to)
+{
+	size_t longest = 0;
+	for (uint32_t i = 0; i < m->count; i++)
+		if (begins(m->keys[i].key, from) && strlen(m->keys[i].key) > longest)
+			longest = strlen(m->keys[i].key);
+	return longest + strlen(to) + 2 > 100;
+}
+
+/* ---- operations ---- */
+
+static void op_put(struct model *m)
+{
+	char key[MODEL_KEY_MAX];
+	if (rng_below(&m->rng, 3) > 0)
+		random_key(m, key);
+	else
+		likely_key(m, key);
+	struct model_key *old = model_find(m, key);
+	struct mutation put = { .kind = M_PUT, .ref = by_key(m->w, key), .size = (uint32_t)rng_below(&m->rng, 1000),
+				.pack = 1 + rng_below(&m->rng, 3) };
+	int expected = 0;
+	switch (rng_below(&m->rng, 6)) {
+	case 0:
+		put.condition = NS_IF_ABSENT;
+		expected = old != NULL ? -GRANARY_EPRECONDITION : 0;
+		break;
+	case 1:
+		put.condition = NS_IF_VERSION;
+		put.if_version = old != NULL && old->id != 0 && rng_below(&m->rng, 2) == 0 ? old->version : 17;
+		expected = old != NULL && old->version == put.if_version ? 0 : -GRANARY_EPRECONDITION;
+		break;
+	default:
+		break;
+	}
+	assert_int_equal(mutate(m->w, &put), expected);
+	if (expected < 0)
+		return;
+	if (old == NULL || old->id != 0)
+		assert_int_equal(put.replaced, old != NULL ? old->version : 0);
+	struct model_key k = { .id = put.id, .version = put.version, .size = put.size };
+	text_copy(k.key, key);
+	model_set(m, &k);
+}
+
+/* Several puts and deletes in one plan. */
+static void op_batch(struct model *m)
+{
+	struct ns_plan *plan = ns_plan_new(m->w->ns);
+	uint64_t n = 1 + rng_below(&m->rng, 12);
+	static char keys[16][MODEL_KEY_MAX];
+	for (uint64_t i = 0; i < n; i++) {
+		likely_key(m, keys[i]);
+		const struct model_key *old = model_find(m, keys[i]);
+		struct mutation x = { .kind = rng_below(&m->rng, 2) == 0 ? M_PUT : M_DELETE, .pack = 2,
+				      .ref = by_key(m->w, keys[i]), .size = (uint32_t)rng_below(&m->rng, 100) };
+		int expected = x.kind == M_DELETE && old == NULL ? -GRANARY_ENOTFOUND : 0;
+		assert_int_equal(mutation_plan(m->w, plan, &x), expected);
+		if (x.kind == M_PUT) {
+			struct model_key k = { .id = x.id, .version = x.version, .size = x.size };
+			text_copy(k.key, keys[i]);
+			model_set(m, &k);
+		} else if (expected == 0) {
+			model_erase(m, keys[i]);
+		}
+	}
+	assert_int_equal(ns_plan_finish(plan), 0);
+	int err = kv_submit_wait(m->w->store.kv, ns_plan_txn(plan));
+	ns_plan_committed(plan, err);
+	ns_plan_free(&plan);
+	assert_int_equal(err, 0);
+}
+
+static void op_delete(struct model *m)
+{
+	char key[MODEL_KEY_MAX];
+	likely_key(m, key);
+	const struct model_key *old = model_find(m, key);
+	struct mutation del = { .kind = M_DELETE, .ref = by_key(m->w, key) };
+	assert_int_equal(mutate(m->w, &del), old != NULL ? 0 : -GRANARY_ENOTFOUND);
+	if (old == NULL)
+		return;
+	assert_int_equal(del.deleted.size, old->size);
+	model_erase(m, key);
+}
+
+static void op_mkdir(struct model *m)
+{
+	char key[MODEL_KEY_MAX];
+	likely_key(m, key);
+	struct mutation x = { .kind = M_MKDIR, .ref = by_key(m->w, key), .parents = rng_below(&m->rng, 2) == 0 };
+	int expected = model_mkdir(m, key, x.parents);
+	assert_int_equal(mutate(m->w, &x), expected);
+}
+
+static void op_rmdir(struct model *m)
+{
+	char key[MODEL_KEY_MAX];
+	likely_key(m, key);
+	struct mutation x = { .kind = M_RMDIR, .ref = by_key(m->w, key) };
+	int expected = model_rmdir(m, key);
+	assert_int_equal(mutate(m->w, &x), expected);
+}
+
+static void op_rename(struct model *m)
+{
+	char from[MODEL_KEY_MAX], to[MODEL_KEY_MAX];
+	likely_key(m, from);
+	if (rng_below(&m->rng, 2) == 0)
+		random_key(m, to);
+	else
+		likely_key(m, to);
+	if (is_long(m, from, to))
+		return;
+	struct mutation x = { .kind = M_RENAME, .ref = by_key(m->w, from), .to = by_key(m->w, to),
+			      .no_replace = rng_below(&m->rng, 4) == 0 };
+	int expected = model_rename(m, from, to, x.no_replace);
+	int got = mutate(m->w, &x);
+	if (got != expected)
+		print_message("rename '%s' -> '%s' no_replace=%d\n", from, to, x.no_replace);
+	assert_int_equal(got, expected);
+}
+
+/* By key, then by what that gave: (directory, name) and id; from the rows and from the tables. */
+static void op_look_up(struct model *m)
+{
+	char key[MODEL_KEY_MAX];
+	struct found f;
+	struct obj_loc loc;
+	likely_key(m, key);
+	struct model_key *k = model_find(m, key);
+	struct ns_ref ref = by_key(m->w, key);
+	int cached = ns_find_cached(m->w->ns, &ref, &loc);
+	assert_true(cached == -GRANARY_EAGAIN || (cached == 0 && k != NULL));
+	if (cached == 0 && k->id != 0)
+		assert_true(loc.id == k->id && loc.version == k->version && loc.size == k->size);
+	assert_int_equal(look_up(m->w, ref, &f), k != NULL ? 0 : -GRANARY_ENOTFOUND);
+	if (k == NULL)
+		return;
+	if (k->id == 0) { /* an entry made by mkdir: learnt now */
+		k->id = f.id;
+		k->version = f.version;
+	}
+	assert_true(f.id == k->id && f.version == k->version && f.size == k->size && !f.is_dir);
+	assert_int_equal(ns_find_cached(m->w->ns, &ref, &loc), 0);
+	assert_true(loc.id == k->id && loc.version == k->version);
+
+	struct found again;
+	struct ns_ref name = by_name(f.dir, f.name), id = by_id(f.id);
+	assert_int_equal(look_up(m->w, name, &again), 0);
+	assert_int_equal(again.id, k->id);
+	id.dir = f.dir;
+	id.name = name.name;
+	assert_int_equal(look_up(m->w, id, &again), 0);
+	assert_int_equal(again.version, k->version);
+	assert_int_equal(ns_find_cached(m->w->ns, &id, &loc), 0);
+	char path[KEY_LEN_MAX + 1];
+	uint64_t bucket;
+	size_t len;
+	assert_int_equal(ns_dir_path(m->w->ns, f.dir, &bucket, path, sizeof(path), &len), 0);
+	assert_true(len + strlen(f.name) == strlen(key) && begins(key, path));
+}
+
+/* ---- lists ---- */
+
+struct page { char keys[128][MODEL_KEY_MAX]; bool is_prefix[128]; uint64_t versions[128]; uint32_t count; };
+
+static int page_add(void *arg, struct slice key, const struct object *o)
+{
+	struct page *p = arg;
+	assert_true(p->count < 128 && key.len < MODEL_KEY_MAX);
+	memcpy(p->keys[p->count], key.p, key.len);
+	p->keys[p->count][key.len] = '\0';
+	p->is_prefix[p->count] = o == NULL;
+	p->versions[p->count++] = o != NULL ? o->version : 0;
+	return 0;
+}
+
+static bool model_list(const struct model *m, const char *prefix, const char *delimiter, const char *after, uint32_t max,
+		       struct page *out)
+{
+	out->count = 0;
+	for (uint32_t i = 0; i < m->count; i++) {
+		const char *key = m->keys[i].key;
+		char item[MODEL_KEY_MAX];
+		if (!begins(key, prefix))
+			continue;
+		const char *at = delimiter[0] ? strstr(key + strlen(prefix), delimiter) : NULL;
+		int len = at != NULL ? (int)(at - key) + (int)strlen(delimiter) : (int)strlen(key);
+		snprintf(item, sizeof(item), "%.*s", len, key);
+		if (strcmp(item, after) <= 0 || (out->count > 0 && strcmp(out->keys[out->count - 1], item) == 0))
+			continue;
+		if (out->count == max)
+			return true;
+		text_copy(out->keys[out->count], item);
+		out->is_prefix[out->count] = at != NULL;
+		out->versions[out->count++] = at != NULL || m->keys[i].id == 0 ? 0 : m->keys[i].version;
+	}
+	return false;
+}
+
+static void cut(struct model *m, char *key)
+{
+	size_t len = rng_below(&m->rng, strlen(key) + 1);
+	while (len > 0 && ((uint8_t)key[len] & 0xc0) == 0x80) /* not inside a character */
+		len--;
+	key[len] = '\0';
+}
+
+static void op_list(struct model *m)
+{
+	static const char *const delimiters[] = { "", "/", "/", "/", "a", "b/", "//", "/a" };
+	static struct page expected, got;
+	char prefix[MODEL_KEY_MAX] = "", after[MODEL_KEY_MAX] = "";
+	bool more;
+	if (rng_below(&m->rng, 3) > 0) {
+		likely_key(m, prefix);
+		if (rng_below(&m->rng, 2) == 0)
+			cut(m, prefix);
+	}
+	if (rng_below(&m->rng, 2) == 0)
+		likely_key(m, after);
+	const char *delimiter = delimiters[rng_below(&m->rng, 8)];
+	uint32_t max = (uint32_t)(1 + rng_below(&m->rng, 40));
+	bool expected_more = model_list(m, prefix, delimiter, after, max, &expected);
+	struct ns_list l = { .bucket = m->w->bucket.id, .prefix = slice_str(prefix), .delimiter = slice_str(delimiter),
+			     .start_after = slice_str(after), .max = max };
+	got.count = 0;
+	assert_int_equal(ns_list(m->w->ns, &l, page_add, &got, &more), 0);
+	bool same = got.count == expected.count && more == expected_more;
+	for (uint32_t i = 0; same && i < got.count; i++)
+		same = strcmp(got.keys[i], expected.keys[i]) == 0 && got.is_prefix[i] == expected.is_prefix[i] &&
+		       (expected.versions[i] == 0 || got.versions[i] == expected.versions[i]);
+	if (!same) {
+		print_message("list prefix='%s' delimiter='%s' after='%s' max=%u\n", prefix, delimiter, after, max);
+		for (uint32_t i = 0; i < got.count || i < expected.count; i++)
+			print_message("  got '%s' expected '%s'\n", i < got.count ? got.keys[i] : "-",
+				      i < expected.count ? expected.keys[i] : "-");
+	}
+	assert_true(same);
+}
+
+/* ---- the run ---- */
+
+static void run(struct world *w, uint64_t seed, uint64_t ops)
+{
+	static void (*const op[])(struct model *) = { op_put, op_put, op_put, op_batch, op_delete, op_delete, op_mkdir,
+						      op_rmdir, op_rename, op_rename, op_look_up, op_look_up, op_list,
+						      op_list };
+	struct model *m = calloc(1, sizeof(*m));
+	uint64_t keys = 0;
+	m->w = w;
+	rng_seed(&m->rng, seed);
+	for (uint64_t i = 0; i < ops; i++) {
+		op[rng_below(&m->rng, sizeof(op) / sizeof(op[0]))](m);
+		keys += m->count;
+		if (i % CHECK_EVERY == CHECK_EVERY - 1)
+			assert_int_equal(check_rows(w).files, m->count);
+	}
+	assert_int_equal(check_rows(w).files, m->count);
+	print_message("%llu operations over %llu keys on average\n", (unsigned long long)ops,
+		      (unsigned long long)(keys / ops));
+	free(m);
+}
+
+static uint64_t number(const char *name, uint64_t otherwise)
+{
+	const char *text = getenv(name);
+	return text != NULL ? strtoull(text, NULL, 10) : otherwise;
+}
+
+static void test_random_operations_agree_with_the_model(void **state)
+{
+	uint64_t seed = number("GRANARY_SEED", clock_wall_ns());
+	print_message("GRANARY_SEED=%llu\n", (unsigned long long)seed);
+	run(*state, seed, number("GRANARY_OPS", OPS_DEFAULT));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_random_operations_agree_with_the_model, world_set_up_mem,
+						world_tear_down),
+		cmocka_unit_test_setup_teardown(test_random_operations_agree_with_the_model, world_set_up_rocks,
+						world_tear_down),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
