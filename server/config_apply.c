@@ -11,7 +11,7 @@
 #include "common/log.h"
 #include "req/store.h"
 
-enum { WORKERS_MIN = 4, CPUS_MAX = REACTORS_MAX };
+enum { WORKERS_MIN = 4, CPUS_MAX = REACTORS_MAX, RECV_BUFS_MIN = 64, RECV_BUFS_MAX = 1024 };
 
 uint32_t config_cpu_count(void)
 {
@@ -43,17 +43,18 @@ uint64_t config_machine_memory(void)
 	return limit < machine && limit > 0 ? limit : machine;
 }
 
-/* `memory` in parts of 32. What is left over covers RocksDB's indexes, stacks, receive buffers and the heap's own. */
+/* `memory` in parts of 32. What is left over covers indexes, stacks, receive buffers and the heap's own. */
 static void memory_split(uint64_t memory, struct store_options *o)
 {
-	uint64_t part = memory / 32;
+	uint64_t part = memory / 32, bufs = part / o->reactors / IO_RECV_BUF_SIZE;
 
-	o->loc_budget = part * 8;
+	o->loc_budget = part * 10;
+	o->transient_budget = part * 6;
+	o->request_budget = part * 5;
 	o->kv_block_cache = part * 4;
 	o->kv_write_buffer = part; /* up to two at a time */
-	o->staging_budget = part * 4;
-	o->transient_budget = part * 4;
-	o->request_budget = part * 4;
+	o->staging_budget = part * 2;
+	o->io.recv_bufs = bufs > RECV_BUFS_MAX ? RECV_BUFS_MAX : bufs < RECV_BUFS_MIN ? RECV_BUFS_MIN : (uint32_t)bufs;
 }
 
 void config_apply(const struct config *c, struct store_options *o)
@@ -85,7 +86,7 @@ static uint64_t mib(uint64_t bytes) { return bytes / CONFIG_MIB; }
 
 void config_print_budgets(const struct config *c, const struct store_options *o)
 {
-	log_info("budgets; cache_mib=%" PRIu64 " memory_mib=%" PRIu64 " of_which: names_mib=%" PRIu64 " metadata_mib=%" PRIu64
+	log_info("budgets; cache_mib=%" PRIu64 " memory_mib=%" PRIu64 " names_mib=%" PRIu64 " metadata_mib=%" PRIu64
 		 " writing_mib=%" PRIu64 " reading_mib=%" PRIu64 " requests_mib=%" PRIu64,
 		mib(o->cache_budget), mib(c->values[CONFIG_MEMORY].number), mib(o->loc_budget),
 		mib(o->kv_block_cache + 2 * o->kv_write_buffer), mib(o->staging_budget), mib(o->transient_budget),

@@ -33,8 +33,8 @@ void inbound_free(struct net_local *nl, struct inbound **in)
 	if (!b)
 		return;
 	local_charge(nl, -(int64_t)b->charge);
-	pool_give(&nl->pool, b->data, b->data_size);
-	pool_give(&nl->pool, b, b->size);
+	blocks_give(&nl->blocks, b->data, b->data_size);
+	blocks_give(&nl->blocks, b, b->size);
 }
 
 /* Room for the frame whose header is known; false: no memory. */
@@ -42,22 +42,22 @@ static bool inbound_open(struct conn *c)
 {
 	const struct frame *f = &c->framer.frame;
 	uint64_t size = sizeof(struct inbound) + f->meta_len;
-	struct inbound *b = pool_take(&c->nl->pool, size);
+	struct inbound *b = blocks_take(&c->nl->blocks, size);
 
 	if (!b)
 		return false;
 	memset(b, 0, sizeof(*b));
 	list_init(&b->node);
 	b->size = size;
-	b->charge = pool_class_size(size);
+	b->charge = blocks_class_size(size);
 	if (f->data_len > 0) {
 		b->data_size = f->data_len;
-		b->data = pool_take(&c->nl->pool, b->data_size);
+		b->data = blocks_take(&c->nl->blocks, b->data_size);
 		if (!b->data) {
-			pool_give(&c->nl->pool, b, b->size);
+			blocks_give(&c->nl->blocks, b, b->size);
 			return false;
 		}
-		b->charge += pool_class_size(b->data_size);
+		b->charge += blocks_class_size(b->data_size);
 	}
 	local_charge(c->nl, (int64_t)b->charge);
 	c->in = b;
@@ -145,8 +145,8 @@ void conn_adopt(struct net_local *nl, struct conn *c)
 	c->peer.local = nl->local;
 	list_push(&nl->conns, &c->node);
 	nl->conn_count++;
-	nl->local->stats->connections++;
-	nl->local->stats->connections_total++;
+	stat_count(&nl->local->stats->connections, 1);
+	stat_count(&nl->local->stats->connections_total, 1);
 	sock_prepare(c->fd);
 	conn_watch(c);
 	if (nl->draining) {
@@ -238,7 +238,7 @@ static bool conn_try_free(struct conn *c)
 		keys_unref(nl->store, c->peer.key);
 	list_remove(&c->node);
 	nl->conn_count--;
-	nl->local->stats->connections--;
+	stat_count(&nl->local->stats->connections, -1);
 	c->magic = 0;
 	free(c);
 	local_conn_gone(nl);

@@ -19,7 +19,7 @@
 #include "io/reactor.h"
 #include "net/framer.h"
 #include "net/handshake.h"
-#include "net/pool.h"
+#include "net/blocks.h"
 #include "net/sendq.h"
 #include "req/req.h"
 
@@ -110,7 +110,7 @@ struct net_local {
 	struct conn *dirty, **dirty_tail;
 	struct task flush;
 	bool flush_posted;
-	struct pool pool;
+	struct blocks blocks;
 	int64_t charged;          /* not yet in store.request_bytes */
 	struct sendbuf *sendbufs; /* free ones */
 	struct io_op tick;
@@ -120,6 +120,12 @@ struct net_local {
 	uint64_t auth_logged_ns;  /* failed log-ins: at most one line a second */
 	uint32_t auth_unlogged;
 };
+
+/* A counter of one reactor, read by status from any thread. */
+static inline void stat_count(uint64_t *counter, int delta)
+{
+	__atomic_store_n(counter, *counter + (uint64_t)(int64_t)delta, __ATOMIC_RELAXED);
+}
 
 /* conn.c */
 void conn_adopt(struct net_local *nl, struct conn *c); /* first step on its reactor; conn_new() made it */

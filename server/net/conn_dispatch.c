@@ -82,7 +82,7 @@ static void auth_failed(struct conn *c, uint64_t request)
 	struct net_local *nl = c->nl;
 	uint64_t now = io_now_ns(nl->io);
 
-	nl->local->stats->auth_failures++;
+	stat_count(&nl->local->stats->auth_failures, 1);
 	nl->auth_unlogged++;
 	if (nl->auth_logged_ns == 0 || now - nl->auth_logged_ns >= UINT64_C(1000000000)) {
 		log_warn("authentication failed: unknown access key or wrong secret; times=%" PRIu32, nl->auth_unlogged);

@@ -107,7 +107,7 @@ static void local_try_stop(struct net_local *nl)
 		return;
 	assert(!nl->flush_posted); /* only a connection posts it, and is not freed before it ran */
 	charge_flush(nl);
-	pool_release(&nl->pool);
+	blocks_release(&nl->blocks);
 	while (nl->sendbufs) {
 		struct sendbuf *sb = nl->sendbufs;
 		nl->sendbufs = sb->next;
@@ -174,7 +174,7 @@ static void local_init(struct net *net, uint32_t i)
 	list_init(&nl->timed);
 	list_init(&nl->hungry);
 	nl->dirty_tail = &nl->dirty;
-	pool_init(&nl->pool, cached < POOL_CACHED_MAX ? cached : POOL_CACHED_MAX);
+	blocks_init(&nl->blocks, cached < POOL_CACHED_MAX ? cached : POOL_CACHED_MAX);
 	store->locals[i].net = nl;
 }
 

@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #include "common/rand.h"
-#include "net/pool.h"
+#include "net/blocks.h"
 #include "req/req.h"
 
 enum { DATA_MAX = 4 << 20 };
@@ -198,29 +198,29 @@ static void test_a_drop_keeps_what_a_send_in_flight_touches(void **state)
 
 static void test_pool_classes_hold_what_was_asked_for(void **state)
 {
-	struct pool pool;
+	struct blocks pool;
 	uint64_t size = 0;
 
 	(void)state;
-	pool_init(&pool, 1 << 20);
+	blocks_init(&pool, 1 << 20);
 	for (size = 1; size < (UINT64_C(32) << 20); size += 1 + size / 7) {
-		uint64_t c = pool_class_size(size);
+		uint64_t c = blocks_class_size(size);
 		assert_true(c >= size && c % 64 == 0);
 		assert_true(size < 512 || c <= size + size / 4 + 64);
 	}
-	void *a = pool_take(&pool, 700), *b = pool_take(&pool, 700);
+	void *a = blocks_take(&pool, 700), *b = blocks_take(&pool, 700);
 	assert_non_null(a);
 	assert_int_equal((uintptr_t)b % 64, 0);
-	memset(a, 1, pool_class_size(700));
-	pool_give(&pool, a, 700);
-	assert_int_equal(pool.cached, pool_class_size(700));
-	assert_ptr_equal(pool_take(&pool, 720), a); /* the same class */
-	pool_give(&pool, a, 720);
-	pool_give(&pool, b, 700);
-	pool_give(&pool, pool_take(&pool, 2 << 20), 2 << 20); /* above the limit: freed */
+	memset(a, 1, blocks_class_size(700));
+	blocks_give(&pool, a, 700);
+	assert_int_equal(pool.cached, blocks_class_size(700));
+	assert_ptr_equal(blocks_take(&pool, 720), a); /* the same class */
+	blocks_give(&pool, a, 720);
+	blocks_give(&pool, b, 700);
+	blocks_give(&pool, blocks_take(&pool, 2 << 20), 2 << 20); /* above the limit: freed */
 	assert_true(pool.cached <= pool.cached_max);
-	pool_give(&pool, pool_take(&pool, UINT64_C(200) << 20), UINT64_C(200) << 20);
-	pool_release(&pool);
+	blocks_give(&pool, blocks_take(&pool, UINT64_C(200) << 20), UINT64_C(200) << 20);
+	blocks_release(&pool);
 }
 
 int main(void)
