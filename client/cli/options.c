@@ -407,8 +407,8 @@ static int unknown_option(const char *text, const struct verb *verb)
 	for (size_t i = 0; i < ROWS_COUNT; i++) {
 		if (strcmp(rows[i].name, word) == 0 && !row_applies(&rows[i], verb))
 			return fail(CLI_USAGE,
-				"granary%s%s takes no option '--%s'; see granary%s%s --help", blank,
-				verb_name, word, blank, verb_name);
+				"'granary%s%s' takes no option '--%s'; see granary%s%s --help",
+				blank, verb_name, word, blank, verb_name);
 		if (row_applies(&rows[i], verb)) nearest_try(&near, rows[i].name);
 	}
 	if (near.best != NULL && name != text)
@@ -484,13 +484,17 @@ static const struct verb *find_verb(int count, char **words, int *used)
 		is_group |= pair && strlen(words[0]) == len &&
 			    strncmp(verbs[i].name, words[0], len) == 0;
 	}
+	if (is_group && opts.help && count < 2) {
+		print_help(words[0]);
+		return NULL;
+	}
 	if (is_group &&
 		(count < 2 || strcmp(words[1], "--help") == 0 || strcmp(words[1], "-h") == 0)) {
 		if (count >= 2) {
 			opts.help = true;
 			print_help(words[0]);
 		} else {
-			fail(CLI_USAGE, "granary %s needs a second word; see granary %s --help",
+			fail(CLI_USAGE, "'granary %s' needs a second word; see granary %s --help",
 				words[0], words[0]);
 		}
 		return NULL;

@@ -129,14 +129,24 @@ static const char *hint_of(int err)
 	}
 }
 
+/* The library says "'NAME': cause" where we have named it already: only the cause is news then. */
+static const char *cause_of(const char *own, const char *what)
+{
+	const char *end = own[0] == '\'' ? strstr(own, "': ") : NULL;
+	char name[GRANARY_KEY_LEN_MAX + 1];
+
+	if (end == NULL || (size_t)(end - own) > sizeof(name)) return own;
+	snprintf(name, sizeof(name), "%.*s", (int)(end - own - 1), own + 1);
+	return strstr(what, name) != NULL ? end + 3 : own;
+}
+
 static int say_remote(int err, const char *own, const char *what)
 {
 	char text[2 * MESSAGE_MAX];
-	const char *cause = own[0] != '\0' ? own : granary_strerror(err);
+	const char *cause = own[0] != '\0' ? cause_of(own, what) : granary_strerror(err);
+	bool is_bare = strcmp(cause, granary_strerror(err)) == 0; /* else it has its own advice */
 
-	/* A text that gives advice already needs none of ours. */
-	snprintf(text, sizeof(text), "%s: %s%s", what, cause,
-		strchr(cause, ';') != NULL ? "" : hint_of(err));
+	snprintf(text, sizeof(text), "%s: %s%s", what, cause, is_bare ? hint_of(err) : "");
 	say_error(granary_error_name(err), text);
 	return exit_of(err);
 }

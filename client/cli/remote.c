@@ -31,8 +31,7 @@ static int remote_parse(struct remote *r, const char *text, int need)
 	if (!is_remote(text))
 		return fail(CLI_USAGE, "'%s' is no address; it must begin with %sHOST/",
 			shown(text), SCHEME);
-	if (granary_url_parse(text, &url, why, sizeof(why)) < 0)
-		return fail(CLI_USAGE, "'%s': %s", shown(text), why);
+	if (granary_url_parse(text, &url, why, sizeof(why)) < 0) return fail(CLI_USAGE, "%s", why);
 	if (url.snapshot[0] != '\0')
 		return fail(CLI_USAGE, "'%s': this version has no snapshots to read", shown(text));
 	if (need >= NEED_BUCKET && url.bucket[0] == '\0')
@@ -67,9 +66,7 @@ int remote_open(struct remote *r, const char *text, int need, uint32_t connectio
 	options.timeout_ms = (uint32_t)opts.timeout_s * 1000u;
 	options.connections = connections;
 	err = granary_open(&options, &r->client);
-	if (err < 0)
-		return fail_remote(
-			NULL, err, "cannot use '%s'", shown(text != NULL ? text : "the server"));
+	if (err < 0) return fail(exit_of(err), "%s", granary_last_error(NULL));
 	if (text == NULL) snprintf(r->bucket, sizeof(r->bucket), "%s", granary_bucket(r->client));
 	return CLI_OK;
 }
