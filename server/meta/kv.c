@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kv.c -- the queue, the committer and the public face over an engine.
  *
- * A group, in order: take what is queued -> judge and apply each to the overlay (kv_group.c) -> observer begin -> one
- * write + sync -> seq = the group's number -> observer end -> tell everybody.
+ * A group, in order: take what is queued -> judge and apply each to the overlay (kv_group.c) -> observer begin ->
+ * one write + sync -> seq = the group's number -> observer end -> tell everybody.
  *
  * Invariants: (1) one thread commits at a time: the committer, or under an engine without one who holds turn_lock;
- * (2) seq is the number of the last group whose rows are visible, so a reader that took it before a read saw all rows of
- * that group, and the group in progress has a higher one; (3) a group that cannot be written fails every transaction
- * that was judged on it; (4) after `done` is posted the transaction is not touched again. */
+ * (2) seq is the number of the last group whose rows are visible, so a reader that took it before a read saw all
+ * rows of that group, and the group in progress has a higher one; (3) a group that cannot be written fails every
+ * transaction that was judged on it; (4) after `done` is posted the transaction is not touched again. */
 #include "meta/kv_group.h"
 
 #include "common/clock.h"

@@ -50,8 +50,8 @@ int kv_open_rocks(struct fs *fs, const char *dir, const struct kv_options *optio
 int kv_open_mem(struct fs *fs, const char *dir, const struct kv_options *options, struct kv **out);
 void kv_close(struct kv **kv);                 /* commits what is queued first */
 uint32_t kv_turn(struct kv *kv);               /* kv_mem only: commits one group; returns transactions done */
-/* Closes and opens the engine again; RocksDB. The committer does it by itself after ENOSPC. Iterators and snapshots that
- * are open then end with -GRANARY_EBUSY: read again. */
+/* Closes and opens the engine again; RocksDB. The committer does it by itself after ENOSPC. Iterators and snapshots
+ * that are open then end with -GRANARY_EBUSY: read again. */
 int kv_reopen(struct kv *kv);
 
 /* Value borrowed until kv_value_release. -GRANARY_ENOTFOUND when absent. */
@@ -85,16 +85,16 @@ void kv_put(struct kv_txn *txn, struct slice key, struct slice value);
 void kv_delete(struct kv_txn *txn, struct slice key);
 void kv_add(struct kv_txn *txn, struct slice key, uint16_t tag, int64_t delta);  /* FORMAT 6.20; never below 0 */
 void kv_max(struct kv_txn *txn, struct slice key, uint16_t tag, uint64_t value); /* on the value's u64 tag */
-/* Both keep the width of a tag that is there (a u8 state) while the number fits, and make it 8 bytes else. Tags 1 and 2
- * (id, version) are not counters. */
+/* Both keep the width of a tag that is there (a u8 state) while the number fits, and make it 8 bytes else. Tags 1
+ * and 2 (id, version) are not counters. */
 void kv_txn_touch(struct kv_txn *txn, uint64_t dir_id, struct slice name, uint64_t object_id); /* see kv_observer */
 
 void kv_pre_absent(struct kv_txn *txn, uint64_t seen, struct slice key);
 void kv_pre_version(struct kv_txn *txn, uint64_t seen, struct slice key, uint64_t version); /* tag 2 equals */
 void kv_pre_id(struct kv_txn *txn, uint64_t seen, struct slice key, uint64_t id, bool or_absent); /* tag 1 equals */
 void kv_pre_range(struct kv_txn *txn, struct slice prefix, bool empty); /* any key with this prefix? after own ops */
-/* The same with `seen`, for the prefix of one directory (row_entry_prefix); for any other prefix seen is not used. The
- * reads that `seen` stands for must have shown that it holds after the transaction's own puts and deletes. */
+/* The same with `seen`, for the prefix of one directory (row_entry_prefix); for any other prefix seen is not used.
+ * The reads that `seen` stands for must have shown that it holds after the transaction's own puts and deletes. */
 void kv_pre_range_seen(struct kv_txn *txn, uint64_t seen, struct slice prefix, bool empty);
 void kv_pre_counter(struct kv_txn *txn, struct slice key, uint16_t tag, uint64_t n, uint64_t limit); /* ctr+n<=limit */
 

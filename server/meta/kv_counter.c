@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kv_counter.c -- the committer's cache of rows that counter operations touch: a group's adds on one row are one read at
- * most and one put. Invariants: (1) a cached row is what the engine holds after the group in progress, unless the
- * overlay has a put or delete of it, which drops it here; (2) nothing is evicted inside a group; (3) a group that could
- * not be written clears everything. */
+/* kv_counter.c -- the committer's cache of rows that counter operations touch: a group's adds on one row are one
+ * read at most and one put. Invariants: (1) a cached row is what the engine holds after the group in progress,
+ * unless the overlay has a put or delete of it, which drops it here; (2) nothing is evicted inside a group; (3) a
+ * group that could not be written clears everything. */
 #include "meta/kv_group.h"
 
 #include "common/error.h"
@@ -199,7 +199,7 @@ static uint64_t counter_result(struct counters *cs, const struct kv_rec *r, uint
 	if (old >= -r->a)
 		return old + r->a;
 	if (cs->clamped++ == 0)
-		log_error("counter of row '%s' would go below zero, kept at zero; tag=%u value=%" PRIu64 " add=%" PRId64,
+		log_error("counter of row '%s' would go below zero; tag=%u value=%" PRIu64 " add=%" PRId64,
 			name_escape(key, sizeof(key), rec_key(r)), r->tag, old, (int64_t)r->a);
 	return 0;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kv_group.c -- judges the transactions of one group in order and gathers what they do into one op a row.
  *
- * Invariants: (1) a transaction is judged against engine + overlay, and leaves a trace in the overlay only when all its
- * preconditions held; (2) slots[hash] >= the number of every group that put or deleted a key of that hash, also of a
- * group that failed; counting in a row that is there touches no slot, as no precondition with `seen` rests on a counter;
- * (3) a precondition with seen != 0 and slot <= seen holds without a read: the planner saw it to hold at `seen`, and
- * nothing touched the row since; a group in progress has a number above every `seen`; (4) pointers into transactions
- * and counters are kept to the end of the group only. */
+ * Invariants: (1) a transaction is judged against engine + overlay, and leaves a trace in the overlay only when all
+ * its preconditions held; (2) slots[hash] >= the number of every group that put or deleted a key of that hash, also
+ * of a group that failed; counting in a row that is there touches no slot, as no precondition with `seen` rests on
+ * a counter; (3) a precondition with seen != 0 and slot <= seen holds without a read: the planner saw it to hold at
+ * `seen`, and nothing touched the row since; a group in progress has a number above every `seen`; (4) pointers into
+ * transactions and counters are kept to the end of the group only. */
 #include "meta/kv_group.h"
 
 #include "common/error.h"
@@ -221,8 +221,9 @@ static int engine_has_prefix(struct kv_group *g, const struct kv_rec *r, struct 
 	return kv_iter_error(g->iter);
 }
 
-/* A directory that is emptied name by name has its first rows deleted: a scan from the prefix would walk over all of
- * their tombstones each time. So we begin at the row found last time, and from the prefix only if nothing follows it. */
+/* A directory that is emptied name by name has its first rows deleted: a scan from the prefix would walk over all
+ * of their tombstones each time. So we begin at the row found last time, and from the prefix only if nothing
+ * follows it. */
 static int range_is_there(struct kv_group *g, const struct kv_rec *r)
 {
 	const struct witness *w = witness_of(g, r->prefix_hash);
@@ -329,8 +330,8 @@ static void apply_counter(struct kv_group *g, const struct kv_rec *r)
 		slots_touch(g, r);
 	err = counter_apply(&g->counters, c, r);
 	if (err < 0)
-		log_error("cannot count in row '%s': %s; tag=%u", name_escape(key, sizeof(key), rec_key(r)), error_text(err),
-			r->tag);
+		log_error("cannot count in row '%s': %s; tag=%u", name_escape(key, sizeof(key), rec_key(r)),
+			error_text(err), r->tag);
 	e->kind = OVERLAY_COUNTER;
 	e->counter = c;
 }
@@ -376,8 +377,10 @@ int64_t group_ops(struct kv_group *g)
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		const struct overlay_entry *e = &g->overlay.entries[i];
-		g->ops[i] = (struct kv_write_op){ .key = e->key, .is_delete = e->kind == OVERLAY_DELETE,
-			.value = e->kind == OVERLAY_COUNTER ? slice_of(e->counter->value, e->counter->value_len) : e->value };
+		g->ops[i] = (struct kv_write_op){ .key = e->key, .value = e->value };
+		g->ops[i].is_delete = e->kind == OVERLAY_DELETE;
+		if (e->kind == OVERLAY_COUNTER)
+			g->ops[i].value = slice_of(e->counter->value, e->counter->value_len);
 	}
 	if (n > 1)
 		qsort(g->ops, n, sizeof(*g->ops), op_compare);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kv_mem.c -- an ordered map in memory with a redo log through io/fs, for the simulation and tests: it has no threads, so
- * a seed decides everything. Views are real: a snapshot shares chunks with the map, which copies what it changes.
+/* kv_mem.c -- an ordered map in memory with a redo log through io/fs, for the simulation and tests: it has no
+ * threads, so a seed decides everything. Views are real: a snapshot shares chunks with the map, which copies what
+ * it changes.
  *
- * Files under dir, for generation n: `map.n`, the whole map when the generation began, and `log.n`, one record a batch
- * since. Both are made of records: magic, length, generation, number of the record, crc32c, ops. A record begins at a
- * multiple of 4 KiB, so an unfinished write cannot harm the sector of a synced one.
+ * Files under dir, for generation n: `map.n`, the whole map when the generation began, and `log.n`, one record a
+ * batch since. Both are made of records: magic, length, generation, number of the record, crc32c, ops. A record
+ * begins at a multiple of 4 KiB, so an unfinished write cannot harm the sector of a synced one.
  *
  * Invariants: (1) a batch is in the log and synced before it is in the map; (2) map.n is complete, synced and named
- * before anything is written to log.n, and generation n - 1 is removed after; (3) replay ends at the first record that is
- * not whole: only the last batch can be torn, as each is synced before the next; (4) chunks and rows are changed only
- * while nobody else holds them. */
+ * before anything is written to log.n, and generation n - 1 is removed after; (3) replay ends at the first record
+ * that is not whole: only the last batch can be torn, as each is synced before the next; (4) chunks and rows are
+ * changed only while nobody else holds them. */
 #include "common/crc32c.h"
 #include "common/error.h"
 #include "common/log.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kv_overlay.c -- rows that the group in progress has put, deleted or counted, by key and by 9-byte prefix.
- * Invariant: table and prefix_heads are as if the entries had been inserted in index order, so the newest entries can be
- * taken away again in reverse order (overlay_pop) without tombstones. */
+ * Invariant: table and prefix_heads are as if the entries had been inserted in index order, so the newest entries
+ * can be taken away again in reverse order (overlay_pop) without tombstones. */
 #include "meta/kv_group.h"
 
 #include "common/error.h"

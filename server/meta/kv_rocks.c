@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kv_rocks.c -- RocksDB behind kv_engine.h, through its C API. RocksDB does its own file I/O under fs_root()/dir.
  *
- * Why kv.h's promises hold: a write with sync=1 appends the whole batch to the log as one record, syncs it, and only then
- * inserts into the memtable and moves the visible sequence: readers see synced rows only, and a batch whole or not at
- * all. One thread writes, so a batch is on disk before the next begins, and a torn log can only be torn in its last
- * batch, which nobody was told about.
+ * Why kv.h's promises hold: a write with sync=1 appends the whole batch to the log as one record, syncs it, and
+ * only then inserts into the memtable and moves the visible sequence: readers see synced rows only, and a batch
+ * whole or not at all. One thread writes, so a batch is on disk before the next begins, and a torn log can only be
+ * torn in its last batch, which nobody was told about.
  *
- * Invariants: (1) `db` is replaced by reopen only, under rw held for writing: every use holds it for reading, or, for
- * iterators, holds the iterator's own lock; (2) an iterator's key and value are copies, so that reopen can take the
- * engine's iterator away at any time; it then ends with -GRANARY_EBUSY; (3) after ENOSPC the batch's fate is read from
- * the sequence number that the reopened database has, never guessed; (4) a failed sync of the log is passed on as
- * -GRANARY_EIO and stops the process (contract F). */
+ * Invariants: (1) `db` is replaced by reopen only, under rw held for writing: every use holds it for reading, or,
+ * for iterators, holds the iterator's own lock; (2) an iterator's key and value are copies, so that reopen can take
+ * the engine's iterator away at any time; it then ends with -GRANARY_EBUSY; (3) after ENOSPC the batch's fate is
+ * read from the sequence number that the reopened database has, never guessed; (4) a failed sync of the log is
+ * passed on as -GRANARY_EIO and stops the process (contract F). */
 #include "common/error.h"
 #include "common/list.h"
 #include "common/log.h"
@@ -409,12 +409,11 @@ static int rocks_write(struct kv_engine *e, const struct kv_write_op *ops, uint3
 	thread_set_up();
 	rocksdb_writebatch_clear(r->batch);
 	for (uint32_t i = 0; i < n; i++) {
-		const struct kv_write_op *op = &ops[i];
-		if (op->is_delete)
-			rocksdb_writebatch_delete(r->batch, (const char *)op->key.p, op->key.len);
+		const char *key = (const char *)ops[i].key.p, *value = (const char *)ops[i].value.p;
+		if (ops[i].is_delete)
+			rocksdb_writebatch_delete(r->batch, key, ops[i].key.len);
 		else
-			rocksdb_writebatch_put(r->batch, (const char *)op->key.p, op->key.len, (const char *)op->value.p,
-				op->value.len);
+			rocksdb_writebatch_put(r->batch, key, ops[i].key.len, value, ops[i].value.len);
 	}
 	err = rocks_write_batch(r, &before);
 	return err == -GRANARY_ENOSPACE ? rocks_recover_space(r, before) : err;
@@ -465,8 +464,8 @@ static void table_set_up(struct rocks *r, uint64_t cache_size)
 	rocksdb_options_set_block_based_table_factory(r->options, r->table);
 }
 
-/* A batch comes sorted: with a hint for each kind of row (the first byte of a key) an insert begins where the last one of
- * its kind ended and not at the head of the memtable: a third less time. The C API has no function for it. */
+/* A batch comes sorted: with a hint for each kind of row (the first byte of a key) an insert begins where the last
+ * one of its kind ended and not at the head of the memtable: a third less time. The C API has no function for it. */
 static int options_set_hint(rocksdb_options_t *options)
 {
 	rocksdb_options_t *plain = rocksdb_options_create();
@@ -477,10 +476,10 @@ static int options_set_hint(rocksdb_options_t *options)
 	return error_take(text, "set its options");
 }
 
-/* Log recovery: kTolerateCorruptedTailRecords. A record that ends early at the end of a log is an unfinished batch and is
- * dropped; any other damage refuses to open. kPointInTime would instead end silently at the first damaged record, also
- * where acknowledged batches follow it. What a power cut can do beyond a short last record (a hole in the pages of the
- * last batch) is told apart from such damage by kv_wal.c. */
+/* Log recovery: kTolerateCorruptedTailRecords. A record that ends early at the end of a log is an unfinished batch
+ * and is dropped; any other damage refuses to open. kPointInTime would instead end silently at the first damaged
+ * record, also where acknowledged batches follow it. What a power cut can do beyond a short last record (a hole in
+ * the pages of the last batch) is told apart from such damage by kv_wal.c. */
 static int options_set_up(struct rocks *r, const struct kv_options *o)
 {
 	uint64_t buffer = o->write_buffer_size ? o->write_buffer_size : WRITE_BUFFER_SIZE;

@@ -59,8 +59,9 @@ static bool txn_grow(struct kv_txn *t, uint64_t need)
 	return true;
 }
 
-/* Hashes are keyed with fixed numbers: who aims for collisions in the overlay of one group, or in the slots, gains one
- * more read for himself at the most. Tables that outlive a group and hold clients' names (loc.c) are keyed at random. */
+/* Hashes are keyed with fixed numbers: who aims for collisions in the overlay of one group, or in the slots, gains
+ * one more read for himself at the most. Tables that outlive a group and hold clients' names (loc.c) are keyed at
+ * random. */
 uint64_t kv_key_hash(struct slice key) { return hash_keyed(0, 0, key.p, key.len).lo; }
 
 static uint64_t prefix_hash(struct slice key)

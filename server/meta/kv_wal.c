@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kv_wal.c -- is a RocksDB log torn where only an unfinished batch can be?
  *
- * Each batch is one record and is synced before the next is written. So a power cut can leave any mix of old and new
- * pages in the last record, and nothing after it; fragments of that same record (MIDDLE, LAST) may stand behind the hole.
- * Where a record begins soundly (FULL, FIRST) behind damage, the damaged one was followed by a later batch, so it had
- * been synced and was damaged afterwards: that is corruption, and a person must decide.
+ * Each batch is one record and is synced before the next is written. So a power cut can leave any mix of old and
+ * new pages in the last record, and nothing after it; fragments of that same record (MIDDLE, LAST) may stand behind
+ * the hole. Where a record begins soundly (FULL, FIRST) behind damage, the damaged one was followed by a later
+ * batch, so it had been synced and was damaged afterwards: that is corruption, and a person must decide.
  *
- * Format (RocksDB's log_format.h): blocks of 32 KiB; in them fragments: masked crc32c u32 of type and data, length u16,
- * type u8 (1 full, 2 first, 3 middle, 4 last), data; a block's last bytes that hold no header are zeros. */
+ * Format (RocksDB's log_format.h): blocks of 32 KiB; in them fragments: masked crc32c u32 of type and data, length
+ * u16, type u8 (1 full, 2 first, 3 middle, 4 last), data; a block's last bytes that hold no header are zeros. */
 #include "meta/kv_wal.h"
 
 #include "common/bytes.h"
@@ -34,8 +34,8 @@ struct wal_scan {
 	bool is_followed;      /* and a record begins behind it */
 };
 
-/* Fragments of one block; the rest of a block behind an unsound header cannot be read, as its length is not known: but
- * a record might begin there soundly, so every byte is tried. */
+/* Fragments of one block; the rest of a block behind an unsound header cannot be read, as its length is not known:
+ * but a record might begin there soundly, so every byte is tried. */
 static void scan_block(struct wal_scan *s, const uint8_t *block, uint32_t size)
 {
 	uint32_t at = 0;

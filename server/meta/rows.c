@@ -140,7 +140,8 @@ static bool object_take(struct object *o, uint16_t tag, struct slice v)
 	case TAG_GID: return take_u32(v, &o->gid);
 	case TAG_HASH:
 		o->has_hash = v.len == 16;
-		return o->has_hash && take_u64(slice_of(v.p, 8), &o->hash.lo) && take_u64(slice_of(v.p + 8, 8), &o->hash.hi);
+		return o->has_hash && take_u64(slice_of(v.p, 8), &o->hash.lo) &&
+			take_u64(slice_of(v.p + 8, 8), &o->hash.hi);
 	case TAG_EXTENT: return object_add_extent(o, v) == 0;
 	case TAG_WRITTEN: return take_u64(v, &o->written_ns);
 	case TAG_META: o->meta = v; return meta_check(v) == 0;

@@ -37,15 +37,21 @@ struct extent {
 	const uint8_t *crcs; /* crc_count little-endian u32, borrowed */
 };
 enum { EXTENT_HOLE = 1 };
-static inline uint32_t extent_crc(const struct extent *e, uint32_t i) { uint32_t v; memcpy(&v, e->crcs + 4 * i, 4); return v; }
+static inline uint32_t extent_crc(const struct extent *e, uint32_t i)
+{
+	uint32_t v;
+
+	memcpy(&v, e->crcs + (size_t)4 * i, 4);
+	return v;
+}
 
 /* Value of an `x` row: tag 10 alone. 0 or -GRANARY_ECORRUPT; length or -GRANARY_ETOOBIG. */
 int extent_row_decode(struct slice value, struct extent *out);
 int64_t extent_row_encode(const struct extent *e, void *buf, size_t cap);
 
-/* A decoded object or directory value. Slices and crcs borrow from the row. Values of 0 are not written (but the id);
- * a new file has nlink 1, which is not written either. is_dir is read from the mode, a parent, a children counter or the
- * dataset mark: the bare `d` row of a directory shows it in its key only. */
+/* A decoded object or directory value. Slices and crcs borrow from the row. Values of 0 are not written (but the
+ * id); a new file has nlink 1, which is not written either. is_dir is read from the mode, a parent, a children
+ * counter or the dataset mark: the bare `d` row of a directory shows it in its key only. */
 struct object {
 	uint64_t id, version, size, mtime_ns, ctime_ns, written_ns;
 	uint64_t parent, children, bucket, klass;
@@ -89,12 +95,12 @@ bool row_entry_parse(struct slice key, uint64_t *dir, struct slice *name, bool *
 
 /* Generic value building: format byte first, then tlv_put*() of common/tlv.h. */
 static inline void value_begin(struct wr *w) { wr_u8(w, 1); }
-/* First value of a tag as u64 (1 to 8 bytes are read); `otherwise` when the tag or the value is missing; false when the
- * value is damaged. */
+/* First value of a tag as u64 (1 to 8 bytes are read); `otherwise` when the tag or the value is missing; false when
+ * the value is damaged. */
 bool value_u64(struct slice value, uint16_t tag, uint64_t otherwise, uint64_t *out);
 bool value_bytes(struct slice value, uint16_t tag, struct slice *out); /* false when missing or damaged */
-/* Rewrites value with the u64 tag set (one that was shorter stays so if v fits: a u8 state); returns the new length or
- * -GRANARY_ETOOBIG / ECORRUPT. Empty value = new. */
+/* Rewrites value with the u64 tag set (one that was shorter stays so if v fits: a u8 state); returns the new length
+ * or -GRANARY_ETOOBIG / ECORRUPT. Empty value = new. */
 int64_t value_set_u64(struct slice value, uint16_t tag, uint64_t v, void *buf, size_t cap);
 
 enum pack_state { PACK_OPEN = 1, PACK_SEALED, PACK_DYING, PACK_BROKEN };

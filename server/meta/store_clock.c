@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* store_clock.c -- store time, FORMAT 7.1: what ages, leases and delayed deletions are counted in.
  *
- * now = base + (CLOCK_BOOTTIME - boottime at open); base = what was saved + the stop. Invariants: (1) it never goes back:
- * base is at least what was saved, and a reader whose time a crash took back by up to a minute gets it back in the stop;
- * (2) a wall clock that jumps moves it by 24 h at most, once, and only over a reboot. */
+ * now = base + (CLOCK_BOOTTIME - boottime at open); base = what was saved + the stop. Invariants: (1) it never goes
+ * back: base is at least what was saved, and a reader whose time a crash took back by up to a minute gets it back
+ * in the stop; (2) a wall clock that jumps moves it by 24 h at most, once, and only over a reboot. */
 #include "meta/ids.h"
 
 #include "common/clock.h"
@@ -27,9 +27,9 @@ struct store_clock {
 
 static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-/* How long the store stood still. In the same boot the boottime knows exactly; after another boot it is less than what
- * was saved (and if the new boot has lasted longer already, the difference is too little, which is safe), and the wall
- * clock has to say. */
+/* How long the store stood still. In the same boot the boottime knows exactly; after another boot it is less than
+ * what was saved (and if the new boot has lasted longer already, the difference is too little, which is safe), and
+ * the wall clock has to say. */
 static uint64_t stop_length_ns(uint64_t wall_saved, uint64_t boot_saved, uint64_t wall_now, uint64_t boot_now)
 {
 	uint64_t by_wall = wall_now > wall_saved ? wall_now - wall_saved : 0;

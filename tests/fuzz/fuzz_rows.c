@@ -25,7 +25,8 @@ static void try_object(struct slice value)
 	len = object_encode(&o, a, sizeof(a));
 	assert(len > 0 && sum < UINT64_MAX);
 	assert(object_decode(slice_of(a, (size_t)len), &back) == 0);
-	assert(back.id == o.id && back.version == o.version && back.size == o.size && back.extent_count == o.extent_count);
+	assert(back.id == o.id && back.version == o.version && back.size == o.size &&
+		back.extent_count == o.extent_count);
 	assert(back.mode == o.mode && slice_eq(back.meta, o.meta) && slice_eq(back.name, o.name));
 	again = object_encode(&back, b, sizeof(b));
 	assert(again == len && memcmp(a, b, (size_t)len) == 0); /* once written, it stays as it is */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: threads that race on a few rows see each transaction whole and in one order.
- * Method: four threads create and delete the same files in one directory as the namespace does: the file's row must be as
- * it was read, the directory's row goes with its last file, and a counter tells how many there are. Readers check at all
- * times that what one snapshot shows agrees with itself. */
+ * Method: four threads create and delete the same files in one directory as the namespace does: the file's row must
+ * be as it was read, the directory's row goes with its last file, and a counter tells how many there are. Readers
+ * check at all times that what one snapshot shows agrees with itself. */
 #include "meta/kv.h"
 
 #include "common/rand.h"
@@ -65,7 +65,8 @@ static uint64_t view_tag(struct kv *kv, struct kv_snapshot *snap, struct slice k
 	return n;
 }
 
-/* Creates the file or deletes it, as it was found; the directory's row comes with the first file and goes with the last. */
+/* Creates the file or deletes it, as it was found; the directory's row comes with the first file and goes with the
+ * last. */
 static int flip(struct kv *kv, uint64_t file, uint64_t version)
 {
 	uint8_t key[ROW_KEY_MAX], prefix[ROW_KEY_MAX], value[256], dir_value[256];

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: kv.h's promises, one by one, on both engines: each precondition holding and failing with `seen` of 0, right and
- * stale; conflicts inside one group; counters against puts and deletes; ranges after the transaction's own ops; views. */
+/* Goal: kv.h's promises, one by one, on both engines: each precondition holding and failing with `seen` of 0, right
+ * and stale; conflicts inside one group; counters against puts and deletes; ranges after the transaction's own ops;
+ * views. */
 #include "meta/kv.h"
 
 #include "unit/test_kv_util.h"
@@ -460,7 +461,8 @@ static void event(struct seen_events *e, char kind, uint64_t dir, struct slice n
 {
 	size_t at = strlen(e->text);
 
-	snprintf(e->text + at, sizeof(e->text) - at, "%c%d%.*s%d ", kind, (int)dir, (int)name.len, (const char *)name.p, (int)id);
+	snprintf(e->text + at, sizeof(e->text) - at, "%c%d%.*s%d ", kind, (int)dir, (int)name.len,
+		(const char *)name.p, (int)id);
 }
 static void event_begin(void *arg, uint64_t dir, struct slice name, uint64_t id) { event(arg, 'b', dir, name, id); }
 static void event_end(void *arg, uint64_t dir, struct slice name, uint64_t id) { event(arg, 'e', dir, name, id); }

@@ -151,7 +151,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_whole_log_is_replayed, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_log_cut_inside_a_record_keeps_those_before, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_torn_last_record_is_dropped, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(test_stale_record_of_another_generation_is_not_replayed, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_stale_record_of_another_generation_is_not_replayed,
+			set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_checkpoints_come_and_nothing_is_lost, set_up, tear_down),
 	};
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: any mix of transactions gives the results and rows that a model of a page gives.
- * Method: random groups on both engines against an array of rows that applies one transaction at a time. `seen` is given as
- * a planner would: with preconditions that held when it was taken, now or some groups ago. GRANARY_SEED repeats a run. */
+ * Method: random groups on both engines against an array of rows that applies one transaction at a time. `seen` is
+ * given as a planner would: with preconditions that held when it was taken, now or some groups ago. GRANARY_SEED
+ * repeats a run. */
 #include "meta/kv.h"
 
 #include "common/rand.h"
@@ -115,7 +116,8 @@ static void plan_random(struct rng *r, const struct model *hint, struct plan *p)
 }
 
 /* `seen` stands for `then`: only where the precondition held there. */
-static struct kv_txn *txn_of(struct kv *kv, struct rng *r, const struct plan *p, uint64_t seen, const struct model *then)
+static struct kv_txn *txn_of(struct kv *kv, struct rng *r, const struct plan *p, uint64_t seen,
+	const struct model *then)
 {
 	struct kv_txn *t = kv_txn_new(kv);
 	struct model after = *then;

@@ -22,12 +22,15 @@ static const uint8_t crc_bytes[16] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
 static struct object sample(void)
 {
 	static const uint8_t meta[] = { 1, 0, 'k', 2, 0, 'v', 'w' };
-	struct object o = { .id = 11, .version = 22, .size = 4096 + 70000, .mtime_ns = 33, .ctime_ns = 44, .mode = S_IFREG | 0640,
-		.uid = 55, .gid = 66, .has_hash = true, .hash = { 77, 88 }, .written_ns = 99, .nlink = 1, .has_links = true,
+	struct object o = { .id = 11, .version = 22, .size = 4096 + 70000, .mtime_ns = 33, .ctime_ns = 44,
+		.mode = S_IFREG | 0640,
+		.uid = 55, .gid = 66, .has_hash = true, .hash = { 77, 88 }, .written_ns = 99, .nlink = 1,
+			.has_links = true,
 		.generation = 3, .extents_outside = 2, .klass = 9, .extent_count = 2 };
 
 	o.meta = slice_of(meta, sizeof(meta));
-	o.extents[0] = (struct extent){ .pack = 1, .record = 4096, .skip = 128, .length = 4096, .logical = 0, .crc_count = 1,
+	o.extents[0] = (struct extent){ .pack = 1, .record = 4096, .skip = 128, .length = 4096,
+		.logical = 0, .crc_count = 1,
 		.crcs = crc_bytes };
 	o.extents[1] = (struct extent){ .pack = 2, .record = UINT64_C(8) * UINT32_MAX, .skip = 64, .length = 70000,
 		.logical = 4096, .crc_count = 2, .crcs = crc_bytes + 4 };
@@ -44,8 +47,10 @@ static void test_object_comes_back_as_it_went_in(void **state)
 	assert_true(len > 0);
 	assert_int_equal(buf[0], 1); /* FORMAT 5.1 */
 	assert_int_equal(object_decode(slice_of(buf, (size_t)len), &back), 0);
-	assert_true(back.id == 11 && back.version == 22 && back.size == o.size && back.mtime_ns == 33 && back.ctime_ns == 44);
-	assert_true(back.mode == o.mode && back.uid == 55 && back.gid == 66 && back.written_ns == 99 && back.nlink == 1);
+	assert_true(back.id == 11 && back.version == 22 && back.size == o.size && back.mtime_ns == 33 &&
+		back.ctime_ns == 44);
+	assert_true(back.mode == o.mode && back.uid == 55 && back.gid == 66 && back.written_ns == 99 &&
+		back.nlink == 1);
 	assert_true(back.has_hash && back.hash.lo == 77 && back.hash.hi == 88 && back.has_links && !back.is_dir);
 	assert_true(back.generation == 3 && back.extents_outside == 2 && back.klass == 9 && back.extent_count == 2);
 	assert_true(slice_eq(back.meta, o.meta));
@@ -55,7 +60,8 @@ static void test_object_comes_back_as_it_went_in(void **state)
 
 static void test_directory_comes_back_as_it_went_in(void **state)
 {
-	struct object o = { .id = 5, .mode = S_IFDIR | 0755, .parent = 4, .name = slice_str("n"), .children = 3, .bucket = 2,
+	struct object o = { .id = 5, .mode = S_IFDIR | 0755, .parent = 4, .name = slice_str("n"),
+		.children = 3, .bucket = 2,
 		.is_dir = true, .is_dataset = true }, back;
 	uint8_t buf[256];
 	int64_t len = object_encode(&o, buf, sizeof(buf));
