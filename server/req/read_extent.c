@@ -89,7 +89,13 @@ static int take_extents(struct ns *ns, struct read_entry *e, const struct object
 	}
 	g.out = req_alloc(sizeof(*g.out) + g.cap * sizeof(struct extent));
 	g.out->count = 0;
-	err = ns_extents(ns, o, from, len, gather_extent, &g);
+	err = 0;
+	for (uint32_t i = 0; i < o->extent_count && err == 0; i++) {
+		const struct extent *x = &o->extents[i];
+
+		if (x->logical < from + len && x->logical + x->length > from) err = gather_extent(&g, x);
+	}
+	if (err == 0) err = ns_extents(ns, o, from, len, gather_extent, &g); /* those outside the row */
 	if (err >= 0) e->extents = gather_finish(&g);
 	free(g.out);
 	free(g.crcs);
