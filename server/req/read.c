@@ -303,7 +303,7 @@ void read_piece_start(struct read *b, struct read_piece *p)
 
 /* Pieces of one chunk: prefetched together, served together; the misses go to the reader in one
  * call. */
-static bool run_chunk(struct read *b)
+static uint32_t run_chunk(struct read *b)
 {
 	struct read_piece *pieces[READ_CHUNK];
 	struct pack_read *misses[READ_CHUNK];
@@ -330,7 +330,7 @@ static bool run_chunk(struct read *b)
 	}
 	b->inflight += missed;
 	if (missed > 0) read_start(b->local->reader, misses, missed);
-	return n == READ_CHUNK;
+	return n;
 }
 
 /* Nothing more will come by itself: wait for the peer's queue. */
@@ -339,13 +339,23 @@ static void wait_for_room(struct req *r)
 	if (list_empty(&r->wait_node)) list_push(&r->peer->waiting, &r->wait_node);
 }
 
+/* Small pieces wait for more of them while reads are under way. Returns whether a frame left. */
+static bool flush_ripe(struct read *b)
+{
+	if (b->small_count == 0) return false;
+	if (b->small_bytes < READ_FRAME_EARLY && b->inflight > 0 && b->left > 0) return false;
+	read_flush(b);
+	return true;
+}
+
 static enum step_result read_run(struct req *r)
 {
 	struct read *b = read_of(r);
 
 	if (!list_empty(&r->wait_node)) list_remove(&r->wait_node);
-	while (run_chunk(b)) continue;
-	if (b->small_bytes >= READ_FRAME_EARLY || b->inflight == 0 || b->left == 0) read_flush(b);
+	do /* frames may be released at once: then there is room again */
+		while (run_chunk(b) > 0) continue;
+	while (flush_ripe(b));
 	if (b->left == 0 && b->inflight == 0 && !b->scheduled && !r->waking) return STEP_DONE;
 	if (b->left > 0 && b->next < b->count && !has_room(b, 0))
 		wait_for_room(r);
