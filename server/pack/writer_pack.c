@@ -20,6 +20,7 @@ static void on_created(struct task *task)
 	struct wpack *wp = NULL;
 
 	w->creating = false;
+	w->create_err = w->create_result;
 	if (w->create_err == 0)
 		wp = calloc(1, sizeof(*wp));
 	if (wp != NULL) {
@@ -45,7 +46,7 @@ static void create_work(struct task *task)
 {
 	struct writer *w = container_of(task, struct writer, create_task);
 
-	w->create_err = packs_create(w->core->writers->o.packs, w->group, &w->created);
+	w->create_result = packs_create(w->core->writers->o.packs, w->group, &w->created);
 	task->fn = on_created;
 	reactor_post(w->core->reactor, task);
 }
@@ -72,6 +73,7 @@ static void on_allocated(struct task *task)
 	struct writers *writers = wp->core->writers;
 
 	wp->allocating = false;
+	wp->allocate_err = wp->allocate_result;
 	if (wp->allocate_err == 0)
 		wp->allocated = wp->allocate_to;
 	else if (!wp->allocate_waited) {
@@ -89,7 +91,7 @@ static void allocate_work(struct task *task)
 {
 	struct wpack *wp = container_of(task, struct wpack, task);
 
-	wp->allocate_err = packs_allocate(wp->core->writers->o.packs, wp->pack, wp->allocate_to);
+	wp->allocate_result = packs_allocate(wp->core->writers->o.packs, wp->pack, wp->allocate_to);
 	task->fn = on_allocated;
 	reactor_post(wp->core->reactor, task);
 }

@@ -51,6 +51,7 @@ struct wpack {
 	uint32_t flushes;        /* not through yet */
 	bool retired, broken, allocating, allocate_waited, ahead_failed;
 	int allocate_err;
+	int allocate_result;     /* the worker's, while allocating */
 	uint64_t allocate_to;
 	struct task task;
 };
@@ -86,7 +87,8 @@ struct writer {
 	bool flying, creating, create_waited, ahead_failed, wants_memory;
 	struct pack_append *queue, *queue_last;
 	struct task create_task;
-	struct pack *created;
+	struct pack *created;    /* the worker's, while creating */
+	int create_result;
 	int create_err;
 };
 

@@ -112,11 +112,12 @@ static uint32_t ids_at(const struct packs *packs, uint64_t id)
 
 static int ids_insert(struct packs *packs, uint64_t id)
 {
-	uint32_t at, cap = packs->ids_cap ? 2 * packs->ids_cap : 256;
+	uint32_t at;
 	int err = 0;
 
 	pthread_rwlock_wrlock(&packs->index_lock);
 	if (packs->ids_count == packs->ids_cap) {
+		uint32_t cap = packs->ids_cap ? 2 * packs->ids_cap : 256;
 		uint64_t *wide = realloc(packs->ids, cap * sizeof(*wide));
 
 		if (wide != NULL) {

@@ -289,7 +289,7 @@ static int rows_put(struct packs *packs, const struct pack *pack)
 	struct pack_row row = { .state = PACK_OPEN, .order = pack->order, .group = pack->group,
 		.created = packs->o.clock ? store_clock_now(packs->o.clock) : 0 };
 	struct wr w = wr_of(value, sizeof(value));
-	int64_t len = pack_row_encode(&row, slice_of(NULL, 0), value, sizeof(value));
+	int64_t len = pack_row_encode(&row, slice_of("", 0), value, sizeof(value));
 	int err;
 
 	if (txn == NULL)
