@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cache.c -- segments: taken, filled, referenced, given back. The index is in cache_index.c, what may enter in
- * cache_policy.c, the states in cache_priv.h.
- * Invariants: (1) bytes of a segment do not change while it is referenced or indexed, but past `used`; (2) a segment is
- * filled by one reactor, which holds one reference meanwhile; (3) a unit is in the index only with its unit_ref at the
- * back of its segment, so an eviction finds all of them; (4) index, ghosts and kept segments share the one budget. */
+/* cache.c -- segments: taken, filled, referenced, given back. The index is in cache_index.c, what
+ * may enter in cache_policy.c, the states in cache_priv.h.
+ * Invariants: (1) bytes of a segment do not change while it is referenced or indexed, but past
+ * `used`; (2) a segment is filled by one reactor, which holds one reference meanwhile; (3) a unit
+ * is in the index only with its unit_ref at the back of its segment, so an eviction finds all of
+ * them; (4) index, ghosts and kept segments share the one budget. */
 #include "pack/cache.h"
 
 #include <assert.h>
@@ -18,7 +19,7 @@
 struct unit_ref { uint64_t pack, offset; };
 _Static_assert(sizeof(struct unit_ref) == UNIT_REF_SIZE, "counted by segment_has_room()");
 
-/* ---- segments ------------------------------------------------------------------------------------------ */
+/* ---- segments ---- */
 
 static uint32_t word_of(enum segment_state state, uint32_t refs)
 {
@@ -123,7 +124,7 @@ bool segment_has_room(const struct cache_segment *s, uint32_t len, uint32_t alig
 	return at + len + back <= CACHE_SEGMENT_SIZE;
 }
 
-/* ---- reserving ------------------------------------------------------------------------------------------- */
+/* ---- reserving ---- */
 
 static void area_register(struct cache_local *local, const struct cache_segment *s)
 {
@@ -248,7 +249,8 @@ void cache_release(struct cache *cache, struct cache_buf *b)
 void cache_drop_pack(struct cache *cache, uint64_t pack)
 {
 	index_drop_pack(cache, pack);
-	/* Segments that held nothing else are free again; one that is read or filled now goes by the policy later. */
+	/* Segments that held nothing else are free again; one that is read or filled now goes by
+	 * the policy later. */
 	for (uint32_t i = 0; i < cache->kept.count; i++) {
 		struct cache_segment *s = &cache->segments[i];
 
@@ -283,7 +285,7 @@ void cache_wait(struct cache_local *local, void (*fn)(void *arg), void *arg)
 	pthread_mutex_unlock(&cache->lock);
 }
 
-/* ---- start and stop ----------------------------------------------------------------------------------------- */
+/* ---- start and stop ---- */
 
 struct cache_local *cache_local_new(struct cache *cache, struct io *io, struct reactor *reactor)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cache_index.c -- (pack, offset) to bytes in a segment: open addressing with linear probing in shards, each under a
- * spin lock held for tens of ns (growing: longer, a shard at a time).
+/* cache_index.c -- (pack, offset) to bytes in a segment: open addressing with linear probing in
+ * shards, each under a spin lock held for tens of ns (growing: longer, a shard at a time).
  * Invariants: (1) an entry's segment holds its bytes as long as the entry stands: a reference is taken under the lock;
- * (2) the slots of a shard grow by doubling and stop at the index's share of the budget: then nothing is added. */
+ * (2) the slots of a shard grow by doubling and stop at the index's share of the budget: then
+ * nothing is added. */
 #include <assert.h>
 #include <math.h>
 #include <sched.h>
@@ -219,7 +220,8 @@ void index_totals(struct cache *cache, struct cache_stats *out)
 	}
 }
 
-/* HyperLogLog over all shards' registers; few distinct units are counted by the registers still empty. */
+/* HyperLogLog over all shards' registers; few distinct units are counted by the registers still
+ * empty. */
 double index_distinct(struct cache *cache)
 {
 	const double m = CACHE_SHARDS * SHARD_SKETCH;

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cache_policy.c -- what enters a full cache, and what leaves for it.
  *
- * A shuffled epoch over D bytes looks each unit up once; the next epoch in another order. With a cache of C < D bytes the
- * best is to keep what is in: every epoch then hits what is held, held / D. LRU would hit nothing. So a full cache
- * changes only on evidence that no sequence of shuffled epochs can give. Evidence is gathered in windows of look-ups:
- * S bytes looked up since the window began, F bytes of distinct units among them (a distinct count, error 2 %).
+ * A shuffled epoch over D bytes looks each unit up once; the next epoch in another order. With a
+ * cache of C < D bytes the best is to keep what is in: every epoch then hits what is held, held /
+ * D. LRU would hit nothing. So a full cache changes only on evidence that no sequence of shuffled
+ * epochs can give. Evidence is gathered in windows of look-ups: S bytes looked up since the window
+ * began, F bytes of distinct units among them (a distinct count, error 2 %).
  *
- * (1) Stale: a window ends when S >= 3.5 F and S >= 2 C. If a window of shuffled epochs held no whole epoch, it would be
- *     parts of two, S <= 2 F. So it holds one, and a segment not hit in it is no part of what is read: it may go.
- * (2) Hotter: over any window of epochs, whole or partial, a unit is looked up at most S/D + 2 times and any other at
- *     least S/D - 1 times (and 0). A miss enters if it was asked for more than 2 c + 3 times in this window, where c is the
- *     mean number of hits of a unit in a segment that was there when the window began: S/D + 2 > 2 (S/D - 1) + 3 is never
- *     true for S >= D, and for S < D no unit is asked for more than twice. Misses are counted in a table of ghosts that
+ * (1) Stale: a window ends when S >= 3.5 F and S >= 2 C. If a window of shuffled epochs held no
+ *     whole epoch, it would be parts of two, S <= 2 F. So it holds one, and a segment not hit in it
+ *     is no part of what is read: it may go.
+ * (2) Hotter: over any window of epochs, whole or partial, a unit is looked up at most S/D + 2
+ *     times and any other at least S/D - 1 times (and 0). A miss enters if it was asked for more
+ *     than 2 c + 3 times in this window, where c is the mean number of hits of a unit in a segment
+ *     that was there when the window began: S/D + 2 > 2 (S/D - 1) + 3 is never true for S >= D, and
+ *     for S < D no unit is asked for more than twice. Misses are counted in a table of ghosts that
  *     can forget, never invent (but for a 40-bit tag that collides). */
 #include <assert.h>
 #include <stdlib.h>
@@ -33,7 +36,8 @@ static uint32_t ghost_count(uint64_t g, uint32_t window)
 	return ((g >> 8) & 0xffff) == (window & 0xffff) ? (uint32_t)(g & 0xff) : 0;
 }
 
-/* Counts a miss; returns how often the unit was missed in this window, as far as the table remembers. */
+/* Counts a miss; returns how often the unit was missed in this window, as far as the table
+ * remembers. */
 static uint32_t ghost_miss(struct cache *cache, uint64_t hash)
 {
 	uint32_t window = atomic_load_explicit(&cache->window, memory_order_relaxed), least = UINT32_MAX;
@@ -64,7 +68,7 @@ static uint32_t ghost_miss(struct cache *cache, uint64_t hash)
 	return 1;
 }
 
-/* ---- windows ----------------------------------------------------------------------------------------- */
+/* ---- windows ---- */
 
 /* Under the cache's lock. */
 static void window_begin(struct cache *cache)
@@ -146,9 +150,10 @@ struct cache_segment *policy_stale(struct cache *cache)
 	return found;
 }
 
-/* ---- admission ---------------------------------------------------------------------------------------- */
+/* ---- admission ---- */
 
-/* The coldest of some old segments; *need is how often a unit must be asked for to enter in its place. */
+/* The coldest of some old segments; *need is how often a unit must be asked for to enter in its
+ * place. */
 static struct cache_segment *coldest(struct cache_local *local, uint32_t *need)
 {
 	struct cache *cache = local->cache;

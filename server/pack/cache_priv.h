@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cache_priv.h -- inside of the RAM cache.
  *
- * segment: FREE -> KEPT       cache_reserve(keep)   filled by one reactor, which holds a reference until it is full
+ * segment: FREE -> KEPT       cache_reserve(keep)   filled by one reactor, which holds one reference
  *          FREE -> TRANSIENT  cache_reserve(!keep)
  *          KEPT -> DRAINING   segment_evict()       nobody references it; its units leave the index
  *          DRAINING, TRANSIENT -> FREE              by whoever drops the last reference
- * State and references share one word, so the last reference is seen together with the state it was dropped in. */
+ * State and references share one word, so the last reference is seen together with the state it was
+ * dropped in. */
 #pragma once
 
 #include <pthread.h>

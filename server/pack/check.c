@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* check.c -- walks the records of a pack and verifies them. Blocking; one buffer of 8 MiB, read front to back.
- * Invariants: (1) nothing is taken from bytes that were not read or whose checksum was not compared; (2) after damage the
- * walk goes on at the next 4 KiB line where a record's header is sound (FORMAT 3.4), and a run of damaged lines is one
- * problem; (3) a sound header with damaged data is a problem, and its length is still trusted (it has its own crc). */
+/* check.c -- walks the records of a pack and verifies them. Blocking; one buffer of 8 MiB, read
+ * front to back.
+ * Invariants: (1) nothing is taken from bytes that were not read or whose checksum was not
+ * compared; (2) after damage the walk goes on at the next 4 KiB line where a record's header is
+ * sound (FORMAT 3.4), and a run of damaged lines is one problem; (3) a sound header with damaged
+ * data is a problem, and its length is still trusted (it has its own crc). */
 #include "pack/check.h"
 
 #include <assert.h>
@@ -97,7 +99,8 @@ static void problem_at(struct walker *w, uint64_t offset, int err, const struct 
 		w->walk->problem(w->walk->arg, &p);
 }
 
-/* No record can be read here: report it, unless it belongs to damage already reported, and go to the next line. */
+/* No record can be read here: report it, unless it belongs to damage already reported, and go to
+ * the next line. */
 static void lose(struct walker *w, int err, const char *what)
 {
 	if (!w->is_lost)
@@ -111,7 +114,8 @@ static bool is_zero(const uint8_t *p, uint64_t len)
 	return len == 0 || (p[0] == 0 && memcmp(p, p + 1, (size_t)len - 1) == 0);
 }
 
-/* No magic here: zeros up to the next line are padding, but never from a line's start (a flush begins there). */
+/* No magic here: zeros up to the next line are padding, but never from a line's start (a flush
+ * begins there). */
 static void step_padding(struct walker *w)
 {
 	uint64_t line = (w->at / PACK_BLOCK + 1) * PACK_BLOCK, have;
@@ -226,7 +230,7 @@ int pack_walk(struct fs_file *file, const struct pack_walk *walk)
 	return w.err;
 }
 
-/* ---- one record --------------------------------------------------------------------------------------- */
+/* ---- one record ---- */
 
 struct one {
 	uint8_t *data;

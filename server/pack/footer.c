@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* footer.c -- reading a sealed pack's footer, and checking a sealed pack against it: the walk alone cannot tell a
- * missing or exchanged record (FORMAT 3.6, 3.7).
- * Invariants: (1) no entry is handed out before the crc of all of them was compared; (2) entries are read in pieces of
+/* footer.c -- reading a sealed pack's footer, and checking a sealed pack against it: the walk alone
+ * cannot tell a missing or exchanged record (FORMAT 3.6, 3.7).
+ * Invariants: (1) no entry is handed out before the crc of all of them was compared; (2) entries
+ * are read in pieces of
  * PIECE_SIZE: memory does not grow with the pack. */
 #include "pack/check.h"
 
@@ -153,7 +154,7 @@ int pack_footer_read(struct fs_file *file, uint64_t pack_id, struct pack_trailer
 	return err;
 }
 
-/* ---- a sealed pack: walk and footer must say the same ------------------------------------------------ */
+/* ---- a sealed pack: walk and footer must say the same ---- */
 
 struct sealed_check {
 	struct footer_cursor c;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* format.c -- encode and decode of everything in a pack, docs/FORMAT.md 3. Pure functions.
- * Invariants: (1) a decoder never reads past `len` and never trusts a length before it is bounded; (2) what a decoder
- * accepts, the encoder gives back byte for byte (but for reserved bytes, which are zero). */
+ * Invariants: (1) a decoder never reads past `len` and never trusts a length before it is bounded;
+ * (2) what a decoder accepts, the encoder gives back byte for byte (but for reserved bytes, which
+ * are zero). */
 #include "pack/format.h"
 
 #include <assert.h>
@@ -125,7 +126,8 @@ int pack_header_decode(const uint8_t *in, size_t len, struct pack_header *out)
 	return 0;
 }
 
-/* ---- records, FORMAT 3.2 ---------------------------------------------------------------------- */
+/* ---- records, FORMAT 3.2 ----------------------------------------------------------------------
+ * */
 
 uint32_t record_header_len(size_t key_len, size_t name_len, size_t attr_len, uint32_t stored_len)
 {
@@ -282,7 +284,8 @@ void filler_encode(uint8_t *out, uint32_t total_len)
 	(void)err;
 }
 
-/* ---- footer and trailer, FORMAT 3.6, 3.7 ------------------------------------------------------- */
+/* ---- footer and trailer, FORMAT 3.6, 3.7 -------------------------------------------------------
+ * */
 
 void footer_entry_encode(const struct footer_entry *e, uint8_t out[PACK_FOOTER_ENTRY_SIZE])
 {

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* reader.c -- misses become runs (one disk read each), runs become answers.
  *
- * run:  BUILT    reads taken from the queue: one pack, neighbours, all kept or all transient, a reference on the pack
+ * run:  BUILT    reads taken from the queue: one pack, neighbours, all kept or all transient, a
+ * reference on the pack
  *       OPENING  the pack's file is opened on a worker
  *       WAITING  no memory: at the head of `waiting` until cache_wait() says so
  *       READING  one io_read of the aligned superset
  *       then each read is answered from io_run() or mail, never from inside read_start()
- * Invariants: (1) at most `depth` runs exist; (2) reads leave the queue in order, so nothing starves; (3) the pack is
- * referenced from BUILT to the end of READING; afterwards the bytes belong to the cache's memory; (4) a unit enters the
- * cache only if all of it was read. */
+ * Invariants: (1) at most `depth` runs exist; (2) reads leave the queue in order, so nothing
+ * starves; (3) the pack is referenced from BUILT to the end of READING; afterwards the bytes belong
+ * to the cache's memory; (4) a unit enters the cache only if all of it was read. */
 #include "pack/reader.h"
 
 #include <assert.h>
@@ -54,7 +55,7 @@ struct reader {
 	uint32_t sorted_cap;
 };
 
-/* ---- what a read wants of the file --------------------------------------------------------------------- */
+/* ---- what a read wants of the file ---- */
 
 static uint64_t read_lo(const struct pack_read *r, bool keep)
 {
@@ -76,7 +77,7 @@ static void read_decide(struct reader *reader, struct pack_read *r)
 	r->run = keep ? reader : NULL;
 }
 
-/* ---- answers ---------------------------------------------------------------------------------------------- */
+/* ---- answers ---- */
 
 static void run_free(struct run *run)
 {
@@ -163,7 +164,9 @@ static void run_fail(struct run *run, int err)
 	reactor_post(run->reader->o.reactor, &run->task);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------ */
+/* ---- reading
+ * ------------------------------------------------------------------------------------------------
+ * */
 
 static void on_memory(void *arg);
 
@@ -267,7 +270,7 @@ static void open_work(struct task *task)
 	reactor_post(run->reader->o.reactor, task);
 }
 
-/* ---- runs out of the queue ------------------------------------------------------------------------------------ */
+/* ---- runs out of the queue ---- */
 
 static bool run_takes(const struct run *run, const struct pack_read *r)
 {
@@ -342,7 +345,7 @@ static void reader_pump(struct reader *reader)
 	}
 }
 
-/* ---- the interface --------------------------------------------------------------------------------------------- */
+/* ---- the interface ---- */
 
 bool read_cached(struct reader *reader, struct pack_read *read)
 {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* reader.h -- reads of record data for one reactor: cache first; misses sorted by (pack, offset), neighbours merged up to
- * CACHE_READ_MAX (gaps of up to 16 KiB are read through), O_DIRECT into registered memory, up to `depth` reads in flight.
+/* reader.h -- reads of record data for one reactor: cache first; misses sorted by (pack, offset),
+ * neighbours merged up to CACHE_READ_MAX (gaps of up to 16 KiB are read through), O_DIRECT into
+ * registered memory, up to `depth` reads in flight.
  *
- * A unit is what the cache holds: an extent's data cut at multiples of CACHE_UNIT_MAX from the extent's first byte. */
+ * A unit is what the cache holds: an extent's data cut at multiples of CACHE_UNIT_MAX from the
+ * extent's first byte. */
 #pragma once
 
 #include <stdbool.h>
@@ -16,7 +18,13 @@ struct reactor;
 struct reader;
 struct workers;
 
-struct reader_options { struct packs *packs; struct cache *cache; struct reactor *reactor; struct workers *workers; uint32_t depth; };
+struct reader_options {
+	struct packs *packs;
+	struct cache *cache;
+	struct reactor *reactor;
+	struct workers *workers;
+	uint32_t depth;
+};
 struct reader *reader_new(const struct reader_options *options); /* on its reactor's thread */
 void reader_free(struct reader **reader);
 
@@ -27,7 +35,8 @@ struct pack_read {
 	bool bypass;                    /* read the disk, do not look at or fill the cache */
 	void (*done)(struct pack_read *read); /* from the loop, never from inside read_start */
 	/* out */
-	int err;                        /* 0; STALE: the pack is gone, look the object up once more; CORRUPT (short file); EIO; OFFLINE */
+	/* 0; STALE: the pack is gone, look the object up once more; CORRUPT (short file); EIO; OFFLINE */
+	int err;
 	const uint8_t *data;            /* want_len bytes until read_release() */
 	struct cache_buf buf;
 	/* the reader's own */

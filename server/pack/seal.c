@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* seal.c -- writes the footer and trailer of a pack nobody appends to any more (FORMAT 3.6, 3.7).
- * Invariants: (1) what is sealed ends where the writer's durable bytes end, or, for a pack of an earlier incarnation, at
- * the committed end: what lies past it is garbage; (2) the row says `sealed` only after footer, trailer and size are
- * synced; (3) nothing below the end is written, so sealing may be interrupted anywhere and done again; (4) entries leave
- * in pieces as the walk meets them: memory does not grow with the pack. */
+ * Invariants: (1) what is sealed ends where the writer's durable bytes end, or, for a pack of an
+ * earlier incarnation, at the committed end: what lies past it is garbage; (2) the row says
+ * `sealed` only after footer, trailer and size are synced; (3) nothing below the end is written, so
+ * sealing may be interrupted anywhere and done again; (4) entries leave in pieces as the walk meets
+ * them: memory does not grow with the pack. */
 #include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -128,7 +129,8 @@ static int seal_file(struct packs *packs, struct pack *pack, struct sealing *s)
 	return err;
 }
 
-/* Where the records end: what RAM knows of a pack written by this process, else what the row says. */
+/* Where the records end: what RAM knows of a pack written by this process, else what the row says.
+ * */
 static int data_end(struct packs *packs, const struct pack *pack, uint64_t *out)
 {
 	struct pack_row row;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* writer.c -- takes appends, finds the writer of their group, lays records out in its open pack.
- * Invariants: writer.h's, and: (1) a writer's work is done once a turn of the loop (core_turn), so what arrives in one
- * turn shares a flush; (2) a writer with queued appends is on `ready`, or waits for exactly one of: a new pack, space,
- * staging memory, each of which calls writer_ready(); (3) nothing here blocks. */
+ * Invariants: writer.h's, and: (1) a writer's work is done once a turn of the loop (core_turn), so
+ * what arrives in one turn shares a flush; (2) a writer with queued appends is on `ready`, or waits
+ * for exactly one of: a new pack, space, staging memory, each of which calls writer_ready(); (3)
+ * nothing here blocks. */
 #include "pack/writer.h"
 
 #include <assert.h>
@@ -27,7 +28,7 @@ void writers_busy(struct writers *writers, int64_t delta)
 	(void)before;
 }
 
-/* ---- writers of a core ----------------------------------------------------------------------------- */
+/* ---- writers of a core ---- */
 
 static struct writer **bucket_of(struct writer_core *core, uint64_t group)
 {
@@ -126,7 +127,7 @@ static bool writer_is_idle(const struct writer *w)
 	return w->queue == NULL && w->flushes == NULL && !w->creating;
 }
 
-/* ---- layout ------------------------------------------------------------------------------------------ */
+/* ---- layout ---- */
 
 static void flush_copy(struct flush *f, uint32_t at, const uint8_t *src, size_t len)
 {
@@ -223,7 +224,7 @@ static void append_placed(struct flush *f, struct pack_append *a, uint32_t heade
 	f->last = a;
 }
 
-/* ---- placing ------------------------------------------------------------------------------------------- */
+/* ---- placing ---- */
 
 static void writer_rotate(struct writer *w)
 {
@@ -242,7 +243,8 @@ static void writer_rotate(struct writer *w)
 	wpack_retire(wp);
 }
 
-/* Past open_max the writer of this core that was used longest ago and has nothing to do gives its pack up. */
+/* Past open_max the writer of this core that was used longest ago and has nothing to do gives its
+ * pack up. */
 static void core_make_room(struct writer_core *core)
 {
 	if (atomic_load(&core->writers->open_count) < core->writers->o.open_max)
@@ -347,7 +349,8 @@ static enum place writer_place(struct writer *w, struct pack_append *a)
 		writer_rotate(w);
 		return w->current == NULL ? PLACE_AGAIN : PLACE_WAIT;
 	}
-	/* To the end of the line: the flush is padded. A fresh flush may begin up to a line later. */
+	/* To the end of the line: the flush is padded. A fresh flush may begin up to a line later.
+	 * */
 	end = (at + gap + total + 2 * PACK_BLOCK - 1) & ~(uint64_t)(PACK_BLOCK - 1);
 	p = writer_need_space(w, end);
 	if (p != PLACE_DONE)
@@ -378,7 +381,7 @@ static void writer_turn(struct writer *w)
 		writer_free(w);
 }
 
-/* ---- the core's turn, mail ------------------------------------------------------------------------------ */
+/* ---- the core's turn, mail ---- */
 
 static void core_register(struct writer_core *core)
 {
@@ -532,7 +535,7 @@ void writers_account(struct kv_txn *txn, const struct pack_append *const *append
 	}
 }
 
-/* ---- rotation, start, stop -------------------------------------------------------------------------------- */
+/* ---- rotation, start, stop ---- */
 
 struct rotation {
 	struct task task;

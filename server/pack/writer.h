@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* writer.h -- appends records to the open pack of a placement group, in groups of a flush. A group's writer belongs to
- * one reactor (hash of the group id); others send it mail.
+/* writer.h -- appends records to the open pack of a placement group, in groups of a flush. A
+ * group's writer belongs to one reactor (hash of the group id); others send it mail.
  *
- * Invariants: (1) bytes below `durable` are on disk and never change; (2) durable <= written <= reserved; (3) an append
- * is done only after (1) covers it; (4) one writer a pack, all fields belong to its reactor thread; (5) each flush group
- * starts on a fresh 4 KiB line; (6) a failed flush is never retried on that file: the pack is set broken, what was not
- * acknowledged is appended to a new pack from memory, or fails; (7) at most open_max packs are open. */
+ * Invariants: (1) bytes below `durable` are on disk and never change; (2) durable <= written <=
+ * reserved; (3) an append is done only after (1) covers it; (4) one writer a pack, all fields
+ * belong to its reactor thread; (5) each flush group starts on a fresh 4 KiB line; (6) a failed
+ * flush is never retried on that file: the pack is set broken, what was not acknowledged is
+ * appended to a new pack from memory, or fails; (7) at most open_max packs are open. */
 #pragma once
 
 #include <stdbool.h>
@@ -32,8 +33,9 @@ int writers_new(const struct writers_options *options, struct writers **out);
 /* From here on appends fail with SHUTDOWN; what was taken is still flushed. Any thread. */
 void writers_stop(struct writers *writers);
 bool writers_idle(const struct writers *writers); /* nothing queued, flying or with a worker */
-/* Stops, waits until idle, frees; does not seal open packs (the next start's job does). Reactors and workers must still
- * run, and this must be none of their threads; under sim: writers_stop, turns until writers_idle, then this. */
+/* Stops, waits until idle, frees; does not seal open packs (the next start's job does). Reactors
+ * and workers must still run, and this must be none of their threads; under sim: writers_stop,
+ * turns until writers_idle, then this. */
 void writers_free(struct writers **writers);
 
 /* One record. Everything it points at stays valid until done. */
@@ -61,12 +63,16 @@ struct pack_append {
 };
 /* From any reactor thread. Batches: a list linked by `next` is taken in order (one mail). */
 void pack_append(struct writers *writers, struct pack_append *first);
-/* Adds the `p` row counters of these finished appends to the transaction that names them (6.8: total, records, end). */
+/* Adds the `p` row counters of these finished appends to the transaction that names them (6.8:
+ * total, records, end). */
 void writers_account(struct kv_txn *txn, const struct pack_append *const *appends, uint32_t n);
-/* After that transaction is settled (either way), or when it will never be submitted: once for each append with err 0. */
+/* After that transaction is settled (either way), or when it will never be submitted: once for each
+ * append with err 0. */
 void pack_append_settled(struct pack_append *a);
-/* Ends the open packs that are idle or all of them; they are handed to sealing. Any thread; asynchronous. */
+/* Ends the open packs that are idle or all of them; they are handed to sealing. Any thread;
+ * asynchronous. */
 void writers_rotate(struct writers *writers, bool all);
-/* Seals one pack that no writer appends to any more (rotated, or of an earlier incarnation): walks its records up to the
- * committed end, writes footer and trailer, syncs, commits the state. Worker or job. */
+/* Seals one pack that no writer appends to any more (rotated, or of an earlier incarnation): walks
+ * its records up to the committed end, writes footer and trailer, syncs, commits the state. Worker
+ * or job. */
 int pack_seal(struct packs *packs, uint64_t pack_id);

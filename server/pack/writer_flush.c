@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* writer_flush.c -- a group of records on its way to the disk: one write a chunk, all at once, then one fdatasync, then
- * every append of it is done.
- * Invariants: (1) one flush of a writer flies at a time, in order, so all below a durable byte is durable; (2) memory is
- * given back only when no op uses it; (3) a failed write or sync is never tried again on that file (contract F): the
- * pack is broken, what was not acknowledged goes to a new pack or fails. */
+/* writer_flush.c -- a group of records on its way to the disk: one write a chunk, all at once, then
+ * one fdatasync, then every append of it is done.
+ * Invariants: (1) one flush of a writer flies at a time, in order, so all below a durable byte is
+ * durable; (2) memory is given back only when no op uses it; (3) a failed write or sync is never
+ * tried again on that file (contract F): the pack is broken, what was not acknowledged goes to a
+ * new pack or fails. */
 #include "pack/writer_priv.h"
 
 #include <assert.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* writer_pack.c -- the open pack of a writer: made, grown and ended on workers, so that no reactor ever blocks. */
+/* writer_pack.c -- the open pack of a writer: made, grown and ended on workers, so that no reactor
+ * ever blocks. */
 #include "pack/writer_priv.h"
 
 #include <assert.h>
@@ -11,7 +12,7 @@
 #include "pack/format.h"
 #include "tier/packs.h"
 
-/* ---- making: worker, then the core ------------------------------------------------------------------ */
+/* ---- making: worker, then the core ---- */
 
 static void on_created(struct task *task)
 {
@@ -65,7 +66,7 @@ void wpack_create(struct writer *w)
 	workers_post(writers->o.workers, &w->create_task);
 }
 
-/* ---- growing ------------------------------------------------------------------------------------------ */
+/* ---- growing ---- */
 
 static void on_allocated(struct task *task)
 {
@@ -112,7 +113,7 @@ void wpack_allocate(struct wpack *wp, uint64_t end, bool waited)
 	workers_post(writers->o.workers, &wp->task);
 }
 
-/* ---- ending -------------------------------------------------------------------------------------------- */
+/* ---- ending ---- */
 
 static void end_work(struct task *task)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* writer_pool.c -- staging memory of all writers: chunks of 1 MiB out of one mapping.
- * Invariants: (1) whoever was refused first is served first: until then others are refused, so a large record cannot
- * starve behind small ones; (2) a refused core is woken by mail whenever chunks come back. */
+ * Invariants: (1) whoever was refused first is served first: until then others are refused, so a
+ * large record cannot starve behind small ones; (2) a refused core is woken by mail whenever chunks
+ * come back. */
 #include "pack/writer_priv.h"
 
 #include <assert.h>

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* writer_priv.h -- inside of the pack writer: staging memory, groups, the open pack of a group, writers of a core.
+/* writer_priv.h -- inside of the pack writer: staging memory, groups, the open pack of a group,
+ * writers of a core.
  *
- * A core is a reactor's share: everything in it belongs to that thread, but for the pool, which has a lock.
+ * A core is a reactor's share: everything in it belongs to that thread, but for the pool, which has
+ * a lock.
  *
  * append:  QUEUED (writer->queue) -> PLACED (in a struct flush, copied, pending counted) -> done
  *          PLACED -> QUEUED again when its flush failed, on a new pack, at most NEW_PACKS_MAX times
- * flush:   GATHERING (writer->open) -> CLOSED (padded; waits) -> FLYING (writes, then fdatasync) -> freed
- * wpack:   CURRENT -> RETIRED (no new flushes) -> handed to a worker when the last flush is through: sealed, or, if a
+ * flush:   GATHERING (writer->open) -> CLOSED (padded; waits) -> FLYING (writes, then fdatasync) ->
+ * freed
+ * wpack:   CURRENT -> RETIRED (no new flushes) -> handed to a worker when the last flush is
+ * through: sealed, or, if a
  *          flush failed, set broken */
 #pragma once
 

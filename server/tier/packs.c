@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* packs.c -- the table of packs: references, states, rows. Files are in packs_files.c.
- * Invariants: (1) a pack is in the table from packs_open or its creation until packs_remove; the table holds one
- * reference, so the count meets zero once, after the pack is gone, and whoever brings it there frees it; (2) `state`
- * changes only after the row that says so is committed; (3) lock order: files_lock, a shard's lock; nothing blocks under
- * a shard's lock; (4) rows change by commutative operations only (kv_max), except when made and when deleted. */
+ * Invariants: (1) a pack is in the table from packs_open or its creation until packs_remove; the
+ * table holds one reference, so the count meets zero once, after the pack is gone, and whoever
+ * brings it there frees it; (2) `state` changes only after the row that says so is committed; (3)
+ * lock order: files_lock, a shard's lock; nothing blocks under a shard's lock; (4) rows change by
+ * commutative operations only (kv_max), except when made and when deleted. */
 #include "tier/packs_priv.h"
 
 #include <assert.h>
@@ -20,7 +21,8 @@
 
 enum { BUCKETS_MIN = 16 };
 
-/* ---- the table --------------------------------------------------------------------------------- */
+/* ---- the table ---------------------------------------------------------------------------------
+ * */
 
 struct pack *pack_new(uint64_t id, uint8_t state)
 {
@@ -224,6 +226,11 @@ void packs_unref(struct packs *packs, struct pack *pack)
 
 uint64_t pack_id_of(const struct pack *pack) { return pack->id; }
 
+uint32_t packs_refs(const struct pack *pack)
+{
+	return (uint32_t)atomic_load(&pack->refs) - 1; /* but the table's */
+}
+
 struct fs_file *pack_file(const struct pack *pack)
 {
 	return atomic_load_explicit(&pack->file, memory_order_acquire);
@@ -249,7 +256,8 @@ void packs_seal_end(struct pack *pack, bool leave_open)
 	atomic_store(&pack->sealing, false);
 }
 
-/* ---- states ------------------------------------------------------------------------------------ */
+/* ---- states ------------------------------------------------------------------------------------
+ * */
 
 void pack_set_state(struct packs *packs, struct pack *pack, uint8_t state)
 {
@@ -302,7 +310,8 @@ int packs_set_broken(struct packs *packs, struct pack *pack)
 	err = commit_state(packs, pack, PACK_BROKEN, 0);
 	if (err < 0)
 		log_error("cannot record that a pack is broken: %s; pack=%016" PRIx64, error_text(err), pack->id);
-	/* In RAM it is broken even so: after a restart it is an open pack of an earlier incarnation, never appended to. */
+	/* In RAM it is broken even so: after a restart it is an open pack of an earlier
+	 * incarnation, never appended to. */
 	atomic_store(&pack->mine, false);
 	pack_set_state(packs, pack, PACK_BROKEN);
 	log_error("pack is broken: nothing more is appended, its live records will be copied out; pack=%016" PRIx64,
@@ -377,7 +386,8 @@ void packs_get_stats(struct packs *packs, struct packs_stats *out)
 
 uint64_t packs_size(const struct packs *packs) { return packs->o.pack_size; }
 
-/* ---- start and stop ----------------------------------------------------------------------------- */
+/* ---- start and stop -----------------------------------------------------------------------------
+ * */
 
 static int load_pack(struct packs *packs, struct slice key, struct slice value)
 {

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* packs.h -- every pack the store has, where its copies lie, and open descriptors. A table in RAM made from the `p` and
- * `c` rows at start; the only place that turns a pack id into a file. Any thread unless said otherwise.
+/* packs.h -- every pack the store has, where its copies lie, and open descriptors. A table in RAM
+ * made from the `p` and `c` rows at start; the only place that turns a pack id into a file. Any
+ * thread unless said otherwise.
  *
  * OPEN    -> SEALED   packs_set_sealed()  footer and trailer written and synced, row committed
  * OPEN    -> BROKEN   packs_set_broken()  a flush failed (contract F): nothing more is appended
- * SEALED  -> DYING    packs_retire()      row says dying; no new references; name removed by a job later
+ * SEALED  -> DYING    packs_retire()      row says dying; no new references; a job removes the name
  * DYING   -> (gone)   last packs_unref()  after the name was removed: descriptor closed
  *
- * Invariants: (1) a path comes from the `c` row's name, never from the id; (2) packs_ref fails for DYING packs: the
- * reader looks the object up once more; (3) at most files_max descriptors are open, least recently used close first,
- * never one that is referenced; (4) `pending` counts appends whose transaction is not settled: a pack with pending
- * appends is neither compacted nor judged. */
+ * Invariants: (1) a path comes from the `c` row's name, never from the id; (2) packs_ref fails for
+ * DYING packs: the reader looks the object up once more; (3) at most files_max descriptors are
+ * open, least recently used close first, never one that is referenced; (4) `pending` counts appends
+ * whose transaction is not settled: a pack with pending appends is neither compacted nor judged. */
 #pragma once
 
 #include <stdbool.h>
@@ -39,49 +40,56 @@ int packs_open(const struct packs_options *options, struct packs **out); /* read
 void packs_close(struct packs **packs);
 
 struct pack *packs_ref(struct packs *packs, uint64_t pack_id); /* NULL: unknown, dying or gone */
-struct pack *packs_ref_any(struct packs *packs, uint64_t pack_id); /* jobs only: also a DYING one; NULL: unknown or gone */
-uint32_t packs_refs(const struct pack *pack);                      /* references now, the caller's own included */
-struct pack *packs_ref_any(struct packs *packs, uint64_t pack_id); /* jobs: DYING ones too; NULL: unknown or gone */
+struct pack *packs_ref_any(struct packs *packs, uint64_t pack_id); /* jobs: a DYING one too */
+uint32_t packs_refs(const struct pack *pack); /* references now, the caller's own included */
 void packs_unref(struct packs *packs, struct pack *pack);
 uint64_t pack_id_of(const struct pack *pack);
-/* The open descriptor of its hot copy: NULL when it must be opened first (packs_open_file on a worker). Valid while
- * the pack is referenced. */
+/* The open descriptor of its hot copy: NULL when it must be opened first (packs_open_file on a
+ * worker). Valid while the pack is referenced. */
 struct fs_file *pack_file(const struct pack *pack);
 int packs_open_file(struct packs *packs, struct pack *pack); /* worker; OFFLINE / NOTFOUND / BADFORMAT (header) */
 
-/* A new pack for a group: file made, preallocated by steps of 16 MiB, header written and synced, directory synced, rows
- * `p` and `c` committed. Blocks: worker. Referenced. -GRANARY_ENOSPACE when the reserve would be touched. */
+/* A new pack for a group: file made, preallocated by steps of 16 MiB, header written and synced,
+ * directory synced, rows `p` and `c` committed. Blocks: worker. Referenced. -GRANARY_ENOSPACE when
+ * the reserve would be touched. */
 int packs_create(struct packs *packs, uint64_t group, struct pack **out);
 /* Grows the preallocation to cover `end`; blocks; ENOSPACE. */
 int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end);
 uint64_t packs_allocated(const struct pack *pack); /* preallocated up to here; 0: not by this process */
 void packs_pending(struct pack *pack, int delta);
 int64_t packs_pending_count(const struct pack *pack);
-/* Nobody appends to it any more: its records end at `end` (the writer's durable end); pack_seal walks up to there. */
+/* Nobody appends to it any more: its records end at `end` (the writer's durable end); pack_seal
+ * walks up to there. */
 void packs_set_end(struct pack *pack, uint64_t end);
 uint64_t packs_end(const struct pack *pack); /* 0: not known in RAM, the row's committed end counts */
-/* One sealer at a time. false: somebody else is at it. leave_open: the next job pass tries it again. */
+/* One sealer at a time. false: somebody else is at it. leave_open: the next job pass tries it
+ * again. */
 bool packs_seal_begin(struct pack *pack);
 void packs_seal_end(struct pack *pack, bool leave_open);
 int packs_set_sealed(struct packs *packs, struct pack *pack, uint64_t file_size); /* commits; worker */
 int packs_set_broken(struct packs *packs, struct pack *pack);
-int packs_retire(struct packs *packs, struct pack *pack);  /* commits state dying; worker */
-/* Removes the dying pack's name, syncs the directory, deletes its rows. Job, after the second look, with its own reference
- * (packs_ref_any); readers that still hold one keep the bytes through the open descriptor. */
+/* Commits state dying; worker. A broken pack's row stays `broken` (a state only grows): after a
+ * crash it is judged again. */
+int packs_retire(struct packs *packs, struct pack *pack);
+/* Removes the dying pack's name, syncs the directory, deletes its rows. Job, after the second look,
+ * with its own reference (packs_ref_any); readers that still hold one keep the bytes through the
+ * open descriptor. */
 int packs_remove(struct packs *packs, struct pack *pack);
 /* Snapshot of the table for jobs: up to max ids above `after` in id order with their RAM state. */
-struct pack_info { uint64_t id, group, order, file_size; uint8_t state; bool mine; /* open and still written by this process */ };
+struct pack_info {
+	uint64_t id, group, order, file_size;
+	uint8_t state;
+	bool mine; /* open and still written by this process */
+};
 uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max);
 int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out); /* worker: as committed now */
-/* Removes files of packs/ without a `c` row whose attempt is of an earlier incarnation, at most max; returns how many
- * (dry: would be), or an error: then nothing was concluded. */
+/* Removes files of packs/ without a `c` row whose attempt is of an earlier incarnation, at most
+ * max; returns how many (dry: would be), or an error: then nothing was concluded. */
 int packs_sweep_orphans(struct packs *packs, uint32_t max, bool dry);
-/* Is there room for `bytes` more? 0 or ENOSPACE. Cheap: a cached figure refreshed by jobs and by packs_create. */
+/* Is there room for `bytes` more? 0 or ENOSPACE. Cheap: a cached figure refreshed by jobs and by
+ * packs_create. */
 int packs_room(struct packs *packs, uint64_t bytes);
 int packs_refresh_space(struct packs *packs); /* worker or job */
-/* Deletes (dry: only counts) at most max files in packs/ that no `c` row names and whose attempt is of an earlier
- * incarnation. Returns how many, or an error; any scan error deletes nothing more. Job. */
-int packs_sweep_orphans(struct packs *packs, uint32_t max, bool dry);
 /* Highest incarnation among pack names, 0 when there is none (FORMAT 1.2). Before packs_open. */
 int packs_highest_incarnation(struct fs *fs, uint32_t *out);
 struct packs_stats { uint64_t packs, open_packs, sealed, broken, dying, files_open, space_total, space_available; };

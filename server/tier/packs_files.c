@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* packs_files.c -- pack files in the hot directory: names, descriptors, making, growing, removing, free space.
- * Invariants: (1) a name is used once: its attempt is an object id (FORMAT 2.2); (2) a row names a file only after the
- * file's header and every directory above it are synced; (3) a file that no row names is garbage of an attempt that
- * failed: swept when the attempt's incarnation is over; (4) a descriptor closes only when the table alone references its
- * pack, decided under the shard's lock, where references are taken. */
+/* packs_files.c -- pack files in the hot directory: names, descriptors, making, growing, removing,
+ * free space.
+ * Invariants: (1) a name is used once: its attempt is an object id (FORMAT 2.2); (2) a row names a
+ * file only after the file's header and every directory above it are synced; (3) a file that no row
+ * names is garbage of an attempt that
+ * failed: swept when the attempt's incarnation is over; (4) a descriptor closes only when the table
+ * alone references its pack, decided under the shard's lock, where references are taken. */
 #include "tier/packs_priv.h"
 
 #include <assert.h>
@@ -23,7 +25,8 @@
 
 enum { HEADER_BLOCK = 4096, FILES_SCAN_MAX = 64, VALUE_MAX = 512 };
 
-/* ---- names ------------------------------------------------------------------------------------- */
+/* ---- names -------------------------------------------------------------------------------------
+ * */
 
 void pack_path(const struct pack *pack, char out[PACK_PATH_SIZE])
 {
@@ -54,7 +57,7 @@ bool pack_name_parse(const char *name, uint64_t *id, uint64_t *attempt)
 	       hex16_parse(name + 17, attempt) && strcmp(name + 33, ".pack") == 0;
 }
 
-/* ---- descriptors --------------------------------------------------------------------------------- */
+/* ---- descriptors ---- */
 
 /* Under files_lock. Closes the descriptor if nobody but the table references the pack. */
 static bool file_close_if_idle(struct packs *packs, struct pack *pack)
@@ -179,7 +182,7 @@ int packs_open_file(struct packs *packs, struct pack *pack)
 	return err;
 }
 
-/* ---- making and growing --------------------------------------------------------------------------- */
+/* ---- making and growing ---- */
 
 int packs_refresh_space(struct packs *packs)
 {
@@ -378,7 +381,7 @@ int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end)
 	return err;
 }
 
-/* ---- removing --------------------------------------------------------------------------------------- */
+/* ---- removing ---- */
 
 static int rows_delete(struct packs *packs, const struct pack *pack)
 {
@@ -416,7 +419,7 @@ int packs_remove(struct packs *packs, struct pack *pack)
 	return 0;
 }
 
-/* ---- scanning names ----------------------------------------------------------------------------------- */
+/* ---- scanning names ---- */
 
 struct names_scan {
 	struct packs *packs; /* sweep only */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* packs_priv.h -- inside of tier/packs: the table, one pack, and what packs.c and packs_files.c share. */
+/* packs_priv.h -- inside of tier/packs: the table, one pack, and what packs.c and packs_files.c
+ * share. */
 #pragma once
 
 #include <pthread.h>

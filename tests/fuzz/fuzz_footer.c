@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fuzz_footer.c -- trailer, footer and the check of a sealed pack over any bytes. The input is the end of a file: what
- * stands before it up to a multiple of 4 KiB is zeros. Entries that are handed out are sorted and inside. */
+/* fuzz_footer.c -- trailer, footer and the check of a sealed pack over any bytes. The input is the
+ * end of a file: what stands before it up to a multiple of 4 KiB is zeros. Entries that are handed
+ * out are sorted and inside. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fuzz_pack.c -- the record decoder and the walk over any bytes: never a read outside, never an endless walk, and what is
- * accepted encodes to the same bytes. The input is a pack from offset 4,096 on. */
+/* fuzz_pack.c -- the record decoder and the walk over any bytes: never a read outside, never an
+ * endless walk, and what is accepted encodes to the same bytes. The input is a pack from offset
+ * 4,096 on. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -61,7 +62,8 @@ static void decode_one(const uint8_t *data, size_t size)
 	require(r.header_len <= size && r.header_len == need);
 	again = malloc(r.header_len);
 	require(again != NULL && record_encode(&r, again, r.header_len) == 0);
-	/* All but the zeros before the data, which a reader does not look at: they are under the crc all the same. */
+	/* All but the zeros before the data, which a reader does not look at: they are under the
+	 * crc all the same. */
 	require(memcmp(again, data, PACK_RECORD_HEADER_SIZE - 4) == 0);
 	free(again);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_pack_faults.c -- the pack writer and recovery on the simulated disk.
- * Goal: an append that was acknowledged is readable, none is acknowledged twice, whatever fails and whenever the power
- * goes (contracts A, F, G, H). Method: the n-th write or flush fails, or the power is cut in it, for n = 1, 2, 3, ...
- * until a run meets no fault. */
+ * Goal: an append that was acknowledged is readable, none is acknowledged twice, whatever fails and
+ * whenever the power goes (contracts A, F, G, H). Method: the n-th write or flush fails, or the
+ * power is cut in it, for n = 1, 2, 3, ... until a run meets no fault. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -201,7 +201,7 @@ static void put_verify(struct world *w, const struct put *p)
 	packs_unref(w->packs, pack);
 }
 
-/* ---- the n-th write or flush fails ------------------------------------------------------------------- */
+/* ---- the n-th write or flush fails ---- */
 
 static bool fault_run(struct world *w, uint64_t n, int error, bool persist, unsigned classes)
 {
@@ -258,7 +258,7 @@ static void test_what_was_flushed_is_readable_whichever_write_fails(void **state
 	free(w);
 }
 
-/* ---- a full disk ---------------------------------------------------------------------------------------- */
+/* ---- a full disk ---- */
 
 static void test_a_full_disk_refuses_and_recovers_by_itself(void **state)
 {
@@ -288,7 +288,7 @@ static void test_a_full_disk_refuses_and_recovers_by_itself(void **state)
 	free(w);
 }
 
-/* ---- power cuts ------------------------------------------------------------------------------------------ */
+/* ---- power cuts ---- */
 
 static void on_problem(void *arg, const struct pack_problem *p)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_cache.c -- the RAM cache: what it holds, what it gives back, and its policy on simulated accesses. */
+/* test_cache.c -- the RAM cache: what it holds, what it gives back, and its policy on simulated
+ * accesses. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -104,7 +105,8 @@ static uint64_t replaced(struct sim *s)
 	return st.replaced;
 }
 
-/* Epoch after epoch over D = `times` C: from the second on the hits are at least what is held over D. */
+/* Epoch after epoch over D = `times` C: from the second on the hits are at least what is held over
+ * D. */
 static void check_epochs(uint32_t unit_len, double times, uint32_t epochs)
 {
 	struct sim s;
@@ -171,7 +173,8 @@ static void test_a_new_hot_set_replaces_a_stale_one(void **state)
 	sim_free(&s);
 }
 
-/* The data set changes to another one larger than the cache: after a while its epochs hit what is held of it. */
+/* The data set changes to another one larger than the cache: after a while its epochs hit what is
+ * held of it. */
 static void test_a_new_large_set_replaces_a_stale_one(void **state)
 {
 	struct sim s;
@@ -189,7 +192,8 @@ static void test_a_new_large_set_replaces_a_stale_one(void **state)
 	sim_free(&s);
 }
 
-/* Half of the look-ups go to a tenth of the data that came late: it gets in although the rest is still in use. */
+/* Half of the look-ups go to a tenth of the data that came late: it gets in although the rest is
+ * still in use. */
 static void test_a_hot_part_enters_a_cache_in_use(void **state)
 {
 	struct sim s;
@@ -290,7 +294,8 @@ static void test_transient_memory_runs_out_and_comes_back(void **state)
 	cache_free(&cache);
 }
 
-/* Samples of 4 KiB in a cache larger than any processor cache, prefetched a batch of 256 ahead as a batch read does. */
+/* Samples of 4 KiB in a cache larger than any processor cache, prefetched a batch of 256 ahead as a
+ * batch read does. */
 static void test_hot_rate_is_printed(void **state)
 {
 	enum { N = 100000, BATCH = 256, ROUNDS = 4000 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_conc_cache.c -- several threads fill, find, release and drop at once; bytes are always those of their unit. Meant
- * for ThreadSanitizer as well. */
+/* test_conc_cache.c -- several threads fill, find, release and drop at once; bytes are always those
+ * of their unit. Meant for ThreadSanitizer as well. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -76,7 +76,8 @@ static void *race(void *arg)
 	rng_seed(&rng, r->number);
 	for (uint32_t i = 0; i < LOOKS && r->wrong == NULL; i++) {
 		struct held *h = &held[i % HELD];
-		/* A working set that moves on, so that segments are replaced under the others' hands. */
+		/* A working set that moves on, so that segments are replaced under the others'
+		 * hands. */
 		uint64_t pack = 1 + i / 6000 + rng_below(&rng, 3), offset = 4096 + rng_below(&rng, 300) * 8;
 
 		if (h->buf.segment != NULL) {

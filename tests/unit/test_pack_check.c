@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_pack_check.c -- damage of every kind is found in packs that the writer wrote, at the right offset, and what is not
- * damaged is still read. */
+/* test_pack_check.c -- damage of every kind is found in packs that the writer wrote, at the right
+ * offset, and what is not damaged is still read. */
 #include "test_pack_fixture.h"
 
 enum { MIB = 1024 * 1024, N = 120, PROBLEMS_MAX = 64 };

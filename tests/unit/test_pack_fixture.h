@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_pack_fixture.h -- a store's lower half in a temporary directory: files, rows (kv_mem), ids, packs, reactors on
- * real threads (engine by GRANARY_IO_ENGINE: uring or threads), workers, writers. */
+/* test_pack_fixture.h -- a store's lower half in a temporary directory: files, rows (kv_mem), ids,
+ * packs, reactors on real threads (engine by GRANARY_IO_ENGINE: uring or threads), workers,
+ * writers. */
 #pragma once
 
 #include <assert.h>
@@ -136,7 +137,7 @@ static inline void bed_idle(struct bed *b)
 		bed_sleep();
 }
 
-/* ---- appends from the test's thread ---------------------------------------------------------------- */
+/* ---- appends from the test's thread ---- */
 
 struct put {
 	struct pack_append a;

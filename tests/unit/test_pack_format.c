@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_pack_format.c -- docs/FORMAT.md 3, clause by clause: what is written, and what is refused. */
+/* test_pack_format.c -- docs/FORMAT.md 3, clause by clause: what is written, and what is refused.
+ * */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

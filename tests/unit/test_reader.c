@@ -14,7 +14,7 @@ static const uint8_t *data_of(uint64_t object, uint32_t len)
 	return pool + (object * 4099) % (sizeof(pool) - len);
 }
 
-/* ---- calls that must run on the reactor's thread ----------------------------------------------------- */
+/* ---- calls that must run on the reactor's thread ---- */
 
 struct call {
 	struct task task;
@@ -328,7 +328,7 @@ static void test_a_truncated_file_is_corrupt(void **state)
 	bed_free(&b);
 }
 
-/* ---- rates, printed ------------------------------------------------------------------------------------- */
+/* ---- rates, printed ---- */
 
 struct hot {
 	struct desk *d;

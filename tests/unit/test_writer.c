@@ -77,7 +77,8 @@ static void *feed(void *arg)
 	return NULL;
 }
 
-/* Several threads, several groups, records of 0 bytes to 4 MiB, small packs so that they roll over. */
+/* Several threads, several groups, records of 0 bytes to 4 MiB, small packs so that they roll over.
+ * */
 static void test_appends_of_many_threads_are_in_the_packs(void **state)
 {
 	enum { THREADS = 4, EACH = 3000 };
@@ -149,7 +150,8 @@ static void test_open_packs_of_an_earlier_start_are_sealed_at_the_committed_end(
 	bed_free(&b);
 }
 
-/* Small records do not straddle a 4 KiB line while that costs under a tenth; groups begin at lines. */
+/* Small records do not straddle a 4 KiB line while that costs under a tenth; groups begin at lines.
+ * */
 static void test_small_records_keep_to_their_lines(void **state)
 {
 	enum { N = 4000 };
