@@ -30,7 +30,7 @@ static bool piece_decode(struct cur *c, struct piece *p)
 	p->len = cur_u32(c);
 	uint16_t crcs_count = cur_u16(c);
 	struct slice crcs = cur_bytes(c, (size_t)crcs_count * 4);
-	p->crcs = cur_of(crcs.p, crcs.len);
+	p->crcs = crcs.len > 0 ? cur_of(crcs.p, crcs.len) : cur_of("", 0);
 	p->hash = p->flags & PIECE_HASH ? cur_bytes(c, 16) : slice_of(NULL, 0);
 	p->text = p->flags & PIECE_TEXT ? cur_bytes16(c) : slice_of(NULL, 0);
 	if (!cur_ok(c) || p->offset + p->len < p->offset)

@@ -428,7 +428,7 @@ static int rx_take(struct conn *k, size_t n)
 		n = data_advance(k, rx, n);
 		if (!data_complete(rx))
 			return 0;
-		int err = frame_finished(k, slice_of(NULL, 0));
+		int err = frame_finished(k, slice_of("", 0));
 		if (err < 0)
 			return err;
 	}

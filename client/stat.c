@@ -30,9 +30,11 @@ static int stat_encode(struct rpc *r, struct wr *w)
 /* User metadata as one block: the pairs, then their texts. */
 static int pairs_decode(struct granary_stat *st, struct slice meta)
 {
-	struct cur c = cur_of(meta.p, meta.len);
 	uint64_t count = 0;
 
+	if (meta.len == 0)
+		return 0;
+	struct cur c = cur_of(meta.p, meta.len);
 	while (cur_left(&c) > 0) {
 		cur_bytes16(&c);
 		cur_bytes16(&c);
@@ -40,8 +42,6 @@ static int pairs_decode(struct granary_stat *st, struct slice meta)
 	}
 	if (!cur_done(&c))
 		return -GRANARY_EPROTO;
-	if (count == 0)
-		return 0;
 	st->meta = malloc(count * sizeof(*st->meta) + meta.len); /* two lengths of 2 bytes become two NULs */
 	if (!st->meta)
 		return -GRANARY_ENOMEM;

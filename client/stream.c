@@ -3,7 +3,7 @@
  * one had. */
 #include "client_priv.h"
 
-enum { STREAM_PIECE = 4 * 1024 * 1024, STREAM_AHEAD = 4 };
+enum { STREAM_PIECE = 4 * 1024 * 1024, STREAM_AHEAD = 4, STREAM_SLOTS = STREAM_AHEAD + 1 /* the one at the sink */ };
 
 struct stream_slot {
 	struct granary_entry entry;
@@ -16,13 +16,13 @@ struct stream {
 	struct granary_call call;
 	uint64_t at, end; /* asked for up to here; where to stop, as far as known */
 	uint64_t version;
-	struct stream_slot slots[STREAM_AHEAD];
+	struct stream_slot slots[STREAM_SLOTS];
 	uint32_t first, count;
 };
 
 static int stream_ask(struct stream *s)
 {
-	struct stream_slot *slot = &s->slots[(s->first + s->count) % STREAM_AHEAD];
+	struct stream_slot *slot = &s->slots[(s->first + s->count) % STREAM_SLOTS];
 	struct granary_batch batch = GRANARY_INIT(granary_batch);
 	uint64_t left = s->end - s->at;
 
@@ -49,7 +49,7 @@ static int stream_take(struct stream *s, struct stream_slot **out)
 	int64_t result = granary_wait(slot->op, GRANARY_FOREVER);
 
 	*out = slot;
-	s->first = (s->first + 1) % STREAM_AHEAD;
+	s->first = (s->first + 1) % STREAM_SLOTS;
 	s->count--;
 	if (result < 0)
 		return (int)result;
@@ -74,7 +74,7 @@ static int stream_fill(struct stream *s)
 
 static void stream_end(struct stream *s)
 {
-	for (; s->count > 0; s->count--, s->first = (s->first + 1) % STREAM_AHEAD)
+	for (; s->count > 0; s->count--, s->first = (s->first + 1) % STREAM_SLOTS)
 		granary_op_free(&s->slots[s->first].op);
 }
 
