@@ -160,6 +160,9 @@ int remote_open(struct remote *r, const char *text, int need, uint32_t connectio
 void remote_close(struct remote *r);
 /* The address of the server as another program could use it: from the address, the environment or the file. */
 int remote_server(const struct remote *r, char *out, size_t cap);
+/* Attributes of an object or else of the directory of that name, also of one that is there only because something lies
+ * below it (then without ids). 0 or -GRANARY_E... */
+int remote_stat(struct remote *r, const char *path, struct granary_stat *st);
 /* Path and name joined into a key with one slash; CLI_OK or CLI_USAGE after saying that it is too long. */
 int key_join(char out[GRANARY_KEY_LEN_MAX + 1], const char *path, const char *name);
 const char *leaf_of(const char *path); /* behind the last slash that is not at the end */

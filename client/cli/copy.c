@@ -130,8 +130,7 @@ static int get_one(struct remote *from, const char *dir, const char *name)
 	struct file_sink sink = { .dest = NULL };
 	struct granary_stat st;
 	int64_t got;
-	int err = granary_stat(from->client, granary_ref_key(from->path), &st,
-		GRANARY_CALL(.bucket = from->bucket));
+	int err = remote_stat(from, from->path, &st);
 
 	if (err == 0 && st.kind == GRANARY_DIR) err = -GRANARY_EISDIR;
 	if (err < 0)
@@ -301,8 +300,7 @@ static int copy_across(struct remote *from, struct remote *to)
 		return fail(CLI_USAGE, "'%s/%s' is an object; copy it without -r", from->bucket,
 			shown(from->path));
 	}
-	err = granary_stat(from->client, granary_ref_key(from->path), &st,
-		GRANARY_CALL(.bucket = from->bucket));
+	err = remote_stat(from, from->path, &st);
 	if (err < 0 || st.kind == GRANARY_DIR)
 		return fail_text(err < 0 ? err : -GRANARY_EISDIR, "", "cannot read '%s/%s'",
 			from->bucket, shown(from->path));

@@ -202,23 +202,6 @@ static void stat_text(const struct remote *r, const struct granary_stat *st)
 		printf("  meta       %s=%s\n", shown(st->meta[i].name), shown(st->meta[i].value));
 }
 
-/* A directory that nobody made has no entry of its own; it is there while something lies below it. */
-static bool is_implicit_directory(struct remote *r, const char *path)
-{
-	struct granary_list_query query = GRANARY_INIT(granary_list_query);
-	char prefix[GRANARY_KEY_LEN_MAX + 1];
-	struct granary_list_page *page;
-	bool found = false;
-
-	if (directory_prefix(prefix, path) != CLI_OK) return false;
-	query.prefix = prefix;
-	query.max = 1;
-	if (granary_list(r->client, &query, &page, GRANARY_CALL(.bucket = r->bucket)) == 0)
-		found = page->count > 0;
-	granary_free(page);
-	return found;
-}
-
 static int stat_one(struct remote *r)
 {
 	struct granary_ref ref = granary_ref_key(r->path);
@@ -227,12 +210,7 @@ static int stat_one(struct remote *r)
 		r->client, &ref, 1, GRANARY_STAT_META, &st, GRANARY_CALL(.bucket = r->bucket));
 	int err = got < 0 ? (int)got : st.status;
 
-	if (err == -GRANARY_ENOTFOUND && is_implicit_directory(r, r->path)) {
-		memset(&st, 0, sizeof(st));
-		st.kind = GRANARY_DIR;
-		st.mode = 0755;
-		err = 0;
-	}
+	if (err == -GRANARY_ENOTFOUND) err = remote_stat(r, r->path, &st);
 	if (err < 0)
 		return fail_text(err, got < 0 ? granary_last_error(r->client) : "",
 			"cannot stat '%s/%s'", r->bucket, shown(r->path));
@@ -280,6 +258,7 @@ static int mkdir_one(struct remote *r)
 {
 	uint32_t flags = (opts.parents ? GRANARY_MKDIR_PARENTS : 0u) |
 			 (opts.dataset ? GRANARY_MKDIR_DATASET : 0u);
+	struct granary_stat st;
 	struct json j;
 	uint64_t id = 0;
 	int err;
@@ -287,6 +266,11 @@ static int mkdir_one(struct remote *r)
 	trim_slashes(r->path);
 	err = granary_mkdir(r->client, granary_ref_key(r->path), 0755, flags, &id,
 		GRANARY_CALL(.bucket = r->bucket));
+	if (err == -GRANARY_EEXIST && opts.parents && remote_stat(r, r->path, &st) == 0 &&
+		st.kind == GRANARY_DIR) {
+		id = st.object_id;
+		err = 0;
+	}
 	if (err < 0)
 		return fail_remote(
 			r->client, err, "cannot make directory '%s/%s'", r->bucket, shown(r->path));
@@ -326,12 +310,10 @@ static int mv_report(const char *verb, const char *from, const char *to, bool do
 static int mv_dry(struct remote *r, const char *to)
 {
 	struct granary_stat st;
-	int err = granary_stat(
-		r->client, granary_ref_key(r->path), &st, GRANARY_CALL(.bucket = r->bucket));
+	int err = remote_stat(r, r->path, &st);
 
-	if (err == -GRANARY_ENOTFOUND && is_implicit_directory(r, r->path)) err = 0;
-	if (err < 0) return fail_remote(r->client, err, "cannot rename '%s'", shown(r->path));
-	err = granary_stat(r->client, granary_ref_key(to), &st, GRANARY_CALL(.bucket = r->bucket));
+	if (err < 0) return fail_text(err, "", "cannot rename '%s'", shown(r->path));
+	err = remote_stat(r, to, &st);
 	return mv_report(err == 0 ? "would replace: rename" : "would rename", r->path, to, false);
 }
 

@@ -135,6 +135,42 @@ int directory_prefix(char out[GRANARY_KEY_LEN_MAX + 1], const char *path)
 	return key_join(out, path, "");
 }
 
+/* Is anything there below it? A directory that nobody made has no entry of its own. */
+static bool has_children(struct remote *r, const char *prefix)
+{
+	struct granary_list_query query = GRANARY_INIT(granary_list_query);
+	struct granary_list_page *page;
+	bool found = false;
+
+	query.prefix = prefix;
+	query.max = 1;
+	if (granary_list(r->client, &query, &page, GRANARY_CALL(.bucket = r->bucket)) == 0)
+		found = page->count > 0;
+	granary_free(page);
+	return found;
+}
+
+int remote_stat(struct remote *r, const char *path, struct granary_stat *st)
+{
+	const struct granary_call *call = GRANARY_CALL(.bucket = r->bucket);
+	char prefix[GRANARY_KEY_LEN_MAX + 1];
+	size_t len = strlen(path);
+	int err = granary_stat(r->client, granary_ref_key(path), st, call);
+
+	if (err != -GRANARY_ENOTFOUND || len == 0 || len >= GRANARY_KEY_LEN_MAX) {
+		if (err == 0 && path[len - 1] == '/') st->kind = GRANARY_DIR;
+		return err;
+	}
+	snprintf(prefix, sizeof(prefix), "%s%s", path, path[len - 1] == '/' ? "" : "/");
+	if (granary_stat(r->client, granary_ref_key(prefix), st, call) < 0) {
+		if (!has_children(r, prefix)) return -GRANARY_ENOTFOUND;
+		memset(st, 0, sizeof(*st));
+		st->mode = 0755;
+	}
+	st->kind = GRANARY_DIR;
+	return 0;
+}
+
 const char *leaf_of(const char *path)
 {
 	const char *end = path + strlen(path);

@@ -208,15 +208,17 @@ static int remove_object(struct remote *r)
 		return fail(CLI_USAGE,
 			"'%s' is a bucket; empty it with rm -r, remove it with bucket rm",
 			r->bucket);
-	if (opts.dry_run) {
-		err = granary_stat(r->client, granary_ref_key(r->path), &st, call);
-		if (err == 0) return remove_dry(r->path, 1, st.size);
-	} else {
-		err = granary_delete(r->client, r->path, call);
-	}
+	err = r->ends_in_slash || opts.dry_run ? remote_stat(r, r->path, &st)
+					       : granary_delete(r->client, r->path, call);
+	if (err == -GRANARY_ENOTFOUND)
+		err = remote_stat(r, r->path, &st);
+	else if (!r->ends_in_slash && !opts.dry_run)
+		st.kind = GRANARY_FILE;
+	if (err == 0 && st.kind == GRANARY_DIR) err = -GRANARY_EISDIR;
 	if (err < 0)
-		return fail_remote(
-			r->client, err, "cannot remove '%s/%s'", r->bucket, shown(r->path));
+		return fail_text(err, err == -GRANARY_EISDIR ? "" : granary_last_error(r->client),
+			"cannot remove '%s/%s'", r->bucket, shown(r->path));
+	if (opts.dry_run) return remove_dry(r->path, 1, st.size);
 	if (opts.json) {
 		json_open(&j, stdout);
 		json_text(&j, "key", r->path);

@@ -24,6 +24,7 @@ trap cleanup EXIT
 
 fail() {
 	echo "FAIL: $*" >&2
+	[ -z "$server" ] || kill -0 "$server" 2>/dev/null || echo "granaryd is gone" >&2
 	tail -n 15 "$dir/log" >&2 2>/dev/null || true
 	exit 1
 }
@@ -37,12 +38,11 @@ server_start() {
 	for _ in $(seq 1200); do
 		if grep -q '^ready' "$dir/ready"; then
 			export GRANARY_CREDENTIALS="$dir/store/root.credentials"
-			url=$(sed -n 's/^url=//p' "$GRANARY_CREDENTIALS" | head -n 1)
-			url=${url%/}
 			# The port of this very start: another server may hold the usual one.
 			local port
 			port=$(sed -n 's/^ready.*address=tcp:127\.0\.0\.1:\([0-9]*\).*/\1/p' "$dir/ready" | head -n 1)
-			[ -z "$port" ] || url=granary://127.0.0.1:$port
+			[ -n "$port" ] || fail "granaryd says no address"
+			url=granary://127.0.0.1:$port
 			return
 		fi
 		kill -0 "$server" 2>/dev/null || fail "granaryd ended at once"
