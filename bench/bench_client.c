@@ -102,7 +102,7 @@ struct meter { double start, cpu, server; struct granary_client *c; };
 
 static struct meter meter_start(struct granary_client *c)
 {
-	struct meter m = { .c = c, .server = status_number(c, "cpu_seconds") };
+	struct meter m = { .c = c, .server = status_number(c, "cpu_user_s") + status_number(c, "cpu_system_s") };
 	m.cpu = own_cpu();
 	m.start = now();
 	return m;
@@ -111,7 +111,7 @@ static struct meter meter_start(struct granary_client *c)
 static void meter_report(struct meter *m, const char *what, double samples, double bytes)
 {
 	double seconds = now() - m->start, cpu = own_cpu() - m->cpu;
-	double server = status_number(m->c, "cpu_seconds") - m->server;
+	double server = status_number(m->c, "cpu_user_s") + status_number(m->c, "cpu_system_s") - m->server;
 	printf("{\"what\": \"%s\", \"per_s\": %.1f, \"mb_s\": %.2f, \"client_us\": %.3f, \"server_us\": %.3f, "
 	       "\"samples\": %.0f, \"seconds\": %.3f}\n",
 	       what, samples / seconds, bytes / seconds * 1e-6, cpu / samples * 1e6, server / samples * 1e6, samples,
