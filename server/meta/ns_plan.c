@@ -4,8 +4,9 @@
  *
  * Invariants: (1) whatever a plan concludes from a row of the engine, it states once as a precondition, before it
  * changes that row; (2) `seen` is older than every read, of rows and of the tables, that the stated row's content was
- * concluded from; (3) sums (live bytes, quota, directory times, emptied directories) are added once, by
- * ns_plan_finish; (4) an emptied implicit directory is removed by the plan that empties it, and who leaves it with a
+ * concluded from, and what was not read is stated with 0 (but for rows below a directory that this plan makes: its
+ * inode was read and is stated to be absent, so they are); (3) sums (live bytes, quota, directory times, emptied
+ * directories) are added once, by ns_plan_finish; (4) an emptied implicit directory is removed by the plan that empties it, and who leaves it with a
  * child states that the child is there: so of two that remove the last two children one is refused and plans again.
  * */
 #include <assert.h>
@@ -413,6 +414,21 @@ int plan_new_dir(struct ns_plan *plan, uint64_t bucket, uint64_t parent, struct 
 	return plan->error;
 }
 
+/* A shared id may have been made by another plan and moved elsewhere before its maker gave it up: then its inode is
+ * there, and not ours to make. */
+int plan_state_unmade(struct ns_plan *plan, uint64_t seen, uint64_t id)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	struct kv_value value;
+	struct slice key = row_inode(buf, id);
+	int err = row_get(plan->ns, plan, key, &value);
+	row_release(&value);
+	if (err != -GRANARY_ENOTFOUND)
+		return err < 0 ? err : -GRANARY_EBUSY;
+	plan_state_absent(plan, seen, key);
+	return 0;
+}
+
 /* The next missing directory below s->dir. */
 static int plan_make_dir(struct ns_plan *plan, uint64_t seen, struct spot *s, struct slice name)
 {
@@ -425,14 +441,15 @@ static int plan_make_dir(struct ns_plan *plan, uint64_t seen, struct spot *s, st
 	struct slice key = row_entry(buf, parent, name, true);
 	struct plan_row *row = plan_row_find(plan, key);
 	if (making_is_submitted(ns->making, parent, name, id) && (row == NULL || row->change == ROW_SAME)) {
-		/* Its maker comes before us at the committer. If it is refused, so are we, and plan again. */
-		plan_state_id(plan, seen, key, id);
+		/* Its maker comes before us at the committer. If it is refused, so are we, and plan again. Not `seen`:
+		 * what we read is that the row is missing. */
+		plan_state_id(plan, 0, key, id);
 	} else {
-		plan_state_absent(plan, seen, key);
-		plan_state_absent(plan, seen,
-				  row_inode(buf, id)); /* made and renamed away meanwhile: not ours to make */
 		struct dir_attributes a = { .mode = DIR_MODE };
-		int err = plan_new_dir(plan, s->dir.d.bucket, parent, name, id, &a);
+		plan_state_absent(plan, seen, key);
+		int err = plan_state_unmade(plan, seen, id);
+		if (err == 0)
+			err = plan_new_dir(plan, s->dir.d.bucket, parent, name, id, &a);
 		if (err < 0)
 			return err;
 	}

@@ -206,6 +206,8 @@ int plan_dir_loses(struct ns_plan *plan, uint64_t seen, const struct ns_dir *dir
 /* Puts the rows of the spot's missing directories, states what they rest on; spot->dir is the parent afterwards and
  * has gained a child. Where none are missing: states that the directory is there. */
 int plan_make_dirs(struct ns_plan *plan, uint64_t seen, struct spot *s);
+/* That no directory has this id. -GRANARY_EBUSY when one has. */
+int plan_state_unmade(struct ns_plan *plan, uint64_t seen, uint64_t id);
 /* Rows of one new directory; has_marker: puts the entry of empty name too. */
 struct dir_attributes { uint32_t mode, uid, gid; bool is_dataset; };
 int plan_new_dir(struct ns_plan *plan, uint64_t bucket, uint64_t parent, struct slice name, uint64_t id,

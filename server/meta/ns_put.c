@@ -13,9 +13,10 @@ static int put_find_old(struct ns_plan *plan, const struct spot *s, struct objec
 	o->version = 0;
 	if (s->missing.len > 0)
 		return 0;
-	if (pd != NULL && pd->is_made && pd->puts == 0)
-		return 0; /* this plan made the directory and put nothing into it yet */
-	int err = row_get_object(plan->ns, plan, row_entry(buf, s->dir.d.id, s->name, false), o, value);
+	struct slice key = row_entry(buf, s->dir.d.id, s->name, false);
+	if (pd != NULL && pd->is_made && plan_row_find(plan, key) == NULL)
+		return 0; /* this plan made the directory: the engine has nothing below it */
+	int err = row_get_object(plan->ns, plan, key, o, value);
 	if (err == -GRANARY_ENOTFOUND)
 		o->version = 0;
 	return err == -GRANARY_ENOTFOUND ? 0 : err;
@@ -197,7 +198,9 @@ static int mkdir_new(struct ns_plan *plan, uint64_t seen, struct spot *s, uint32
 	if (s->name.len > 0)
 		plan_state_absent(plan, seen,
 				  row_entry(buf, s->dir.d.id, s->name, false)); /* nor a file of that name */
-	plan_state_absent(plan, seen, row_inode(buf, *id));
+	err = plan_state_unmade(plan, seen, *id);
+	if (err < 0)
+		return err;
 	struct dir_attributes a = { .mode = S_IFDIR | (mode & 07777), .is_dataset = dataset };
 	err = plan_new_dir(plan, s->dir.d.bucket, s->dir.d.id, s->name, *id, &a);
 	return err < 0 ? err : plan_put_marker(plan, seen, s->dir.d.bucket, *id, mode);

@@ -45,7 +45,8 @@ static void random_path(struct rng *rng, char *key, size_t cap)
 	uint64_t depth = 1 + rng_below(rng, DEPTH);
 	size_t at = 0;
 	for (uint64_t i = 0; i < depth; i++)
-		at += (size_t)snprintf(key + at, cap - at, "%s%c", i > 0 ? "/" : "", (char)('a' + rng_below(rng, NAME_COUNT)));
+		at += (size_t)snprintf(key + at, cap - at, "%s%c", i > 0 ? "/" : "",
+				       (char)('a' + rng_below(rng, NAME_COUNT)));
 }
 
 static bool may_answer(int err)
@@ -71,7 +72,9 @@ static void race_mutate(struct thread *t, struct rng *rng)
 						    M_RMDIR, M_RENAME, M_RENAME };
 	char key[32], to[32];
 	random_path(rng, key, sizeof(key));
-	random_path(rng, to, sizeof(to));
+	do /* mostly as deep: else the tree grows out of reach of these names and threads no longer meet */
+		random_path(rng, to, sizeof(to));
+	while (strlen(to) != strlen(key) && rng_below(rng, 64) > 0);
 	struct mutation m = { .kind = kinds[rng_below(rng, sizeof(kinds) / sizeof(kinds[0]))], .parents = true,
 			      .ref = by_key(t->r->w, key), .to = by_key(t->r->w, to), .pack = 1 + rng_below(rng, 3),
 			      .size = (uint32_t)rng_below(rng, 100), .no_replace = rng_below(rng, 4) == 0 };

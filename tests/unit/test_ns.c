@@ -277,6 +277,26 @@ static void test_of_two_plans_that_cannot_both_hold_one_is_refused(void **state)
 	check_rows(w);
 }
 
+/* Found by racing threads: the id that makers of p/ share is p/'s own by then, and p/ is called q/. */
+static void test_directory_renamed_before_its_maker_is_told_is_not_made_twice(void **state)
+{
+	struct world *w = *state;
+	struct ns_plan *maker = ns_plan_new(w->ns);
+	struct mutation put = { .kind = M_PUT, .ref = by_key(w, "p/x"), .size = 1 };
+	assert_int_equal(mutation_plan(w, maker, &put), 0);
+	assert_int_equal(ns_plan_finish(maker), 0);
+	assert_int_equal(kv_submit_wait(w->store.kv, ns_plan_txn(maker)), 0);
+	assert_int_equal(rename_key(w, "p", "q"), 0);
+	assert_int_equal(put_key(w, "p/y"), -GRANARY_EBUSY);
+	assert_int_equal(mkdir_key(w, "p"), -GRANARY_EBUSY);
+	check_rows(w);
+	ns_plan_committed(maker, 0);
+	ns_plan_free(&maker);
+	assert_int_equal(put_key(w, "p/y"), 0);
+	assert_int_equal(look_up_key(w, "q/x"), 0);
+	assert_int_equal(check_rows(w).dirs, 2);
+}
+
 static void test_many_extents_spill_and_go_with_the_object(void **state)
 {
 	struct world *w = *state;
@@ -794,6 +814,7 @@ int main(void)
 		T(test_put_with_another_parent_than_appended_for_is_refused),
 		T(test_entries_of_one_plan_see_each_other),
 		T(test_of_two_plans_that_cannot_both_hold_one_is_refused),
+		T(test_directory_renamed_before_its_maker_is_told_is_not_made_twice),
 		T(test_many_extents_spill_and_go_with_the_object),
 		T(test_extents_of_a_range),
 		T(test_mkdir_and_rmdir),

@@ -397,8 +397,8 @@ static int page_add(void *arg, struct slice key, const struct object *o)
 	return 0;
 }
 
-static bool model_list(const struct model *m, const char *prefix, const char *delimiter, const char *after, uint32_t max,
-		       struct page *out)
+static bool model_list(const struct model *m, const char *prefix, const char *delimiter, const char *after,
+		       uint32_t max, struct page *out)
 {
 	out->count = 0;
 	for (uint32_t i = 0; i < m->count; i++) {
