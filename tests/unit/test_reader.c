@@ -383,28 +383,78 @@ static void test_hot_rate_is_printed(void **state)
 	bed_free(&b);
 }
 
+/* Batches of 64 one after another, four at a time, as connections do; released at once. */
+struct cold {
+	struct desk *d;
+	struct look *looks;
+	uint32_t n, next, done;
+	_Atomic bool is_over;
+};
+
+static struct cold *cold_now;
+
+static void cold_start(struct cold *c);
+
+static void on_cold(struct pack_read *r)
+{
+	struct cold *c = cold_now;
+
+	if (r->err != 0)
+		abort();
+	read_release(c->d->reader, r);
+	if (++c->done % 64 == 0 && c->next < c->n)
+		cold_start(c);
+	if (c->done == c->n)
+		atomic_store(&c->is_over, true);
+}
+
+static void cold_start(struct cold *c)
+{
+	struct pack_read *reads[64];
+
+	for (uint32_t i = 0; i < 64; i++) {
+		reads[i] = &c->looks[c->next++].r;
+		reads[i]->done = on_cold;
+	}
+	read_start(c->d->reader, reads, 64);
+}
+
+static void cold_run(void *arg)
+{
+	struct cold *c = arg;
+
+	cold_now = c;
+	for (uint32_t i = 0; i < 4; i++)
+		cold_start(c);
+}
+
 static void test_cold_rate_is_printed(void **state)
 {
-	enum { N = 6000, LEN = 112 * 1024 };
+	enum { N = 6016, LEN = 112 * 1024 };
 	struct look *looks = calloc(N, sizeof(*looks));
 	struct put *puts;
 	struct bed b;
 	struct desk d;
+	struct cold c;
 	uint64_t began, ns, cpu;
 
 	(void)state;
 	bed_new(&b, 256 * MIB);
 	puts = store(&b, N, LEN);
 	desk_open(&d, &b, 4 * MIB, 64 * MIB, 128);
-	shuffle(looks, N, puts, 1);
-	cpu = reactor_cpu_ns(b.reactors[0]);
-	began = clock_mono_ns();
-	for (uint32_t i = 0; i < N; i += 200)
-		(void)desk_read(&d, looks + i, 200, 0);
-	ns = clock_mono_ns() - began;
-	cpu = reactor_cpu_ns(b.reactors[0]) - cpu;
-	printf("cold 112 KiB, 200 at a time: %.0f/s, %.0f MB/s, %.1f us of CPU each\n", N * 1e9 / (double)ns,
-		(double)N * LEN * 1e3 / (double)ns, (double)cpu / 1e3 / N);
+	for (uint32_t round = 0; round < 2; round++) { /* the first takes the memory */
+		shuffle(looks, N, puts, round);
+		c = (struct cold){ .d = &d, .looks = looks, .n = N };
+		cpu = reactor_cpu_ns(b.reactors[0]);
+		began = clock_mono_ns();
+		call_on(b.reactors[0], cold_run, &c);
+		while (!atomic_load(&c.is_over))
+			bed_sleep();
+		ns = clock_mono_ns() - began;
+		cpu = reactor_cpu_ns(b.reactors[0]) - cpu;
+	}
+	printf("cold 112 KiB, 4 batches of 64: %.0f/s, %.0f MB/s, %.1f us of CPU each\n",
+		N * 1e9 / (double)ns, (double)N * LEN * 1e3 / (double)ns, (double)cpu / 1e3 / N);
 	desk_close(&d);
 	free(looks);
 	free(puts);
