@@ -281,6 +281,7 @@ int config_load(struct config *config, const struct granary_options *options, ch
 /* last_error.c */
 void error_set(const struct granary_client *c, const char *text); /* for the calling thread */
 int error_fail(struct granary_client *c, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+struct slice error_meta(struct slice meta); /* the text that an error's meta holds: PROTOCOL 1.4 */
 void text_copy(char *dst, size_t cap, struct slice text); /* control characters become '?' */
 
 /* fork.c */

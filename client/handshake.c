@@ -157,13 +157,13 @@ static void session_forget(struct conn *k, int err)
 	c->io.session.id = 0;
 }
 
-static int hs_refused(struct conn *k, const struct frame *f, struct slice text)
+static int hs_refused(struct conn *k, const struct frame *f, struct slice meta)
 {
 	int err = -(int)f->status;
 	const char *host = k->client->config.hosts[k->host_at].name;
 	char said[ERROR_TEXT_SIZE / 2];
 
-	text_copy(said, sizeof(said), text);
+	text_copy(said, sizeof(said), error_meta(meta));
 	if (f->op == OP_GOODBYE && err == 0)
 		err = -GRANARY_ECLOSED;
 	session_forget(k, err);

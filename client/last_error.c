@@ -12,6 +12,13 @@ static _Thread_local struct {
 	char shown[ERROR_TEXT_SIZE];         /* what granary_last_error() handed out */
 } mine;
 
+struct slice error_meta(struct slice meta)
+{
+	struct cur c = cur_of(meta.len > 0 ? meta.p : (const uint8_t *)"", meta.len);
+
+	return cur_bytes16(&c);
+}
+
 void text_copy(char *dst, size_t cap, struct slice text)
 {
 	size_t n = text.len < cap - 1 ? text.len : cap - 1;

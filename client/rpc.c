@@ -247,7 +247,7 @@ void rpc_answered(struct rpc *r, const struct frame *f, struct slice meta)
 	}
 	if (f->status != 0) {
 		rpc_detach(r);
-		rpc_failed(r, -(int)f->status, meta);
+		rpc_failed(r, -(int)f->status, error_meta(meta));
 		return;
 	}
 	struct conn *k = r->conn;

@@ -245,11 +245,11 @@ static struct rpc *frame_rpc(const struct conn *k, const struct frame *f)
 	return r && r->request == f->request ? r : NULL;
 }
 
-static int goodbye(struct conn *k, const struct frame *f, struct slice text)
+static int goodbye(struct conn *k, const struct frame *f, struct slice meta)
 {
 	char said[ERROR_TEXT_SIZE / 2];
 
-	text_copy(said, sizeof(said), text);
+	text_copy(said, sizeof(said), error_meta(meta));
 	snprintf(k->why, sizeof(k->why), "the server closed the connection: %s", said[0] ? said : error_text(-(int)f->status));
 	return -GRANARY_ECLOSED;
 }

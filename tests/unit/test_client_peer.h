@@ -112,6 +112,15 @@ static inline bool peer_answer(int fd, const struct frame *f, int status, struct
 	return peer_frame(fd, f, FRAME_LAST, status, meta, slice_of(NULL, 0));
 }
 
+static inline bool peer_error(int fd, const struct frame *f, int status, const char *text)
+{
+	uint8_t meta[256];
+	struct wr w = wr_of(meta, sizeof(meta));
+
+	wr_bytes16(&w, slice_str(text));
+	return peer_answer(fd, f, status, slice_of(meta, wr_len(&w)));
+}
+
 /* ---- objects ---- */
 
 static inline struct peer_object *peer_find(struct peer *p, struct slice key)
@@ -214,7 +223,7 @@ static inline bool peer_login(struct peer *p, int fd)
 	bool refuse = p->refuse_auth, wrong_proof = p->wrong_proof;
 	pthread_mutex_unlock(&p->lock);
 	if (refuse || memcmp(mac, expect, 32) != 0) {
-		peer_answer(fd, &f, GRANARY_EAUTH, slice_str("unknown access key or wrong secret"));
+		peer_error(fd, &f, GRANARY_EAUTH, "unknown access key or wrong secret");
 		return false;
 	}
 	pthread_mutex_lock(&p->lock);
@@ -463,7 +472,7 @@ static inline bool peer_extent(struct peer *p, int fd, const struct frame *f, st
 	if (offset == 0)
 		p->upload_size = 0;
 	if (offset > p->upload_size)
-		return peer_answer(fd, f, GRANARY_ESTALE, slice_str("no such upload"));
+		return peer_error(fd, f, GRANARY_ESTALE, "no such upload");
 	if (offset == p->upload_size) {
 		p->upload = realloc(p->upload, p->upload_size + f->data_len);
 		memcpy(p->upload + p->upload_size, data, f->data_len);
@@ -549,7 +558,7 @@ static inline bool peer_request(struct peer *p, int fd, const struct frame *f, s
 		return true;
 	if (p->busy > 0) {
 		p->busy--;
-		return peer_answer(fd, f, GRANARY_EBUSY, slice_str("busy"));
+		return peer_error(fd, f, GRANARY_EBUSY, "busy");
 	}
 	if (p->bad_answers > 0) {
 		p->bad_answers--;
@@ -567,7 +576,7 @@ static inline bool peer_request(struct peer *p, int fd, const struct frame *f, s
 	case OP_EXTENT: return peer_extent(p, fd, f, c, data);
 	case OP_DELETE: return peer_delete(p, fd, f, c);
 	case OP_STATUS: return peer_frame(fd, f, FRAME_LAST, 0, slice_of(NULL, 0), slice_str("requests 1\n"));
-	default: return peer_answer(fd, f, GRANARY_EUNSUPPORTED, slice_str("the test peer does not know this"));
+	default: return peer_error(fd, f, GRANARY_EUNSUPPORTED, "the test peer does not know this");
 	}
 }
 
