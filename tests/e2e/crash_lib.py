@@ -114,16 +114,19 @@ class Server:
             args += [f"--{name}", value]
         self.began = time.monotonic()
         with open(self.log, "ab") as log:
-            self.process = spawn(args, stdout=subprocess.PIPE, stderr=log, env=self.env, text=True)
+            self.process = spawn(args, stdout=subprocess.PIPE, stderr=log, env=self.env)
         return self
 
     def wait_ready(self):
         """Milliseconds until it was ready; None when it ended before."""
-        os.set_blocking(self.process.stdout.fileno(), False)
-        text, end = "", self.began + START_S
+        fd, text, end = self.process.stdout.fileno(), b"", self.began + START_S
+        os.set_blocking(fd, False)
         while time.monotonic() < end:
-            text += self.process.stdout.read() or ""
-            if "ready" in text:
+            try:
+                text += os.read(fd, 65536)
+            except BlockingIOError:
+                pass
+            if b"ready address=" in text:
                 ms = (time.monotonic() - self.began) * 1000
                 self.starts_ms.append(ms)
                 return ms

@@ -317,10 +317,35 @@ static struct granary_ref ref_of(const char *path, char *copy)
 	return granary_ref_key(copy);
 }
 
+static uint64_t reconnects(struct worker *w)
+{
+	struct granary_info info = GRANARY_INIT(granary_info);
+
+	return granary_client_info(w->client, &info) == 0 ? info.reconnects : 0;
+}
+
+/* A repeated put that was done before a restart is answered from its retry row, which does not know what it replaced. */
+static void judge_replaced(struct worker *w, const struct op_entry *e, const struct granary_put *put, bool is_repeated)
+{
+	const struct item *before = model_find(&w->model, e->path);
+
+	if (is_repeated && put->replaced_version == 0)
+		return;
+	if ((before == NULL) != (put->replaced_version == 0))
+		log_violation("put of %s says it replaced version %" PRIx64 ", the name was %s", e->path, put->replaced_version,
+			before ? "there" : "free");
+	else if (before != NULL && before->version != 0 && before->version != put->replaced_version)
+		log_violation("put of %s replaced version %" PRIx64 " instead of %" PRIx64, e->path, put->replaced_version,
+			before->version);
+	if (put->version <= put->replaced_version)
+		log_violation("put of %s: version %" PRIx64 " is not above %" PRIx64, e->path, put->version,
+			put->replaced_version);
+}
+
 static void run_puts(struct worker *w)
 {
 	struct granary_put puts[ENTRIES_MAX];
-	uint64_t at = 0;
+	uint64_t at = 0, reconnects_before = reconnects(w);
 	int64_t n;
 
 	memset(puts, 0, sizeof(puts));
@@ -334,19 +359,10 @@ static void run_puts(struct worker *w)
 	n = granary_put_batch(w->client, puts, w->op.count, NULL);
 	for (uint32_t i = 0; i < w->op.count; i++) {
 		struct op_entry *e = &w->op.entries[i];
-		const struct item *before = model_find(&w->model, e->path);
 		e->status = puts[i].status != STATUS_NONE ? puts[i].status : n < 0 ? (int32_t)n : STATUS_NONE;
 		if (e->status != 0)
 			continue;
-		if ((before == NULL) != (puts[i].replaced_version == 0))
-			log_violation("put of %s says it replaced version %" PRIx64 ", the name was %s", e->path,
-				puts[i].replaced_version, before ? "there" : "free");
-		else if (before != NULL && before->version != 0 && before->version != puts[i].replaced_version)
-			log_violation("put of %s replaced version %" PRIx64 " instead of %" PRIx64, e->path,
-				puts[i].replaced_version, before->version);
-		if (puts[i].version <= puts[i].replaced_version)
-			log_violation("put of %s: version %" PRIx64 " is not above %" PRIx64, e->path, puts[i].version,
-				puts[i].replaced_version);
+		judge_replaced(w, e, &puts[i], reconnects(w) != reconnects_before);
 		e->version = puts[i].version;
 		atomic_fetch_add(&bytes_written, e->size);
 	}
