@@ -48,7 +48,9 @@ struct cur {
 
 static inline struct cur cur_of(const void *p, size_t len)
 {
-	return (struct cur){ p, (const uint8_t *)p + len, false };
+	const uint8_t *start = p;
+
+	return (struct cur){ start, len ? start + len : start, false }; /* NULL of 0 bytes is fine */
 }
 static inline size_t cur_left(const struct cur *c) { return c->bad ? 0 : (size_t)(c->end - c->p); }
 static inline bool cur_ok(const struct cur *c) { return !c->bad; }
@@ -97,6 +99,7 @@ struct wr {
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wstringop-overflow"
+#pragma GCC diagnostic ignored "-Warray-bounds"
 #endif
 static inline struct wr wr_of(void *p, size_t cap) { return (struct wr){ p, p, (uint8_t *)p + cap, false }; }
 static inline size_t wr_len(const struct wr *w) { return (size_t)(w->p - w->start); }

@@ -366,7 +366,7 @@ static void op_look_up(struct model *m)
 	assert_int_equal(ns_find_cached(m->w->ns, &ref, &loc), 0);
 	assert_true(loc.id == k->id && loc.version == k->version);
 
-	struct found again;
+	struct found again = { 0 };
 	struct ns_ref name = by_name(f.dir, f.name), id = by_id(f.id);
 	assert_int_equal(look_up(m->w, name, &again), 0);
 	assert_int_equal(again.id, k->id);
