@@ -162,15 +162,30 @@ static void look_work(struct task *task)
 	struct read *b = container_of(task, struct read, look);
 	struct auth *a = b->look_auth;
 
-	for (uint32_t i = 0; i < b->count; i++) {
-		struct read_entry *e = &b->entries[i];
+	for (uint32_t i = 0; i < b->look_count; i++) {
+		struct read_entry *e = &b->entries[b->look_list[i]];
 
-		if (e->state == READ_LOOKING) e->err = (int16_t)entry_look(a->store->ns, a, e);
+		e->err = (int16_t)entry_look(a->store->ns, a, e);
 	}
 	free(a);
+	free(b->look_list);
 	b->look_auth = NULL;
+	b->look_list = NULL;
 	b->look.fn = look_done;
 	reactor_post(b->local->reactor, &b->look);
+}
+
+/* The worker gets a list and its own memo of directories: the reactor goes on meanwhile. */
+static void look_start(struct read *b, uint32_t missing)
+{
+	b->look_list = req_alloc(missing * sizeof(*b->look_list));
+	b->look_count = 0;
+	for (uint32_t i = 0; i < b->count; i++)
+		if (b->entries[i].state == READ_LOOKING) b->look_list[b->look_count++] = i;
+	b->looking = true;
+	b->look_auth = auth_copy(&b->auth);
+	b->look.fn = look_work;
+	workers_post(b->local->store->workers, &b->look);
 }
 
 static enum step_result read_find(struct req *r)
@@ -182,10 +197,7 @@ static enum step_result read_find(struct req *r)
 		missing += find_chunk(b, i, i + READ_CHUNK < b->count ? i + READ_CHUNK : b->count);
 	stat_add(&r->local->stats->entries[OP_READ], b->count);
 	if (missing > 0) {
-		b->looking = true;
-		b->look_auth = auth_copy(&b->auth);
-		b->look.fn = look_work;
-		workers_post(r->store->workers, &b->look);
+		look_start(b, missing);
 	}
 	return STEP_NEXT;
 }

@@ -80,7 +80,8 @@ struct read {
 	uint32_t in_order, verify;
 	bool looking, scheduled, waiting;
 	struct task run, look;
-	struct auth *look_auth;                 /* the worker's copy */
+	struct auth *look_auth; /* the worker's copy */
+	uint32_t *look_list, look_count; /* entries in state LOOKING */
 	struct read_queue queue;                /* in order: all pieces */
 	struct read_piece *small, **small_tail; /* ready, gathered for a frame */
 	uint32_t small_count, small_bytes;

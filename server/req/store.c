@@ -394,10 +394,14 @@ static void close_threads(struct store *store)
 	if (store->workers != NULL) workers_free(&store->workers);
 	for (uint32_t i = 0; i < store->reactor_count; i++)
 		if (!store->options.simulated) reactor_stop(store->reactors[i]);
-	for (uint32_t i = 0; i < store->reactor_count; i++) {
+	for (uint32_t i = 0; i < store->reactor_count; i++)
 		if (store->locals[i].reader != NULL) reader_free(&store->locals[i].reader);
-		reactor_free(&store->reactors[i]);
-	}
+}
+
+/* After the committer: it wakes reactors up to its end. */
+static void close_reactors(struct store *store)
+{
+	for (uint32_t i = 0; i < store->reactor_count; i++) reactor_free(&store->reactors[i]);
 	for (uint32_t i = 0; i < REACTORS_MAX; i++) free(store->locals[i].stats);
 }
 
@@ -418,6 +422,7 @@ void store_close(struct store **sp)
 	if (store->clock != NULL) store_clock_free(&store->clock);
 	if (store->ids != NULL) ids_free(&store->ids);
 	if (store->kv != NULL) kv_close(&store->kv);
+	close_reactors(store);
 	if (store->loc != NULL) loc_free(&store->loc);
 	if (store->lock != NULL) fs_close(&store->lock);
 	free(store);

@@ -573,6 +573,14 @@ static inline struct read_result read_key(struct peer *p, const char *bucket, co
 	return r;
 }
 
+static inline int read_err(struct peer *p, const char *bucket, const char *key)
+{
+	struct read_result r = read_key(p, bucket, key, 0);
+
+	free(r.data);
+	return r.err;
+}
+
 /* Bytes that differ from object to object and from place to place. */
 static inline void fill(uint8_t *buf, size_t len, uint64_t seed)
 {

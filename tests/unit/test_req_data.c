@@ -302,7 +302,7 @@ static void test_entries_of_a_put_succeed_or_fail_one_by_one(void **state)
 	assert_int_equal(r.err, 0);
 	assert_memory_equal(r.data, "bbb", 3);
 	read_free(&r, 1);
-	assert_int_equal(read_key(&peer, "data", "wrong-sum", 0).err, -GRANARY_ENOTFOUND);
+	assert_int_equal(read_err(&peer, "data", "wrong-sum"), -GRANARY_ENOTFOUND);
 }
 
 static void test_requests_cut_at_every_byte_are_refused(void **state)
@@ -342,7 +342,7 @@ static void test_requests_cut_at_every_byte_are_refused(void **state)
 			break;
 	}
 	assert_true(refused > 100);
-	assert_int_equal(read_key(&peer, "data", "cut", 0).err, 0); /* the uncut one */
+	assert_int_equal(read_err(&peer, "data", "cut"), 0); /* the uncut one */
 }
 
 static void test_counts_and_lengths_out_of_range_are_refused(void **state)
@@ -426,7 +426,7 @@ static void test_an_upload_of_many_extents_is_one_object(void **state)
 	fill(data, size, 5);
 	for (uint64_t at = 0; at < size; at += 4 * MIB)
 		assert_int_equal(extent(9, at, data + at, size - at < 4 * MIB ? (uint32_t)(size - at) : 4 * MIB), 0);
-	assert_int_equal(read_key(&peer, "data", "large/file", 0).err, -GRANARY_ENOTFOUND);
+	assert_int_equal(read_err(&peer, "data", "large/file"), -GRANARY_ENOTFOUND);
 	assert_int_equal(put_upload(9, size - 1).err, -GRANARY_EINVAL);
 	assert_int_equal(put_upload(9, size).err, 0);
 	assert_int_equal(put_upload(9, size).err, -GRANARY_ESTALE);

@@ -222,7 +222,7 @@ static void test_a_key_reads_only_what_it_was_granted(void **state)
 	peer_init(&guest, &world, "guest", 1);
 	allowed_dir = open.dir;
 	for (int pass = 0; pass < 2; pass++) { /* tables cold, then warm */
-		assert_int_equal(read_key(&guest, "data", "private/x", 0).err, -GRANARY_EACCESS);
+		assert_int_equal(read_err(&guest, "data", "private/x"), -GRANARY_EACCESS);
 		assert_int_equal(read_ref(&guest, by_name, &secret), -GRANARY_EACCESS);
 		assert_int_equal(read_ref(&guest, by_id, &secret), -GRANARY_EACCESS);
 		/* an id whose place the client does not tell, or tells wrongly, is not found at all */
@@ -239,7 +239,7 @@ static void test_a_key_reads_only_what_it_was_granted(void **state)
 	}
 	assert_int_equal(put_key(&guest, "data", "public/y", "no", 2).err, -GRANARY_EACCESS);
 	assert_int_equal(delete_key(&guest, "data", "public/x"), -GRANARY_EACCESS);
-	assert_int_equal(read_key(&guest, "other-bucket", "public/x", 0).err, -GRANARY_EACCESS);
+	assert_int_equal(read_err(&guest, "other-bucket", "public/x"), -GRANARY_EACCESS);
 	assert_int_equal(simple_call(&guest, OP_BUCKET_CREATE, "theirs"), -GRANARY_EACCESS);
 	peer_release(&guest);
 }
@@ -251,9 +251,9 @@ static void test_a_removed_key_stops_working(void **state)
 	(void)state;
 	key_make(&world, "guest", GRANT_READ, "", "");
 	peer_init(&guest, &world, "guest", 0);
-	assert_int_equal(read_key(&guest, "data", "none", 0).err, -GRANARY_ENOTFOUND);
+	assert_int_equal(read_err(&guest, "data", "none"), -GRANARY_ENOTFOUND);
 	assert_int_equal(ns_key_remove(world.store->ns, slice_str("guest")), 0);
-	assert_int_equal(read_key(&guest, "data", "none", 0).err, -GRANARY_EAUTH);
+	assert_int_equal(read_err(&guest, "data", "none"), -GRANARY_EAUTH);
 	peer_release(&guest);
 }
 
@@ -423,13 +423,12 @@ static void test_directories_are_made_moved_and_removed(void **state)
 	r = read_key(&peer, "data", "moved/file", 0);
 	assert_int_equal(r.err, 0);
 	read_free(&r, 1);
-	assert_int_equal(read_key(&peer, "data", "top/sub/file", 0).err, -GRANARY_ENOTFOUND);
+	assert_int_equal(read_err(&peer, "data", "top/sub/file"), -GRANARY_ENOTFOUND);
 	assert_int_equal(rename_call("moved/file", "moved/other", 0), 0);
 	assert_int_equal(delete_key(&peer, "data", "moved/other"), 0);
 	assert_int_equal(delete_key(&peer, "data", "moved/other"), -GRANARY_ENOTFOUND);
 	assert_int_equal(name_call(OP_RMDIR, "moved/", 0, 0, NULL), 0);
-	r = read_key(&peer, "data", "moved/", 0);
-	assert_int_equal(r.err, -GRANARY_ENOTFOUND);
+	assert_int_equal(read_err(&peer, "data", "moved/"), -GRANARY_ENOTFOUND);
 }
 
 /* ---- buckets, keys, tasks ---- */
