@@ -176,6 +176,8 @@ void sock_close(int fd)
 
 void sock_shutdown(int fd) { shutdown(fd, SHUT_RDWR); }
 
+void sock_end(int fd) { shutdown(fd, SHUT_WR); }
+
 void sock_prepare(int fd)
 {
 	int one = 1;

@@ -11,5 +11,6 @@ int sock_listen(const char *address, int *fd, char *text_out, size_t cap);
 bool sock_address_is_loopback(const char *address); /* unix, 127.0.0.0/8, ::1 */
 void sock_close(int fd);
 void sock_shutdown(int fd); /* makes pending ops on it end */
+void sock_end(int fd);      /* the peer sees the end after what was sent; receiving goes on */
 /* After accept: options for a connection. */
 void sock_prepare(int fd);

@@ -25,16 +25,22 @@ static void conn_turn(struct task *task);
 
 /* ---- memory ---- */
 
-void inbound_free(struct net_local *nl, struct inbound **in)
+void conn_charge(struct conn *c, int64_t bytes)
+{
+	c->held += (uint64_t)bytes;
+	local_charge(c->nl, bytes);
+}
+
+void inbound_free(struct conn *c, struct inbound **in)
 {
 	struct inbound *b = *in;
 
 	*in = NULL;
 	if (!b)
 		return;
-	local_charge(nl, -(int64_t)b->charge);
-	blocks_give(&nl->blocks, b->data, b->data_size);
-	blocks_give(&nl->blocks, b, b->size);
+	conn_charge(c, -(int64_t)b->charge);
+	blocks_give(&c->nl->blocks, b->data, b->data_size);
+	blocks_give(&c->nl->blocks, b, b->size);
 }
 
 /* Room for the frame whose header is known; false: no memory. */
@@ -59,7 +65,7 @@ static bool inbound_open(struct conn *c)
 		}
 		b->charge += blocks_class_size(b->data_size);
 	}
-	local_charge(c->nl, (int64_t)b->charge);
+	conn_charge(c, (int64_t)b->charge);
 	c->in = b;
 	framer_body(&c->framer, b->meta, b->data);
 	return true;
@@ -180,7 +186,7 @@ static void conn_drop_input(struct conn *c)
 	c->parked = false;
 	list_remove(&c->hungry);
 	if (!c->direct || !c->recving)
-		inbound_free(c->nl, &c->in); /* else the kernel may still write there */
+		inbound_free(c, &c->in); /* else the kernel may still write there */
 }
 
 void conn_close(struct conn *c)
@@ -203,7 +209,7 @@ void conn_refuse(struct conn *c, int err, const char *text)
 	if (c->state >= CONN_CLOSING)
 		return;
 	conn_drop_input(c);
-	conn_reply(c, OP_GOODBYE, 0, err, slice_str(text));
+	conn_reply_error(c, OP_GOODBYE, 0, err, text);
 	c->state = CONN_CLOSING;
 	c->linger = err != -GRANARY_ESHUTDOWN;
 	c->peer.gone = true;
@@ -224,7 +230,7 @@ static bool conn_try_free(struct conn *c)
 	if (c->fd >= 0) {
 		sock_close(c->fd);
 		c->fd = -1;
-		inbound_free(nl, &c->in);
+		inbound_free(c, &c->in);
 	}
 	if (c->dirty || c->inflight_count > 0 || c->state != CONN_CLOSED)
 		return false;
@@ -305,13 +311,24 @@ void conn_tick(struct conn *c, uint64_t now)
 	}
 }
 
-void conn_tick_stalled(struct conn *c, uint64_t now)
+bool conn_is_stalled(const struct conn *c, uint64_t now)
 {
-	if (c->sending && now - c->send_ns >= CONN_PROGRESS_NS && c->state != CONN_CLOSED) {
-		log_warn("closing a connection that takes no answers while memory is short; key=%s",
-			c->peer.key ? keys_id(c->peer.key) : "");
-		conn_close(c);
-	}
+	return c->sending && c->state != CONN_CLOSED && now - c->send_ns >= CONN_STALLED_NS;
+}
+
+bool conn_is_waiting(const struct conn *c, uint64_t now)
+{
+	if (list_empty(&c->inflight) || c->sending)
+		return false;
+	const struct inbound *oldest = container_of(c->inflight.next, struct inbound, node);
+	return now - oldest->began_ns >= CONN_WAITING_NS;
+}
+
+void conn_drop_stalled(struct conn *c)
+{
+	log_warn("closing a connection that takes no answers while others wait for memory; key=%s",
+		c->peer.key ? keys_id(c->peer.key) : "");
+	conn_close(c);
 }
 
 /* ---- receiving ---- */
@@ -328,7 +345,7 @@ static bool must_wait(struct conn *c)
 		return false;
 	if (c->inflight_count >= WIRE_INFLIGHT_MAX || c->queue.bytes >= CONN_QUEUE_MAX)
 		return true;
-	hungry = !local_has_memory(c->nl, (uint64_t)f->meta_len + f->data_len + sizeof(struct inbound));
+	hungry = !local_has_memory(c->nl, c->held, (uint64_t)f->meta_len + f->data_len + sizeof(struct inbound));
 	if (hungry && list_empty(&c->hungry))
 		list_push(&c->nl->hungry, &c->hungry);
 	return hungry;
@@ -424,7 +441,7 @@ static void recv_after_end(struct conn *c, const struct io_op *op)
 {
 	if (op->recv_buf)
 		io_recv_give(c->nl->io, op->recv_buf);
-	inbound_free(c->nl, &c->in);
+	inbound_free(c, &c->in);
 	if (c->state == CONN_CLOSING && op->res > 0) {
 		conn_receive(c);
 		return;

@@ -34,10 +34,13 @@ enum {
 	CONN_RECV_SMALL_MAX = IO_RECV_BUF_SIZE, /* what is missing of a body is copied up to here, else received in place */
 	CONN_RECV_STEP_MAX = 128 * 1024,     /* in one op, so that a sender's progress shows */
 	CONN_PROGRESS_BYTES_S = 1024,
+	CONN_TEXT_MAX = 512,
 };
 #define CONN_HANDSHAKE_NS UINT64_C(10000000000)
 #define CONN_PROGRESS_NS UINT64_C(30000000000)
 #define CONN_CLOSING_NS UINT64_C(2000000000)
+#define CONN_STALLED_NS UINT64_C(5000000000) /* a send that long in flight */
+#define CONN_WAITING_NS UINT64_C(2000000000) /* a request that long without an answer */
 #define CONN_KEY_CHECK_NS UINT64_C(500000000)
 
 /* A frame being received, then a request that runs: one block with its meta behind it, data apart. */
@@ -48,6 +51,7 @@ struct inbound {
 	uint64_t data_size;
 	uint8_t *data;
 	uint64_t charge;    /* bytes counted in store.request_bytes */
+	uint64_t began_ns;
 	uint8_t meta[];
 };
 
@@ -89,6 +93,7 @@ struct conn {
 	struct list inflight;
 	uint32_t inflight_count;
 	uint64_t request_newest;
+	uint64_t held;           /* bytes of its requests and answers, of store.request_bytes */
 	uint64_t watch_ns, watch_bytes; /* start of the window in which progress is judged, bytes since */
 	uint64_t send_ns;        /* when the send in flight began */
 	uint64_t key_checked_ns;
@@ -117,6 +122,9 @@ struct net_local {
 	bool tick_armed, draining, stopping;
 	struct task task;         /* orders of the main thread */
 	_Atomic bool stopped;
+	uint32_t sending_count;   /* connections with a send in flight */
+	uint32_t inflight_count;  /* requests that run */
+	uint64_t stalled_ns;      /* when stalled senders were last looked for */
 	uint64_t auth_logged_ns;  /* failed log-ins: at most one line a second */
 	uint32_t auth_unlogged;
 };
@@ -136,22 +144,27 @@ void conn_close(struct conn *c);
 void conn_refuse(struct conn *c, int err, const char *text);
 void conn_drain(struct conn *c);                       /* closes it if nothing runs */
 void conn_tick(struct conn *c, uint64_t now);          /* of a timed connection */
-void conn_tick_stalled(struct conn *c, uint64_t now);  /* memory is short: drops who takes no answers */
+bool conn_is_stalled(const struct conn *c, uint64_t now); /* takes no answers */
+bool conn_is_waiting(const struct conn *c, uint64_t now); /* gets none */
+void conn_drop_stalled(struct conn *c);
+void conn_charge(struct conn *c, int64_t bytes);       /* of its requests and answers */
 void conn_post_turn(struct conn *c);
 void conn_retry(struct conn *c);                       /* a parked one, after memory was freed */
 /* What came is a whole frame in c->in; consumed. conn_dispatch.c */
 void conn_dispatch(struct conn *c);
 void conn_opening_free(struct conn *c);
-void inbound_free(struct net_local *nl, struct inbound **in);
+void inbound_free(struct conn *c, struct inbound **in);
 /* conn_send.c */
 extern const struct req_peer_ops conn_peer_ops;
 void conn_answer(struct conn *c, struct answer *a);
-/* An answer of our own: text or bytes as meta; nothing when there is no memory for it. */
+/* An answer of our own; nothing when there is no memory for it. The error's meta is a text, PROTOCOL 1.4. */
+void conn_reply_error(struct conn *c, uint8_t op, uint64_t request, int err, const char *text);
 void conn_reply(struct conn *c, uint8_t op, uint64_t request, int err, struct slice meta);
 void conn_flush(struct conn *c);
 void conn_drop_queue(struct conn *c);
 /* net.c */
 void local_charge(struct net_local *nl, int64_t bytes);
-bool local_has_memory(struct net_local *nl, uint64_t bytes);
+/* May a connection that holds `held` bytes take `bytes` more? */
+bool local_has_memory(const struct net_local *nl, uint64_t held, uint64_t bytes);
 void local_flush(struct task *task);
 void local_conn_gone(struct net_local *nl);

@@ -17,14 +17,14 @@
 
 static void frame_free(struct conn *c)
 {
-	inbound_free(c->nl, &c->in);
+	inbound_free(c, &c->in);
 	framer_reset(&c->framer);
 }
 
 /* The answer to an opening message, then the end. */
 static void conn_fail_opening(struct conn *c, uint8_t op, uint64_t request, int err, const char *text)
 {
-	conn_reply(c, op, request, err, slice_str(text));
+	conn_reply_error(c, op, request, err, text);
 	conn_refuse(c, err, text);
 }
 
@@ -224,6 +224,8 @@ static void request_start(struct conn *c, const struct req_kind *kind)
 	list_init(&r->node);
 	list_push(&c->inflight, &in->node);
 	c->inflight_count++;
+	c->nl->inflight_count++;
+	in->began_ns = io_now_ns(c->nl->io);
 	c->in = NULL;
 	framer_reset(&c->framer);
 	req_start(r);
@@ -250,7 +252,7 @@ static void request_handle(struct conn *c, const struct frame *f)
 		return;
 	}
 	if (err < 0) {
-		conn_reply(c, f->op, f->request, err, slice_str(text));
+		conn_reply_error(c, f->op, f->request, err, text);
 		frame_free(c);
 		return;
 	}
@@ -274,7 +276,10 @@ static void open_handle(struct conn *c, const struct frame *f)
 	int err = framer_check(&c->framer);
 	if (err == 0 && f->meta_len + (uint64_t)f->data_len > 0)
 		err = -GRANARY_EPROTO;
-	conn_reply(c, OP_PING, f->request, err, slice_str(err < 0 ? "PING is empty" : ""));
+	if (err < 0)
+		conn_reply_error(c, OP_PING, f->request, err, "PING is empty");
+	else
+		conn_reply(c, OP_PING, f->request, 0, slice_of(NULL, 0));
 	frame_free(c);
 }
 

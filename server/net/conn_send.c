@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "io/sock.h"
 
 static void send_done(struct io_op *op);
 
@@ -35,6 +36,16 @@ void conn_reply(struct conn *c, uint8_t op, uint64_t request, int err, struct sl
 	conn_answer(c, &r->answer);
 }
 
+void conn_reply_error(struct conn *c, uint8_t op, uint64_t request, int err, const char *text)
+{
+	uint8_t meta[CONN_TEXT_MAX + 2];
+	struct wr w = wr_of(meta, sizeof(meta));
+	size_t len = strnlen(text, CONN_TEXT_MAX);
+
+	wr_bytes16(&w, slice_of(text, len));
+	conn_reply(c, op, request, err, slice_of(meta, wr_len(&w)));
+}
+
 /* ---- the queue ---- */
 
 static void conn_mark_dirty(struct conn *c)
@@ -54,26 +65,32 @@ static void conn_mark_dirty(struct conn *c)
 	reactor_defer(nl->reactor, &nl->flush);
 }
 
+/* The data of a READ lies in the cache's memory, which has a budget of its own. */
+static int64_t answer_charge(const struct answer *a)
+{
+	return (int64_t)(a->op == OP_READ && a->memory > a->data_len ? a->memory - a->data_len : a->memory);
+}
+
 /* Never released from inside: the request that answers may still look at what it handed over. */
 void conn_answer(struct conn *c, struct answer *a)
 {
 	sendq_push(&c->queue, a);
-	local_charge(c->nl, (int64_t)a->memory);
+	conn_charge(c, answer_charge(a));
 	if (!c->sending)
 		conn_mark_dirty(c);
 }
 
-static void answers_release(struct net_local *nl, struct answer *list)
+static void answers_release(struct conn *c, struct answer *list)
 {
 	while (list) {
 		struct answer *a = list;
 		list = a->next;
-		local_charge(nl, -(int64_t)a->memory);
+		conn_charge(c, -answer_charge(a));
 		a->released(a);
 	}
 }
 
-void conn_drop_queue(struct conn *c) { answers_release(c->nl, sendq_drop(&c->queue)); }
+void conn_drop_queue(struct conn *c) { answers_release(c, sendq_drop(&c->queue)); }
 
 static struct sendbuf *sendbuf_take(struct net_local *nl)
 {
@@ -108,7 +125,9 @@ void conn_flush(struct conn *c)
 		return;
 	if (!c->queue.head) {
 		sendbuf_give(c);
-		if (c->state == CONN_CLOSING && !c->linger)
+		if (c->state == CONN_CLOSING && c->linger)
+			sock_end(c->fd);
+		else if (c->state == CONN_CLOSING)
 			conn_close(c);
 		return;
 	}
@@ -121,6 +140,7 @@ void conn_flush(struct conn *c)
 	iovs = sendq_build(&c->queue, c->sb);
 	assert(iovs > 0);
 	c->sending = true;
+	c->nl->sending_count++;
 	c->send.done = send_done;
 	c->send_ns = io_now_ns(c->nl->io);
 	io_send(c->nl->io, &c->send, c->fd, c->sb->iov, iovs);
@@ -133,7 +153,8 @@ static void send_done(struct io_op *op)
 
 	assert(c->magic == CONN_MAGIC);
 	c->sending = false;
-	answers_release(c->nl, sendq_sent(&c->queue));
+	c->nl->sending_count--;
+	answers_release(c, sendq_sent(&c->queue));
 	if (op->res < 0)
 		conn_close(c);
 	if (c->state == CONN_CLOSED) {
@@ -174,7 +195,8 @@ static void peer_finished(struct req_peer *peer, struct req *r)
 	assert(c->magic == CONN_MAGIC && c->inflight_count > 0 && &in->req == r);
 	list_remove(&in->node);
 	c->inflight_count--;
-	inbound_free(c->nl, &in);
+	c->nl->inflight_count--;
+	inbound_free(c, &in);
 	if (c->parked || c->state == CONN_CLOSED || c->nl->draining)
 		conn_post_turn(c);
 }

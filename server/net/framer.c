@@ -41,6 +41,8 @@ int framer_header(struct framer *fr, struct slice *in, const struct framer_caps 
 			memcpy(fr->head + fr->head_len, in->p, n);
 		fr->head_len = (uint8_t)(fr->head_len + n);
 		skip(in, n);
+		if (fr->head_len >= 2 && (fr->head[0] != 'G' || fr->head[1] != 'N'))
+			return -GRANARY_EPROTO; /* another protocol: do not wait for more of it */
 		if (fr->head_len < WIRE_HEADER_SIZE)
 			return 0;
 		head = fr->head;

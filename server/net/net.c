@@ -19,7 +19,7 @@
 #include "net/conn.h"
 #include "req/store.h"
 
-enum { CHARGE_STEP = 256 * 1024, POOL_SHARE = 8, FEED_MAX = 16, HUNGRY_POLL_NS = 5000000 };
+enum { CHARGE_STEP = 256 * 1024, POOL_SHARE = 8, FEED_MAX = 16, SHARE_MAX = 1 << 20, HUNGRY_POLL_NS = 5000000 };
 #define POOL_CACHED_MAX (UINT64_C(64) << 20)
 #define TICK_NS UINT64_C(1000000000)
 
@@ -38,6 +38,7 @@ struct net {
 	struct net_local locals[REACTORS_MAX];
 	uint32_t next_reactor;            /* reactor 0: who gets the next connection */
 	_Atomic uint32_t connections;
+	_Atomic uint64_t waiting_ns;      /* when somebody was last seen waiting for memory */
 	bool started;
 	uint64_t full_logged_ns;
 };
@@ -57,7 +58,7 @@ static void charge_flush(struct net_local *nl)
 static void feed_hungry(struct net_local *nl)
 {
 	charge_flush(nl);
-	for (uint32_t i = 0; i < FEED_MAX && !list_empty(&nl->hungry) && local_has_memory(nl, 0); i++)
+	for (uint32_t i = 0; i < FEED_MAX && !list_empty(&nl->hungry) && local_has_memory(nl, UINT64_MAX / 2, 0); i++)
 		conn_retry(container_of(nl->hungry.next, struct conn, hungry));
 }
 
@@ -70,15 +71,19 @@ void local_charge(struct net_local *nl, int64_t bytes)
 		feed_hungry(nl);
 }
 
-/* A single frame may always come in when nothing else is there. */
-bool local_has_memory(struct net_local *nl, uint64_t bytes)
+/* Above the budget every connection still has a share of a quarter more: who holds little is not made to wait by those
+ * who hold much. A single frame may always come in when nothing else is there. */
+bool local_has_memory(const struct net_local *nl, uint64_t held, uint64_t bytes)
 {
-	uint64_t budget = nl->store->options.request_budget;
+	uint64_t budget = nl->store->options.request_budget, share;
 	uint64_t used = atomic_load_explicit(&nl->store->request_bytes, memory_order_relaxed);
 
 	if (nl->charged > 0)
 		used += (uint64_t)nl->charged;
-	return used + bytes <= budget || used <= CHARGE_STEP * (uint64_t)nl->store->reactor_count;
+	if (used + bytes <= budget || used <= CHARGE_STEP * (uint64_t)nl->store->reactor_count)
+		return true;
+	share = budget / 4 / (atomic_load_explicit(&nl->net->connections, memory_order_relaxed) + 1);
+	return held + bytes <= (share < SHARE_MAX ? share : SHARE_MAX);
 }
 
 /* ---- one reactor's connections ---- */
@@ -133,6 +138,25 @@ static void tick_arm(struct net_local *nl)
 	io_timer(nl->io, &nl->tick, io_now_ns(nl->io) + wait);
 }
 
+/* Answers that nobody takes hold memory, also the cache's, for which requests of others may wait. Whoever waits, on any
+ * reactor, makes all of them drop those who have not taken anything for 5 s. */
+static void tick_stalled(struct net_local *nl, uint64_t now)
+{
+	bool waiting = !list_empty(&nl->hungry);
+
+	list_for(n, &nl->conns)
+		waiting = waiting || conn_is_waiting(container_of(n, struct conn, node), now);
+	if (waiting)
+		atomic_store_explicit(&nl->net->waiting_ns, now, memory_order_relaxed);
+	if (atomic_load_explicit(&nl->net->waiting_ns, memory_order_relaxed) + 2 * TICK_NS < now)
+		return;
+	list_for_safe(n, tmp, &nl->conns) {
+		struct conn *c = container_of(n, struct conn, node);
+		if (conn_is_stalled(c, now))
+			conn_drop_stalled(c);
+	}
+}
+
 /* Hungry connections are also fed from here: another reactor may have freed the memory. */
 static void tick_done(struct io_op *op)
 {
@@ -146,9 +170,10 @@ static void tick_done(struct io_op *op)
 	}
 	list_for_safe(n, tmp, &nl->timed)
 		conn_tick(container_of(n, struct conn, timed), now);
-	if (!local_has_memory(nl, 0))
-		list_for_safe(n, tmp, &nl->conns)
-			conn_tick_stalled(container_of(n, struct conn, node), now);
+	if (now - nl->stalled_ns >= TICK_NS && (nl->sending_count > 0 || nl->inflight_count > 0)) {
+		nl->stalled_ns = now;
+		tick_stalled(nl, now);
+	}
 	feed_hungry(nl);
 	tick_arm(nl);
 }

@@ -110,6 +110,15 @@ def list_meta(bucket, prefix=b"", delimiter=b"", after=b"", most=1000):
     return b16(bucket) + b16(prefix) + b16(delimiter) + b16(after) + struct.pack("<I", most)
 
 
+def text_of(meta):
+    """The text of an error (PROTOCOL 1.4); may be empty."""
+    if not meta:
+        return ""
+    n, = struct.unpack("<H", meta[:2])
+    assert len(meta) == 2 + n, meta
+    return meta[2:].decode()
+
+
 class Closed(Exception):
     """The server closed the connection; status and text of its GOODBYE, if it said one."""
 
@@ -188,7 +197,7 @@ class Wire:
             assert f.flags & RESPONSE, f.flags
             if f.op != GOODBYE:
                 return f
-            self.goodbye = (f.status, f.meta.decode())
+            self.goodbye = (f.status, text_of(f.meta))
 
     def until_closed(self):
         """Reads to the end; returns the frames before it and the Closed."""
@@ -215,7 +224,7 @@ class Client(Wire):
         self.send(frame(HELLO, meta))
         f = self.next()
         if f.status:
-            raise Failed(f.status, f.meta.decode())
+            raise Failed(f.status, text_of(f.meta))
         self.transcript = meta + f.meta
         version, self.meta_cap, self.data_cap, self.inflight = struct.unpack("<HIII", f.meta[:14])
         assert version == 1
@@ -229,7 +238,7 @@ class Client(Wire):
         self.send(frame(AUTH, self.proof(), request=2))
         f = self.next()
         if f.status:
-            raise Failed(f.status, f.meta.decode())
+            raise Failed(f.status, text_of(f.meta))
         self.session, self.lease = struct.unpack("<QI", f.meta[:12])
         want = hmac.new(self.secret, b"granary server 1" + self.transcript + f.meta[:8], hashlib.sha256).digest()
         assert f.meta[12:] == want, "the server's own proof"
@@ -254,7 +263,7 @@ class Client(Wire):
     def call(self, op, meta=b"", data=b"", **fields):
         frames = self.finish(self.start(op, meta, data, **fields))
         if frames[0].status:
-            raise Failed(frames[0].status, frames[0].meta.decode())
+            raise Failed(frames[0].status, text_of(frames[0].meta))
         return frames
 
     def status(self, op, meta=b"", data=b"", **fields):

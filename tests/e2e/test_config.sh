@@ -130,7 +130,7 @@ reload_says() {
 }
 sed -i 's/^log_level: .*/log_level: warn/; s/^cpus: .*/cpus: 2/' "$yaml"
 sed -i 's/^log_level: .*/log_level: debug/' "$yaml"
-reload_says 'applied=1 needs_restart=\"cpus\"'
+reload_says 'applied=1 needs_restart="cpus"'
 printf 'cach_size: 1\n' >>"$yaml"
 reload_says "keeping the old settings: $yaml:10:1: unknown key 'cach_size'"
 sed -i '/cach_size: 1/d' "$yaml"

@@ -371,7 +371,6 @@ class Fields(Case):
             self.assertEqual(read(1, struct.pack("<QQ", 5, w.WHOLE - 3))[0], 0)
             self.assertEqual(read(2, struct.pack("<Q", version)), (0, b"good bytes"))
             self.assertEqual(read(2, struct.pack("<Q", version + 1))[0], E["CHANGED"])
-            self.assertNotEqual(c.status(w.READ, b16("bucket") + struct.pack("<BI", 0, 1) + b"\x80" + ref_key("good")), 0)
 
     def test_a_put_whose_numbers_disagree(self):
         with server.client() as c:
@@ -647,15 +646,18 @@ class Load(Case):
         time.sleep(1)
         if not w.SANITIZED:
             self.assertLess(server.rss(), RSS_MAX)
-        with server.client() as other:  # nobody else waits for them
+        with server.client() as other:  # who takes nothing does not keep others waiting for good
             began = time.monotonic()
             self.assertEqual(other.read("bucket", ["good"]), [(0, b"good bytes")])
-            self.assertLess(time.monotonic() - began, 5)
-        lazy[0].sock.settimeout(60)
-        got = sum(len(f.data) for f in lazy[0].finish(100))
-        self.assertEqual(got, 64 * 8 * 100_000)
+            self.assertLess(time.monotonic() - began, 12)
         for c in lazy:
             c.close()
+
+    def test_a_client_that_pauses_gets_all_of_its_answers(self):
+        with server.client(timeout=60) as c:
+            request = c.start(w.READ, self.big_batch(c))
+            time.sleep(7)
+            self.assertEqual(sum(len(f.data) for f in c.finish(request)), 64 * 8 * 100_000)
 
     def test_clients_gone_in_mid_batch(self):
         with server.client(timeout=60) as c:
