@@ -66,13 +66,34 @@ static bool worth_compacting(struct jobs *j, const struct pack_info *info, const
 	return dead * 100 > row->total_bytes * j->o.compact_dead_pct;
 }
 
+/* Its name is removed before its rows: a crash between the two leaves rows without a file. */
+static bool file_is_gone(struct jobs *j, struct pack *pack)
+{
+	return pack_file(pack) == NULL && packs_open_file(j->o.packs, pack) == -GRANARY_ENOTFOUND;
+}
+
+/* The row of a broken pack never says that it is dying: what is left of an interrupted removal is retired again. */
+static bool retire_remains(struct jobs *j, const struct pack_info *info, const struct pack_row *row)
+{
+	struct pack *pack;
+	bool is_gone;
+	if (info->state != PACK_BROKEN || row->live_records > 0 || row->live_bytes > 0)
+		return false;
+	pack = packs_ref(j->o.packs, info->id);
+	if (!pack)
+		return false;
+	is_gone = packs_pending_count(pack) == 0 && file_is_gone(j, pack) && packs_retire(j->o.packs, pack) == 0;
+	packs_unref(j->o.packs, pack);
+	return is_gone;
+}
+
 static int consider_pack(struct jobs *j, const struct pack_info *info)
 {
 	struct pack_row row;
 	int err = packs_row(j->o.packs, info->id, &row);
 	if (err < 0)
 		return err == -GRANARY_ENOTFOUND ? 0 : err;
-	if (!worth_compacting(j, info, &row))
+	if (!worth_compacting(j, info, &row) || retire_remains(j, info, &row))
 		return 0;
 	err = compact_pack(j, info->id);
 	if (err > 0)
@@ -92,7 +113,7 @@ static int second_look_and_remove(struct jobs *j, uint64_t pack_id, uint64_t end
 	struct pack *pack = packs_ref_any(j->o.packs, pack_id);
 	if (!pack)
 		return -GRANARY_ENOTFOUND;
-	int err = pack_has_owner(j, pack, end);
+	int err = file_is_gone(j, pack) ? 0 : pack_has_owner(j, pack, end);
 	if (err == 1) {
 		log_error("dying pack %016llx is still pointed at; it is kept", (unsigned long long)pack_id);
 		err = -GRANARY_ECORRUPT;
