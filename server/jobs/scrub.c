@@ -59,7 +59,9 @@ static void on_problem(void *arg, const struct pack_problem *p)
 {
 	struct scrub *s = arg;
 	char what[192] = "unknown record";
-	if (p->record.object_id != 0) {
+	if (p->record.object_id != 0 && p->record.name.len == 0) { /* known from the footer alone: no place to look */
+		snprintf(what, sizeof what, "object %016" PRIx64, p->record.object_id);
+	} else if (p->record.object_id != 0) {
 		struct ns_record who = { .pack = s->pack_id, .record = p->offset, .object_id = p->record.object_id,
 					 .dir = p->record.dir_id, .version = p->record.version,
 					 .logical = p->record.logical, .generation = p->record.generation,
@@ -88,13 +90,6 @@ static int on_record(void *arg, uint64_t offset, const struct record *r, const u
 	return jobs_stopping(s->j) ? -GRANARY_ESHUTDOWN : 0;
 }
 
-static int on_footer_entry(void *arg, const struct footer_entry *e)
-{
-	(void)arg;
-	(void)e;
-	return 0;
-}
-
 static void check_one_pack(struct scrub *s, const struct pack_info *info)
 {
 	struct pack_row row;
@@ -111,17 +106,15 @@ static void check_one_pack(struct scrub *s, const struct pack_info *info)
 	}
 	struct pack_walk walk = { .pack_id = info->id, .end = row.committed_end, .verify_data = true, .each = on_record,
 				  .problem = on_problem, .arg = s };
-	err = pack_walk(pack_file(pack), &walk);
-	if (err == -GRANARY_ESHUTDOWN)
-		goto out;
-	if (err < 0)
-		problem_line(&s->j->check, "cannot read: %s; pack=%016" PRIx64, error_text(err), info->id);
-	struct pack_trailer trailer;
-	if (info->state == PACK_SEALED) {
-		err = pack_footer_read(pack_file(pack), info->id, &trailer, on_footer_entry, NULL);
-		if (err < 0)
+	if (info->state == PACK_SEALED) { /* the footer also tells missing and exchanged records */
+		err = pack_check_sealed(pack_file(pack), &walk);
+		if (err < 0 && err != -GRANARY_ESHUTDOWN)
 			problem_line(&s->j->check, "footer: %s; pack=%016" PRIx64, error_text(err), info->id);
 	}
+	if (info->state != PACK_SEALED || (err < 0 && err != -GRANARY_ESHUTDOWN))
+		err = pack_walk(pack_file(pack), &walk);
+	if (err < 0 && err != -GRANARY_ESHUTDOWN)
+		problem_line(&s->j->check, "cannot read: %s; pack=%016" PRIx64, error_text(err), info->id);
 out:
 	packs_unref(s->j->o.packs, pack);
 }
