@@ -2,8 +2,8 @@
 /* check.c -- walks the records of a pack and verifies them. Blocking; one buffer of 8 MiB, read
  * front to back.
  * Invariants: (1) nothing is taken from bytes that were not read or whose checksum was not
- * compared; (2) after damage the walk goes on at the next 4 KiB line where a record's header is
- * sound (FORMAT 3.4), and a run of damaged lines is one problem; (3) a sound header with damaged
+ * compared; (2) after damage the walk goes on where resume() says, else at the next 4 KiB line
+ * where a record's header is sound (FORMAT 3.4), and a run of damaged lines is one problem; (3) a sound header with damaged
  * data is a problem, and its length is still trusted (it has its own crc). */
 #include "pack/check.h"
 
@@ -100,13 +100,16 @@ static void problem_at(struct walker *w, uint64_t offset, int err, const struct 
 }
 
 /* No record can be read here: report it, unless it belongs to damage already reported, and go to
- * the next line. */
+ * the next place where one may begin. */
 static void lose(struct walker *w, int err, const char *what)
 {
+	uint64_t next;
+
 	if (!w->is_lost)
 		problem_at(w, w->at, err, NULL, what);
-	w->is_lost = true;
-	w->at = (w->at / PACK_BLOCK + 1) * PACK_BLOCK;
+	next = w->walk->resume != NULL ? w->walk->resume(w->walk->arg, w->at) : 0;
+	w->is_lost = next == 0; /* a place that is known is not part of the damage before it */
+	w->at = next > w->at ? next : (w->at / PACK_BLOCK + 1) * PACK_BLOCK;
 }
 
 static bool is_zero(const uint8_t *p, uint64_t len)

@@ -19,6 +19,9 @@ struct pack_walk {
 	/* Each damaged place; the walk resumes at the next 4 KiB line. NULL: the first one ends the
 	 * walk with its error. */
 	void (*problem)(void *arg, const struct pack_problem *p);
+	/* Where a record begins behind damage at `offset`, for who knows better than the next line
+	 * (records of one flush follow each other without any): above `offset`, or 0. */
+	uint64_t (*resume)(void *arg, uint64_t offset);
 	void *arg;
 	bool want_data;
 	uint64_t bytes_per_second; /* 0: no limit */

@@ -228,6 +228,17 @@ static void sealed_walk_problem(void *arg, const struct pack_problem *p)
 		s->err = p->err;
 }
 
+/* The next record that the footer names; one that begins at `offset` was reported by the walk. */
+static uint64_t sealed_resume(void *arg, uint64_t offset)
+{
+	struct sealed_check *s = arg;
+
+	sealed_missing(s, offset);
+	if (s->err == 0 && s->has_entry == 1 && s->entry.offset == offset)
+		sealed_next(s);
+	return s->err == 0 && s->has_entry == 1 ? s->entry.offset : 0;
+}
+
 int pack_check_sealed(struct fs_file *file, const struct pack_walk *walk)
 {
 	struct sealed_check s = { .walk = walk };
@@ -239,6 +250,7 @@ int pack_check_sealed(struct fs_file *file, const struct pack_walk *walk)
 	inner.end = s.c.trailer.data_end;
 	inner.each = sealed_each;
 	inner.problem = sealed_walk_problem;
+	inner.resume = sealed_resume;
 	inner.arg = &s;
 	sealed_next(&s);
 	err = s.err != 0 ? s.err : pack_walk(file, &inner);
