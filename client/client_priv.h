@@ -72,7 +72,8 @@ struct pool { /* under the client's lock */
 enum op_state { OP_UNDER_WAY, OP_DONE };
 
 struct op_kind {
-	/* Makes and queues requests for what is left, as many as should be in flight. 0, or an error of the operation. */
+	/* Makes and queues requests for what is left, as many as should be in flight. 0, or an error of the
+	 * operation. */
 	int (*more)(struct granary_op *op);
 	/* Nothing is under way any more: the result. err < 0: the operation failed as a whole. */
 	int64_t (*finish)(struct granary_op *op, int err);
@@ -295,7 +296,8 @@ void io_release(struct granary_client *c);
 void io_forget(struct granary_client *c); /* after a fork: drops descriptors, leaves memory */
 
 /* op.c */
-void *op_new(size_t size, struct granary_client *c, const struct op_kind *kind, const struct granary_call *call, int *err);
+void *op_new(size_t size, struct granary_client *c, const struct op_kind *kind, const struct granary_call *call,
+	int *err);
 int op_submit(struct granary_op *op);
 int op_start(struct granary_op *op, struct granary_op **out); /* submit, or free it and fail */
 int64_t op_run(struct granary_op *op);                        /* submit, wait; sets the thread's last error */

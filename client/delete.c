@@ -44,7 +44,8 @@ static void delete_status(struct many_op *m, uint32_t at, int status)
 }
 
 static const struct rpc_kind delete_rpc = {
-	.wire_op = OP_DELETE, .mutation = true, .body_size = delete_body_size, .encode = delete_encode, .answer = many_answer,
+	.wire_op = OP_DELETE, .mutation = true, .body_size = delete_body_size, .encode = delete_encode,
+		.answer = many_answer,
 	.free = many_rpc_free,
 };
 static const struct many_kind delete_kind = {

@@ -11,8 +11,8 @@ static const struct rpc_kind mkdir_rpc = SIMPLE_RPC(OP_MKDIR, true, false);
 static const struct rpc_kind rmdir_rpc = SIMPLE_RPC(OP_RMDIR, true, false);
 static const struct rpc_kind rename_rpc = SIMPLE_RPC(OP_RENAME, true, false);
 
-static struct simple_op *named_new(struct granary_client *c, const struct rpc_kind *kind, const struct granary_call *call,
-	const struct granary_ref *ref, size_t more, struct wr *w, int *err)
+static struct simple_op *named_new(struct granary_client *c, const struct rpc_kind *kind,
+	const struct granary_call *call, const struct granary_ref *ref, size_t more, struct wr *w, int *err)
 {
 	*err = ref_check(ref);
 	if (*err < 0) {
@@ -68,8 +68,8 @@ static int mkdir_decode(struct simple_op *s, struct slice meta, struct slice dat
 	return 0;
 }
 
-static struct simple_op *mkdir_new(struct granary_client *c, const struct granary_ref *ref, uint32_t mode, uint32_t flags,
-	uint64_t *dir_id, const struct granary_call *call, struct wr *w, int *err)
+static struct simple_op *mkdir_new(struct granary_client *c, const struct granary_ref *ref, uint32_t mode,
+	uint32_t flags, uint64_t *dir_id, const struct granary_call *call, struct wr *w, int *err)
 {
 	struct simple_op *s = named_new(c, &mkdir_rpc, call, ref, 4 + 1, w, err);
 
@@ -93,8 +93,8 @@ int granary_mkdir_start(struct granary_client *client, struct granary_ref ref, u
 	return start(s, &w, err, op);
 }
 
-int granary_mkdir(struct granary_client *client, struct granary_ref ref, uint32_t mode, uint32_t flags, uint64_t *dir_id,
-	const struct granary_call *call)
+int granary_mkdir(struct granary_client *client, struct granary_ref ref, uint32_t mode, uint32_t flags,
+	uint64_t *dir_id, const struct granary_call *call)
 {
 	struct wr w;
 	int err;
@@ -122,8 +122,8 @@ int granary_rmdir(struct granary_client *client, struct granary_ref ref, const s
 	return run(s, &w, err);
 }
 
-static struct simple_op *rename_new(struct granary_client *c, const struct granary_ref *from, const struct granary_ref *to,
-	uint32_t flags, const struct granary_call *call, struct wr *w, int *err)
+static struct simple_op *rename_new(struct granary_client *c, const struct granary_ref *from,
+	const struct granary_ref *to, uint32_t flags, const struct granary_call *call, struct wr *w, int *err)
 {
 	*err = ref_check(to);
 	if (*err < 0) {

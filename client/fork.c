@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fork.c -- a client on both sides of fork().
  *
- * fork() copies the client but not its thread. So that the copy is whole, all clients are locked across it. In the child
- * the handler only marks: operations under way are done with -GRANARY_EFORKED, the client is `forked`. Its first use
- * (client_enter) closes the child's copies of the descriptors, without a word to the server, whose connections are the
- * parent's, and begins with new ones. What the parent's thread owned may have been in mid-change: it is left, not freed. */
+ * fork() copies the client but not its thread. So that the copy is whole, all clients are locked across it. In
+ * the child the handler only marks: operations under way are done with -GRANARY_EFORKED, the client is
+ * `forked`. Its first use (client_enter) closes the child's copies of the descriptors, without a word to the
+ * server, whose connections are the parent's, and begins with new ones. What the parent's thread owned may
+ * have been in mid-change: it is left, not freed. */
 #include "client_priv.h"
 
 #include <errno.h>

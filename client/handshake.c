@@ -14,7 +14,8 @@ enum { HELLO_REQUEST = 1, AUTH_REQUEST = 2 };
 static int hs_send(struct conn *k, uint8_t op, const struct wr *meta)
 {
 	size_t len = wr_len(meta);
-	struct frame f = { .op = op, .meta_len = (uint32_t)len, .request = op == OP_HELLO ? HELLO_REQUEST : AUTH_REQUEST };
+	struct frame f = { .op = op, .meta_len = (uint32_t)len,
+		.request = op == OP_HELLO ? HELLO_REQUEST : AUTH_REQUEST };
 
 	if (!wr_ok(meta))
 		return -GRANARY_EINVAL;
@@ -130,7 +131,8 @@ static int auth_answered(struct conn *k, struct slice meta)
 	if (err < 0)
 		return err;
 	if (CRYPTO_memcmp(mac.p, expected, sizeof(expected)) != 0) {
-		snprintf(k->why, sizeof(k->why), "the server does not know this access key's secret: it is not the one you mean");
+		snprintf(k->why, sizeof(k->why),
+			"the server does not know this access key's secret: it is not the one you mean");
 		return -GRANARY_EAUTH;
 	}
 	if (s->id != 0 && s->id != id)

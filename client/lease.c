@@ -3,7 +3,8 @@
  *
  * (1) pool.used is the sum of all leases' `reserved`; it never exceeds memory_max.
  * (2) a lease's chunks are at most its `reserved`.
- * (3) chunks of POOL_CHUNK bytes are kept when they come back: their pages are there, which saves a fault each 4 KiB. */
+ * (3) chunks of POOL_CHUNK bytes are kept when they come back: their pages are there, which saves a fault each
+ * 4 KiB. */
 #include "client_priv.h"
 
 #include <stdlib.h>
@@ -64,7 +65,8 @@ int lease_reserve(struct granary_client *c, struct lease *lease, uint64_t size)
 
 int lease_reserve_wait(struct granary_client *c, struct lease *lease, uint64_t size, uint64_t deadline_ns)
 {
-	struct timespec at = { .tv_sec = (time_t)(deadline_ns / 1000000000), .tv_nsec = (long)(deadline_ns % 1000000000) };
+	struct timespec at = { .tv_sec = (time_t)(deadline_ns / 1000000000),
+		.tv_nsec = (long)(deadline_ns % 1000000000) };
 	bool fits;
 
 	pthread_mutex_lock(&c->lock);

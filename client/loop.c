@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* loop.c -- the client's thread: take what was submitted, hand requests to connections, look at clocks, announce what is
- * done, sleep until a socket or a submission wakes it. Nothing of a caller runs here but granary_entry_fn. */
+/* loop.c -- the client's thread: take what was submitted, hand requests to connections, look at clocks,
+ * announce what is done, sleep until a socket or a submission wakes it. Nothing of a caller runs here but
+ * granary_entry_fn. */
 #include "client_priv.h"
 
 #include <errno.h>

@@ -88,8 +88,8 @@ void many_free(struct granary_op *op)
 	op_release(op);
 }
 
-struct many_op *many_new(struct granary_client *c, size_t size, const struct op_kind *op_kind, const struct many_kind *kind,
-	size_t count, const struct granary_call *call, int *err)
+struct many_op *many_new(struct granary_client *c, size_t size, const struct op_kind *op_kind,
+	const struct many_kind *kind, size_t count, const struct granary_call *call, int *err)
 {
 	struct many_op *m = op_new(size, c, op_kind, call, err);
 

@@ -43,8 +43,8 @@ int many_part_start(struct many_op *m, uint32_t count);
 void many_entry_done(struct many_op *m, uint32_t at, int status);
 uint32_t many_part_all(const struct many_op *m, uint32_t first); /* as many as a message takes */
 /* A new operation over `count` items; NULL and *err, with the thread's error text. */
-struct many_op *many_new(struct granary_client *c, size_t size, const struct op_kind *op_kind, const struct many_kind *kind,
-	size_t count, const struct granary_call *call, int *err);
+struct many_op *many_new(struct granary_client *c, size_t size, const struct op_kind *op_kind,
+	const struct many_kind *kind, size_t count, const struct granary_call *call, int *err);
 int64_t many_run(struct many_op *m); /* runs and frees it */
 
 /* put_entry.c: one entry of PUT (PROTOCOL 5.3). */

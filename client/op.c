@@ -2,7 +2,7 @@
 /* op.c -- the life of an operation.
  *
  * new -> UNDER WAY   op_submit()    the client's thread has it; it makes requests through kind->more()
- *     -> ended       op_end()       no request is left; kind->finish() gave the result; nothing of the caller is touched
+ *     -> ended       op_end()       no request is left; kind->finish() gave the result; the caller's memory is safe
  *     -> DONE        op_announce()  seen by its owner; unless quiet, in the client's done list until collected
  *     -> freed       granary_op_free() */
 #include "client_priv.h"
@@ -36,7 +36,8 @@ static int op_read_call(struct granary_op *op, const struct granary_call *call)
 	return 0;
 }
 
-void *op_new(size_t size, struct granary_client *c, const struct op_kind *kind, const struct granary_call *call, int *err)
+void *op_new(size_t size, struct granary_client *c, const struct op_kind *kind, const struct granary_call *call,
+	int *err)
 {
 	pthread_condattr_t attr;
 	struct granary_op *op;
@@ -253,7 +254,8 @@ static void op_time_out(struct granary_op *op)
 	const struct granary_client *c = op->client;
 
 	if (!op->sent && c->io.why[0]) {
-		op_fail(op, -GRANARY_EUNREACHABLE, "no server within %u ms; the last failure was: %s", op->timeout_ms, c->io.why);
+		op_fail(op, -GRANARY_EUNREACHABLE, "no server within %u ms; the last failure was: %s",
+			op->timeout_ms, c->io.why);
 		return;
 	}
 	op_doubt_connections(op);

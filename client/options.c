@@ -58,7 +58,8 @@ static int credentials_line(struct loading *l, const char *path, unsigned number
 		if (strcmp(line, fields[i].name) != 0)
 			continue;
 		if (strlen(equals + 1) >= fields[i].size)
-			return bad(l, -GRANARY_EINVAL, "credentials file '%s' line %u: %s is too long", path, number, line);
+			return bad(l, -GRANARY_EINVAL, "credentials file '%s' line %u: %s is too long", path,
+				number, line);
 		memcpy(fields[i].to, equals + 1, strlen(equals + 1) + 1);
 	}
 	return 0;
@@ -79,7 +80,8 @@ static int credentials_open(struct loading *l, const char *path)
 	}
 	if (st.st_mode & 077) {
 		close(fd);
-		return bad(l, -GRANARY_EACCESS, "the credentials file '%s' may be read or written by others (mode %04o); "
+		return bad(l, -GRANARY_EACCESS,
+			"the credentials file '%s' may be read or written by others (mode %04o); "
 			"run: chmod 600 '%s'", path, (unsigned)(st.st_mode & 07777), path);
 	}
 	return fd;
@@ -97,7 +99,8 @@ static int credentials_load(struct loading *l, const char *path)
 	for (ssize_t n = 1; n > 0 && len < sizeof(text);) {
 		n = read(fd, text + len, sizeof(text) - len);
 		if (n < 0 && errno != EINTR)
-			err = bad(l, -GRANARY_EACCESS, "cannot read the credentials file '%s': %s", path, strerror(errno));
+			err = bad(l, -GRANARY_EACCESS, "cannot read the credentials file '%s': %s", path,
+				strerror(errno));
 		len += n > 0 ? (size_t)n : 0;
 		n = n < 0 && errno == EINTR ? 1 : n;
 	}
@@ -148,7 +151,8 @@ static int who_load(struct loading *l, const struct granary_options *o)
 			return bad(l, -GRANARY_EINVAL, "the credentials file '%s' lacks access_key= or secret=", path);
 	}
 	if (!access_key)
-		return bad(l, -GRANARY_EAUTH, "no credentials: set GRANARY_CREDENTIALS to the file that `granary key create -o` "
+		return bad(l, -GRANARY_EAUTH,
+			"no credentials: set GRANARY_CREDENTIALS to the file that `granary key create -o` "
 			"or granaryd --quickstart wrote");
 	if (*access_key == '\0' || strlen(access_key) >= sizeof(l->config->access_key))
 		return bad(l, -GRANARY_EINVAL, "the access key is empty or too long");

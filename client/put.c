@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* put.c -- puts of what lies in memory. Small objects travel together; one above 4 MiB goes in pieces (several in flight,
- * in order, on one connection) and is then named by a PUT of its own. One such object at a time, beside the small ones. */
+/* put.c -- puts of what lies in memory. Small objects travel together; one above 4 MiB goes in pieces (several
+ * in flight, in order, on one connection) and is then named by a PUT of its own. One such object at a time,
+ * beside the small ones. */
 #include "many.h"
 
 #include <stdlib.h>

@@ -22,7 +22,9 @@ int put_check(struct granary_client *c, const struct granary_put *p)
 /* size: of what goes along in the message. */
 size_t put_entry_size(const struct granary_put *p, uint64_t size)
 {
-	return ref_size(&p->ref) + 1 + 8 + 1 + 8 + 8 + 8 + 3 * 4 + 2 + GRANARY_META_LEN_MAX + 4 * (size_t)crc_block_count(size);
+	enum { FIXED = 1 + 8 + 1 + 8 + 8 + 8 + 3 * 4 + 2 };
+
+	return ref_size(&p->ref) + FIXED + GRANARY_META_LEN_MAX + 4 * (size_t)crc_block_count(size);
 }
 
 static void pairs_encode(struct wr *w, const struct granary_put *p)

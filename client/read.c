@@ -238,7 +238,8 @@ static void entries_reset(struct granary_entry *entries, size_t count)
 	}
 }
 
-static struct read_op *read_new(struct granary_client *c, struct granary_batch *b, const struct granary_call *call, int *err)
+static struct read_op *read_new(struct granary_client *c, struct granary_batch *b, const struct granary_call *call,
+	int *err)
 {
 	struct granary_batch all = { .size = 0 };
 
@@ -271,8 +272,8 @@ static struct read_op *read_new(struct granary_client *c, struct granary_batch *
 	return ro;
 }
 
-int granary_read_batch_start(struct granary_client *client, struct granary_batch *batch, const struct granary_call *call,
-	struct granary_op **op)
+int granary_read_batch_start(struct granary_client *client, struct granary_batch *batch,
+	const struct granary_call *call, struct granary_op **op)
 {
 	int err;
 	struct read_op *ro = read_new(client, batch, call, &err);
@@ -313,7 +314,8 @@ int64_t granary_read_batch(struct granary_client *client, struct granary_batch *
 		return err;
 	if (!op && ro->expect > 0) {
 		op_free_quiet(&ro->op);
-		return error_fail(client, -GRANARY_EINVAL, "entries without a buffer need a place for the operation that holds them");
+		return error_fail(client, -GRANARY_EINVAL,
+			"entries without a buffer need a place for the operation that holds them");
 	}
 	int64_t result = read_run(ro);
 	if (op)
@@ -373,7 +375,8 @@ int64_t granary_read(struct granary_client *client, const char *key, uint64_t of
 	return err < 0 ? err : (int64_t)e.data_len;
 }
 
-int granary_get(struct granary_client *client, const char *key, void **data, size_t *len, const struct granary_call *call)
+int granary_get(struct granary_client *client, const char *key, void **data, size_t *len,
+	const struct granary_call *call)
 {
 	struct granary_entry e = { .ref = granary_ref_key(key), .flags = GRANARY_ENTRY_MALLOC };
 

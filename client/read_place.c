@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* read_place.c -- where an entry's bytes go: a block of its own, the batch's slab, the entry's buffer, leased memory. */
+/* read_place.c -- where an entry's bytes go: a block of its own, the batch's slab, the entry's buffer, leased
+ * memory. */
 #include "read_priv.h"
 
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* read_priv.h -- a batch read, shared by read.c (requests, results), read_place.c (where bytes go), read_rx.c (answers). */
+/* read_priv.h -- a batch read, shared by read.c (requests, results), read_place.c (where bytes go), read_rx.c
+ * (answers). */
 #pragma once
 
 #include "client_priv.h"

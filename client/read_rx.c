@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* read_rx.c -- the answer to READ (PROTOCOL 4.2): a frame's meta becomes a plan of where its data goes; when the data is
- * there and verified, entries are done, or asked for again. */
+/* read_rx.c -- the answer to READ (PROTOCOL 4.2): a frame's meta becomes a plan of where its data goes; when
+ * the data is there and verified, entries are done, or asked for again. */
 #include "read_priv.h"
 
 #include <stdlib.h>
@@ -90,7 +90,8 @@ static int data_plan(struct rx *rx, struct read_slot *s, uint64_t from, struct p
 {
 	for (uint32_t done = 0; done < p->len;) {
 		uint32_t left = p->len - done;
-		struct rx_block b = { .len = left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE, .check = true, .piece = piece };
+		struct rx_block b = { .len = left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE, .check = true,
+			.piece = piece };
 		b.crc = cur_u32(&p->crcs);
 		int64_t wanted = block_plan(rx, s, from, p->offset + done, b);
 		if (wanted < 0)

@@ -5,7 +5,8 @@
  * FINAL   the operation fails
  * RETRY   nothing was changed: again after a pause, a mutation under a new number
  * UNSURE  it may have happened: again after a pause, a mutation under the same number and marked as sent before
- * The pause is a random part of 10 ms, 20 ms, 40 ms ... 1 s, so that clients who failed together do not come together. */
+ * The pause is a random part of 10 ms, 20 ms, 40 ms ... 1 s, so that clients who failed together do not come
+ * together. */
 #include "client_priv.h"
 
 #include <stdlib.h>
@@ -57,7 +58,8 @@ void session_changed(struct granary_client *c)
 		struct rpc *r = container_of(at, struct rpc, seq_link);
 		r->sequence = 0;
 		if (r->was_sent)
-			op_fail(r->op, -GRANARY_ECLOSED, "the server forgot this session; the change may or may not have happened");
+			op_fail(r->op, -GRANARY_ECLOSED, "the server forgot this session; "
+				"the change may or may not have happened");
 	}
 }
 

@@ -5,7 +5,8 @@
  * TX     -> FLIGHT  tx_flush()      all of it is sent
  * FLIGHT -> (freed) rpc_end()       answered
  * any    -> READY   retry.c         the connection was lost, or the server asked for patience
- * any    -> (freed) rpc_drop()      its operation gave up; one in flight stays, without operation, until it is answered */
+ * any    -> (freed) rpc_drop()      its operation gave up; one in flight stays, without operation, until it is
+ * answered */
 #include "client_priv.h"
 
 #include <stdlib.h>

@@ -6,7 +6,8 @@
  * DATA   -> HEADER  all of it is in its place and verified
  *
  * One system call takes the rest of a frame's data, straight to its places, and the next header and meta into rx->buf
- * (`ahead` guesses their size from the frame before). A block is verified as soon as it is whole, while it is in cache. */
+ * (`ahead` guesses their size from the frame before). A block is verified as soon as it is whole, while it is
+ * in cache. */
 #include "client_priv.h"
 
 #include <stdio.h>
@@ -132,7 +133,8 @@ static int plan_gather(struct rpc *r, struct slice meta, struct rx *rx)
 	r->answer = grown;
 	for (uint32_t i = 0, left = rx->f.data_len; i < count; i++) {
 		uint32_t len = left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE;
-		struct rx_block b = { .dst = r->answer + r->answer_len, .len = len, .check = check, .piece = UINT32_MAX };
+		struct rx_block b = { .dst = r->answer + r->answer_len, .len = len, .check = check,
+			.piece = UINT32_MAX };
 		b.crc = check ? cur_u32(&crcs) : 0;
 		if (!rx_add_block(rx, b))
 			return -GRANARY_ENOMEM;
@@ -250,7 +252,8 @@ static int goodbye(struct conn *k, const struct frame *f, struct slice meta)
 	char said[ERROR_TEXT_SIZE / 2];
 
 	text_copy(said, sizeof(said), error_meta(meta));
-	snprintf(k->why, sizeof(k->why), "the server closed the connection: %s", said[0] ? said : error_text(-(int)f->status));
+	snprintf(k->why, sizeof(k->why), "the server closed the connection: %s",
+		said[0] ? said : error_text(-(int)f->status));
 	return -GRANARY_ECLOSED;
 }
 
@@ -314,7 +317,8 @@ static int header_arrived(struct conn *k)
 	if (err < 0)
 		return rx_lost(k, err, err == -GRANARY_EVERSION ? "the server speaks another version of the protocol" :
 			"what came is not a message of the protocol");
-	if (rx->f.meta_len > (early ? WIRE_PREAUTH_META_MAX : WIRE_META_MAX) || rx->f.data_len > (early ? 0 : RX_DATA_MAX))
+	if (rx->f.meta_len > (early ? WIRE_PREAUTH_META_MAX : WIRE_META_MAX) ||
+		rx->f.data_len > (early ? 0 : RX_DATA_MAX))
 		return rx_lost(k, -GRANARY_EPROTO, "the server sent a message above the caps");
 	rx->state = RX_META;
 	return 0;

@@ -95,7 +95,8 @@ static void stat_status(struct many_op *m, uint32_t at, int status)
 }
 
 static const struct rpc_kind stat_rpc = {
-	.wire_op = OP_STAT, .body_size = stat_body_size, .encode = stat_encode, .answer = many_answer, .free = many_rpc_free,
+	.wire_op = OP_STAT, .body_size = stat_body_size, .encode = stat_encode, .answer = many_answer,
+		.free = many_rpc_free,
 };
 static const struct many_kind stat_kind = {
 	.rpc = &stat_rpc, .part = many_part_all, .decode = stat_decode, .status = stat_status,
@@ -153,6 +154,7 @@ int granary_stat(struct granary_client *client, struct granary_ref ref, struct g
 	if (result < 0)
 		return (int)result;
 	if (out->status < 0)
-		error_fail(client, out->status, "'%.300s': %s", ref.name ? ref.name : "(by id)", error_text(out->status));
+		error_fail(client, out->status, "'%.300s': %s", ref.name ? ref.name : "(by id)",
+			error_text(out->status));
 	return out->status;
 }

@@ -32,7 +32,8 @@ static const struct rpc_kind piece_rpc = {
 	.wire_op = OP_EXTENT, .body_size = simple_body_size, .encode = simple_encode, .answer = simple_answer,
 };
 static const struct rpc_kind commit_rpc = {
-	.wire_op = OP_PUT, .mutation = true, .body_size = simple_body_size, .encode = simple_encode, .answer = simple_answer,
+	.wire_op = OP_PUT, .mutation = true, .body_size = simple_body_size, .encode = simple_encode,
+		.answer = simple_answer,
 };
 static const struct rpc_kind abort_rpc = {
 	.wire_op = OP_ABORT, .body_size = simple_body_size, .encode = simple_encode, .answer = simple_answer,

@@ -161,7 +161,8 @@ static int bucket_parse(const struct url_parse *u, struct slice s, struct granar
 			return url_bad(u, "the snapshot's name is too long");
 	}
 	if (bucket_name_check(name) < 0)
-		return url_bad(u, "the bucket is not a name: 3 to 63 characters of a-z 0-9 . -, letter or digit first and last");
+		return url_bad(u, "the bucket is not a name: 3 to 63 characters of a-z 0-9 . -, "
+			"letter or digit first and last");
 	slice_copy(url->bucket, sizeof(url->bucket), name);
 	return 0;
 }

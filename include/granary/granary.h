@@ -191,7 +191,7 @@ enum granary_engine { GRANARY_ENGINE_AUTO = 0, GRANARY_ENGINE_EPOLL = 1, GRANARY
 
 struct granary_options {
 	size_t size;
-	const char *url;         /* NULL: GRANARY_URL, else `url=` of the credentials file. PATH and SNAPSHOT are ignored */
+	const char *url;         /* NULL: GRANARY_URL, else the credentials file's. PATH and SNAPSHOT are ignored */
 	const char *credentials; /* path of a file of lines access_key=, secret=, url= (# comments); NULL:
  * GRANARY_CREDENTIALS.
 	                          * Refused when group or others may read it */
@@ -213,7 +213,8 @@ struct granary_options {
  * @param out      the client, or NULL on error; granary_close() it
  * @return 0; -GRANARY_EINVAL (address, secret, an option out of range); -GRANARY_EACCESS (the credentials file is
  *         readable by others, or cannot be read); -GRANARY_ENOTFOUND (no such file); -GRANARY_EAUTH (no credentials
- *         given); -GRANARY_ENOMEM. The text is at granary_last_error(NULL). Does not block on the network. Any
+ *         given); -GRANARY_EUNSUPPORTED (an engine that this
+ *         library does not have); -GRANARY_ENOMEM. The text is at granary_last_error(NULL). Does not block on the network. Any
  *         thread. Since 0.1. Stable. */
 GRANARY_API GRANARY_MUST_CHECK int granary_open(const struct granary_options *options,
 	struct granary_client **out);
@@ -410,8 +411,8 @@ struct granary_batch {
 	struct granary_entry *entries; /* yours until the operation is done; any number of them */
 	size_t count;
 	uint32_t flags;      /* enum granary_batch_flag */
-	uint32_t align;      /* of each entry in the slab or lease: a power of two up to GRANARY_ALIGN_MAX; 0: 1 in a slab of
-	                      * yours (one entry right after the other), 64 in a lease */
+	uint32_t align;      /* of each entry in the slab or lease: a power of two up to GRANARY_ALIGN_MAX; 0: 1 in
+	                      * a slab of yours (one entry right after the other), 64 in a lease */
 	void *slab;          /* all entries go here, one after the other; page-locked memory is fine */
 	size_t slab_size;    /* an entry that no longer fits is -GRANARY_ETOOBIG; the others are served */
 	uint64_t bytes_hint; /* of all entries together, for the memory budget; 0: guessed from what was read before */
@@ -621,7 +622,8 @@ GRANARY_API GRANARY_MUST_CHECK int64_t granary_stat_batch(struct granary_client 
 	size_t count, uint32_t flags, struct granary_stat *out, const struct granary_call *call);
 /** granary_stat_batch() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_stat_start(struct granary_client *client, const struct granary_ref *refs,
-	size_t count, uint32_t flags, struct granary_stat *out, const struct granary_call *call, struct granary_op **op);
+	size_t count, uint32_t flags, struct granary_stat *out, const struct granary_call *call,
+		struct granary_op **op);
 
 struct granary_list_entry {
 	const char *key;    /* or the common prefix */
@@ -769,7 +771,8 @@ GRANARY_API GRANARY_MUST_CHECK int granary_bucket_list(struct granary_client *cl
 	struct granary_bucket_page **page, const struct granary_call *call);
 
 enum granary_action {
-	GRANARY_MAY_READ = 1, GRANARY_MAY_LIST = 2, GRANARY_MAY_WRITE = 4, GRANARY_MAY_DELETE = 8, GRANARY_MAY_ADMIN = 16
+	GRANARY_MAY_READ = 1, GRANARY_MAY_LIST = 2, GRANARY_MAY_WRITE = 4, GRANARY_MAY_DELETE = 8,
+		GRANARY_MAY_ADMIN = 16
 };
 struct granary_grant {
 	const char *bucket; /* NULL or "": all buckets */
@@ -785,7 +788,8 @@ struct granary_key_secret {
  * @param expires_s  seconds from now; 0: never. @param note  NULL, or a text for people. @return 0;
  *         -GRANARY_EACCESS. */
 GRANARY_API GRANARY_MUST_CHECK int granary_key_create(struct granary_client *client, const struct granary_grant *grants,
-	size_t count, uint64_t expires_s, const char *note, struct granary_key_secret *out, const struct granary_call *call);
+	size_t count, uint64_t expires_s, const char *note, struct granary_key_secret *out,
+		const struct granary_call *call);
 /** Removes an access key. @return 0; -GRANARY_ENOTFOUND. */
 GRANARY_API GRANARY_MUST_CHECK int granary_key_remove(struct granary_client *client, const char *access_key,
 	const struct granary_call *call);

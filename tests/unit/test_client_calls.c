@@ -98,7 +98,8 @@ static void test_read_cuts_ranges(void **state)
 	peer_add(peer, "big", 300000);
 	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
 		memset(buf, 0xee, sizeof(buf));
-		assert_int_equal(ranges[i].expected, granary_read(client, "big", ranges[i].offset, buf, ranges[i].len, NULL));
+		assert_int_equal(ranges[i].expected, granary_read(client, "big", ranges[i].offset, buf,
+			ranges[i].len, NULL));
 		assert_content("big", buf, ranges[i].offset, ranges[i].expected);
 		assert_int_equal(0xee, buf[ranges[i].expected]); /* not a byte more */
 	}
@@ -246,7 +247,8 @@ static void test_stream_of_a_large_object(void **state)
 
 	(void)state;
 	peer_add(peer, "stream", 21000000);
-	assert_int_equal(21000000, granary_read_stream(client, granary_ref_key("stream"), 0, GRANARY_TO_END, sink, &got, NULL));
+	assert_int_equal(21000000, granary_read_stream(client, granary_ref_key("stream"), 0, GRANARY_TO_END, sink,
+		&got, NULL));
 	assert_int_equal(21000000, got.len);
 	got.len = 5000000;
 	assert_int_equal(100, granary_read_stream(client, granary_ref_key("stream"), 5000000, 100, sink, &got, NULL));
@@ -275,7 +277,8 @@ static void test_eventfd_is_readable_while_something_is_done(void **state)
 	calls = 0;
 	assert_int_equal(0, poll(&fd, 1, 0));
 	for (int i = 0; i < 10; i++)
-		assert_int_equal(0, granary_ping_start(client, GRANARY_CALL(.done = count_call, .arg = &expected), &op[i]));
+		assert_int_equal(0, granary_ping_start(client, GRANARY_CALL(.done = count_call, .arg = &expected),
+			&op[i]));
 	while (calls < 10) {
 		assert_int_equal(1, poll(&fd, 1, 5000));
 		assert_true(granary_poll(client, 3) > 0);

@@ -268,7 +268,8 @@ static void test_nothing_is_written_after_the_deadline(void **state)
 
 /* ---- answers that make no sense: never a crash, never bytes, and the next call works ---- */
 
-enum { BAD_MAGIC, BAD_VERSION, BAD_HEADER_CRC, BAD_META_CRC, BAD_DATA_HUGE, BAD_META_HUGE, BAD_REQUEST, BAD_OP, BAD_GARBAGE,
+enum { BAD_MAGIC, BAD_VERSION, BAD_HEADER_CRC, BAD_META_CRC, BAD_DATA_HUGE, BAD_META_HUGE, BAD_REQUEST, BAD_OP,
+	BAD_GARBAGE,
 	BAD_KINDS };
 static int bad_kind;
 
@@ -331,12 +332,14 @@ static void answer_bad_piece(struct peer *p, int fd, const struct frame *f)
 	wr_u16(&w, (uint16_t)bad_piece->status);
 	wr_u8(&w, (uint8_t)bad_piece->flags);
 	wr_u8(&w, 0);
-	wr_u64(&w, 1); wr_u64(&w, 1); wr_u64(&w, bad_piece->size); wr_u64(&w, 1); wr_u64(&w, 1); wr_u64(&w, bad_piece->offset);
+	wr_u64(&w, 1); wr_u64(&w, 1); wr_u64(&w, bad_piece->size); wr_u64(&w, 1); wr_u64(&w, 1); wr_u64(&w,
+		bad_piece->offset);
 	wr_u32(&w, bad_piece->len);
 	wr_u16(&w, (uint16_t)bad_piece->crcs);
 	for (uint32_t i = 0; i < bad_piece->crcs && i < 8; i++)
 		wr_u32(&w, crc32c(0, data, bad_piece->len < CRC_BLOCK_SIZE ? bad_piece->len : CRC_BLOCK_SIZE));
-	peer_frame(fd, f, FRAME_LAST, 0, slice_of(meta, wr_len(&w)), slice_of(data, bad_piece->len + bad_piece->wrong_sum));
+	peer_frame(fd, f, FRAME_LAST, 0, slice_of(meta, wr_len(&w)), slice_of(data,
+		bad_piece->len + bad_piece->wrong_sum));
 }
 
 static void test_pieces_that_make_no_sense(void **state)
@@ -353,7 +356,8 @@ static void test_pieces_that_make_no_sense(void **state)
 		{ .flags = PIECE_LAST, .len = 10, .crcs = 1, .size = 10, .pieces = 1, .wrong_sum = true },
 		{ .flags = PIECE_LAST, .len = 10, .crcs = 1, .size = 100, .offset = 50, .pieces = 1 },   /* a gap */
 		{ .flags = PIECE_LAST, .len = 10, .crcs = 1, .size = 10, .offset = UINT64_MAX, .pieces = 1 },
-		{ .flags = 0, .len = 10, .crcs = 1, .size = 10, .pieces = 1 },                           /* never ends */
+		/* never ends */
+		{ .flags = 0, .len = 10, .crcs = 1, .size = 10, .pieces = 1 },
 		{ .flags = PIECE_LAST | PIECE_HASH, .len = 10, .crcs = 1, .size = 10, .pieces = 1 },
 		{ .flags = PIECE_LAST | PIECE_TEXT, .len = 10, .crcs = 1, .size = 10, .pieces = 1 },
 		{ .flags = PIECE_LAST, .status = 1, .len = 10, .crcs = 1, .size = 10, .pieces = 1 },

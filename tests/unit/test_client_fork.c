@@ -59,7 +59,8 @@ static bool reads_a(void)
 	size_t len;
 
 	peer_fill("a", expected, 5000);
-	bool good = granary_get(client, "a", &data, &len, NULL) == 0 && len == 5000 && memcmp(data, expected, 5000) == 0;
+	bool good = granary_get(client, "a", &data, &len, NULL) == 0 && len == 5000 && memcmp(data, expected,
+		5000) == 0;
 	granary_free(data);
 	return good;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_client_peer.h -- a server as small as the client's tests need: PROTOCOL over a Unix socket, objects in memory, and
- * faults on demand. Every connection has a thread; `lock` guards the rest. */
+/* test_client_peer.h -- a server as small as the client's tests need: PROTOCOL over a Unix socket, objects in
+ * memory, and faults on demand. Every connection has a thread; `lock` guards the rest. */
 #pragma once
 
 #include <assert.h>
@@ -96,7 +96,8 @@ static inline bool peer_recv(int fd, void *buf, size_t len)
 	return true;
 }
 
-static inline bool peer_frame(int fd, const struct frame *f, uint16_t flags, int status, struct slice meta, struct slice data)
+static inline bool peer_frame(int fd, const struct frame *f, uint16_t flags, int status, struct slice meta,
+	struct slice data)
 {
 	uint8_t head[WIRE_HEADER_SIZE];
 	struct frame a = { .op = f->op, .flags = (uint16_t)(FRAME_RESPONSE | flags), .status = (uint16_t)status,
@@ -281,7 +282,8 @@ static inline bool out_flush(struct peer *p, struct peer_out *o, int fd, const s
 	return good;
 }
 
-static inline void out_piece(struct peer *p, struct peer_out *o, uint32_t index, const struct peer_object *obj, int status,
+static inline void out_piece(struct peer *p, struct peer_out *o, uint32_t index, const struct peer_object *obj,
+	int status,
 	uint64_t offset, size_t len, bool last, bool corrupt)
 {
 	(void)p;
@@ -299,7 +301,8 @@ static inline void out_piece(struct peer *p, struct peer_out *o, uint32_t index,
 	wr_u32(&o->m, (uint32_t)len);
 	wr_u16(&o->m, (uint16_t)crc_block_count(len));
 	for (size_t at = 0; at < len; at += CRC_BLOCK_SIZE)
-		wr_u32(&o->m, crc32c(0, obj->data + offset + at, len - at < CRC_BLOCK_SIZE ? len - at : CRC_BLOCK_SIZE));
+		wr_u32(&o->m, crc32c(0, obj->data + offset + at,
+			len - at < CRC_BLOCK_SIZE ? len - at : CRC_BLOCK_SIZE));
 	if (len > 0)
 		memcpy(o->data + o->data_len, obj->data + offset, len);
 	if (corrupt && len > 0)
@@ -350,7 +353,8 @@ static inline bool peer_read(struct peer *p, int fd, const struct frame *f, stru
 		if (kind != REF_KEY)
 			cur_u64(&c);
 		struct slice key = cur_bytes16(&c);
-		uint64_t offset = ef & READ_ENTRY_RANGE ? cur_u64(&c) : 0, length = ef & READ_ENTRY_RANGE ? cur_u64(&c) : WIRE_WHOLE;
+		uint64_t offset = ef & READ_ENTRY_RANGE ? cur_u64(&c) : 0,
+			length = ef & READ_ENTRY_RANGE ? cur_u64(&c) : WIRE_WHOLE;
 		uint64_t version = ef & READ_ENTRY_VERSION ? cur_u64(&c) : 0;
 		struct peer_object *obj = peer_find(p, key);
 		int status = !obj ? GRANARY_ENOTFOUND : offset > obj->size ? GRANARY_ERANGE :
@@ -444,7 +448,8 @@ static inline bool peer_put_request(struct peer *p, int fd, const struct frame *
 		cur_bytes16(&c);
 		bool upload = flags & PUT_UPLOAD;
 		for (uint64_t b = 0; !upload && b < size; b += CRC_BLOCK_SIZE)
-			assert(cur_u32(&c) == crc32c(0, data + at + b, size - b < CRC_BLOCK_SIZE ? size - b : CRC_BLOCK_SIZE));
+			assert(cur_u32(&c) == crc32c(0, data + at + b,
+				size - b < CRC_BLOCK_SIZE ? size - b : CRC_BLOCK_SIZE));
 		int status = condition == PUT_IF_ABSENT && o ? GRANARY_EPRECONDITION :
 			upload && size != p->upload_size ? GRANARY_ESTALE : 0;
 		if (status == 0)

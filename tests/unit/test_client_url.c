@@ -57,9 +57,12 @@ static void test_address_of_a_unix_socket(void **state)
 static void test_addresses_that_are_refused(void **state)
 {
 	static const char *const bad[] = {
-		"", "granary:/a/b", "http://a/b", "granary://", "granary:///abc", "granary://,a/abc", "granary://a,/abc",
-		"granary://a:/abc", "granary://a:0/abc", "granary://a:65536/abc", "granary://a:x/abc", "granary://::1/abc",
-		"granary://[::1/abc", "granary://[]/abc", "granary://[::1]x/abc", "granary://[::1]:/abc", "granary://a%2/abc",
+		"", "granary:/a/b", "http://a/b", "granary://", "granary:///abc", "granary://,a/abc",
+			"granary://a,/abc",
+		"granary://a:/abc", "granary://a:0/abc", "granary://a:65536/abc", "granary://a:x/abc",
+			"granary://::1/abc",
+		"granary://[::1/abc", "granary://[]/abc", "granary://[::1]x/abc", "granary://[::1]:/abc",
+			"granary://a%2/abc",
 		"granary://a%zz/abc", "granary://a%00/abc", "granary://%2Fx:1/abc", "granary://a/AB", "granary://a/ab",
 		"granary://a/abc@", "granary://a/abc@/x", "granary://a/@v1", "granary://a/1.2.3.4",
 		"granary://a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a/abc",
@@ -106,7 +109,8 @@ static void test_credentials_file(void **state)
 {
 	(void)state;
 	unsetenv("GRANARY_URL");
-	assert_int_equal(0, open_with("# me\n access_key=K\r\nsecret=" SECRET "\n\nurl=granary://localhost/abc\nlater=1", 0600));
+	assert_int_equal(0,
+		open_with("# me\n access_key=K\r\nsecret=" SECRET "\n\nurl=granary://localhost/abc\nlater=1", 0600));
 	assert_int_equal(-GRANARY_EACCESS, open_with("access_key=K\nsecret=" SECRET "\nurl=granary://a/abc\n", 0640));
 	assert_non_null(strstr(granary_last_error(NULL), "chmod 600"));
 	assert_int_equal(-GRANARY_EACCESS, open_with("access_key=K\nsecret=" SECRET "\nurl=granary://a/abc\n", 0604));
