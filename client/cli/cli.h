@@ -163,6 +163,8 @@ int remote_server(const struct remote *r, char *out, size_t cap);
 /* Attributes of an object or else of the directory of that name, also of one that is there only because something lies
  * below it (then without ids). 0 or -GRANARY_E... */
 int remote_stat(struct remote *r, const char *path, struct granary_stat *st);
+/* Store time is a clock of the server's own: what a time of it is on this machine's clock. 0 stays 0. */
+uint64_t wall_of_store_time(struct remote *r, uint64_t store_ns);
 /* Path and name joined into a key with one slash; CLI_OK or CLI_USAGE after saying that it is too long. */
 int key_join(char out[GRANARY_KEY_LEN_MAX + 1], const char *path, const char *name);
 const char *leaf_of(const char *path); /* behind the last slash that is not at the end */

@@ -316,6 +316,10 @@ static bool worker_item(struct worker *w, struct item *item, size_t slot)
 	struct fetch *f = w->f;
 	char *key = w->keys[slot];
 
+	if (name_of(f, item)[0] == '\0') { /* the directory itself */
+		progress_add(&f->progress, 1, 0);
+		return false;
+	}
 	if (refused(f, item)) return false;
 	if (is_directory(name_of(f, item))) {
 		make_directory(w, item);

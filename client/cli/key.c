@@ -203,9 +203,10 @@ int run_key_create(int count, char **args)
 
 /* ---- key ls, key rm ------------------------------------------------------------------------ */
 
-static void key_row(struct table *t, const struct granary_key_entry *k)
+static void key_row(struct table *t, struct remote *r, const struct granary_key_entry *k)
 {
 	char expires[TEXT_SHORT], grant[2048], all[4096] = "";
+	uint64_t expires_ns = wall_of_store_time(r, k->expires_ns);
 	struct json j;
 	size_t at = 0;
 
@@ -213,7 +214,7 @@ static void key_row(struct table *t, const struct granary_key_entry *k)
 		json_open(&j, stdout);
 		json_text(&j, "access_key", k->access_key);
 		json_text(&j, "note", k->note);
-		json_time(&j, "expires", k->expires_ns);
+		json_time(&j, "expires", expires_ns);
 		json_array(&j, "grants");
 	}
 	for (uint64_t i = 0; i < k->grants_count; i++) {
@@ -230,7 +231,7 @@ static void key_row(struct table *t, const struct granary_key_entry *k)
 		return;
 	}
 	table_row(t, (const char *[]){ k->access_key,
-			     k->expires_ns == 0 ? "never" : human_time(expires, k->expires_ns), all,
+			     k->expires_ns == 0 ? "never" : human_time(expires, expires_ns), all,
 			     shown(k->note) });
 }
 
@@ -250,7 +251,7 @@ int run_key_ls(int count, char **args)
 	while (more) {
 		err = granary_key_list(r.client, after[0] != '\0' ? after : NULL, &page, NULL);
 		if (err < 0) break;
-		for (uint32_t i = 0; i < page->count; i++) key_row(&t, &page->entries[i]);
+		for (uint32_t i = 0; i < page->count; i++) key_row(&t, &r, &page->entries[i]);
 		more = page->more != 0 && page->count > 0;
 		if (more)
 			snprintf(after, sizeof(after), "%s",

@@ -339,15 +339,17 @@ static uint32_t text_width(const char *text)
 static void table_print(struct table *t)
 {
 	for (uint32_t i = 0; i < t->rows; i++) {
+		uint32_t last = t->columns; /* no blanks at the end of a line */
+		while (last > 1 && t->cells[i * t->columns + last - 1][0] == '\0') last--;
 		for (uint32_t c = 0; c < t->columns; c++) {
 			char *cell = t->cells[i * t->columns + c];
 			int pad = (int)(t->width[c] - text_width(cell));
-			if (c > 0) fputs("  ", stdout);
-			if (t->right >> c & 1)
+			if (c > 0 && c < last) fputs("  ", stdout);
+			if (t->right >> c & 1 && c < last)
 				printf("%*s%s", pad, "", cell);
-			else if (c + 1 < t->columns)
+			else if (c + 1 < last)
 				printf("%s%*s", cell, pad, "");
-			else
+			else if (c < last)
 				fputs(cell, stdout);
 			free(cell);
 		}

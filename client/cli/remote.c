@@ -112,6 +112,17 @@ int remote_server(const struct remote *r, char *out, size_t cap)
 	return CLI_OK;
 }
 
+uint64_t wall_of_store_time(struct remote *r, uint64_t store_ns)
+{
+	struct granary_info info = GRANARY_INIT(granary_info);
+	uint64_t wall_ns = clock_wall_ns();
+
+	if (store_ns == 0 || granary_client_info(r->client, &info) < 0 || info.store_time_ns == 0)
+		return store_ns;
+	/* The answer is from the log-in a moment ago. Unsigned: differences of either sign. */
+	return wall_ns + (store_ns - info.store_time_ns);
+}
+
 /* ---- keys ---------------------------------------------------------------------------------- */
 
 int key_join(char out[GRANARY_KEY_LEN_MAX + 1], const char *path, const char *name)

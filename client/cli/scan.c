@@ -212,8 +212,8 @@ static void scan_directory(struct scan *s, struct scan_dir *dir, char *buf)
 		s->unreadable++;
 	}
 	dir->empty = l.empty;
-	qsort(l.files, l.files_count, sizeof(*l.files), compare_entries);
-	qsort(l.dirs, l.dirs_count, sizeof(*l.dirs), compare_entries);
+	if (l.files_count > 1) qsort(l.files, l.files_count, sizeof(*l.files), compare_entries);
+	if (l.dirs_count > 1) qsort(l.dirs, l.dirs_count, sizeof(*l.dirs), compare_entries);
 	if (l.files_count > 0) scan_publish(s, dir, &l);
 	free(l.files);
 	for (size_t i = 0; i < l.dirs_count; i++) {
@@ -310,9 +310,11 @@ size_t scan_take(struct scan *s, struct scan_file *out, size_t want, size_t max,
 			same_group(&s->files[s->taken + n], &s->files[s->taken + n - 1]))
 			n++;
 	}
-	memcpy(out, &s->files[s->taken], n * sizeof(*out));
-	s->taken += n;
-	if (n > 0) *ticket = s->tickets++;
+	if (n > 0) {
+		memcpy(out, &s->files[s->taken], n * sizeof(*out));
+		s->taken += n;
+		*ticket = s->tickets++;
+	}
 	pthread_mutex_unlock(&s->lock);
 	return n;
 }

@@ -24,8 +24,8 @@ enum {
 	SLOTS = 4,
 	RUN_MAX = 1000,
 	RUN_MIN = 4,
-	RUN_BYTES = 4 << 20,
-	SLOT_BYTES = 8 << 20,
+	RUN_BYTES = 2 << 20,
+	SLOT_BYTES = 5 << 20,
 	WHOLE_MAX = 4 << 20, /* above: streamed */
 	KEYS_BYTES = RUN_MAX * (GRANARY_KEY_LEN_MAX + 1),
 	FAILURES_NAMED = 10,

@@ -27,12 +27,16 @@ run 0 ls "$url/data/set/"; says "none/"
 rm "$dir/src/link-to-directory" "$dir/src/broken" "$dir/src/link-loop" "$dir/src/pipe"
 run 0 bench read "$url/data/set" --batch 2 --against "$dir/src"; says "every byte equal"
 
+run 0 cp -r "$url/data/set" "$dir/back"
+cp -rLp "$dir/src" "$dir/flat"
+same_trees "$dir/flat" "$dir/back"
+
 # --- the comparison finds what differs and what is missing
 printf 'other' >"$dir/src/zero"
 printf 'new' >"$dir/src/class a/04.jpg"
 run 1 bench read "$url/data/set" --against "$dir/src"; says "zero' differs"; says "04.jpg' is missing"; says "NOT equal"
 run 0 import "$dir/src" "$url/data/set"; says "2 files"; says "1 of them replaced"
-run 0 bench read "$url/data/set" --by id --epochs 2 --inflight 8 --json --against "$dir/src"; is_json bench read
+run 0 bench read "$url/data/set" --epochs 2 --inflight 8 --json --against "$dir/src"; is_json bench read
 run 0 bench read "$url/data/set" --shuffle no
 run 4 bench read "$url/data/nothing"
 run 4 bench read "$url/data/set" --against "$dir/nowhere"
@@ -106,7 +110,7 @@ kill -9 "$server"
 wait "$server" 2>/dev/null || true
 server=
 server_start
-run 0 bench read "$url/data/big" --batch 256 --by id --against "$dir/big"; says "every byte equal"
+run 0 bench read "$url/data/big" --batch 256 --against "$dir/big"; says "every byte equal"
 run 0 check "$url"; says "0 problems"
 server_stop
 echo "test_import: passed"
