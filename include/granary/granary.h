@@ -213,9 +213,9 @@ struct granary_options {
  * @param out      the client, or NULL on error; granary_close() it
  * @return 0; -GRANARY_EINVAL (address, secret, an option out of range); -GRANARY_EACCESS (the credentials file is
  *         readable by others, or cannot be read); -GRANARY_ENOTFOUND (no such file); -GRANARY_EAUTH (no credentials
- *         given); -GRANARY_EUNSUPPORTED (an engine that this
- *         library does not have); -GRANARY_ENOMEM. The text is at granary_last_error(NULL). Does not block on the network. Any
- *         thread. Since 0.1. Stable. */
+ *         given); -GRANARY_EUNSUPPORTED (an engine that this library does not have); -GRANARY_ENOMEM. The text is
+ *         at granary_last_error(NULL).
+ * Does not block on the network. Any thread. Since 0.1. Stable. */
 GRANARY_API GRANARY_MUST_CHECK int granary_open(const struct granary_options *options,
 	struct granary_client **out);
 
