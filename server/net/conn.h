@@ -120,7 +120,7 @@ struct net_local {
 	struct sendbuf *sendbufs; /* free ones */
 	struct io_op tick;
 	bool tick_armed, draining, stopping;
-	struct task task;         /* orders of the main thread */
+	struct task begin, drain, stop; /* orders of the main thread, each posted once: it does not wait for them */
 	_Atomic bool stopped;
 	uint32_t sending_count;   /* connections with a send in flight */
 	uint32_t inflight_count;  /* requests that run */

@@ -19,7 +19,7 @@
 #include "net/conn.h"
 #include "req/store.h"
 
-enum { CHARGE_STEP = 256 * 1024, POOL_SHARE = 8, FEED_MAX = 16, SHARE_MAX = 1 << 20, HUNGRY_POLL_NS = 5000000 };
+enum { CHARGE_STEP = 256 * 1024, POOL_SHARE = 2, FEED_MAX = 16, SHARE_MAX = 1 << 20, HUNGRY_POLL_NS = 5000000 };
 #define POOL_CACHED_MAX (UINT64_C(64) << 20)
 #define TICK_NS UINT64_C(1000000000)
 
@@ -180,7 +180,8 @@ static void tick_done(struct io_op *op)
 
 static void local_begin(struct task *task)
 {
-	struct net_local *nl = container_of(task, struct net_local, task);
+	struct net_local *nl = container_of(task, struct net_local, begin);
+
 	nl->io = reactor_io(nl->reactor);
 	tick_arm(nl);
 }
@@ -199,6 +200,7 @@ static void local_init(struct net *net, uint32_t i)
 	list_init(&nl->timed);
 	list_init(&nl->hungry);
 	nl->dirty_tail = &nl->dirty;
+	nl->begin.fn = local_begin;
 	blocks_init(&nl->blocks, cached < POOL_CACHED_MAX ? cached : POOL_CACHED_MAX);
 	store->locals[i].net = nl;
 }
@@ -383,10 +385,8 @@ const char *net_address(const struct net *net, uint32_t i)
 int net_start(struct net *net)
 {
 	assert(!net->started);
-	for (uint32_t i = 0; i < net->store->reactor_count; i++) {
-		net->locals[i].task.fn = local_begin;
-		reactor_post(net->locals[i].reactor, &net->locals[i].task);
-	}
+	for (uint32_t i = 0; i < net->store->reactor_count; i++)
+		reactor_post(net->locals[i].reactor, &net->locals[i].begin);
 	net->started = true;
 	order_run(net, net->store->reactors[0], accept_order);
 	return 0;
@@ -396,7 +396,7 @@ int net_start(struct net *net)
 
 static void drain_mail(struct task *task)
 {
-	struct net_local *nl = container_of(task, struct net_local, task);
+	struct net_local *nl = container_of(task, struct net_local, drain);
 
 	nl->draining = true;
 	list_for_safe(n, tmp, &nl->conns)
@@ -405,7 +405,7 @@ static void drain_mail(struct task *task)
 
 static void stop_mail(struct task *task)
 {
-	struct net_local *nl = container_of(task, struct net_local, task);
+	struct net_local *nl = container_of(task, struct net_local, stop);
 
 	nl->stopping = true;
 	list_for_safe(n, tmp, &nl->conns)
@@ -413,14 +413,6 @@ static void stop_mail(struct task *task)
 	if (nl->tick_armed)
 		io_cancel(nl->io, &nl->tick);
 	local_try_stop(nl);
-}
-
-static void mail_all(struct net *net, void (*fn)(struct task *))
-{
-	for (uint32_t i = 0; i < net->store->reactor_count; i++) {
-		net->locals[i].task.fn = fn;
-		reactor_post(net->locals[i].reactor, &net->locals[i].task);
-	}
 }
 
 static void accept_stop(struct net *net)
@@ -437,7 +429,10 @@ int net_drain(struct net *net, uint64_t timeout_ns)
 
 	accept_stop(net);
 	atomic_store(&net->store->draining, true);
-	mail_all(net, drain_mail);
+	for (uint32_t i = 0; i < net->store->reactor_count; i++) {
+		net->locals[i].drain.fn = drain_mail;
+		reactor_post(net->locals[i].reactor, &net->locals[i].drain);
+	}
 	while (atomic_load(&net->connections) > 0) {
 		if (clock_mono_ns() >= deadline)
 			return -GRANARY_ETIMEDOUT;
@@ -465,7 +460,10 @@ int net_stop(struct net **np, uint64_t timeout_ns)
 		listeners_close(net);
 	} else {
 		accept_stop(net);
-		mail_all(net, stop_mail);
+		for (uint32_t i = 0; i < net->store->reactor_count; i++) {
+			net->locals[i].stop.fn = stop_mail;
+			reactor_post(net->locals[i].reactor, &net->locals[i].stop);
+		}
 		while (!all_stopped(net) || atomic_load(&net->connections) > 0) {
 			if (clock_mono_ns() >= deadline)
 				return -GRANARY_ETIMEDOUT;
