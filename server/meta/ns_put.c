@@ -4,18 +4,17 @@
 
 #include "meta/ns_priv.h"
 
-/* The row that the put replaces; o->version == 0: there is none. */
+/* The row that the put replaces; o->version == 0: there is none. In a directory that this plan makes, or another one
+ * that is at the committer already, nothing stands but what this plan put there. */
 static int put_find_old(struct ns_plan *plan, const struct spot *s, struct object *o, struct kv_value *value)
 {
 	uint8_t buf[ROW_KEY_MAX];
 	const struct plan_dir *pd = plan_dir_find(plan, spot_dir(s));
+	struct slice key = row_entry(buf, spot_dir(s), s->name, false);
 	*value = (struct kv_value){ .pin = NULL };
 	o->version = 0;
-	if (s->missing.len > 0)
+	if ((s->missing.len > 0 || (pd != NULL && pd->is_made)) && plan_row_find(plan, key) == NULL)
 		return 0;
-	struct slice key = row_entry(buf, s->dir.d.id, s->name, false);
-	if (pd != NULL && pd->is_made && plan_row_find(plan, key) == NULL)
-		return 0; /* this plan made the directory: the engine has nothing below it */
 	int err = row_get_object(plan->ns, plan, key, o, value);
 	if (err == -GRANARY_ENOTFOUND)
 		o->version = 0;
@@ -85,15 +84,14 @@ static int put_apply(struct ns_plan *plan, uint64_t seen, const struct ns_put *p
 {
 	uint8_t buf[ROW_KEY_MAX];
 	struct slice key;
-	int err;
+	int err = old->version == 0 || s->missing.len > 0 ? plan_make_dirs(plan, seen, s) : 0;
+	if (err < 0)
+		return err;
+	key = row_entry(buf, s->dir.d.id, s->name, false);
 	if (old->version == 0) {
-		err = plan_make_dirs(plan, seen, s);
-		if (err == 0)
-			err = plan_dir_gains(plan, seen, &s->dir);
-		key = row_entry(buf, s->dir.d.id, s->name, false);
+		err = plan_dir_gains(plan, seen, &s->dir);
 		plan_state_absent(plan, seen, key);
 	} else { /* a directory with a child is there: nothing to state about it */
-		key = row_entry(buf, s->dir.d.id, s->name, false);
 		plan_state_version(plan, seen, key, old->version);
 		err = plan_release_object(plan, s->dir.d.bucket, s->dir.d.id, s->name, old);
 	}
