@@ -6,9 +6,9 @@
  * changes that row; (2) `seen` is older than every read, of rows and of the tables, that the stated row's content was
  * concluded from, and what was not read is stated with 0 (but for rows below a directory that this plan makes: its
  * inode was read and is stated to be absent, so they are); (3) sums (live bytes, quota, directory times, emptied
- * directories) are added once, by ns_plan_finish; (4) an emptied implicit directory is removed by the plan that empties it, and who leaves it with a
- * child states that the child is there: so of two that remove the last two children one is refused and plans again.
- * */
+ * directories) are added once, by ns_plan_finish; (4) an emptied implicit directory is removed by the plan that
+ * empties it, and who leaves it with a child states that the child is there: so of two that remove the last two
+ * children one is refused and plans again. */
 #include <assert.h>
 #include <stdlib.h>
 

@@ -20,7 +20,8 @@ struct mutation_ops {
 	/* Reactor: the meta of the success answer into w; meta_cap(r) bytes are there. */
 	void (*answer)(struct req *r, struct wr *w);
 	size_t (*meta_cap)(const struct req *r);
-	/* Worker: makes the entries' results as its retry row says, so that answer() can tell them. NULL: no entries. */
+	/* Worker: makes the entries' results as its retry row says, so that answer() can tell them.
+	 * NULL: there are no entries. */
 	void (*replay)(
 		struct req *r, struct slice statuses, uint64_t first_id, uint64_t first_version);
 	/* One status byte an entry; NULL: one byte, 0. Returns how many (at most WIRE_BATCH_MAX). */

@@ -23,6 +23,7 @@ static const char usage_text[] =
 	"  --log-fd N           append to this descriptor instead of opening the log\n"
 	"  --seed N --workers N --clients N --files N --size-max BYTES --large-per-mille N --no-renames\n"
 	"  --seconds N --ops N  when to end (never)\n"
+	"  --leave-percent N    only deletes, until so much of the objects is left\n"
 	"check:\n"
 	"  --until NS           lines of the log after this time do not count\n"
 	"  --state-out FILE     a log to go on with: what is there now\n"
@@ -47,14 +48,15 @@ int client_open(const struct oracle_options *o, struct granary_client **out)
 
 enum {
 	OPT_URL = 256, OPT_CREDENTIALS, OPT_BUCKET, OPT_TIMEOUT, OPT_LOG, OPT_LOG_FD, OPT_SEED, OPT_WORKERS, OPT_CLIENTS,
-	OPT_FILES, OPT_SIZE_MAX, OPT_LARGE, OPT_SECONDS, OPT_OPS, OPT_UNTIL, OPT_STATE_OUT, OPT_QUIET, OPT_NO_RENAMES
+	OPT_LEAVE, OPT_FILES, OPT_SIZE_MAX, OPT_LARGE, OPT_SECONDS, OPT_OPS, OPT_UNTIL, OPT_STATE_OUT, OPT_QUIET, OPT_NO_RENAMES
 };
 
 static const struct option option_table[] = {
 	{ "url", 1, NULL, OPT_URL }, { "credentials", 1, NULL, OPT_CREDENTIALS }, { "bucket", 1, NULL, OPT_BUCKET },
 	{ "timeout-ms", 1, NULL, OPT_TIMEOUT }, { "log", 1, NULL, OPT_LOG }, { "log-fd", 1, NULL, OPT_LOG_FD },
 	{ "seed", 1, NULL, OPT_SEED }, { "workers", 1, NULL, OPT_WORKERS }, { "clients", 1, NULL, OPT_CLIENTS },
-	{ "files", 1, NULL, OPT_FILES }, { "size-max", 1, NULL, OPT_SIZE_MAX }, { "large-per-mille", 1, NULL, OPT_LARGE },
+	{ "files", 1, NULL, OPT_FILES },
+	{ "leave-percent", 1, NULL, OPT_LEAVE }, { "size-max", 1, NULL, OPT_SIZE_MAX }, { "large-per-mille", 1, NULL, OPT_LARGE },
 	{ "seconds", 1, NULL, OPT_SECONDS }, { "ops", 1, NULL, OPT_OPS }, { "until", 1, NULL, OPT_UNTIL },
 	{ "state-out", 1, NULL, OPT_STATE_OUT }, { "quiet", 0, NULL, OPT_QUIET },
 	{ "no-renames", 0, NULL, OPT_NO_RENAMES }, { NULL, 0, NULL, 0 }
@@ -82,6 +84,7 @@ static void set_number(struct oracle_options *o, int option, uint64_t value)
 	case OPT_SEED: o->seed = value; break;
 	case OPT_WORKERS: o->workers = (uint32_t)value; break;
 	case OPT_CLIENTS: o->clients = (uint32_t)value; break;
+	case OPT_LEAVE: o->leave_percent = (uint32_t)value; break;
 	case OPT_FILES: o->files = (uint32_t)value; break;
 	case OPT_SIZE_MAX: o->size_max = value; break;
 	case OPT_LARGE: o->large_per_mille = (uint32_t)value; break;
@@ -126,7 +129,7 @@ int main(int argc, char **argv)
 {
 	struct oracle_options o = { .url = getenv("GRANARY_URL"), .credentials = getenv("GRANARY_CREDENTIALS"),
 		.bucket = "oracle", .log_fd = -1, .seed = 1, .until_ns = UINT64_MAX, .size_max = SMALL_MAX, .workers = 16,
-		.clients = 4, .files = 6, .timeout_ms = 2000, .large_per_mille = 3 };
+		.clients = 4, .files = 6, .timeout_ms = 2000, .large_per_mille = 3, .leave_percent = 100 };
 
 	if (parse(&o, argc, argv) < 0) {
 		fputs(usage_text, stderr);

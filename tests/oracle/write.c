@@ -23,12 +23,13 @@ struct worker {
 	uint32_t id;
 	uint64_t number;
 	uint8_t *buf; /* LARGE_MAX */
-	bool is_unsure;
+	size_t leave; /* names; with --leave-percent */
+	bool is_unsure, is_drained;
 	pthread_t thread;
 };
 
 static atomic_bool is_stopping;
-static atomic_uint_fast64_t ops_done, entries_done, refused, unsure, bytes_written, reads_done;
+static atomic_uint_fast64_t ops_done, entries_done, ended, refused, unsure, bytes_written, reads_done;
 
 static void on_signal(int number)
 {
@@ -268,6 +269,20 @@ static void make_rmdir(struct worker *w)
 		e->expected = -GRANARY_ENOTEMPTY;
 }
 
+/* Some of what is there, until w->leave names are left. */
+static bool make_drain(struct worker *w)
+{
+	w->op.kind = OP_BATCH_DELETE;
+	for (uint32_t tries = 0; tries < 4 * ENTRIES_MAX && w->op.count < ENTRIES_MAX; tries++) {
+		const struct item *item = &w->model.items[below(w, w->model.count)];
+		if (w->model.count - w->op.count <= w->leave)
+			break;
+		if (item->path[strlen(item->path) - 1] != '/' && !op_has(&w->op, item->path))
+			op_add(w, item->path);
+	}
+	return w->op.count > 0;
+}
+
 static bool make_op(struct worker *w)
 {
 	uint32_t dice = below(w, 100);
@@ -275,6 +290,11 @@ static bool make_op(struct worker *w)
 	w->op.worker = w->id;
 	w->op.number = w->number;
 	w->op.count = 0;
+	if (w->o->leave_percent < 100) {
+		if (!make_drain(w))
+			w->is_drained = true;
+		return !w->is_drained;
+	}
 	if (w->model.count == 0) { /* its root, once */
 		char root[ORACLE_PATH_MAX];
 		snprintf(root, sizeof(root), "w%02u/", w->id);
@@ -596,7 +616,8 @@ static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 
-	while (!atomic_load(&is_stopping) && !w->is_unsure && log_violations() == 0) {
+	w->leave = w->model.count * w->o->leave_percent / 100;
+	while (!atomic_load(&is_stopping) && !w->is_unsure && !w->is_drained && log_violations() == 0) {
 		uint32_t dice = below(w, 100);
 		if (w->o->ops_max > 0 && atomic_load(&ops_done) >= w->o->ops_max)
 			break;
@@ -615,6 +636,7 @@ static void *worker_main(void *arg)
 		judge_answer(w);
 		model_apply(&w->model, &w->op);
 	}
+	atomic_fetch_add(&ended, 1);
 	return NULL;
 }
 
@@ -649,7 +671,7 @@ static void wait_seconds(const struct oracle_options *o)
 {
 	uint64_t end = o->seconds > 0 ? now_ns() + o->seconds * 1000000000ull : UINT64_MAX;
 
-	while (!atomic_load(&is_stopping) && now_ns() < end && log_violations() == 0 &&
+	while (!atomic_load(&is_stopping) && now_ns() < end && log_violations() == 0 && atomic_load(&ended) < o->workers &&
 	       (o->ops_max == 0 || atomic_load(&ops_done) < o->ops_max))
 		pause_ms(10);
 	atomic_store(&is_stopping, true);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* harness_store.h -- a store on real threads in a temporary directory, and a peer without a socket that collects
- * answers. A test file includes this once. */
+/* harness_store.h -- a store on real threads in a temporary directory, and a peer without a socket
+ * that collects answers. A test file includes this once. */
 #pragma once
 
 #include <assert.h>
@@ -25,7 +25,7 @@
 #include "req/req.h"
 #include "req/store.h"
 
-#define MIB (UINT64_C(1) << 20)
+#define MIB         (UINT64_C(1) << 20)
 #define ALL_ACTIONS (GRANT_READ | GRANT_LIST | GRANT_WRITE | GRANT_DELETE | GRANT_ADMIN)
 
 struct world {
@@ -62,8 +62,7 @@ static inline void world_start(struct world *w)
 
 	assert_int_equal(fs_new_kernel(w->dir, &w->fs), 0);
 	o = world_options(w->fs);
-	if (store_open(&o, &w->store, why, sizeof(why)) < 0)
-		fail_msg("store_open: %s", why);
+	if (store_open(&o, &w->store, why, sizeof(why)) < 0) fail_msg("store_open: %s", why);
 }
 
 static inline void world_stop(struct world *w)
@@ -114,7 +113,7 @@ struct peer {
 	const struct ns_access_key *key;
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
-	bool hold;              /* answers are kept, as by a slow client */
+	bool hold; /* answers are kept, as by a slow client */
 	struct answer *held;
 	uint64_t held_data, held_pieces_max;
 };
@@ -141,8 +140,7 @@ static inline void peer_answer(struct req_peer *rp, struct answer *a)
 	g->data_len = a->data_len;
 	g->meta = malloc(a->meta_len + 1);
 	g->data = malloc(a->data_len + 1);
-	if (a->meta_len > 0)
-		memcpy(g->meta, a->meta, a->meta_len);
+	if (a->meta_len > 0) memcpy(g->meta, a->meta, a->meta_len);
 	for (uint32_t i = 0; i < a->iov_count; i++) {
 		memcpy(g->data + at, a->iov[i].iov_base, a->iov[i].iov_len);
 		at += (uint32_t)a->iov[i].iov_len;
@@ -158,8 +156,7 @@ static inline void peer_answer(struct req_peer *rp, struct answer *a)
 	}
 	bool hold = p->hold;
 	pthread_mutex_unlock(&p->lock);
-	if (!hold)
-		a->released(a);
+	if (!hold) a->released(a);
 }
 
 static inline void peer_finished(struct req_peer *rp, struct req *r)
@@ -183,7 +180,9 @@ static const struct req_peer_ops peer_ops = { peer_answer, peer_finished, peer_q
 
 static inline void peer_attach(struct peer *p, uint64_t session)
 {
-	assert_int_equal(session_attach(p->world->store->sessions, p->key, session, true, &p->peer.session), 0);
+	assert_int_equal(
+		session_attach(p->world->store->sessions, p->key, session, true, &p->peer.session),
+		0);
 }
 
 static inline void peer_init(struct peer *p, struct world *w, const char *key_id, uint32_t reactor)
@@ -209,7 +208,8 @@ static inline void peer_release(struct peer *p)
 }
 
 /* A key that may do `actions` under prefix of bucket (empty: all). */
-static inline void key_make(struct world *w, const char *id, uint8_t actions, const char *bucket, const char *prefix)
+static inline void key_make(
+	struct world *w, const char *id, uint8_t actions, const char *bucket, const char *prefix)
 {
 	struct ns_access_key *key = calloc(1, sizeof(*key));
 
@@ -231,8 +231,8 @@ static inline void call_start_task(struct task *task)
 }
 
 /* Copies meta and data. */
-static inline struct call *call_start(struct peer *p, uint8_t op, uint16_t flags, const struct wr *meta, const void *data,
-				      size_t data_len)
+static inline struct call *call_start(struct peer *p, uint8_t op, uint16_t flags,
+	const struct wr *meta, const void *data, size_t data_len)
 {
 	struct call *c = calloc(1, sizeof(*c));
 
@@ -242,13 +242,15 @@ static inline struct call *call_start(struct peer *p, uint8_t op, uint16_t flags
 	c->meta = malloc(wr_len(meta) + 1);
 	memcpy(c->meta, meta->start, wr_len(meta));
 	c->data = aligned_alloc(64, (data_len + 64) & ~(size_t)63);
-	if (data_len > 0)
-		memcpy(c->data, data, data_len);
+	if (data_len > 0) memcpy(c->data, data, data_len);
 	c->req.peer = &p->peer;
 	c->req.meta = c->meta;
 	c->req.data = c->data;
-	c->req.frame = (struct frame){ .op = op, .flags = flags, .meta_len = (uint32_t)wr_len(meta),
-		.data_len = (uint32_t)data_len, .request = (uint64_t)(uintptr_t)c };
+	c->req.frame = (struct frame){ .op = op,
+		.flags = flags,
+		.meta_len = (uint32_t)wr_len(meta),
+		.data_len = (uint32_t)data_len,
+		.request = (uint64_t)(uintptr_t)c };
 	c->start.fn = call_start_task;
 	reactor_post(p->peer.local->reactor, &c->start);
 	return c;
@@ -257,21 +259,19 @@ static inline struct call *call_start(struct peer *p, uint8_t op, uint16_t flags
 static inline void call_wait(struct call *c)
 {
 	pthread_mutex_lock(&c->p->lock);
-	while (!c->done)
-		pthread_cond_wait(&c->p->cond, &c->p->lock);
+	while (!c->done) pthread_cond_wait(&c->p->cond, &c->p->lock);
 	pthread_mutex_unlock(&c->p->lock);
 }
 
-static inline struct call *call(struct peer *p, uint8_t op, uint16_t flags, const struct wr *meta, const void *data,
-				size_t data_len)
+static inline struct call *call(struct peer *p, uint8_t op, uint16_t flags, const struct wr *meta,
+	const void *data, size_t data_len)
 {
 	struct call *c = call_start(p, op, flags, meta, data, data_len);
 	struct got *g;
 
 	call_wait(c);
 	assert_non_null(c->first);
-	for (g = c->first; g->next != NULL; g = g->next)
-		assert_false(g->flags & FRAME_LAST);
+	for (g = c->first; g->next != NULL; g = g->next) assert_false(g->flags & FRAME_LAST);
 	assert_true(g->flags & FRAME_LAST);
 	return c;
 }
@@ -291,7 +291,10 @@ static inline void call_free(struct call *c)
 	free(c);
 }
 
-static inline int call_status(const struct call *c) { return -(int)c->first->status; }
+static inline int call_status(const struct call *c)
+{
+	return -(int)c->first->status;
+}
 
 /* The text of an error answer. */
 static inline const char *call_text(struct call *c)
@@ -301,15 +304,17 @@ static inline const char *call_text(struct call *c)
 	static _Thread_local char text[512];
 
 	assert_true(cur_done(&m) && t.len < sizeof(text));
-	if (t.len > 0)
-		memcpy(text, t.p, t.len);
+	if (t.len > 0) memcpy(text, t.p, t.len);
 	text[t.len] = '\0';
 	return text;
 }
 
 /* ---- meta of requests ---- */
 
-struct msg { struct wr w; uint8_t *buf; };
+struct msg {
+	struct wr w;
+	uint8_t *buf;
+};
 
 static inline struct msg msg_new(const char *bucket)
 {
@@ -350,8 +355,8 @@ static inline void msg_id(struct msg *m, uint64_t id, uint64_t dir, const char *
 }
 
 /* What follows the ref of a put: no metadata, checksums of data. */
-static inline void msg_put_rest(struct msg *m, uint8_t condition, uint64_t version, uint64_t upload, const void *data,
-				uint64_t size)
+static inline void msg_put_rest(struct msg *m, uint8_t condition, uint64_t version, uint64_t upload,
+	const void *data, uint64_t size)
 {
 	uint32_t crcs[64];
 
@@ -365,13 +370,13 @@ static inline void msg_put_rest(struct msg *m, uint8_t condition, uint64_t versi
 	wr_u32(&m->w, 0);
 	wr_u32(&m->w, 0);
 	wr_u16(&m->w, 0);
-	if (upload != 0)
-		return;
+	if (upload != 0) return;
 	crc32c_blocks(crcs, data, size);
 	wr_bytes(&m->w, crcs, 4 * (size_t)crc_block_count(size));
 }
 
-static inline struct call *msg_call(struct peer *p, uint8_t op, uint16_t flags, struct msg *m, const void *data, size_t len)
+static inline struct call *msg_call(
+	struct peer *p, uint8_t op, uint16_t flags, struct msg *m, const void *data, size_t len)
 {
 	struct call *c = call(p, op, flags, &m->w, data, len);
 
@@ -382,7 +387,10 @@ static inline struct call *msg_call(struct peer *p, uint8_t op, uint16_t flags, 
 
 /* ---- the usual, in one call ---- */
 
-struct put_result { int err; uint64_t id, version, dir, replaced; };
+struct put_result {
+	int err;
+	uint64_t id, version, dir, replaced;
+};
 
 static inline struct put_result put_result_of(struct call *c, uint32_t index)
 {
@@ -390,8 +398,7 @@ static inline struct put_result put_result_of(struct call *c, uint32_t index)
 	struct put_result r = { .err = call_status(c) };
 	uint32_t n;
 
-	if (r.err < 0)
-		return r;
+	if (r.err < 0) return r;
 	n = cur_u32(&m);
 	assert_true(index < n);
 	for (uint32_t i = 0; i <= index; i++) {
@@ -407,7 +414,8 @@ static inline struct put_result put_result_of(struct call *c, uint32_t index)
 
 static _Atomic uint64_t next_sequence = 1; /* of all sessions: they only have to grow */
 
-static inline struct put_result put_key(struct peer *p, const char *bucket, const char *key, const void *data, size_t size)
+static inline struct put_result put_key(
+	struct peer *p, const char *bucket, const char *key, const void *data, size_t size)
 {
 	struct msg m = msg_new(bucket);
 	struct put_result r;
@@ -451,8 +459,7 @@ static inline int delete_key(struct peer *p, const char *bucket, const char *key
 	c = msg_call(p, OP_DELETE, 0, &m, NULL, 0);
 	a = cur_of(c->first->meta, c->first->meta_len);
 	err = call_status(c);
-	if (err == 0 && cur_u32(&a) == 1)
-		err = -(int)cur_u16(&a);
+	if (err == 0 && cur_u32(&a) == 1) err = -(int)cur_u16(&a);
 	call_free(c);
 	return err;
 }
@@ -471,7 +478,8 @@ struct read_result {
 	char text[512];
 };
 
-static inline void read_piece(struct read_result *r, uint32_t count, struct cur *m, struct cur *data, uint32_t *order)
+static inline void read_piece(
+	struct read_result *r, uint32_t count, struct cur *m, struct cur *data, uint32_t *order)
 {
 	uint32_t index = cur_u32(m), crcs[64];
 	int err = -(int)cur_u16(m);
@@ -516,8 +524,7 @@ static inline void read_piece(struct read_result *r, uint32_t count, struct cur 
 		assert_int_equal(logical, r->logical + r->len);
 	}
 	r->data = realloc(r->data, r->len + bytes.len + 1);
-	if (bytes.len > 0)
-		memcpy(r->data + r->len, bytes.p, bytes.len);
+	if (bytes.len > 0) memcpy(r->data + r->len, bytes.p, bytes.len);
 	r->len += bytes.len;
 	r->ended = (flags & PIECE_LAST) != 0;
 }
@@ -533,18 +540,15 @@ static inline void read_results(struct call *c, struct read_result *out, uint32_
 		uint32_t pieces = cur_u16(&m);
 
 		assert_int_equal(g->status, 0);
-		while (pieces-- > 0)
-			read_piece(out, count, &m, &data, &order);
+		while (pieces-- > 0) read_piece(out, count, &m, &data, &order);
 		assert_true(cur_done(&m) && cur_done(&data));
 	}
-	for (uint32_t i = 0; i < count; i++)
-		assert_true(out[i].ended);
+	for (uint32_t i = 0; i < count; i++) assert_true(out[i].ended);
 }
 
 static inline void read_free(struct read_result *r, uint32_t count)
 {
-	for (uint32_t i = 0; i < count; i++)
-		free(r[i].data);
+	for (uint32_t i = 0; i < count; i++) free(r[i].data);
 }
 
 static inline struct msg read_msg(const char *bucket, uint8_t flags, uint32_t count)
@@ -556,7 +560,8 @@ static inline struct msg read_msg(const char *bucket, uint8_t flags, uint32_t co
 	return m;
 }
 
-static inline struct read_result read_key(struct peer *p, const char *bucket, const char *key, uint8_t flags)
+static inline struct read_result read_key(
+	struct peer *p, const char *bucket, const char *key, uint8_t flags)
 {
 	struct msg m = read_msg(bucket, flags, 1);
 	struct read_result r;

@@ -40,6 +40,13 @@ static uint64_t number(const char *name, uint64_t otherwise)
 	return text != NULL ? strtoull(text, NULL, 10) : otherwise;
 }
 
+/* Sanitizers make it ten times slower. */
+static uint64_t ops_default(void)
+{
+	const char *sanitize = getenv("GRANARY_SANITIZE");
+	return sanitize != NULL && sanitize[0] != '\0' ? OPS / 10 : OPS;
+}
+
 static void random_path(struct rng *rng, char *key, size_t cap)
 {
 	uint64_t depth = 1 + rng_below(rng, DEPTH);
@@ -196,7 +203,7 @@ static void test_racing_mutations_keep_the_tree_whole(void **state)
 	print_message("GRANARY_SEED=%llu\n", (unsigned long long)seed);
 	for (uint64_t i = 0; i < THREADS; i++) {
 		threads[i] = (struct thread){ .r = &r, .number = i, .seed = seed + i,
-					      .ops = number("GRANARY_RACE_OPS", OPS) };
+					      .ops = number("GRANARY_RACE_OPS", ops_default()) };
 		snprintf(threads[i].own, sizeof(threads[i].own), "own-%d", (int)i);
 		assert_int_equal(pthread_create(&threads[i].id, NULL, racer, &threads[i]), 0);
 	}

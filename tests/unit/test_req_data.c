@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: bytes that are put come back, by every way of addressing, in batches, ranges, uploads; bad ones are refused.
+/* Goal: bytes that are put come back, by every way of addressing, in batches, ranges, uploads; bad
+ * ones are refused.
  * Method: a store on real threads, a peer without a socket. */
 #include "harness_store.h"
 
@@ -27,10 +28,14 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static const uint32_t sizes[] = { 0, 1, 100, 4096, 16384, 16385, 65536, 65537, 114688, 262144, 300000, 1048577, 4194304 };
+static const uint32_t sizes[] = { 0, 1, 100, 4096, 16384, 16385, 65536, 65537, 114688, 262144,
+	300000, 1048577, 4194304 };
 enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
 
-static void size_key(char key[64], uint32_t i) { snprintf(key, 64, "dir/sub%u/object-%u", i % 3, i); }
+static void size_key(char key[64], uint32_t i)
+{
+	snprintf(key, 64, "dir/sub%u/object-%u", i % 3, i);
+}
 
 static void put_sizes(void)
 {
@@ -56,8 +61,7 @@ static void check_bytes(const struct read_result *r, uint32_t size, uint64_t see
 	assert_int_equal(r->size, size);
 	assert_int_equal(r->len, size);
 	assert_int_equal(r->logical, 0);
-	if (size > 0)
-		assert_memory_equal(r->data, data, size);
+	if (size > 0) assert_memory_equal(r->data, data, size);
 	assert_true(r->has_hash && r->hash.lo == h.lo && r->hash.hi == h.hi);
 	free(data);
 }
@@ -79,8 +83,7 @@ static void read_sizes(uint8_t flags)
 	read_results(c, r, SIZES);
 	for (uint32_t i = 0; i < SIZES; i++) {
 		check_bytes(&r[i], sizes[i], i);
-		if (flags & READ_IN_ORDER)
-			assert_int_equal(r[i].order, i);
+		if (flags & READ_IN_ORDER) assert_int_equal(r[i].order, i);
 	}
 	read_free(r, SIZES);
 	call_free(c);
@@ -90,8 +93,8 @@ static void test_objects_of_every_size_come_back(void **state)
 {
 	(void)state;
 	put_sizes();
-	read_sizes(0);             /* from the disk */
-	read_sizes(0);             /* from the cache */
+	read_sizes(0); /* from the disk */
+	read_sizes(0); /* from the cache */
 	read_sizes(READ_IN_ORDER);
 	peer_release(&peer);
 	world_restart(&world);
@@ -168,7 +171,11 @@ static void test_a_missing_entry_is_marked_and_the_rest_served(void **state)
 	call_free(c);
 }
 
-struct range { uint64_t offset, length; int err; uint64_t first, len; };
+struct range {
+	uint64_t offset, length;
+	int err;
+	uint64_t first, len;
+};
 
 static void check_range(const char *key, uint64_t size, uint64_t seed, const struct range *x)
 {
@@ -198,14 +205,22 @@ static void check_range(const char *key, uint64_t size, uint64_t seed, const str
 static void test_ranges_come_widened_to_blocks(void **state)
 {
 	static const struct range small[] = {
-		{ 0, WIRE_WHOLE, 0, 0, 300000 }, { 0, 1, 0, 0, 65536 }, { 65535, 2, 0, 0, 131072 },
-		{ 65536, 1, 0, 65536, 65536 }, { 299999, 1, 0, 262144, 300000 - 262144 }, { 300000, 1, 0, 0, 0 },
-		{ 300001, 0, -GRANARY_ERANGE, 0, 0 }, { 10, 0, 0, 0, 0 }, { 10, WIRE_WHOLE - 1, 0, 0, 300000 },
+		{ 0, WIRE_WHOLE, 0, 0, 300000 },
+		{ 0, 1, 0, 0, 65536 },
+		{ 65535, 2, 0, 0, 131072 },
+		{ 65536, 1, 0, 65536, 65536 },
+		{ 299999, 1, 0, 262144, 300000 - 262144 },
+		{ 300000, 1, 0, 0, 0 },
+		{ 300001, 0, -GRANARY_ERANGE, 0, 0 },
+		{ 10, 0, 0, 0, 0 },
+		{ 10, WIRE_WHOLE - 1, 0, 0, 300000 },
 		{ UINT64_MAX, UINT64_MAX, -GRANARY_ERANGE, 0, 0 },
 	};
 	static const struct range large[] = {
-		{ 1048575, 2, 0, 983040, 131072 }, { 1048576, 1048576, 0, 1048576, 1048576 },
-		{ 1000000, 2000000, 0, 983040, 3014656 - 983040 }, { 4194303, 1, 0, 4128768, 65536 },
+		{ 1048575, 2, 0, 983040, 131072 },
+		{ 1048576, 1048576, 0, 1048576, 1048576 },
+		{ 1000000, 2000000, 0, 983040, 3014656 - 983040 },
+		{ 4194303, 1, 0, 4128768, 65536 },
 	};
 
 	(void)state;
@@ -238,8 +253,7 @@ static void test_a_batch_of_thousands_is_put_in_one_commit_and_read_in_one_reque
 	}
 	c = msg_call(&peer, OP_PUT, 0, &m, data, (size_t)COUNT * SIZE);
 	assert_int_equal(call_status(c), 0);
-	for (uint32_t i = 0; i < COUNT; i += 501)
-		assert_int_equal(put_result_of(c, i).err, 0);
+	for (uint32_t i = 0; i < COUNT; i += 501) assert_int_equal(put_result_of(c, i).err, 0);
 	call_free(c);
 	for (uint32_t pass = 0; pass < 3; pass++) {
 		m = read_msg("data", pass == 1 ? READ_IN_ORDER : 0, COUNT);
@@ -253,8 +267,7 @@ static void test_a_batch_of_thousands_is_put_in_one_commit_and_read_in_one_reque
 		for (uint32_t i = 0; i < COUNT; i++) {
 			assert_int_equal(r[i].err, 0);
 			assert_memory_equal(r[i].data, data + i * SIZE, SIZE);
-			if (pass == 1)
-				assert_int_equal(r[i].order, i);
+			if (pass == 1) assert_int_equal(r[i].order, i);
 		}
 		read_free(r, COUNT);
 		call_free(c);
@@ -328,18 +341,15 @@ static void test_requests_cut_at_every_byte_are_refused(void **state)
 		msg_key(&p, "cut");
 		msg_put_rest(&p, PUT_ANY, 0, 0, "abc", 3);
 		bool is_whole = cut >= wr_len(&m.w) && cut >= wr_len(&p.w);
-		if (cut < wr_len(&m.w))
-			m.w.p = m.w.start + cut;
-		if (cut < wr_len(&p.w))
-			p.w.p = p.w.start + cut;
+		if (cut < wr_len(&m.w)) m.w.p = m.w.start + cut;
+		if (cut < wr_len(&p.w)) p.w.p = p.w.start + cut;
 		c = msg_call(&peer, OP_READ, 0, &m, NULL, 0);
 		refused += call_status(c) < 0;
 		call_free(c);
 		c = msg_call(&peer, OP_PUT, 0, &p, "abc", 3);
 		refused += call_status(c) < 0;
 		call_free(c);
-		if (is_whole)
-			break;
+		if (is_whole) break;
 	}
 	assert_true(refused > 100);
 	assert_int_equal(read_err(&peer, "data", "cut"), 0); /* the uncut one */
@@ -425,7 +435,9 @@ static void test_an_upload_of_many_extents_is_one_object(void **state)
 	(void)state;
 	fill(data, size, 5);
 	for (uint64_t at = 0; at < size; at += 4 * MIB)
-		assert_int_equal(extent(9, at, data + at, size - at < 4 * MIB ? (uint32_t)(size - at) : 4 * MIB), 0);
+		assert_int_equal(extent(9, at, data + at,
+					 size - at < 4 * MIB ? (uint32_t)(size - at) : 4 * MIB),
+			0);
 	assert_int_equal(read_err(&peer, "data", "large/file"), -GRANARY_ENOTFOUND);
 	assert_int_equal(put_upload(9, size - 1).err, -GRANARY_EINVAL);
 	assert_int_equal(put_upload(9, size).err, 0);
@@ -435,8 +447,10 @@ static void test_an_upload_of_many_extents_is_one_object(void **state)
 		check_bytes(&r, (uint32_t)size, 5);
 		read_free(&r, 1);
 	}
-	check_range("large/file", size, 5, &(struct range){ 4 * MIB - 1, 2, 0, 4 * MIB - 65536, 131072 });
-	check_range("large/file", size, 5, &(struct range){ size - 1, 1, 0, size - size % 65536 , size % 65536 });
+	check_range("large/file", size, 5,
+		&(struct range){ 4 * MIB - 1, 2, 0, 4 * MIB - 65536, 131072 });
+	check_range("large/file", size, 5,
+		&(struct range){ size - 1, 1, 0, size - size % 65536, size % 65536 });
 	free(data);
 }
 
@@ -515,14 +529,12 @@ static void test_a_slow_peer_holds_no_more_than_its_share(void **state)
 		pthread_mutex_unlock(&peer.lock);
 		t->fn = release_held;
 		reactor_post(peer.peer.local->reactor, t);
-		if (done)
-			break;
+		if (done) break;
 	}
 	peer.hold = false;
 	assert_true(c->done);
 	read_results(c, r, COUNT);
-	for (uint32_t i = 0; i < COUNT; i++)
-		assert_memory_equal(r[i].data, data, SIZE);
+	for (uint32_t i = 0; i < COUNT; i++) assert_memory_equal(r[i].data, data, SIZE);
 	usleep(20000); /* the last release */
 	assert_int_equal(peer.peer.ahead_bytes, 0);
 	assert_int_equal(peer.peer.ahead_entries, 0);
@@ -545,7 +557,8 @@ static void test_damage_on_disk_is_named_never_handed_out(void **state)
 	assert_int_equal(put_key(&peer, "data", "dir/sound", "fine", 4).err, 0);
 	peer_release(&peer);
 	world_stop(&world);
-	snprintf(command, sizeof(command), "for f in %s/packs/*/*.pack; do sed -i 's/QQQQQQQQ/QQQQqQQQ/' $f; done", world.dir);
+	snprintf(command, sizeof(command),
+		"for f in %s/packs/*/*.pack; do sed -i 's/QQQQQQQQ/QQQQqQQQ/' $f; done", world.dir);
 	assert_int_equal(system(command), 0);
 	world_start(&world);
 	peer_init(&peer, &world, "root", 0);

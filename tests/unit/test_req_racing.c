@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: requests of many connections on few names: each read gives one version whole, nothing hangs, nothing fails but
- * as the protocol says; compaction and restarts in between lose nothing. */
+/* Goal: requests of many connections on few names: each read gives one version whole, nothing
+ * hangs, nothing fails but as the protocol says; compaction and restarts in between lose nothing.
+ * */
 #include "harness_store.h"
 
 #include "jobs/jobs.h"
@@ -11,7 +12,10 @@ enum { RACERS = 8, ROUNDS = 150, KEYS = 12, SIZE_MAX_BYTES = 200000 };
 
 static struct world world;
 
-static void key_of(char key[64], uint64_t n) { snprintf(key, 64, "d%u/k%u", (unsigned)(n % 3), (unsigned)(n % KEYS)); }
+static void key_of(char key[64], uint64_t n)
+{
+	snprintf(key, 64, "d%u/k%u", (unsigned)(n % 3), (unsigned)(n % KEYS));
+}
 
 /* The first 8 bytes say what all others are. */
 static void stamp(uint8_t *data, size_t size, uint64_t seed)
@@ -107,8 +111,7 @@ static void race(void)
 		assert_int_equal(jobs_pass(world.store->jobs), 0);
 		usleep(20000);
 	}
-	for (uint32_t i = 0; i < RACERS; i++)
-		pthread_join(threads[i], NULL);
+	for (uint32_t i = 0; i < RACERS; i++) pthread_join(threads[i], NULL);
 }
 
 static void test_racing_requests_see_whole_versions(void **state)
@@ -137,7 +140,8 @@ static void test_racing_requests_see_whole_versions(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_racing_requests_see_whole_versions) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(
+		test_racing_requests_see_whole_versions) };
 
 	log_set_level(LOG_ERROR);
 	return cmocka_run_group_tests(tests, NULL, NULL);

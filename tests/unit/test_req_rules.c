@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: what may run, in which order, who may do what, and that a retry changes nothing. Method: a store on real threads,
- * peers without sockets. */
+/* Goal: what may run, in which order, who may do what, and that a retry changes nothing. Method: a
+ * store on real threads, peers without sockets. */
 #include "harness_store.h"
 
 #include "req/store.h"
@@ -28,7 +28,8 @@ static int tear_down(void **state)
 
 /* ---- sequences ---- */
 
-static struct msg put_msg(uint64_t sequence, uint64_t after, uint64_t seen, const char *key, const char *text)
+static struct msg put_msg(
+	uint64_t sequence, uint64_t after, uint64_t seen, const char *key, const char *text)
 {
 	struct msg m = msg_new("data");
 
@@ -39,8 +40,8 @@ static struct msg put_msg(uint64_t sequence, uint64_t after, uint64_t seen, cons
 	return m;
 }
 
-static struct put_result put_as(uint16_t flags, uint64_t sequence, uint64_t after, uint64_t seen, const char *key,
-				const char *text)
+static struct put_result put_as(uint16_t flags, uint64_t sequence, uint64_t after, uint64_t seen,
+	const char *key, const char *text)
 {
 	struct msg m = put_msg(sequence, after, seen, key, text);
 	struct call *c = msg_call(&peer, OP_PUT, flags, &m, text, strlen(text));
@@ -50,7 +51,10 @@ static struct put_result put_as(uint16_t flags, uint64_t sequence, uint64_t afte
 	return r;
 }
 
-static uint64_t fresh(uint64_t n) { return atomic_fetch_add(&next_sequence, n); }
+static uint64_t fresh(uint64_t n)
+{
+	return atomic_fetch_add(&next_sequence, n);
+}
 
 static void test_a_resent_put_gets_its_first_answer(void **state)
 {
@@ -117,7 +121,8 @@ static void test_sequences_that_do_not_fit_are_refused(void **state)
 	assert_int_equal(put_as(0, s, s, 0, "k", "x").err, -GRANARY_EPROTO);
 	assert_int_equal(put_as(0, s, 0, s, "k", "x").err, -GRANARY_EPROTO);
 	assert_int_equal(put_as(0, s, 0, 0, "k", "x").err, 0);
-	assert_int_equal(put_as(0, s, 0, 0, "k", "x").err, -GRANARY_EPROTO); /* twice, not marked as resent */
+	assert_int_equal(put_as(0, s, 0, 0, "k", "x").err,
+		-GRANARY_EPROTO); /* twice, not marked as resent */
 	assert_int_equal(put_as(0, s + 1, 0, s, "k", "x").err, 0);
 	assert_int_equal(put_as(FRAME_RESENT, s, 0, 0, "k", "x").err, -GRANARY_EPROTO); /* seen */
 }
@@ -125,7 +130,8 @@ static void test_sequences_that_do_not_fit_are_refused(void **state)
 static void test_a_put_waits_for_the_one_it_follows(void **state)
 {
 	uint64_t s = fresh(3);
-	struct msg later = put_msg(s + 1, s, 0, "k", "later"), first = put_msg(s, 0, 0, "k", "first");
+	struct msg later = put_msg(s + 1, s, 0, "k", "later"),
+		   first = put_msg(s, 0, 0, "k", "first");
 	struct peer other;
 	struct call *c, *d;
 	struct read_result r;
@@ -160,15 +166,17 @@ static void test_a_session_belongs_to_its_key(void **state)
 	(void)state;
 	key_make(&world, "other", ALL_ACTIONS, "", "");
 	other = ns_key_ref(world.store->ns, slice_str("other"));
-	assert_int_equal(session_attach(world.store->sessions, other, session_id(peer.peer.session), true, &s),
-			 -GRANARY_EACCESS);
+	assert_int_equal(session_attach(world.store->sessions, other, session_id(peer.peer.session),
+				 true, &s),
+		-GRANARY_EACCESS);
 	assert_null(s);
 	ns_key_unref(world.store->ns, other);
 }
 
 /* ---- grants ---- */
 
-static int stat_ref(struct peer *p, void (*ref)(struct msg *m, const struct put_result *to), const struct put_result *to)
+static int stat_ref(struct peer *p, void (*ref)(struct msg *m, const struct put_result *to),
+	const struct put_result *to)
 {
 	struct msg m = read_msg(ref == NULL ? "data" : "", 0, 1);
 	struct call *c;
@@ -190,7 +198,8 @@ static int stat_ref(struct peer *p, void (*ref)(struct msg *m, const struct put_
 	return err;
 }
 
-static int read_ref(struct peer *p, void (*ref)(struct msg *m, const struct put_result *to), const struct put_result *to)
+static int read_ref(struct peer *p, void (*ref)(struct msg *m, const struct put_result *to),
+	const struct put_result *to)
 {
 	struct msg m = read_msg("", 0, 1);
 	struct read_result r;
@@ -205,11 +214,23 @@ static int read_ref(struct peer *p, void (*ref)(struct msg *m, const struct put_
 	return r.err;
 }
 
-static void by_name(struct msg *m, const struct put_result *to) { msg_name(m, to->dir, "x"); }
-static void by_id(struct msg *m, const struct put_result *to) { msg_id(m, to->id, to->dir, "x"); }
-static void by_bare_id(struct msg *m, const struct put_result *to) { msg_id(m, to->id, 0, ""); }
+static void by_name(struct msg *m, const struct put_result *to)
+{
+	msg_name(m, to->dir, "x");
+}
+static void by_id(struct msg *m, const struct put_result *to)
+{
+	msg_id(m, to->id, to->dir, "x");
+}
+static void by_bare_id(struct msg *m, const struct put_result *to)
+{
+	msg_id(m, to->id, 0, "");
+}
 static uint64_t allowed_dir;
-static void by_id_elsewhere(struct msg *m, const struct put_result *to) { msg_id(m, to->id, allowed_dir, "x"); }
+static void by_id_elsewhere(struct msg *m, const struct put_result *to)
+{
+	msg_id(m, to->id, allowed_dir, "x");
+}
 
 static void test_a_key_reads_only_what_it_was_granted(void **state)
 {
@@ -225,7 +246,8 @@ static void test_a_key_reads_only_what_it_was_granted(void **state)
 		assert_int_equal(read_err(&guest, "data", "private/x"), -GRANARY_EACCESS);
 		assert_int_equal(read_ref(&guest, by_name, &secret), -GRANARY_EACCESS);
 		assert_int_equal(read_ref(&guest, by_id, &secret), -GRANARY_EACCESS);
-		/* an id whose place the client does not tell, or tells wrongly, is not found at all */
+		/* an id whose place the client does not tell, or tells wrongly, is not found at all
+		 * */
 		assert_int_equal(read_ref(&guest, by_bare_id, &secret), -GRANARY_ESTALE);
 		assert_int_equal(read_ref(&guest, by_id_elsewhere, &secret), -GRANARY_ESTALE);
 		assert_int_equal(stat_ref(&guest, NULL, NULL), -GRANARY_EACCESS);
@@ -260,7 +282,8 @@ static void test_a_removed_key_stops_working(void **state)
 /* ---- listing ---- */
 
 /* "a b/ c": keys and prefixes of all pages of `max`, by spaces. */
-static void list_into(struct peer *p, const char *prefix, const char *delimiter, uint32_t max, char *out, size_t cap)
+static void list_into(struct peer *p, const char *prefix, const char *delimiter, uint32_t max,
+	char *out, size_t cap)
 {
 	char after[256] = "";
 	bool more = true;
@@ -291,10 +314,9 @@ static void list_into(struct peer *p, const char *prefix, const char *delimiter,
 			bool is_object = cur_u8(&a) == LIST_OBJECT;
 			struct slice key = cur_bytes16(&a);
 
-			if (is_object)
-				cur_take(&a, 5 * 8 + 4 + 1 + 16);
-			len += (size_t)snprintf(out + len, cap - len, "%s%.*s", len > 0 ? " " : "", (int)key.len,
-						(const char *)key.p);
+			if (is_object) cur_take(&a, 5 * 8 + 4 + 1 + 16);
+			len += (size_t)snprintf(out + len, cap - len, "%s%.*s", len > 0 ? " " : "",
+				(int)key.len, (const char *)key.p);
 			snprintf(after, sizeof(after), "%.*s", (int)key.len, (const char *)key.p);
 		}
 		assert_true(cur_done(&a));
@@ -304,7 +326,8 @@ static void list_into(struct peer *p, const char *prefix, const char *delimiter,
 
 static void test_list_gives_each_key_once_on_pages_of_every_size(void **state)
 {
-	static const char *const keys[] = { "a", "a/1", "a/2", "b/x/1", "b/x/2", "b/y", "c", "\xc3\xa9" };
+	static const char *const keys[] = { "a", "a/1", "a/2", "b/x/1", "b/x/2", "b/y", "c",
+		"\xc3\xa9" };
 	char got[512];
 
 	(void)state;
@@ -326,7 +349,8 @@ static void test_list_gives_each_key_once_on_pages_of_every_size(void **state)
 
 static void test_list_shows_what_lies_under_deeper_grants_only(void **state)
 {
-	static const char *const keys[] = { "a/1", "b/x/1", "b/x/2", "b/y/1", "b/z", "c/d/e/f", "c/d/g", "z" };
+	static const char *const keys[] = { "a/1", "b/x/1", "b/x/2", "b/y/1", "b/z", "c/d/e/f",
+		"c/d/g", "z" };
 	struct ns_access_key *key = calloc(1, sizeof(*key));
 	static const char *const prefixes[] = { "c/d/e/", "b/x/", "b/z", "b/x/1" };
 	struct peer guest;
@@ -382,10 +406,8 @@ static int name_call(uint8_t op, const char *key, uint32_t mode, int flags, uint
 	c = msg_call(&peer, op, 0, &m, NULL, 0);
 	err = call_status(c);
 	a = cur_of(c->first->meta, c->first->meta_len);
-	if (err == 0 && id != NULL)
-		*id = cur_u64(&a);
-	if (err < 0)
-		assert_true(strstr(call_text(c), key) != NULL);
+	if (err == 0 && id != NULL) *id = cur_u64(&a);
+	if (err < 0) assert_true(strstr(call_text(c), key) != NULL);
 	call_free(c);
 	return err;
 }
@@ -463,8 +485,8 @@ static void test_buckets_come_and_go(void **state)
 	assert_int_equal(put_key(&peer, "second", "k", "1", 1).err, -GRANARY_ENOBUCKET);
 }
 
-static struct call *key_create(struct peer *p, uint16_t flags, uint64_t sequence, uint8_t actions, const char *bucket,
-			       const char *prefix)
+static struct call *key_create(struct peer *p, uint16_t flags, uint64_t sequence, uint8_t actions,
+	const char *bucket, const char *prefix)
 {
 	struct msg m = msg_new("");
 

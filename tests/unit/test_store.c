@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: a data directory is opened, or refused in words that help and left as it was; ids never repeat. */
+/* Goal: a data directory is opened, or refused in words that help and left as it was; ids never
+ * repeat. */
 #include "harness_store.h"
 
 #include "meta/ids.h"
@@ -24,7 +25,10 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static void stop(void) { world_stop(&world); }
+static void stop(void)
+{
+	world_stop(&world);
+}
 
 static void super_put(const char *text)
 {
@@ -83,8 +87,13 @@ static void test_another_format_is_refused(void **state)
 static void test_a_damaged_superblock_is_refused(void **state)
 {
 	static const char *const wrong[] = {
-		"", "format\n", "format=one\n", "format=1\n", "format=1\nstore=12\nincarnation=1\ncreated=1\n",
-		"format=1\nstore=00112233445566778899aabbccddeeff\nincarnation=99999999\ncreated=1\n",
+		"",
+		"format\n",
+		"format=one\n",
+		"format=1\n",
+		"format=1\nstore=12\nincarnation=1\ncreated=1\n",
+		"format=1\nstore=00112233445566778899aabbccddeeff\nincarnation=99999999\ncreated="
+		"1\n",
 		"format=1\nstore=00112233445566778899aabbccddeeff\nincarnation=1\n",
 	};
 
@@ -151,7 +160,8 @@ static void test_every_start_takes_a_higher_incarnation(void **state)
 	/* an old superblock, as from a backup: the rows know better */
 	stop();
 	*strstr(super, "incarnation=") = '\0';
-	snprintf(super + strlen(super), sizeof(super) - strlen(super), "incarnation=1\ncreated=1\n");
+	snprintf(
+		super + strlen(super), sizeof(super) - strlen(super), "incarnation=1\ncreated=1\n");
 	super_put(super);
 	world_start(&world);
 	assert_true(world.store->incarnation > before);
