@@ -465,13 +465,16 @@ static void table_set_up(struct rocks *r, uint64_t cache_size)
 }
 
 /* A batch comes sorted: with a hint for each kind of row (the first byte of a key) an insert begins where the last
- * one of its kind ended and not at the head of the memtable: a third less time. The C API has no function for it. */
-static int options_set_hint(rocksdb_options_t *options)
+ * one of its kind ended and not at the head of the memtable: a third less time. A filter over whole keys answers for
+ * rows that are not there, which every plan of a new name asks for. The C API has no function for either. */
+static int options_set_memtable(rocksdb_options_t *options)
 {
 	rocksdb_options_t *plain = rocksdb_options_create();
 	char *text = NULL;
 
-	rocksdb_get_options_from_string(plain, "memtable_insert_with_hint_prefix_extractor=fixed:1", options, &text);
+	rocksdb_get_options_from_string(plain, "memtable_insert_with_hint_prefix_extractor=fixed:1;"
+					       "memtable_whole_key_filtering=true;"
+					       "memtable_prefix_bloom_size_ratio=0.02", options, &text);
 	rocksdb_options_destroy(plain);
 	return error_take(text, "set its options");
 }
@@ -485,7 +488,7 @@ static int options_set_up(struct rocks *r, const struct kv_options *o)
 	uint64_t buffer = o->write_buffer_size ? o->write_buffer_size : WRITE_BUFFER_SIZE;
 
 	r->options = rocksdb_options_create();
-	if (options_set_hint(r->options) < 0)
+	if (options_set_memtable(r->options) < 0)
 		return -GRANARY_EIO;
 	rocksdb_options_set_create_if_missing(r->options, 1);
 	rocksdb_options_set_paranoid_checks(r->options, 1);
