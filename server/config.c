@@ -24,8 +24,7 @@ const struct config_key_info config_keys[CONFIG_KEYS] = {
 int config_key_find(const char *name)
 {
 	for (int i = 0; i < CONFIG_KEYS; i++)
-		if (strcmp(config_keys[i].name, name) == 0)
-			return i;
+		if (strcmp(config_keys[i].name, name) == 0) return i;
 	return -1;
 }
 
@@ -44,10 +43,8 @@ static unsigned edit_distance(const char *a, const char *b)
 	unsigned row[NEAREST_LEN_MAX + 1];
 	size_t a_len = strlen(a), b_len = strlen(b);
 
-	if (a_len > NEAREST_LEN_MAX || b_len > NEAREST_LEN_MAX)
-		return UINT32_MAX;
-	for (unsigned j = 0; j <= b_len; j++)
-		row[j] = j;
+	if (a_len > NEAREST_LEN_MAX || b_len > NEAREST_LEN_MAX) return UINT32_MAX;
+	for (unsigned j = 0; j <= b_len; j++) row[j] = j;
 	for (unsigned i = 1; i <= a_len; i++) {
 		unsigned diagonal = row[0];
 		row[0] = i;
@@ -79,8 +76,7 @@ static const char *nearest_key(const char *word)
 {
 	const char *names[CONFIG_KEYS];
 
-	for (size_t i = 0; i < CONFIG_KEYS; i++)
-		names[i] = config_keys[i].name;
+	for (size_t i = 0; i < CONFIG_KEYS; i++) names[i] = config_keys[i].name;
 	return config_nearest(word, names, CONFIG_KEYS);
 }
 
@@ -101,7 +97,8 @@ void config_init(struct config *c)
 	memset(c, 0, sizeof(*c));
 	for (int i = 0; i < CONFIG_KEYS; i++)
 		if (config_keys[i].type != CONFIG_LIST)
-			(void)config_value_parse((enum config_key)i, config_keys[i].text, &c->values[i], why, sizeof(why));
+			(void)config_value_parse((enum config_key)i, config_keys[i].text,
+				&c->values[i], why, sizeof(why));
 	listen_default(c);
 }
 
@@ -112,21 +109,19 @@ int config_set_flag(struct config *c, enum config_key key, const char *text, cha
 
 	if (config_keys[key].type != CONFIG_LIST) {
 		err = config_value_parse(key, text, &v, why, CONFIG_WHY_MAX);
-		if (err < 0)
-			return err;
+		if (err < 0) return err;
 		v.source = CONFIG_FROM_FLAG;
 		c->values[key] = v;
 		return 0;
 	}
-	if (c->values[key].source != CONFIG_FROM_FLAG)
-		c->listen_count = 0;
+	if (c->values[key].source != CONFIG_FROM_FLAG) c->listen_count = 0;
 	if (c->listen_count == CONFIG_LISTEN_MAX) {
-		snprintf(why, CONFIG_WHY_MAX, "%s: more than %d addresses", config_keys[key].name, CONFIG_LISTEN_MAX);
+		snprintf(why, CONFIG_WHY_MAX, "%s: more than %d addresses", config_keys[key].name,
+			CONFIG_LISTEN_MAX);
 		return -GRANARY_ECONFIG;
 	}
 	err = config_address_parse(text, c->listen[c->listen_count], why, CONFIG_WHY_MAX);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	c->listen_count++;
 	c->values[key].source = CONFIG_FROM_FLAG;
 	return 0;
@@ -141,10 +136,12 @@ struct check {
 	uint32_t lines[CONFIG_KEYS]; /* 0: not there */
 };
 
-__attribute__((format(printf, 3, 4))) static int check_fail(struct check *k, yaml_mark_t at, const char *fmt, ...)
+__attribute__((format(printf, 3, 4))) static int check_fail(
+	struct check *k, yaml_mark_t at, const char *fmt, ...)
 {
 	va_list args;
-	int n = snprintf(k->why, CONFIG_WHY_MAX, "%.200s:%zu:%zu: ", k->name, at.line + 1, at.column + 1);
+	int n = snprintf(
+		k->why, CONFIG_WHY_MAX, "%.200s:%zu:%zu: ", k->name, at.line + 1, at.column + 1);
 
 	va_start(args, fmt);
 	if (n > 0 && n < CONFIG_WHY_MAX)
@@ -156,19 +153,20 @@ __attribute__((format(printf, 3, 4))) static int check_fail(struct check *k, yam
 static int check_next(struct check *k, yaml_event_t *e)
 {
 	if (yaml_parser_parse(&k->parser, e)) {
-		bool anchored = (e->type == YAML_SCALAR_EVENT && e->data.scalar.anchor) || e->type == YAML_ALIAS_EVENT ||
+		bool anchored =
+			(e->type == YAML_SCALAR_EVENT && e->data.scalar.anchor) ||
+			e->type == YAML_ALIAS_EVENT ||
 			(e->type == YAML_SEQUENCE_START_EVENT && e->data.sequence_start.anchor) ||
 			(e->type == YAML_MAPPING_START_EVENT && e->data.mapping_start.anchor);
-		if (!anchored)
-			return 0;
+		if (!anchored) return 0;
 		int err = check_fail(k, e->start_mark, "anchors and aliases are not allowed");
 		yaml_event_delete(e);
 		return err;
 	}
 	const yaml_parser_t *p = &k->parser;
 	yaml_mark_t at = p->problem_mark;
-	return check_fail(k, at, "%s%s%s", p->problem ? p->problem : "not YAML", p->context ? ", " : "",
-		p->context ? p->context : "");
+	return check_fail(k, at, "%s%s%s", p->problem ? p->problem : "not YAML",
+		p->context ? ", " : "", p->context ? p->context : "");
 }
 
 /* Next event must be of this type; its content is dropped. */
@@ -177,10 +175,8 @@ static int check_expect(struct check *k, yaml_event_type_t type, const char *wha
 	yaml_event_t e;
 	int err = check_next(k, &e);
 
-	if (err < 0)
-		return err;
-	if (e.type != type)
-		err = check_fail(k, e.start_mark, "%s", what);
+	if (err < 0) return err;
+	if (e.type != type) err = check_fail(k, e.start_mark, "%s", what);
 	yaml_event_delete(&e);
 	return err;
 }
@@ -199,8 +195,7 @@ static int check_list(struct check *k, const char *name)
 	for (;;) {
 		yaml_event_t e;
 		int err = check_next(k, &e);
-		if (err < 0)
-			return err;
+		if (err < 0) return err;
 		if (e.type == YAML_SEQUENCE_END_EVENT) {
 			if (count == 0)
 				err = check_fail(k, e.start_mark, "%s: the list is empty", name);
@@ -210,12 +205,14 @@ static int check_list(struct check *k, const char *name)
 		if (e.type != YAML_SCALAR_EVENT)
 			err = check_fail(k, e.start_mark, "%s: a list of texts is needed", name);
 		else if (++count > CONFIG_LISTEN_MAX)
-			err = check_fail(k, e.start_mark, "%s: more than %d addresses", name, CONFIG_LISTEN_MAX);
-		else if (!scalar_text(&e) || config_address_parse(scalar_text(&e), address, what, sizeof(what)) < 0)
-			err = check_fail(k, e.start_mark, "%s: %s", name, scalar_text(&e) ? what : "a NUL byte");
+			err = check_fail(k, e.start_mark, "%s: more than %d addresses", name,
+				CONFIG_LISTEN_MAX);
+		else if (!scalar_text(&e) ||
+			 config_address_parse(scalar_text(&e), address, what, sizeof(what)) < 0)
+			err = check_fail(k, e.start_mark, "%s: %s", name,
+				scalar_text(&e) ? what : "a NUL byte");
 		yaml_event_delete(&e);
-		if (err < 0)
-			return err;
+		if (err < 0) return err;
 	}
 }
 
@@ -227,20 +224,21 @@ static int check_value(struct check *k, int key)
 	yaml_event_t e;
 	int err = check_next(k, &e);
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	yaml_event_type_t type = e.type;
-	if (info->type == CONFIG_LIST ? type != YAML_SEQUENCE_START_EVENT : type != YAML_SCALAR_EVENT)
+	if (info->type == CONFIG_LIST ? type != YAML_SEQUENCE_START_EVENT
+				      : type != YAML_SCALAR_EVENT)
 		err = check_fail(k, e.start_mark, "%s: %s", info->name,
-			info->type == CONFIG_LIST ? "a list is needed, one '- ADDRESS' a line" : "one value is needed");
+			info->type == CONFIG_LIST ? "a list is needed, one '- ADDRESS' a line"
+						  : "one value is needed");
 	else if (type == YAML_SCALAR_EVENT && (!scalar_text(&e) || *scalar_text(&e) == '\0'))
 		err = check_fail(k, e.start_mark, "%s: no value", info->name);
 	else if (type == YAML_SCALAR_EVENT &&
-		 config_value_parse((enum config_key)key, scalar_text(&e), &value, what, sizeof(what)) < 0)
+		 config_value_parse(
+			 (enum config_key)key, scalar_text(&e), &value, what, sizeof(what)) < 0)
 		err = check_fail(k, e.start_mark, "%s", what);
 	yaml_event_delete(&e);
-	if (err == 0 && type == YAML_SEQUENCE_START_EVENT)
-		err = check_list(k, info->name);
+	if (err == 0 && type == YAML_SEQUENCE_START_EVENT) err = check_list(k, info->name);
 	return err;
 }
 
@@ -248,16 +246,16 @@ static int check_key(struct check *k, const yaml_event_t *e)
 {
 	const char *name = e->type == YAML_SCALAR_EVENT ? scalar_text(e) : NULL;
 
-	if (!name)
-		return check_fail(k, e->start_mark, "a key is needed here");
+	if (!name) return check_fail(k, e->start_mark, "a key is needed here");
 	int key = config_key_find(name);
 	if (key < 0) {
 		const char *near = nearest_key(name);
-		return check_fail(k, e->start_mark, "unknown key '%.64s'%s%s%s", name, near ? "; did you mean '" : "",
-			near ? near : "", near ? "'?" : "");
+		return check_fail(k, e->start_mark, "unknown key '%.64s'%s%s%s", name,
+			near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 	}
 	if (k->lines[key] != 0)
-		return check_fail(k, e->start_mark, "'%s' is given twice, first in line %u", name, k->lines[key]);
+		return check_fail(k, e->start_mark, "'%s' is given twice, first in line %u", name,
+			k->lines[key]);
 	k->lines[key] = (uint32_t)e->start_mark.line + 1;
 	return check_value(k, key);
 }
@@ -267,14 +265,11 @@ static int check_mapping(struct check *k)
 	for (;;) {
 		yaml_event_t e;
 		int err = check_next(k, &e);
-		if (err < 0)
-			return err;
+		if (err < 0) return err;
 		bool end = e.type == YAML_MAPPING_END_EVENT;
-		if (!end)
-			err = check_key(k, &e);
+		if (!end) err = check_key(k, &e);
 		yaml_event_delete(&e);
-		if (end || err < 0)
-			return err;
+		if (end || err < 0) return err;
 	}
 }
 
@@ -284,20 +279,17 @@ static int check_file(struct check *k)
 	yaml_event_t e;
 	int err = check_expect(k, YAML_STREAM_START_EVENT, "not YAML");
 
-	if (err < 0 || (err = check_next(k, &e)) < 0)
-		return err;
+	if (err < 0 || (err = check_next(k, &e)) < 0) return err;
 	bool empty = e.type == YAML_STREAM_END_EVENT;
 	yaml_event_delete(&e);
-	if (empty)
-		return 0;
+	if (empty) return 0;
 	err = check_next(k, &e);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	if (e.type != YAML_MAPPING_START_EVENT)
-		err = check_fail(k, e.start_mark, "'key: value' lines are needed; see --print-default-config");
+		err = check_fail(k, e.start_mark,
+			"'key: value' lines are needed; see --print-default-config");
 	yaml_event_delete(&e);
-	if (err < 0 || (err = check_mapping(k)) < 0)
-		return err;
+	if (err < 0 || (err = check_mapping(k)) < 0) return err;
 	if ((err = check_expect(k, YAML_DOCUMENT_END_EVENT, "one document only")) < 0 ||
 		(err = check_expect(k, YAML_STREAM_END_EVENT, "one document only")) < 0)
 		return err;
@@ -306,16 +298,18 @@ static int check_file(struct check *k)
 
 /* ---- second reading: values ---- */
 
-#define FILE_FIELD_CONFIG_LIST(name) char **name; unsigned name##_count;
-#define FILE_FIELD_SCALAR(name) char *name;
-#define FILE_FIELD_CONFIG_PATH FILE_FIELD_SCALAR
-#define FILE_FIELD_CONFIG_COUNT FILE_FIELD_SCALAR
-#define FILE_FIELD_CONFIG_SIZE FILE_FIELD_SCALAR
-#define FILE_FIELD_CONFIG_SHARE FILE_FIELD_SCALAR
-#define FILE_FIELD_CONFIG_PERCENT FILE_FIELD_SCALAR
+#define FILE_FIELD_CONFIG_LIST(name) \
+	char **name; \
+	unsigned name##_count;
+#define FILE_FIELD_SCALAR(name)    char *name;
+#define FILE_FIELD_CONFIG_PATH     FILE_FIELD_SCALAR
+#define FILE_FIELD_CONFIG_COUNT    FILE_FIELD_SCALAR
+#define FILE_FIELD_CONFIG_SIZE     FILE_FIELD_SCALAR
+#define FILE_FIELD_CONFIG_SHARE    FILE_FIELD_SCALAR
+#define FILE_FIELD_CONFIG_PERCENT  FILE_FIELD_SCALAR
 #define FILE_FIELD_CONFIG_DURATION FILE_FIELD_SCALAR
-#define FILE_FIELD_CONFIG_LEVEL FILE_FIELD_SCALAR
-#define FILE_FIELD_CONFIG_ENGINE FILE_FIELD_SCALAR
+#define FILE_FIELD_CONFIG_LEVEL    FILE_FIELD_SCALAR
+#define FILE_FIELD_CONFIG_ENGINE   FILE_FIELD_SCALAR
 
 struct config_file { /* every value as its text; config_value.c reads them */
 #define X(NAME, name, type, text, min, max, reload, help) FILE_FIELD_##type(name)
@@ -323,27 +317,30 @@ struct config_file { /* every value as its text; config_value.c reads them */
 #undef X
 };
 
-static const cyaml_schema_value_t text_schema = { CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 0, CYAML_UNLIMITED) };
+static const cyaml_schema_value_t text_schema = { CYAML_VALUE_STRING(
+	CYAML_FLAG_POINTER, char, 0, CYAML_UNLIMITED) };
 
 enum { OPTIONAL_POINTER = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL };
 #define SCHEMA_CONFIG_LIST(name) \
-	CYAML_FIELD_SEQUENCE(#name, OPTIONAL_POINTER, struct config_file, name, &text_schema, 0, CONFIG_LISTEN_MAX),
+	CYAML_FIELD_SEQUENCE(#name, OPTIONAL_POINTER, struct config_file, name, &text_schema, 0, \
+		CONFIG_LISTEN_MAX),
 #define SCHEMA_SCALAR(name) \
-	CYAML_FIELD_STRING_PTR(#name, OPTIONAL_POINTER, struct config_file, name, 0, CYAML_UNLIMITED),
-#define SCHEMA_CONFIG_PATH SCHEMA_SCALAR
-#define SCHEMA_CONFIG_COUNT SCHEMA_SCALAR
-#define SCHEMA_CONFIG_SIZE SCHEMA_SCALAR
-#define SCHEMA_CONFIG_SHARE SCHEMA_SCALAR
-#define SCHEMA_CONFIG_PERCENT SCHEMA_SCALAR
+	CYAML_FIELD_STRING_PTR( \
+		#name, OPTIONAL_POINTER, struct config_file, name, 0, CYAML_UNLIMITED),
+#define SCHEMA_CONFIG_PATH     SCHEMA_SCALAR
+#define SCHEMA_CONFIG_COUNT    SCHEMA_SCALAR
+#define SCHEMA_CONFIG_SIZE     SCHEMA_SCALAR
+#define SCHEMA_CONFIG_SHARE    SCHEMA_SCALAR
+#define SCHEMA_CONFIG_PERCENT  SCHEMA_SCALAR
 #define SCHEMA_CONFIG_DURATION SCHEMA_SCALAR
-#define SCHEMA_CONFIG_LEVEL SCHEMA_SCALAR
-#define SCHEMA_CONFIG_ENGINE SCHEMA_SCALAR
+#define SCHEMA_CONFIG_LEVEL    SCHEMA_SCALAR
+#define SCHEMA_CONFIG_ENGINE   SCHEMA_SCALAR
 
 static const cyaml_schema_field_t fields_schema[] = {
 #define X(NAME, name, type, text, min, max, reload, help) SCHEMA_##type(name)
 	CONFIG_TABLE(X)
 #undef X
-	CYAML_FIELD_END
+		CYAML_FIELD_END
 };
 static const cyaml_schema_value_t file_schema = {
 	CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct config_file, fields_schema),
@@ -352,8 +349,7 @@ static const cyaml_schema_value_t file_schema = {
 static void *cyaml_memory(void *ctx, void *p, size_t size)
 {
 	(void)ctx;
-	if (size > 0)
-		return realloc(p, size);
+	if (size > 0) return realloc(p, size);
 	free(p);
 	return NULL;
 }
@@ -363,18 +359,19 @@ static const cyaml_config_t cyaml_options = {
 };
 
 /* The texts of a file that passed the first reading. */
-static void file_take(struct config *c, const struct config_file *file, const uint32_t lines[CONFIG_KEYS])
+static void file_take(
+	struct config *c, const struct config_file *file, const uint32_t lines[CONFIG_KEYS])
 {
 #define FILE_TEXT_CONFIG_LIST(name) NULL
-#define FILE_TEXT_SCALAR(name) file->name
-#define FILE_TEXT_CONFIG_PATH FILE_TEXT_SCALAR
-#define FILE_TEXT_CONFIG_COUNT FILE_TEXT_SCALAR
-#define FILE_TEXT_CONFIG_SIZE FILE_TEXT_SCALAR
-#define FILE_TEXT_CONFIG_SHARE FILE_TEXT_SCALAR
-#define FILE_TEXT_CONFIG_PERCENT FILE_TEXT_SCALAR
-#define FILE_TEXT_CONFIG_DURATION FILE_TEXT_SCALAR
-#define FILE_TEXT_CONFIG_LEVEL FILE_TEXT_SCALAR
-#define FILE_TEXT_CONFIG_ENGINE FILE_TEXT_SCALAR
+#define FILE_TEXT_SCALAR(name)      file->name
+#define FILE_TEXT_CONFIG_PATH       FILE_TEXT_SCALAR
+#define FILE_TEXT_CONFIG_COUNT      FILE_TEXT_SCALAR
+#define FILE_TEXT_CONFIG_SIZE       FILE_TEXT_SCALAR
+#define FILE_TEXT_CONFIG_SHARE      FILE_TEXT_SCALAR
+#define FILE_TEXT_CONFIG_PERCENT    FILE_TEXT_SCALAR
+#define FILE_TEXT_CONFIG_DURATION   FILE_TEXT_SCALAR
+#define FILE_TEXT_CONFIG_LEVEL      FILE_TEXT_SCALAR
+#define FILE_TEXT_CONFIG_ENGINE     FILE_TEXT_SCALAR
 	const char *const texts[CONFIG_KEYS] = {
 #define X(NAME, name, type, text, min, max, reload, help) [CONFIG_##NAME] = FILE_TEXT_##type(name),
 		CONFIG_TABLE(X)
@@ -383,17 +380,17 @@ static void file_take(struct config *c, const struct config_file *file, const ui
 	char why[CONFIG_WHY_MAX];
 
 	for (int i = 0; i < CONFIG_KEYS; i++) {
-		if (!texts[i])
-			continue;
-		(void)config_value_parse((enum config_key)i, texts[i], &c->values[i], why, sizeof(why));
+		if (!texts[i]) continue;
+		(void)config_value_parse(
+			(enum config_key)i, texts[i], &c->values[i], why, sizeof(why));
 		c->values[i].source = CONFIG_FROM_FILE;
 		c->values[i].line = lines[i];
 	}
-	if (!file->listen)
-		return;
+	if (!file->listen) return;
 	c->listen_count = 0;
 	for (unsigned i = 0; i < file->listen_count; i++)
-		(void)config_address_parse(file->listen[i], c->listen[c->listen_count++], why, sizeof(why));
+		(void)config_address_parse(
+			file->listen[i], c->listen[c->listen_count++], why, sizeof(why));
 	c->values[CONFIG_LISTEN].source = CONFIG_FROM_FILE;
 	c->values[CONFIG_LISTEN].line = lines[CONFIG_LISTEN];
 }
@@ -410,11 +407,10 @@ int config_parse(struct config *c, const char *name, const char *text, size_t le
 	yaml_parser_set_input_string(&k.parser, (const unsigned char *)text, len);
 	int res = check_file(&k);
 	yaml_parser_delete(&k.parser);
-	if (res < 0)
-		return res;
+	if (res < 0) return res;
 	if (res == 1) {
-		cyaml_err_t err = cyaml_load_data((const uint8_t *)text, len, &cyaml_options, &file_schema,
-			(cyaml_data_t **)&file, NULL);
+		cyaml_err_t err = cyaml_load_data((const uint8_t *)text, len, &cyaml_options,
+			&file_schema, (cyaml_data_t **)&file, NULL);
 		if (err != CYAML_OK) {
 			snprintf(why, CONFIG_WHY_MAX, "%.200s: %s", name, cyaml_strerror(err));
 			return -GRANARY_ECONFIG;
@@ -462,7 +458,8 @@ static void print_help(const char *help, FILE *out)
 
 void config_print_default(FILE *out)
 {
-	fprintf(out, "# Settings of granaryd. Every key, its default commented out. Sizes: 16MiB, 4GiB; durations: 500ms, 5s,\n"
+	fprintf(out, "# Settings of granaryd. Every key, its default commented out. Sizes: 16MiB, "
+		     "4GiB; durations: 500ms, 5s,\n"
 		     "# 10m. All but log_level need a restart.\n");
 	for (int i = 0; i < CONFIG_KEYS; i++) {
 		const struct config_key_info *k = &config_keys[i];
@@ -482,7 +479,8 @@ static void print_source(const struct config *c, int key, FILE *out)
 	if (v->source == CONFIG_FROM_FILE)
 		fprintf(out, "  # %s:%u\n", c->file, v->line);
 	else
-		fprintf(out, "  # %s\n", v->source == CONFIG_FROM_FLAG ? "command line" : "default");
+		fprintf(out, "  # %s\n",
+			v->source == CONFIG_FROM_FLAG ? "command line" : "default");
 }
 
 void config_print_effective(const struct config *c, FILE *out)
@@ -490,7 +488,8 @@ void config_print_effective(const struct config *c, FILE *out)
 	for (int i = 0; i < CONFIG_KEYS; i++) {
 		if (config_keys[i].type != CONFIG_LIST) {
 			const char *quote = config_keys[i].type == CONFIG_PATH ? "\"" : "";
-			fprintf(out, "%s: %s%s%s", config_keys[i].name, quote, c->values[i].text, quote);
+			fprintf(out, "%s: %s%s%s", config_keys[i].name, quote, c->values[i].text,
+				quote);
 			print_source(c, i, out);
 			continue;
 		}
@@ -505,11 +504,9 @@ static bool value_differs(const struct config *a, const struct config *b, int ke
 {
 	if (config_keys[key].type != CONFIG_LIST)
 		return strcmp(a->values[key].text, b->values[key].text) != 0;
-	if (a->listen_count != b->listen_count)
-		return true;
+	if (a->listen_count != b->listen_count) return true;
 	for (uint32_t i = 0; i < a->listen_count; i++)
-		if (strcmp(a->listen[i], b->listen[i]) != 0)
-			return true;
+		if (strcmp(a->listen[i], b->listen[i]) != 0) return true;
 	return false;
 }
 
@@ -520,13 +517,13 @@ uint32_t config_reload(struct config *old, const struct config *fresh, char *res
 
 	restart[0] = '\0';
 	for (int i = 0; i < CONFIG_KEYS; i++) {
-		if (!value_differs(old, fresh, i))
-			continue;
+		if (!value_differs(old, fresh, i)) continue;
 		if (config_keys[i].reload) {
 			old->values[i] = fresh->values[i];
 			applied++;
 		} else if (len < cap) {
-			int n = snprintf(restart + len, cap - len, "%s%s", len ? ", " : "", config_keys[i].name);
+			int n = snprintf(restart + len, cap - len, "%s%s", len ? ", " : "",
+				config_keys[i].name);
 			len += n > 0 ? (size_t)n : 0;
 		}
 	}

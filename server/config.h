@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* config.h -- the settings of granaryd: one table, from which come the schema of the YAML file, its checks, the flags of
- * the command line, --print-default-config and the comparison at a reload. Precedence: default < file < flag. */
+/* config.h -- the settings of granaryd: one table, from which come the schema of the YAML file, its
+ * checks, the flags of the command line, --print-default-config and the comparison at a reload.
+ * Precedence: default < file < flag. */
 #pragma once
 
 #include <stdbool.h>

@@ -27,8 +27,7 @@ static uint64_t group_limit(void)
 	char text[32] = "";
 	FILE *f = fopen("/sys/fs/cgroup/memory.max", "re");
 
-	if (!f)
-		return UINT64_MAX;
+	if (!f) return UINT64_MAX;
 	size_t n = fread(text, 1, sizeof(text) - 1, f);
 	fclose(f);
 	text[n] = '\0';
@@ -54,7 +53,9 @@ static void memory_split(uint64_t memory, struct store_options *o)
 	o->kv_block_cache = part * 4;
 	o->kv_write_buffer = part; /* up to two at a time */
 	o->staging_budget = part * 2;
-	o->io.recv_bufs = bufs > RECV_BUFS_MAX ? RECV_BUFS_MAX : bufs < RECV_BUFS_MIN ? RECV_BUFS_MIN : (uint32_t)bufs;
+	o->io.recv_bufs = bufs > RECV_BUFS_MAX   ? RECV_BUFS_MAX
+			  : bufs < RECV_BUFS_MIN ? RECV_BUFS_MIN
+						 : (uint32_t)bufs;
 }
 
 void config_apply(const struct config *c, struct store_options *o)
@@ -80,16 +81,21 @@ void config_apply(const struct config *c, struct store_options *o)
 	o->io.flush_delay_ns = v[CONFIG_FLUSH_DELAY].number;
 }
 
-_Static_assert(IO_ENGINE_AUTO == 0 && IO_ENGINE_URING == 1 && IO_ENGINE_THREADS == 2, "the order of config_value.c");
+_Static_assert(IO_ENGINE_AUTO == 0 && IO_ENGINE_URING == 1 && IO_ENGINE_THREADS == 2,
+	"the order of config_value.c");
 
-static uint64_t mib(uint64_t bytes) { return bytes / CONFIG_MIB; }
+static uint64_t mib(uint64_t bytes)
+{
+	return bytes / CONFIG_MIB;
+}
 
 void config_print_budgets(const struct config *c, const struct store_options *o)
 {
-	log_info("budgets; cache_mib=%" PRIu64 " memory_mib=%" PRIu64 " names_mib=%" PRIu64 " metadata_mib=%" PRIu64
-		 " writing_mib=%" PRIu64 " reading_mib=%" PRIu64 " requests_mib=%" PRIu64,
+	log_info("budgets; cache_mib=%" PRIu64 " memory_mib=%" PRIu64 " names_mib=%" PRIu64
+		 " metadata_mib=%" PRIu64 " writing_mib=%" PRIu64 " reading_mib=%" PRIu64
+		 " requests_mib=%" PRIu64,
 		mib(o->cache_budget), mib(c->values[CONFIG_MEMORY].number), mib(o->loc_budget),
-		mib(o->kv_block_cache + 2 * o->kv_write_buffer), mib(o->staging_budget), mib(o->transient_budget),
-		mib(o->request_budget));
+		mib(o->kv_block_cache + 2 * o->kv_write_buffer), mib(o->staging_budget),
+		mib(o->transient_budget), mib(o->request_budget));
 	log_info("threads; reactors=%u workers=%u", o->reactors, o->worker_threads);
 }

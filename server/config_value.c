@@ -8,15 +8,26 @@
 
 #include "granary/error.h"
 
-struct unit { const char *name; uint64_t factor; };
+struct unit {
+	const char *name;
+	uint64_t factor;
+};
 
 static const struct unit sizes[] = {
-	{ "", 1 }, { "B", 1 }, { "KiB", CONFIG_KIB }, { "MiB", CONFIG_MIB }, { "GiB", CONFIG_GIB },
-	{ "TiB", 1024 * CONFIG_GIB }, { NULL, 0 },
+	{ "", 1 },
+	{ "B", 1 },
+	{ "KiB", CONFIG_KIB },
+	{ "MiB", CONFIG_MIB },
+	{ "GiB", CONFIG_GIB },
+	{ "TiB", 1024 * CONFIG_GIB },
+	{ NULL, 0 },
 };
 static const struct unit durations[] = {
-	{ "ms", 1000000 }, { "s", UINT64_C(1000000000) }, { "m", UINT64_C(60000000000) },
-	{ "h", UINT64_C(3600000000000) }, { NULL, 0 },
+	{ "ms", 1000000 },
+	{ "s", UINT64_C(1000000000) },
+	{ "m", UINT64_C(60000000000) },
+	{ "h", UINT64_C(3600000000000) },
+	{ NULL, 0 },
 };
 static const struct unit counts[] = { { "", 1 }, { NULL, 0 } };
 static const struct unit percents[] = { { "%", 1 }, { NULL, 0 } };
@@ -30,18 +41,18 @@ static bool number_parse(const char *text, const struct unit *units, uint64_t *o
 	const char *p = text;
 
 	for (; isdigit((unsigned char)*p); p++)
-		if (__builtin_mul_overflow(n, 10u, &n) || __builtin_add_overflow(n, (uint64_t)(*p - '0'), &n))
+		if (__builtin_mul_overflow(n, 10u, &n) ||
+			__builtin_add_overflow(n, (uint64_t)(*p - '0'), &n))
 			return false;
-	if (p == text)
-		return false;
+	if (p == text) return false;
 	for (; units->name; units++)
 		if (strcmp(p, units->name) == 0)
 			return !__builtin_mul_overflow(n, units->factor, out);
 	return false;
 }
 
-static int word_parse(const char *text, const char *const *words, const char *what, uint64_t *out, char *why,
-	size_t cap)
+static int word_parse(const char *text, const char *const *words, const char *what, uint64_t *out,
+	char *why, size_t cap)
 {
 	size_t count = 0;
 
@@ -52,8 +63,8 @@ static int word_parse(const char *text, const char *const *words, const char *wh
 		}
 	}
 	const char *near = config_nearest(text, words, count);
-	snprintf(why, cap, "'%.64s' is not %s%s%s%s", text, what, near ? "; did you mean '" : "", near ? near : "",
-		near ? "'?" : "");
+	snprintf(why, cap, "'%.64s' is not %s%s%s%s", text, what, near ? "; did you mean '" : "",
+		near ? near : "", near ? "'?" : "");
 	return -GRANARY_ECONFIG;
 }
 
@@ -73,22 +84,25 @@ static void limit_text(enum config_type type, uint64_t n, char *out, size_t cap)
 		snprintf(out, cap, "%" PRIu64, n);
 }
 
-static int range_check(const struct config_key_info *k, const char *text, uint64_t n, char *why, size_t cap)
+static int range_check(
+	const struct config_key_info *k, const char *text, uint64_t n, char *why, size_t cap)
 {
 	char low[32], high[32];
 
-	if (n >= k->min && n <= k->max)
-		return 0;
+	if (n >= k->min && n <= k->max) return 0;
 	limit_text(k->type, k->min, low, sizeof(low));
 	limit_text(k->type, k->max, high, sizeof(high));
 	snprintf(why, cap, "%s: '%.64s' is out of range; %s to %s", k->name, text, low, high);
 	return -GRANARY_ECONFIG;
 }
 
-static int unit_parse(const struct config_key_info *k, const char *text, struct config_value *out, char *why,
-	size_t cap)
+static int unit_parse(const struct config_key_info *k, const char *text, struct config_value *out,
+	char *why, size_t cap)
 {
-	static const struct { const struct unit *units; const char *what; } kinds[] = {
+	static const struct {
+		const struct unit *units;
+		const char *what;
+	} kinds[] = {
 		[CONFIG_COUNT] = { counts, "a number" },
 		[CONFIG_SIZE] = { sizes, "a size like 16MiB or 4GiB" },
 		[CONFIG_SHARE] = { sizes, "a size like 4GiB or a share like 25%" },
@@ -98,8 +112,7 @@ static int unit_parse(const struct config_key_info *k, const char *text, struct 
 
 	if (k->type == CONFIG_SHARE && number_parse(text, percents, &out->number)) {
 		out->is_percent = true;
-		if (out->number >= 1 && out->number <= 90)
-			return 0;
+		if (out->number >= 1 && out->number <= 90) return 0;
 		snprintf(why, cap, "%s: '%.64s' is out of range; 1%% to 90%%", k->name, text);
 		return -GRANARY_ECONFIG;
 	}
@@ -109,7 +122,8 @@ static int unit_parse(const struct config_key_info *k, const char *text, struct 
 	return -GRANARY_ECONFIG;
 }
 
-int config_value_parse(enum config_key key, const char *text, struct config_value *out, char *why, size_t cap)
+int config_value_parse(
+	enum config_key key, const char *text, struct config_value *out, char *why, size_t cap)
 {
 	const struct config_key_info *k = &config_keys[key];
 	size_t len = strlen(text);
@@ -122,19 +136,19 @@ int config_value_parse(enum config_key key, const char *text, struct config_valu
 	memcpy(out->text, text, len + 1);
 	switch (k->type) {
 	case CONFIG_PATH:
-		if (len > 0)
-			return 0;
+		if (len > 0) return 0;
 		snprintf(why, cap, "%s: an empty path", k->name);
 		return -GRANARY_ECONFIG;
 	case CONFIG_LEVEL:
-		return word_parse(text, levels, "a log level: error, warn, info, debug", &out->number, why, cap);
+		return word_parse(text, levels, "a log level: error, warn, info, debug",
+			&out->number, why, cap);
 	case CONFIG_ENGINE:
-		return word_parse(text, engines, "an engine: auto, uring, threads", &out->number, why, cap);
+		return word_parse(
+			text, engines, "an engine: auto, uring, threads", &out->number, why, cap);
 	case CONFIG_LIST:
 		snprintf(why, cap, "%s: a list is needed, one '- ADDRESS' a line", k->name);
 		return -GRANARY_ECONFIG;
-	default:
-		return unit_parse(k, text, out, why, cap);
+	default: return unit_parse(k, text, out, why, cap);
 	}
 }
 
@@ -146,8 +160,7 @@ static bool host_port_ok(const char *s)
 
 	if (!colon || colon == s || !number_parse(colon + 1, counts, &port) || port > 65535)
 		return false;
-	if (*s == '[')
-		return colon[-1] == ']' && colon - s > 2;
+	if (*s == '[') return colon[-1] == ']' && colon - s > 2;
 	return memchr(s, ':', (size_t)(colon - s)) == NULL;
 }
 
@@ -156,12 +169,14 @@ int config_address_parse(const char *text, char out[CONFIG_ADDRESS_MAX], char *w
 	const char *rest = text;
 	bool is_unix = strncmp(text, "unix:", 5) == 0;
 
-	if (is_unix || strncmp(text, "tcp:", 4) == 0)
-		rest = strchr(text, ':') + 1;
-	if (is_unix ? rest[0] == '/' && strlen(rest) < 108 : host_port_ok(rest) && strlen(rest) < 100) {
+	if (is_unix || strncmp(text, "tcp:", 4) == 0) rest = strchr(text, ':') + 1;
+	if (is_unix ? rest[0] == '/' && strlen(rest) < 108
+		    : host_port_ok(rest) && strlen(rest) < 100) {
 		snprintf(out, CONFIG_ADDRESS_MAX, "%s:%s", is_unix ? "unix" : "tcp", rest);
 		return 0;
 	}
-	snprintf(why, cap, "'%.64s' is not an address: HOST:PORT, [IPV6]:PORT or unix:/PATH (up to 107 bytes)", text);
+	snprintf(why, cap,
+		"'%.64s' is not an address: HOST:PORT, [IPV6]:PORT or unix:/PATH (up to 107 bytes)",
+		text);
 	return -GRANARY_ECONFIG;
 }

@@ -5,6 +5,7 @@
 #include "config.h"
 
 /* Reads text as the key's type and judges it; 0, or -GRANARY_ECONFIG with why saying what is wrong (no place). */
-int config_value_parse(enum config_key key, const char *text, struct config_value *out, char *why, size_t cap);
+int config_value_parse(
+	enum config_key key, const char *text, struct config_value *out, char *why, size_t cap);
 /* "tcp:..." or "unix:..." of what a person wrote. */
 int config_address_parse(const char *text, char out[CONFIG_ADDRESS_MAX], char *why, size_t cap);

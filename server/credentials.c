@@ -30,7 +30,8 @@ static void url_of_path(const char *path, char *out, size_t cap)
 
 	for (; *path && n + 4 < cap; path++) {
 		unsigned char c = (unsigned char)*path;
-		bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-._~", c);
+		bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+			     (c >= '0' && c <= '9') || strchr("-._~", c);
 		n += (size_t)snprintf(out + n, cap - n, plain ? "%c" : "%%%02X", c);
 	}
 }
@@ -43,27 +44,34 @@ void credentials_url(const char *address, char out[CREDENTIALS_URL_MAX])
 	}
 	const char *rest = strncmp(address, "tcp:", 4) == 0 ? address + 4 : address;
 	const char *port = strrchr(rest, ':');
-	const char *host = strncmp(rest, "0.0.0.0:", 8) == 0 ? "127.0.0.1" : strncmp(rest, "[::]:", 5) == 0 ? "[::1]" : NULL;
-	snprintf(out, CREDENTIALS_URL_MAX, "granary://%s%.256s", host ? host : "", host && port ? port : rest);
+	const char *host = strncmp(rest, "0.0.0.0:", 8) == 0 ? "127.0.0.1"
+			   : strncmp(rest, "[::]:", 5) == 0  ? "[::1]"
+							     : NULL;
+	snprintf(out, CREDENTIALS_URL_MAX, "granary://%s%.256s", host ? host : "",
+		host && port ? port : rest);
 }
 
-static int file_write(struct store *store, const char *id, const char *secret, const char *url, char *why, size_t cap)
+static int file_write(struct store *store, const char *id, const char *secret, const char *url,
+	char *why, size_t cap)
 {
 	char text[FILE_MAX];
-	int n = snprintf(text, sizeof(text), "# full access to everything in this store; keep it secret\n"
-					     "access_key=%s\nsecret=%s\nurl=%s\n", id, secret, url);
-	int err = n > 0 && n < FILE_MAX ? fs_put_file(store->fs, CREDENTIALS_FILE, text, (size_t)n) : -GRANARY_ETOOBIG;
+	int n = snprintf(text, sizeof(text),
+		"# full access to everything in this store; keep it secret\n"
+		"access_key=%s\nsecret=%s\nurl=%s\n",
+		id, secret, url);
+	int err = n > 0 && n < FILE_MAX ? fs_put_file(store->fs, CREDENTIALS_FILE, text, (size_t)n)
+					: -GRANARY_ETOOBIG;
 
 	explicit_bzero(text, sizeof(text));
 	if (err < 0)
-		snprintf(why, cap, "cannot write '%s/%s': %s", fs_root(store->fs), CREDENTIALS_FILE, error_text(err));
+		snprintf(why, cap, "cannot write '%s/%s': %s", fs_root(store->fs), CREDENTIALS_FILE,
+			error_text(err));
 	return err;
 }
 
 static void hex(const uint8_t *p, size_t len, char *out)
 {
-	for (size_t i = 0; i < len; i++)
-		snprintf(out + 2 * i, 3, "%02x", p[i]);
+	for (size_t i = 0; i < len; i++) snprintf(out + 2 * i, 3, "%02x", p[i]);
 }
 
 static int key_make(struct store *store, const char *url, char *why, size_t cap)
@@ -81,14 +89,16 @@ static int key_make(struct store *store, const char *url, char *why, size_t cap)
 	memcpy(key->id, "root-", 5);
 	hex(id, sizeof(id), key->id + 5);
 	key->grant_count = 1;
-	key->grants[0].actions = NS_ACT_READ | NS_ACT_LIST | NS_ACT_WRITE | NS_ACT_DELETE | NS_ACT_ADMIN;
+	key->grants[0].actions =
+		NS_ACT_READ | NS_ACT_LIST | NS_ACT_WRITE | NS_ACT_DELETE | NS_ACT_ADMIN;
 	snprintf(key->note, sizeof(key->note), "made at the first start");
 	hex(key->secret, sizeof(key->secret), secret);
 	int err = file_write(store, key->id, secret, url, why, cap);
 	if (err == 0) {
 		err = ns_key_create(store->ns, key);
 		if (err < 0)
-			snprintf(why, cap, "cannot store the first access key: %s", error_text(err));
+			snprintf(
+				why, cap, "cannot store the first access key: %s", error_text(err));
 	}
 	explicit_bzero(key, sizeof(*key));
 	explicit_bzero(secret, sizeof(secret));
@@ -102,8 +112,7 @@ static char *line_value(char *text, const char *name)
 	size_t len = strlen(name);
 
 	for (char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
-		if (strncmp(line, name, len) == 0)
-			return line + len;
+		if (strncmp(line, name, len) == 0) return line + len;
 	return NULL;
 }
 
@@ -116,17 +125,16 @@ static int url_refresh(struct store *store, const char *url, char *why, size_t c
 	if (err == 1)
 		err = fs_get_file(store->fs, CREDENTIALS_FILE, text, sizeof(text) - 1, &len);
 	else
-		return 0; /* it was put away, as it should be */
-	if (err < 0)
-		return 0; /* not ours to judge */
+		return 0;      /* it was put away, as it should be */
+	if (err < 0) return 0; /* not ours to judge */
 	text[len] = '\0';
-	char *id = line_value(text, "access_key="), *secret = line_value(text, "secret="), *at = line_value(text, "url=");
+	char *id = line_value(text, "access_key="), *secret = line_value(text, "secret="),
+	     *at = line_value(text, "url=");
 	if (id && secret && at) {
 		snprintf(old, sizeof(old), "%.*s", (int)strcspn(at, "\n"), at);
 		id[strcspn(id, "\n")] = '\0';
 		secret[strcspn(secret, "\n")] = '\0';
-		if (strcmp(old, url) != 0)
-			err = file_write(store, id, secret, url, why, cap);
+		if (strcmp(old, url) != 0) err = file_write(store, id, secret, url, why, cap);
 	}
 	explicit_bzero(text, sizeof(text));
 	return err < 0 ? err : 0;

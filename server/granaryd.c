@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* granaryd.c -- the server: settings, the process's own limits, start, signals, stop.
- * Order of the start: settings checked -> limits -> data directory -> store -> listeners bound -> first key -> accept ->
- * ready. Nothing of a wrong setting touches the disk. */
+ * Order of the start: settings checked -> limits -> data directory -> store -> listeners bound ->
+ * first key -> accept -> ready. Nothing of a wrong setting touches the disk. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,8 +32,8 @@
 
 enum { EXIT_FAILED = 1, EXIT_WRONG_SETTINGS = 2, WHY_MAX = CONFIG_WHY_MAX };
 enum { QUICKSTART_PORTS = 64, FILES_OF_OUR_OWN = 4096 + 1024, CONNECTIONS_MIN = 64 };
-#define DRAIN_NS UINT64_C(10000000000)
-#define STOP_NS UINT64_C(5000000000)
+#define DRAIN_NS          UINT64_C(10000000000)
+#define STOP_NS           UINT64_C(5000000000)
 #define QUICKSTART_BUCKET "demo"
 
 struct daemon {
@@ -64,14 +64,11 @@ static void notify(const char *text)
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 	size_t len = path ? strlen(path) : 0;
 
-	if (len < 2 || len >= sizeof(sa.sun_path) || (path[0] != '/' && path[0] != '@'))
-		return;
+	if (len < 2 || len >= sizeof(sa.sun_path) || (path[0] != '/' && path[0] != '@')) return;
 	memcpy(sa.sun_path, path, len);
-	if (path[0] == '@')
-		sa.sun_path[0] = '\0';
+	if (path[0] == '@') sa.sun_path[0] = '\0';
 	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return;
+	if (fd < 0) return;
 	if (sendto(fd, text, strlen(text), MSG_NOSIGNAL, (const struct sockaddr *)&sa,
 		    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
 		log_warn("cannot tell the service manager '%s': %s", text, strerror(errno));
@@ -81,7 +78,8 @@ static void notify(const char *text)
 static void notify_reloading(void)
 {
 	char text[96];
-	snprintf(text, sizeof(text), "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)(clock_mono_ns() / 1000));
+	snprintf(text, sizeof(text), "RELOADING=1\nMONOTONIC_USEC=%llu",
+		(unsigned long long)(clock_mono_ns() / 1000));
 	notify(text);
 }
 
@@ -120,9 +118,9 @@ static uint32_t connections_max(const struct config *c)
 	struct rlimit files;
 	uint64_t n = c->values[CONFIG_CONNECTIONS].number;
 
-	if (n > 0)
-		return (uint32_t)n;
-	if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur < FILES_OF_OUR_OWN + CONNECTIONS_MIN)
+	if (n > 0) return (uint32_t)n;
+	if (getrlimit(RLIMIT_NOFILE, &files) != 0 ||
+		files.rlim_cur < FILES_OF_OUR_OWN + CONNECTIONS_MIN)
 		return CONNECTIONS_MIN;
 	n = files.rlim_cur - FILES_OF_OUR_OWN;
 	return n > 1000000 ? 1000000 : (uint32_t)n;
@@ -134,7 +132,8 @@ static void signals_block(sigset_t *set)
 	sigaddset(set, SIGTERM);
 	sigaddset(set, SIGINT);
 	sigaddset(set, SIGHUP);
-	pthread_sigmask(SIG_BLOCK, set, NULL); /* inherited by every thread: only sigwait takes them */
+	pthread_sigmask(
+		SIG_BLOCK, set, NULL); /* inherited by every thread: only sigwait takes them */
 }
 
 static void exit_at_once(int sig)
@@ -165,15 +164,15 @@ static int quickstart_prepare(char *why)
 {
 	const char *dir = d.options.quickstart;
 
-	if (!dir)
-		return 0;
+	if (!dir) return 0;
 	if (mkdir(dir, 0700) != 0 && errno != EEXIST) {
 		snprintf(why, WHY_MAX, "cannot make '%.200s': %s", dir, strerror(errno));
 		return -GRANARY_EIO;
 	}
 	char *full = realpath(dir, NULL);
 	if (!full || strlen(full) >= sizeof(d.quickstart_dir)) {
-		snprintf(why, WHY_MAX, "cannot use '%.200s': %s", dir, full ? "the path is too long" : strerror(errno));
+		snprintf(why, WHY_MAX, "cannot use '%.200s': %s", dir,
+			full ? "the path is too long" : strerror(errno));
 		free(full);
 		return -GRANARY_EIO;
 	}
@@ -189,7 +188,9 @@ static int store_start(char *why)
 
 	if (err < 0) {
 		snprintf(why, WHY_MAX, "cannot open the data directory '%.200s': %s", dir,
-			err == -GRANARY_ENOTFOUND ? "it does not exist; make it (mkdir), or use --quickstart" : error_text(err));
+			err == -GRANARY_ENOTFOUND
+				? "it does not exist; make it (mkdir), or use --quickstart"
+				: error_text(err));
 		return err;
 	}
 	config_apply(&d.config, &d.store_options);
@@ -202,19 +203,19 @@ static int net_bind(char *why)
 {
 	const char *addresses[CONFIG_LISTEN_MAX];
 	struct net_options options = {
-		.addresses = addresses, .address_count = d.config.listen_count,
+		.addresses = addresses,
+		.address_count = d.config.listen_count,
 		.connections_max = connections_max(&d.config),
 	};
-	bool may_move = d.options.quickstart && d.config.values[CONFIG_LISTEN].source == CONFIG_FROM_DEFAULT;
+	bool may_move = d.options.quickstart &&
+			d.config.values[CONFIG_LISTEN].source == CONFIG_FROM_DEFAULT;
 	char address[CONFIG_ADDRESS_MAX];
 	int err;
 
-	for (uint32_t i = 0; i < d.config.listen_count; i++)
-		addresses[i] = d.config.listen[i];
+	for (uint32_t i = 0; i < d.config.listen_count; i++) addresses[i] = d.config.listen[i];
 	for (unsigned port = 0;; port++) {
 		err = net_open(d.store, &options, &d.net, why, WHY_MAX);
-		if (err != -GRANARY_ELOCKED || !may_move || port == QUICKSTART_PORTS)
-			return err;
+		if (err != -GRANARY_ELOCKED || !may_move || port == QUICKSTART_PORTS) return err;
 		snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", 7421 + port);
 		addresses[0] = address;
 	}
@@ -226,8 +227,10 @@ static int exposure_check(char *why)
 	for (uint32_t i = 0; i < d.config.listen_count; i++) {
 		if (sock_address_is_loopback(d.config.listen[i]) || credentials_any_key(d.store))
 			continue;
-		snprintf(why, WHY_MAX, "refusing to listen on '%s' without any access key; start once on loopback "
-				       "(--listen 127.0.0.1:7420): that makes the first key", d.config.listen[i]);
+		snprintf(why, WHY_MAX,
+			"refusing to listen on '%s' without any access key; start once on loopback "
+			"(--listen 127.0.0.1:7420): that makes the first key",
+			d.config.listen[i]);
 		return -GRANARY_EACCESS;
 	}
 	return 0;
@@ -235,12 +238,11 @@ static int exposure_check(char *why)
 
 static int quickstart_bucket(char *why)
 {
-	if (!d.options.quickstart)
-		return 0;
+	if (!d.options.quickstart) return 0;
 	int err = ns_bucket_create(d.store->ns, slice_str(QUICKSTART_BUCKET), slice_of("", 0));
-	if (err == 0 || err == -GRANARY_EEXIST)
-		return 0;
-	snprintf(why, WHY_MAX, "cannot make the bucket '%s': %s", QUICKSTART_BUCKET, error_text(err));
+	if (err == 0 || err == -GRANARY_EEXIST) return 0;
+	snprintf(why, WHY_MAX, "cannot make the bucket '%s': %s", QUICKSTART_BUCKET,
+		error_text(err));
 	return err;
 }
 
@@ -248,24 +250,29 @@ static void print_quickstart(void)
 {
 	const char *dir = d.quickstart_dir;
 
-	if (!d.options.quickstart)
-		return;
+	if (!d.options.quickstart) return;
 	printf("Granary %s runs.\n\n  endpoint     %s\n", GRANARY_VERSION_STRING, d.url);
 	for (uint32_t i = 1; i < net_address_count(d.net); i++) {
 		char url[CREDENTIALS_URL_MAX];
 		credentials_url(net_address(d.net, i), url);
 		printf("               %s\n", url);
 	}
-	printf("  credentials  %s/%s\n  bucket       %s\n\n", dir, CREDENTIALS_FILE, QUICKSTART_BUCKET);
-	printf("Read an object from C (cc x.c $(pkg-config --cflags --libs granary), #include <granary/granary.h>):\n\n"
-	       "  struct granary_options o = GRANARY_INIT(granary_options); struct granary_client *c; void *data; size_t len;\n"
+	printf("  credentials  %s/%s\n  bucket       %s\n\n", dir, CREDENTIALS_FILE,
+		QUICKSTART_BUCKET);
+	printf("Read an object from C (cc x.c $(pkg-config --cflags --libs granary), #include "
+	       "<granary/granary.h>):\n\n"
+	       "  struct granary_options o = GRANARY_INIT(granary_options); struct granary_client "
+	       "*c; void *data; size_t len;\n"
 	       "  o.url = \"%s/%s\"; o.credentials = \"%s/%s\";\n"
-	       "  if (granary_open(&o, &c) == 0 && granary_get(c, \"hello.txt\", &data, &len, NULL) == 0)\n"
-	       "      fwrite(data, 1, len, stdout);\n\n", d.url, QUICKSTART_BUCKET, dir, CREDENTIALS_FILE);
+	       "  if (granary_open(&o, &c) == 0 && granary_get(c, \"hello.txt\", &data, &len, "
+	       "NULL) == 0)\n"
+	       "      fwrite(data, 1, len, stdout);\n\n",
+		d.url, QUICKSTART_BUCKET, dir, CREDENTIALS_FILE);
 	printf("Next:\n\n  export GRANARY_CREDENTIALS=%s/%s\n"
 	       "  echo hello | granary cp - %s/%s/hello.txt && granary cat %s/%s/hello.txt\n"
 	       "  granary import ~/pictures %s/%s/pictures\n"
-	       "  granary status %s\n\n", dir, CREDENTIALS_FILE, d.url, QUICKSTART_BUCKET, d.url, QUICKSTART_BUCKET, d.url,
+	       "  granary status %s\n\n",
+		dir, CREDENTIALS_FILE, d.url, QUICKSTART_BUCKET, d.url, QUICKSTART_BUCKET, d.url,
 		QUICKSTART_BUCKET, d.url);
 }
 
@@ -277,8 +284,9 @@ static void print_ready(void)
 		printf(" address=%s", net_address(d.net, i));
 	printf(" ms=%llu\n", (unsigned long long)((clock_mono_ns() - d.started_ns) / 1000000));
 	fflush(stdout);
-	log_info("ready; address=%s version=%s engine=%s crc32c=%s", net_address(d.net, 0), GRANARY_VERSION_STRING,
-		io_engine_name(io_engine_of(d.store->locals[0].io)), crc32c_engine());
+	log_info("ready; address=%s version=%s engine=%s crc32c=%s", net_address(d.net, 0),
+		GRANARY_VERSION_STRING, io_engine_name(io_engine_of(d.store->locals[0].io)),
+		crc32c_engine());
 	notify("READY=1\nSTATUS=serving");
 }
 
@@ -287,16 +295,15 @@ static int start(char *why)
 	bool made = false;
 	int err = store_start(why);
 
-	if (err < 0 || (err = exposure_check(why)) < 0 || (err = net_bind(why)) < 0)
-		return err;
+	if (err < 0 || (err = exposure_check(why)) < 0 || (err = net_bind(why)) < 0) return err;
 	credentials_url(net_address(d.net, 0), d.url);
-	if ((err = credentials_ensure(d.store, d.url, &made, why, WHY_MAX)) < 0 || (err = quickstart_bucket(why)) < 0)
+	if ((err = credentials_ensure(d.store, d.url, &made, why, WHY_MAX)) < 0 ||
+		(err = quickstart_bucket(why)) < 0)
 		return err;
 	if (made)
 		log_info("made the first access key; file=%s/%s", fs_root(d.fs), CREDENTIALS_FILE);
 	err = net_start(d.net);
-	if (err < 0)
-		snprintf(why, WHY_MAX, "cannot accept connections: %s", error_text(err));
+	if (err < 0) snprintf(why, WHY_MAX, "cannot accept connections: %s", error_text(err));
 	return err;
 }
 
@@ -308,7 +315,8 @@ static void reload(void)
 	char why[WHY_MAX], restart[256];
 
 	notify_reloading();
-	int err = options_config(&d.options, d.options.quickstart ? d.quickstart_dir : NULL, &fresh, why);
+	int err = options_config(
+		&d.options, d.options.quickstart ? d.quickstart_dir : NULL, &fresh, why);
 	if (err < 0) {
 		log_error("reload: keeping the old settings: %s", why);
 	} else {
@@ -323,8 +331,7 @@ static void serve(const sigset_t *signals)
 {
 	for (;;) {
 		int sig = 0;
-		if (sigwait(signals, &sig) != 0)
-			continue;
+		if (sigwait(signals, &sig) != 0) continue;
 		if (sig != SIGHUP) {
 			log_info("stopping; signal=%s", sig == SIGTERM ? "TERM" : "INT");
 			return;
@@ -344,10 +351,8 @@ static int stop(void)
 		log_error("some requests did not end: leaving without closing the store");
 		_exit(EXIT_FAILED);
 	}
-	if (d.store)
-		store_close(&d.store);
-	if (d.fs)
-		fs_free(&d.fs);
+	if (d.store) store_close(&d.store);
+	if (d.fs) fs_free(&d.fs);
 	log_info("stopped");
 	return 0;
 }
@@ -379,22 +384,23 @@ static int settings_read(int argc, char **argv)
 		fprintf(stderr, "granaryd: %s\n", why);
 		return EXIT_WRONG_SETTINGS;
 	}
-	if (d.options.mode == MODE_VERSION || d.options.mode == MODE_HELP || d.options.mode == MODE_PRINT_DEFAULT)
+	if (d.options.mode == MODE_VERSION || d.options.mode == MODE_HELP ||
+		d.options.mode == MODE_PRINT_DEFAULT)
 		return 0;
 	/* Judged before the directory is made: a wrong setting touches nothing. */
 	if (options_config(&d.options, NULL, &d.config, why) < 0) {
 		fprintf(stderr, "granaryd: %s\n", why);
 		return EXIT_WRONG_SETTINGS;
 	}
-	if (d.options.mode != MODE_RUN)
-		return 0;
+	if (d.options.mode != MODE_RUN) return 0;
 	if (!d.options.quickstart && d.config.values[CONFIG_DATA].text[0] == '\0') {
-		fprintf(stderr, "granaryd: no data directory; give --data DIR, `data` in --config FILE, or --quickstart DIR\n");
+		fprintf(stderr, "granaryd: no data directory; give --data DIR, `data` in --config "
+				"FILE, or --quickstart DIR\n");
 		return EXIT_WRONG_SETTINGS;
 	}
-	if (quickstart_prepare(why) < 0)
-		return fail(why);
-	if (d.options.quickstart && options_config(&d.options, d.quickstart_dir, &d.config, why) < 0) {
+	if (quickstart_prepare(why) < 0) return fail(why);
+	if (d.options.quickstart &&
+		options_config(&d.options, d.quickstart_dir, &d.config, why) < 0) {
 		fprintf(stderr, "granaryd: %s\n", why);
 		return EXIT_WRONG_SETTINGS;
 	}
@@ -406,26 +412,17 @@ int main(int argc, char **argv)
 	process_prepare();
 	int res = settings_read(argc, argv);
 
-	if (res != 0)
-		return res;
+	if (res != 0) return res;
 	switch (d.options.mode) {
-	case MODE_HELP:
-		options_help(stdout);
-		return 0;
-	case MODE_VERSION:
-		printf("granaryd %s\n", GRANARY_VERSION_STRING);
-		return 0;
-	case MODE_PRINT_DEFAULT:
-		config_print_default(stdout);
-		return 0;
-	case MODE_PRINT_EFFECTIVE:
-		config_print_effective(&d.config, stdout);
-		return 0;
+	case MODE_HELP: options_help(stdout); return 0;
+	case MODE_VERSION: printf("granaryd %s\n", GRANARY_VERSION_STRING); return 0;
+	case MODE_PRINT_DEFAULT: config_print_default(stdout); return 0;
+	case MODE_PRINT_EFFECTIVE: config_print_effective(&d.config, stdout); return 0;
 	case MODE_CHECK_CONFIG:
-		printf("%s: the settings are valid\n", d.options.config_file ? d.options.config_file : "command line");
+		printf("%s: the settings are valid\n",
+			d.options.config_file ? d.options.config_file : "command line");
 		return 0;
-	case MODE_RUN:
-		break;
+	case MODE_RUN: break;
 	}
 	return run();
 }

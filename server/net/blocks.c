@@ -8,7 +8,9 @@
 
 enum { BLOCKS_ALIGN = 64, BLOCKS_MIN_BITS = 9, BLOCKS_STEP_BITS = 2 };
 
-struct block { struct block *next; };
+struct block {
+	struct block *next;
+};
 
 /* Index of the smallest class that holds size; *size_out its bytes. */
 static uint32_t class_of(uint64_t size, uint64_t *size_out)
@@ -69,8 +71,7 @@ void blocks_give(struct blocks *blocks, void *p, uint64_t size)
 	uint64_t bytes;
 	uint32_t i = class_of(size, &bytes);
 
-	if (!b)
-		return;
+	if (!b) return;
 	if (i >= BLOCKS_CLASSES || blocks->cached + bytes > blocks->cached_max) {
 		free(b);
 		return;

@@ -17,7 +17,8 @@
 #include "req/store.h"
 
 _Static_assert(sizeof(struct conn) <= 1024, "an idle connection holds less than 1 KiB");
-_Static_assert((int)WIRE_PREAUTH_META_MAX <= (int)IO_RECV_BUF_SIZE, "a handshake is never received in place");
+_Static_assert((int)WIRE_PREAUTH_META_MAX <= (int)IO_RECV_BUF_SIZE,
+	"a handshake is never received in place");
 
 static void conn_parse(struct conn *c);
 static void recv_done(struct io_op *op);
@@ -36,8 +37,7 @@ void inbound_free(struct conn *c, struct inbound **in)
 	struct inbound *b = *in;
 
 	*in = NULL;
-	if (!b)
-		return;
+	if (!b) return;
 	conn_charge(c, -(int64_t)b->charge);
 	blocks_give(&c->nl->blocks, b->data, b->data_size);
 	blocks_give(&c->nl->blocks, b, b->size);
@@ -50,8 +50,7 @@ static bool inbound_open(struct conn *c)
 	uint64_t size = sizeof(struct inbound) + f->meta_len;
 	struct inbound *b = blocks_take(&c->nl->blocks, size);
 
-	if (!b)
-		return false;
+	if (!b) return false;
 	memset(b, 0, sizeof(*b));
 	list_init(&b->node);
 	b->size = size;
@@ -77,8 +76,7 @@ struct conn *conn_new(int fd)
 {
 	struct conn *c = calloc(1, sizeof(*c));
 
-	if (!c)
-		return NULL;
+	if (!c) return NULL;
 	c->magic = CONN_MAGIC;
 	c->fd = fd;
 	list_init(&c->inflight);
@@ -102,16 +100,14 @@ void conn_discard(struct conn **cp)
 
 static void conn_watch(struct conn *c)
 {
-	if (list_empty(&c->timed))
-		list_push(&c->nl->timed, &c->timed);
+	if (list_empty(&c->timed)) list_push(&c->nl->timed, &c->timed);
 	c->watch_ns = io_now_ns(c->nl->io);
 	c->watch_bytes = 0;
 }
 
 static void conn_unwatch(struct conn *c)
 {
-	if (!list_empty(&c->timed))
-		list_remove(&c->timed);
+	if (!list_empty(&c->timed)) list_remove(&c->timed);
 }
 
 /* Whole frames are to come at 1 KiB/s or faster; opening and closing have deadlines of their own. */
@@ -133,8 +129,7 @@ static void conn_receive(struct conn *c)
 	}
 	if (c->state <= CONN_OPEN && c->in && framer_missing(fr) > CONN_RECV_SMALL_MAX) {
 		room = framer_room(fr, &at);
-		if (room > CONN_RECV_STEP_MAX)
-			room = CONN_RECV_STEP_MAX;
+		if (room > CONN_RECV_STEP_MAX) room = CONN_RECV_STEP_MAX;
 		c->direct = true;
 		c->recv_want = room;
 		io_recv(c->nl->io, &c->recv, c->fd, at, room);
@@ -164,8 +159,7 @@ void conn_adopt(struct net_local *nl, struct conn *c)
 
 static void input_release(struct conn *c)
 {
-	if (c->recv_buf)
-		io_recv_give(c->nl->io, c->recv_buf);
+	if (c->recv_buf) io_recv_give(c->nl->io, c->recv_buf);
 	free(c->stash);
 	c->recv_buf = NULL;
 	c->stash = NULL;
@@ -174,8 +168,7 @@ static void input_release(struct conn *c)
 
 void conn_post_turn(struct conn *c)
 {
-	if (c->turn_posted)
-		return;
+	if (c->turn_posted) return;
 	c->turn_posted = true;
 	reactor_defer(c->nl->reactor, &c->task);
 }
@@ -191,33 +184,30 @@ static void conn_drop_input(struct conn *c)
 
 void conn_close(struct conn *c)
 {
-	if (c->state == CONN_CLOSED)
-		return;
+	if (c->state == CONN_CLOSED) return;
 	c->state = CONN_CLOSED;
 	c->peer.gone = true;
 	conn_unwatch(c);
 	conn_drop_input(c);
 	sock_shutdown(c->fd);
 	conn_drop_queue(c);
-	if (!list_empty(&c->peer.waiting))
-		req_drained(&c->peer); /* they see that nobody listens */
+	if (!list_empty(&c->peer.waiting)) req_drained(&c->peer); /* they see that nobody listens */
 	conn_post_turn(c);
 }
 
 void conn_refuse(struct conn *c, int err, const char *text)
 {
-	if (c->state >= CONN_CLOSING)
-		return;
+	if (c->state >= CONN_CLOSING) return;
 	conn_drop_input(c);
 	conn_reply_error(c, OP_GOODBYE, 0, err, text);
 	c->state = CONN_CLOSING;
 	c->linger = err != -GRANARY_ESHUTDOWN;
 	c->peer.gone = true;
 	conn_watch(c);
-	if (!list_empty(&c->peer.waiting))
-		req_drained(&c->peer);
+	if (!list_empty(&c->peer.waiting)) req_drained(&c->peer);
 	if (!c->recving)
-		conn_receive(c); /* what still comes is thrown away: a reset would take our words with it */
+		conn_receive(
+			c); /* what still comes is thrown away: a reset would take our words with it */
 }
 
 /* True when c was freed. */
@@ -225,23 +215,19 @@ static bool conn_try_free(struct conn *c)
 {
 	struct net_local *nl = c->nl;
 
-	if (c->recving || c->sending)
-		return false;
+	if (c->recving || c->sending) return false;
 	if (c->fd >= 0) {
 		sock_close(c->fd);
 		c->fd = -1;
 		inbound_free(c, &c->in);
 	}
-	if (c->dirty || c->inflight_count > 0 || c->state != CONN_CLOSED)
-		return false;
+	if (c->dirty || c->inflight_count > 0 || c->state != CONN_CLOSED) return false;
 	if (c->opening && c->opening->conn) /* a worker has it */
 		return false;
 	conn_opening_free(c);
 	assert(!c->in && !c->sb && !c->queue.head && !c->turn_posted);
-	if (c->peer.session)
-		session_detach(nl->store->sessions, &c->peer.session);
-	if (c->peer.key)
-		keys_unref(nl->store, c->peer.key);
+	if (c->peer.session) session_detach(nl->store->sessions, &c->peer.session);
+	if (c->peer.key) keys_unref(nl->store, c->peer.key);
 	list_remove(&c->node);
 	nl->conn_count--;
 	stat_count(&nl->local->stats->connections, -1);
@@ -262,20 +248,16 @@ static void conn_turn(struct task *task)
 		(void)conn_try_free(c);
 		return;
 	}
-	if (c->state < CONN_CLOSING && (c->input.len > 0 || c->parked))
-		conn_parse(c);
-	if (c->nl->draining)
-		conn_drain(c);
+	if (c->state < CONN_CLOSING && (c->input.len > 0 || c->parked)) conn_parse(c);
+	if (c->nl->draining) conn_drain(c);
 }
 
 void conn_drain(struct conn *c)
 {
 	bool open = c->state == CONN_OPEN;
 
-	if (c->state >= CONN_CLOSING || c->state == CONN_ATTACHING)
-		return;
-	if (open && (c->inflight_count > 0 || c->queue.bytes > 0 || c->in))
-		return;
+	if (c->state >= CONN_CLOSING || c->state == CONN_ATTACHING) return;
+	if (open && (c->inflight_count > 0 || c->queue.bytes > 0 || c->in)) return;
 	conn_refuse(c, -GRANARY_ESHUTDOWN, "the server is stopping");
 }
 
@@ -287,8 +269,7 @@ static void tick_in_frame(struct conn *c, uint64_t now)
 
 	if (c->recving && c->direct && c->recv_want > CONN_PROGRESS_BYTES_S * 30)
 		window = c->recv_want * (UINT64_C(1000000000) / CONN_PROGRESS_BYTES_S);
-	if (now - c->watch_ns < window)
-		return;
+	if (now - c->watch_ns < window) return;
 	if (c->watch_bytes >= CONN_PROGRESS_BYTES_S * (CONN_PROGRESS_NS / UINT64_C(1000000000))) {
 		conn_watch(c);
 		return;
@@ -299,8 +280,7 @@ static void tick_in_frame(struct conn *c, uint64_t now)
 void conn_tick(struct conn *c, uint64_t now)
 {
 	if (c->state >= CONN_CLOSING) {
-		if (now - c->watch_ns >= CONN_CLOSING_NS)
-			conn_close(c);
+		if (now - c->watch_ns >= CONN_CLOSING_NS) conn_close(c);
 	} else if (c->state < CONN_OPEN) {
 		if (c->state != CONN_ATTACHING && now - c->watch_ns >= CONN_HANDSHAKE_NS)
 			conn_refuse(c, -GRANARY_ETIMEDOUT, "authentication took longer than 10 s");
@@ -318,8 +298,7 @@ bool conn_is_stalled(const struct conn *c, uint64_t now)
 
 bool conn_is_waiting(const struct conn *c, uint64_t now)
 {
-	if (list_empty(&c->inflight) || c->sending)
-		return false;
+	if (list_empty(&c->inflight) || c->sending) return false;
 	const struct inbound *oldest = container_of(c->inflight.next, struct inbound, node);
 	return now - oldest->began_ns >= CONN_WAITING_NS;
 }
@@ -339,15 +318,12 @@ static bool must_wait(struct conn *c)
 	const struct frame *f = &c->framer.frame;
 	bool hungry;
 
-	if (c->state == CONN_ATTACHING)
-		return true;
-	if (c->state != CONN_OPEN)
-		return false;
-	if (c->inflight_count >= WIRE_INFLIGHT_MAX || c->queue.bytes >= CONN_QUEUE_MAX)
-		return true;
-	hungry = !local_has_memory(c->nl, c->held, (uint64_t)f->meta_len + f->data_len + sizeof(struct inbound));
-	if (hungry && list_empty(&c->hungry))
-		list_push(&c->nl->hungry, &c->hungry);
+	if (c->state == CONN_ATTACHING) return true;
+	if (c->state != CONN_OPEN) return false;
+	if (c->inflight_count >= WIRE_INFLIGHT_MAX || c->queue.bytes >= CONN_QUEUE_MAX) return true;
+	hungry = !local_has_memory(
+		c->nl, c->held, (uint64_t)f->meta_len + f->data_len + sizeof(struct inbound));
+	if (hungry && list_empty(&c->hungry)) list_push(&c->nl->hungry, &c->hungry);
 	return hungry;
 }
 
@@ -355,8 +331,7 @@ static bool must_wait(struct conn *c)
 static void conn_park(struct conn *c)
 {
 	c->parked = true;
-	if (!c->recv_buf)
-		return;
+	if (!c->recv_buf) return;
 	if (c->input.len > 0) {
 		uint8_t *stash = malloc(c->input.len);
 		if (!stash) {
@@ -376,9 +351,11 @@ static const char *refusal_text(int err, const struct conn *c)
 	if (err == -GRANARY_EVERSION)
 		return "a frame of another protocol version; this server speaks version 1";
 	if (err != -GRANARY_ETOOBIG)
-		return "not a frame of this protocol: wrong magic, header checksum, request id or flags";
-	return c->state < CONN_OPEN ? "a frame above the cap before authentication: meta 4,096 bytes, no data" :
-				      "a frame above the caps of HELLO: meta 8 MiB, data 16 MiB";
+		return "not a frame of this protocol: wrong magic, header checksum, request id or "
+		       "flags";
+	return c->state < CONN_OPEN
+		       ? "a frame above the cap before authentication: meta 4,096 bytes, no data"
+		       : "a frame above the caps of HELLO: meta 8 MiB, data 16 MiB";
 }
 
 /* Header known and allowed, body room there: true. False: more bytes, parked, or refused. */
@@ -386,10 +363,10 @@ static bool conn_frame_begin(struct conn *c)
 {
 	static const struct framer_caps before = { WIRE_PREAUTH_META_MAX, 0 };
 	static const struct framer_caps after = { WIRE_META_MAX, WIRE_DATA_MAX };
-	int res = framer_header(&c->framer, &c->input, c->state < CONN_ATTACHING ? &before : &after);
+	int res =
+		framer_header(&c->framer, &c->input, c->state < CONN_ATTACHING ? &before : &after);
 
-	if (res == 0)
-		return false;
+	if (res == 0) return false;
 	if (res < 0) {
 		conn_refuse(c, res, refusal_text(res, c));
 		return false;
@@ -417,15 +394,12 @@ static void conn_parse(struct conn *c)
 				conn_post_turn(c);
 				return;
 			}
-			if (!conn_frame_begin(c))
-				break;
+			if (!conn_frame_begin(c)) break;
 		}
-		if (!framer_fill(&c->framer, &c->input))
-			break;
+		if (!framer_fill(&c->framer, &c->input)) break;
 		conn_dispatch(c);
 	}
-	if (c->state >= CONN_CLOSING || c->parked)
-		return;
+	if (c->state >= CONN_CLOSING || c->parked) return;
 	input_release(c);
 	conn_receive(c);
 }
@@ -439,8 +413,7 @@ void conn_retry(struct conn *c)
 /* Nothing is wanted any more; what comes is read and thrown away until the peer closes or time is up. */
 static void recv_after_end(struct conn *c, const struct io_op *op)
 {
-	if (op->recv_buf)
-		io_recv_give(c->nl->io, op->recv_buf);
+	if (op->recv_buf) io_recv_give(c->nl->io, op->recv_buf);
 	inbound_free(c, &c->in);
 	if (c->state == CONN_CLOSING && op->res > 0) {
 		conn_receive(c);
@@ -462,9 +435,9 @@ static void recv_done(struct io_op *op)
 		recv_after_end(c, op);
 		return;
 	}
-	if (op->res <= 0 || (direct && (size_t)op->res < c->recv_want)) { /* gone, perhaps in mid-frame */
-		if (op->recv_buf)
-			io_recv_give(c->nl->io, op->recv_buf);
+	if (op->res <= 0 ||
+		(direct && (size_t)op->res < c->recv_want)) { /* gone, perhaps in mid-frame */
+		if (op->recv_buf) io_recv_give(c->nl->io, op->recv_buf);
 		conn_close(c);
 		return;
 	}

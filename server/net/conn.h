@@ -31,7 +31,7 @@ enum {
 	CONN_FRAMES_A_TURN = 32,             /* then others get theirs */
 	CONN_QUEUE_MAX = 4 * 1024 * 1024,    /* bytes of answers not sent: above it nothing new is read */
 	CONN_QUEUE_LOW = 2 * 1024 * 1024,    /* requests that wait for the queue go on below it */
-	CONN_RECV_SMALL_MAX = IO_RECV_BUF_SIZE, /* what is missing of a body is copied up to here, else received in place */
+	CONN_RECV_SMALL_MAX = IO_RECV_BUF_SIZE, /* missing of a body: copied up to here, else in place */
 	CONN_RECV_STEP_MAX = 128 * 1024,     /* in one op, so that a sender's progress shows */
 	CONN_PROGRESS_BYTES_S = 1024,
 	CONN_TEXT_MAX = 512,

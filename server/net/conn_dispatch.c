@@ -22,7 +22,8 @@ static void frame_free(struct conn *c)
 }
 
 /* The answer to an opening message, then the end. */
-static void conn_fail_opening(struct conn *c, uint8_t op, uint64_t request, int err, const char *text)
+static void conn_fail_opening(
+	struct conn *c, uint8_t op, uint64_t request, int err, const char *text)
 {
 	conn_reply_error(c, op, request, err, text);
 	conn_refuse(c, err, text);
@@ -32,13 +33,10 @@ void conn_opening_free(struct conn *c)
 {
 	struct opening *o = c->opening;
 
-	if (!o)
-		return;
+	if (!o) return;
 	transcript_release(&o->transcript);
-	if (o->session)
-		session_detach(c->nl->store->sessions, &o->session);
-	if (o->key)
-		keys_unref(c->nl->store, o->key);
+	if (o->session) session_detach(c->nl->store->sessions, &o->session);
+	if (o->key) keys_unref(c->nl->store, o->key);
 	free(o);
 	c->opening = NULL;
 }
@@ -85,11 +83,14 @@ static void auth_failed(struct conn *c, uint64_t request)
 	stat_count(&nl->local->stats->auth_failures, 1);
 	nl->auth_unlogged++;
 	if (nl->auth_logged_ns == 0 || now - nl->auth_logged_ns >= UINT64_C(1000000000)) {
-		log_warn("authentication failed: unknown access key or wrong secret; times=%" PRIu32, nl->auth_unlogged);
+		log_warn(
+			"authentication failed: unknown access key or wrong secret; times=%" PRIu32,
+			nl->auth_unlogged);
 		nl->auth_logged_ns = now;
 		nl->auth_unlogged = 0;
 	}
-	conn_fail_opening(c, OP_AUTH, request, -GRANARY_EAUTH, "unknown access key or wrong secret");
+	conn_fail_opening(
+		c, OP_AUTH, request, -GRANARY_EAUTH, "unknown access key or wrong secret");
 }
 
 /* On the reactor: the session is known, or not. */
@@ -104,10 +105,12 @@ static void attach_done(struct conn *c)
 		return;
 	}
 	if (err == 0)
-		err = transcript_auth_answer(&o->transcript, keys_secret(o->key), session_id(o->session), bytes);
+		err = transcript_auth_answer(
+			&o->transcript, keys_secret(o->key), session_id(o->session), bytes);
 	if (err < 0) {
 		conn_fail_opening(c, OP_AUTH, o->request, err,
-			err == -GRANARY_EACCESS ? "the session belongs to another access key" : error_text(err));
+			err == -GRANARY_EACCESS ? "the session belongs to another access key"
+						: error_text(err));
 		return;
 	}
 	c->peer.key = o->key;
@@ -117,8 +120,7 @@ static void attach_done(struct conn *c)
 	o->session = NULL;
 	c->state = CONN_OPEN;
 	c->key_checked_ns = io_now_ns(c->nl->io);
-	if (!framer_in_frame(&c->framer))
-		list_remove(&c->timed);
+	if (!framer_in_frame(&c->framer)) list_remove(&c->timed);
 	conn_reply(c, OP_AUTH, o->request, 0, slice_of(bytes, sizeof(bytes)));
 	conn_opening_free(c);
 	conn_post_turn(c);
@@ -149,10 +151,12 @@ static void auth_handle(struct conn *c, const struct frame *f, struct slice meta
 	const uint8_t *secret = o->key ? keys_secret(o->key) : NULL;
 
 	if (meta.len != WIRE_HMAC_SIZE) {
-		conn_fail_opening(c, OP_AUTH, f->request, -GRANARY_EPROTO, "the meta of AUTH is not 32 bytes");
+		conn_fail_opening(c, OP_AUTH, f->request, -GRANARY_EPROTO,
+			"the meta of AUTH is not 32 bytes");
 		return;
 	}
-	if (!transcript_client_proof(&o->transcript, secret, meta.p) || !keys_valid(c->nl->store, o->key)) {
+	if (!transcript_client_proof(&o->transcript, secret, meta.p) ||
+		!keys_valid(c->nl->store, o->key)) {
 		auth_failed(c, f->request);
 		return;
 	}
@@ -189,7 +193,7 @@ static bool is_duplicate(struct conn *c, uint64_t request)
 		c->request_newest = request;
 		return false;
 	}
-	list_for(n, &c->inflight)
+	list_for (n, &c->inflight)
 		if (container_of(n, struct inbound, node)->req.frame.request == request)
 			return true;
 	return false;
@@ -200,8 +204,7 @@ static bool key_still_valid(struct conn *c)
 {
 	uint64_t now = io_now_ns(c->nl->io);
 
-	if (now - c->key_checked_ns < CONN_KEY_CHECK_NS)
-		return true;
+	if (now - c->key_checked_ns < CONN_KEY_CHECK_NS) return true;
 	c->key_checked_ns = now;
 	return keys_valid(c->nl->store, c->peer.key);
 }
@@ -274,8 +277,7 @@ static void open_handle(struct conn *c, const struct frame *f)
 		return;
 	}
 	int err = framer_check(&c->framer);
-	if (err == 0 && f->meta_len + (uint64_t)f->data_len > 0)
-		err = -GRANARY_EPROTO;
+	if (err == 0 && f->meta_len + (uint64_t)f->data_len > 0) err = -GRANARY_EPROTO;
 	if (err < 0)
 		conn_reply_error(c, OP_PING, f->request, err, "PING is empty");
 	else
@@ -297,9 +299,9 @@ void conn_dispatch(struct conn *c)
 		return;
 	}
 	if (framer_check(&c->framer) < 0)
-		conn_refuse(c, -GRANARY_EPROTO, "wrong checksum of the meta, or status or flags in a request");
+		conn_refuse(c, -GRANARY_EPROTO,
+			"wrong checksum of the meta, or status or flags in a request");
 	else
 		opening_handle(c, &f, slice_of(c->in->meta, f.meta_len));
-	if (c->state < CONN_CLOSING)
-		frame_free(c);
+	if (c->state < CONN_CLOSING) frame_free(c);
 }

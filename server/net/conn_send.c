@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* conn_send.c -- the sending side of a connection: answers queue up, and at the end of the reactor's turn one send takes
- * what is there; while it runs the next gathers. */
+/* conn_send.c -- the sending side of a connection: answers queue up, and at the end of the reactor's
+ * turn one send takes what is there; while it runs the next gathers. */
 #include "net/conn.h"
 
 #include <assert.h>
@@ -19,19 +19,26 @@ struct reply {
 	uint8_t meta[];
 };
 
-static void reply_released(struct answer *a) { free(container_of(a, struct reply, answer)); }
+static void reply_released(struct answer *a)
+{
+	free(container_of(a, struct reply, answer));
+}
 
 void conn_reply(struct conn *c, uint8_t op, uint64_t request, int err, struct slice meta)
 {
 	struct reply *r = calloc(1, sizeof(*r) + meta.len);
 
-	if (!r)
-		return;
-	if (meta.len > 0)
-		memcpy(r->meta, meta.p, meta.len);
+	if (!r) return;
+	if (meta.len > 0) memcpy(r->meta, meta.p, meta.len);
 	r->answer = (struct answer){
-		.request = request, .op = op, .flags = FRAME_LAST, .status = (uint16_t)-err, .meta = r->meta,
-		.meta_len = (uint32_t)meta.len, .memory = sizeof(*r) + meta.len, .released = reply_released,
+		.request = request,
+		.op = op,
+		.flags = FRAME_LAST,
+		.status = (uint16_t)-err,
+		.meta = r->meta,
+		.meta_len = (uint32_t)meta.len,
+		.memory = sizeof(*r) + meta.len,
+		.released = reply_released,
 	};
 	conn_answer(c, &r->answer);
 }
@@ -52,14 +59,12 @@ static void conn_mark_dirty(struct conn *c)
 {
 	struct net_local *nl = c->nl;
 
-	if (c->dirty)
-		return;
+	if (c->dirty) return;
 	c->dirty = true;
 	c->dirty_next = NULL;
 	*nl->dirty_tail = c;
 	nl->dirty_tail = &c->dirty_next;
-	if (nl->flush_posted)
-		return;
+	if (nl->flush_posted) return;
 	nl->flush_posted = true;
 	nl->flush.fn = local_flush;
 	reactor_defer(nl->reactor, &nl->flush);
@@ -68,7 +73,8 @@ static void conn_mark_dirty(struct conn *c)
 /* The data of a READ lies in the cache's memory, which has a budget of its own. */
 static int64_t answer_charge(const struct answer *a)
 {
-	return (int64_t)(a->op == OP_READ && a->memory > a->data_len ? a->memory - a->data_len : a->memory);
+	return (int64_t)(a->op == OP_READ && a->memory > a->data_len ? a->memory - a->data_len
+								     : a->memory);
 }
 
 /* Never released from inside: the request that answers may still look at what it handed over. */
@@ -76,8 +82,7 @@ void conn_answer(struct conn *c, struct answer *a)
 {
 	sendq_push(&c->queue, a);
 	conn_charge(c, answer_charge(a));
-	if (!c->sending)
-		conn_mark_dirty(c);
+	if (!c->sending) conn_mark_dirty(c);
 }
 
 static void answers_release(struct conn *c, struct answer *list)
@@ -90,22 +95,23 @@ static void answers_release(struct conn *c, struct answer *list)
 	}
 }
 
-void conn_drop_queue(struct conn *c) { answers_release(c, sendq_drop(&c->queue)); }
+void conn_drop_queue(struct conn *c)
+{
+	answers_release(c, sendq_drop(&c->queue));
+}
 
 static struct sendbuf *sendbuf_take(struct net_local *nl)
 {
 	struct sendbuf *sb = nl->sendbufs;
 
-	if (!sb)
-		return malloc(sizeof(*sb));
+	if (!sb) return malloc(sizeof(*sb));
 	nl->sendbufs = sb->next;
 	return sb;
 }
 
 static void sendbuf_give(struct conn *c)
 {
-	if (!c->sb)
-		return;
+	if (!c->sb) return;
 	c->sb->next = c->nl->sendbufs;
 	c->nl->sendbufs = c->sb;
 	c->sb = NULL;
@@ -121,8 +127,7 @@ void conn_flush(struct conn *c)
 		conn_post_turn(c);
 		return;
 	}
-	if (c->sending)
-		return;
+	if (c->sending) return;
 	if (!c->queue.head) {
 		sendbuf_give(c);
 		if (c->state == CONN_CLOSING && c->linger)
@@ -131,8 +136,7 @@ void conn_flush(struct conn *c)
 			conn_close(c);
 		return;
 	}
-	if (!c->sb)
-		c->sb = sendbuf_take(c->nl);
+	if (!c->sb) c->sb = sendbuf_take(c->nl);
 	if (!c->sb) {
 		conn_close(c);
 		return;
@@ -155,8 +159,7 @@ static void send_done(struct io_op *op)
 	c->sending = false;
 	c->nl->sending_count--;
 	answers_release(c, sendq_sent(&c->queue));
-	if (op->res < 0)
-		conn_close(c);
+	if (op->res < 0) conn_close(c);
 	if (c->state == CONN_CLOSED) {
 		conn_drop_queue(c);
 		sendbuf_give(c);
@@ -166,8 +169,7 @@ static void send_done(struct io_op *op)
 	conn_flush(c);
 	if (was_full && c->queue.bytes < CONN_QUEUE_LOW && !list_empty(&c->peer.waiting))
 		req_drained(&c->peer);
-	if (c->parked || c->nl->draining)
-		conn_post_turn(c);
+	if (c->parked || c->nl->draining) conn_post_turn(c);
 }
 
 /* ---- what requests see ---- */
@@ -185,7 +187,10 @@ static void peer_answer(struct req_peer *peer, struct answer *a)
 	conn_answer(c, a);
 }
 
-static uint64_t peer_queued(const struct req_peer *peer) { return conn_of(peer)->queue.bytes; }
+static uint64_t peer_queued(const struct req_peer *peer)
+{
+	return conn_of(peer)->queue.bytes;
+}
 
 static void peer_finished(struct req_peer *peer, struct req *r)
 {
@@ -197,8 +202,7 @@ static void peer_finished(struct req_peer *peer, struct req *r)
 	c->inflight_count--;
 	c->nl->inflight_count--;
 	inbound_free(c, &in);
-	if (c->parked || c->state == CONN_CLOSED || c->nl->draining)
-		conn_post_turn(c);
+	if (c->parked || c->state == CONN_CLOSED || c->nl->draining) conn_post_turn(c);
 }
 
 const struct req_peer_ops conn_peer_ops = {

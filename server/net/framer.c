@@ -17,12 +17,9 @@ static void skip(struct slice *in, size_t n)
 
 static int header_judge(const struct frame *f, const struct framer_caps *caps)
 {
-	if (f->meta_len > caps->meta_max || f->data_len > caps->data_max)
-		return -GRANARY_ETOOBIG;
-	if (f->request == 0 && f->op != OP_GOODBYE)
-		return -GRANARY_EPROTO;
-	if (f->flags & FRAME_RESPONSE && f->op != OP_GOODBYE)
-		return -GRANARY_EPROTO;
+	if (f->meta_len > caps->meta_max || f->data_len > caps->data_max) return -GRANARY_ETOOBIG;
+	if (f->request == 0 && f->op != OP_GOODBYE) return -GRANARY_EPROTO;
+	if (f->flags & FRAME_RESPONSE && f->op != OP_GOODBYE) return -GRANARY_EPROTO;
 	return 1;
 }
 
@@ -31,27 +28,22 @@ int framer_header(struct framer *fr, struct slice *in, const struct framer_caps 
 	const uint8_t *head = in->p;
 	int err;
 
-	if (fr->known)
-		return 1;
+	if (fr->known) return 1;
 	if (fr->head_len > 0 || in->len < WIRE_HEADER_SIZE) {
 		size_t n = WIRE_HEADER_SIZE - (size_t)fr->head_len;
-		if (n > in->len)
-			n = in->len;
-		if (n > 0)
-			memcpy(fr->head + fr->head_len, in->p, n);
+		if (n > in->len) n = in->len;
+		if (n > 0) memcpy(fr->head + fr->head_len, in->p, n);
 		fr->head_len = (uint8_t)(fr->head_len + n);
 		skip(in, n);
 		if (fr->head_len >= 2 && (fr->head[0] != 'G' || fr->head[1] != 'N'))
 			return -GRANARY_EPROTO; /* another protocol: do not wait for more of it */
-		if (fr->head_len < WIRE_HEADER_SIZE)
-			return 0;
+		if (fr->head_len < WIRE_HEADER_SIZE) return 0;
 		head = fr->head;
 	} else {
 		skip(in, WIRE_HEADER_SIZE);
 	}
 	err = frame_decode(head, &fr->frame);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	err = header_judge(&fr->frame, caps);
 	fr->known = err == 1;
 	return err;
@@ -109,9 +101,7 @@ int framer_check(const struct framer *fr)
 	uint32_t crc = f->meta_len ? crc32c(0, fr->meta, f->meta_len) : 0;
 
 	assert(fr->has_body && framer_missing(fr) == 0);
-	if (crc != f->meta_crc)
-		return -GRANARY_EPROTO;
-	if (f->op == OP_GOODBYE)
-		return 0;
+	if (crc != f->meta_crc) return -GRANARY_EPROTO;
+	if (f->op == OP_GOODBYE) return 0;
 	return f->status != 0 || (f->flags & ~FRAME_RESENT) != 0 ? -GRANARY_EPROTO : 0;
 }

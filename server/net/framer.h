@@ -12,7 +12,9 @@
 
 #include "common/wire.h"
 
-struct framer_caps { uint32_t meta_max, data_max; };
+struct framer_caps {
+	uint32_t meta_max, data_max;
+};
 
 struct framer {
 	uint8_t head[WIRE_HEADER_SIZE]; /* of a header that came in parts */
@@ -21,12 +23,18 @@ struct framer {
 	bool has_body; /* framer_body() was called */
 	struct frame frame;
 	uint8_t *meta, *data;
-	uint64_t got;  /* bytes of meta and data so far */
+	uint64_t got; /* bytes of meta and data so far */
 };
 
-static inline void framer_reset(struct framer *fr) { *fr = (struct framer){ 0 }; }
+static inline void framer_reset(struct framer *fr)
+{
+	*fr = (struct framer){ 0 };
+}
 /* A frame has begun and is not complete. */
-static inline bool framer_in_frame(const struct framer *fr) { return fr->head_len > 0 || fr->known; }
+static inline bool framer_in_frame(const struct framer *fr)
+{
+	return fr->head_len > 0 || fr->known;
+}
 /* Consumes header bytes from *in. 1: fr->frame is known (at once when it is already); 0: more bytes are needed; or
  * -GRANARY_EPROTO (magic, checksum, request id 0), -GRANARY_EVERSION, -GRANARY_ETOOBIG (above caps). */
 int framer_header(struct framer *fr, struct slice *in, const struct framer_caps *caps);

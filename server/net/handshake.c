@@ -14,31 +14,26 @@
 #include "common/name.h"
 
 enum { LABEL_SIZE = sizeof(WIRE_CLIENT_LABEL) - 1, SESSION_SIZE = 8, BINDING_NONE = 0 };
-_Static_assert(sizeof(WIRE_CLIENT_LABEL) == sizeof(WIRE_SERVER_LABEL), "one place for either label");
+_Static_assert(
+	sizeof(WIRE_CLIENT_LABEL) == sizeof(WIRE_SERVER_LABEL), "one place for either label");
 
 static int hello_judge(const struct hello *h, const char **why)
 {
 	*why = "the lowest version is above the highest";
-	if (h->version_low > h->version_high)
-		return -GRANARY_EPROTO;
+	if (h->version_low > h->version_high) return -GRANARY_EPROTO;
 	*why = "this server speaks protocol version 1 only";
 	if (h->version_low > WIRE_VERSION || h->version_high < WIRE_VERSION)
 		return -GRANARY_EVERSION;
 	*why = "channel binding is not supported by this server; send kind 0";
-	if (h->binding_kind != BINDING_NONE)
-		return -GRANARY_EUNSUPPORTED;
+	if (h->binding_kind != BINDING_NONE) return -GRANARY_EUNSUPPORTED;
 	*why = "channel binding bytes without a kind";
-	if (h->binding.len > 0)
-		return -GRANARY_EPROTO;
+	if (h->binding.len > 0) return -GRANARY_EPROTO;
 	*why = "the client's cap for the data of a frame is below 1 MiB";
-	if (h->data_cap < HELLO_DATA_CAP_MIN)
-		return -GRANARY_EPROTO;
+	if (h->data_cap < HELLO_DATA_CAP_MIN) return -GRANARY_EPROTO;
 	*why = "the access key id is longer than 64 bytes";
-	if (h->key_id.len > HELLO_KEY_ID_MAX)
-		return -GRANARY_EPROTO;
+	if (h->key_id.len > HELLO_KEY_ID_MAX) return -GRANARY_EPROTO;
 	*why = "the client name is longer than 256 bytes or not UTF-8";
-	if (h->client.len > HELLO_CLIENT_NAME_MAX || !utf8_valid(h->client))
-		return -GRANARY_EPROTO;
+	if (h->client.len > HELLO_CLIENT_NAME_MAX || !utf8_valid(h->client)) return -GRANARY_EPROTO;
 	return 0;
 }
 
@@ -79,8 +74,7 @@ int transcript_init(struct transcript *t, struct slice hello, struct slice answe
 {
 	t->len = LABEL_SIZE + hello.len + answer.len;
 	t->bytes = malloc(t->len + SESSION_SIZE);
-	if (!t->bytes)
-		return -GRANARY_ENOMEM;
+	if (!t->bytes) return -GRANARY_ENOMEM;
 	memcpy(t->bytes + LABEL_SIZE, hello.p, hello.len);
 	memcpy(t->bytes + LABEL_SIZE + hello.len, answer.p, answer.len);
 	return 0;
@@ -95,10 +89,12 @@ void transcript_release(struct transcript *t)
 static bool hmac(const uint8_t *secret, const uint8_t *p, size_t len, uint8_t out[WIRE_HMAC_SIZE])
 {
 	unsigned out_len = WIRE_HMAC_SIZE;
-	return HMAC(EVP_sha256(), secret, WIRE_SECRET_SIZE, p, len, out, &out_len) && out_len == WIRE_HMAC_SIZE;
+	return HMAC(EVP_sha256(), secret, WIRE_SECRET_SIZE, p, len, out, &out_len) &&
+	       out_len == WIRE_HMAC_SIZE;
 }
 
-bool transcript_client_proof(struct transcript *t, const uint8_t *secret, const uint8_t proof[WIRE_HMAC_SIZE])
+bool transcript_client_proof(
+	struct transcript *t, const uint8_t *secret, const uint8_t proof[WIRE_HMAC_SIZE])
 {
 	static const uint8_t dummy[WIRE_SECRET_SIZE] = { 0x5a };
 	uint8_t want[WIRE_HMAC_SIZE] = { 0 };

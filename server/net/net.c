@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* net.c -- listeners, the hand-over of connections to reactors, and what one reactor does for all of its connections:
- * sending at the end of a turn, the tick of one second, memory, draining and stopping.
- * Invariants: (1) a net_local belongs to its reactor but for `task` and `stopped`; (2) request_bytes of the store is the
- * sum of all charges, less what the reactors have not yet added (CHARGE_STEP each at most). */
+/* net.c -- listeners, the hand-over of connections to reactors, and what one reactor does for all of its
+ * connections: sending at the end of a turn, the tick of one second, memory, draining and stopping.
+ * Invariants: (1) a net_local belongs to its reactor but for `stopped` and the tasks the main thread
+ * posts; (2) request_bytes of the store is the sum of all charges, less what the reactors have not yet
+ * added (CHARGE_STEP each at most). */
 #include "net/net.h"
 
 #include <assert.h>
@@ -19,9 +20,15 @@
 #include "net/conn.h"
 #include "req/store.h"
 
-enum { CHARGE_STEP = 256 * 1024, POOL_SHARE = 2, FEED_MAX = 16, SHARE_MAX = 1 << 20, HUNGRY_POLL_NS = 5000000 };
+enum {
+	CHARGE_STEP = 256 * 1024,
+	POOL_SHARE = 2,
+	FEED_MAX = 16,
+	SHARE_MAX = 1 << 20,
+	HUNGRY_POLL_NS = 5000000
+};
 #define POOL_CACHED_MAX (UINT64_C(64) << 20)
-#define TICK_NS UINT64_C(1000000000)
+#define TICK_NS         UINT64_C(1000000000)
 
 struct listener {
 	struct net *net;
@@ -36,9 +43,9 @@ struct net {
 	uint32_t listener_count, connections_max;
 	struct listener listeners[NET_LISTENERS_MAX];
 	struct net_local locals[REACTORS_MAX];
-	uint32_t next_reactor;            /* reactor 0: who gets the next connection */
+	uint32_t next_reactor; /* reactor 0: who gets the next connection */
 	_Atomic uint32_t connections;
-	_Atomic uint64_t waiting_ns;      /* when somebody was last seen waiting for memory */
+	_Atomic uint64_t waiting_ns; /* when somebody was last seen waiting for memory */
 	bool started;
 	uint64_t full_logged_ns;
 };
@@ -48,9 +55,11 @@ struct net {
 static void charge_flush(struct net_local *nl)
 {
 	if (nl->charged > 0)
-		atomic_fetch_add_explicit(&nl->store->request_bytes, (uint64_t)nl->charged, memory_order_relaxed);
+		atomic_fetch_add_explicit(
+			&nl->store->request_bytes, (uint64_t)nl->charged, memory_order_relaxed);
 	else if (nl->charged < 0)
-		atomic_fetch_sub_explicit(&nl->store->request_bytes, (uint64_t)-nl->charged, memory_order_relaxed);
+		atomic_fetch_sub_explicit(
+			&nl->store->request_bytes, (uint64_t)-nl->charged, memory_order_relaxed);
 	nl->charged = 0;
 }
 
@@ -58,17 +67,17 @@ static void charge_flush(struct net_local *nl)
 static void feed_hungry(struct net_local *nl)
 {
 	charge_flush(nl);
-	for (uint32_t i = 0; i < FEED_MAX && !list_empty(&nl->hungry) && local_has_memory(nl, UINT64_MAX / 2, 0); i++)
+	for (uint32_t i = 0;
+		i < FEED_MAX && !list_empty(&nl->hungry) && local_has_memory(nl, UINT64_MAX / 2, 0);
+		i++)
 		conn_retry(container_of(nl->hungry.next, struct conn, hungry));
 }
 
 void local_charge(struct net_local *nl, int64_t bytes)
 {
 	nl->charged += bytes;
-	if (nl->charged > CHARGE_STEP || nl->charged < -CHARGE_STEP)
-		charge_flush(nl);
-	if (bytes < 0 && !list_empty(&nl->hungry))
-		feed_hungry(nl);
+	if (nl->charged > CHARGE_STEP || nl->charged < -CHARGE_STEP) charge_flush(nl);
+	if (bytes < 0 && !list_empty(&nl->hungry)) feed_hungry(nl);
 }
 
 /* Above the budget every connection still has a share of a quarter more: who holds little is not made to wait by those
@@ -78,11 +87,11 @@ bool local_has_memory(const struct net_local *nl, uint64_t held, uint64_t bytes)
 	uint64_t budget = nl->store->options.request_budget, share;
 	uint64_t used = atomic_load_explicit(&nl->store->request_bytes, memory_order_relaxed);
 
-	if (nl->charged > 0)
-		used += (uint64_t)nl->charged;
+	if (nl->charged > 0) used += (uint64_t)nl->charged;
 	if (used + bytes <= budget || used <= CHARGE_STEP * (uint64_t)nl->store->reactor_count)
 		return true;
-	share = budget / 4 / (atomic_load_explicit(&nl->net->connections, memory_order_relaxed) + 1);
+	share = budget / 4 /
+		(atomic_load_explicit(&nl->net->connections, memory_order_relaxed) + 1);
 	return held + bytes <= (share < SHARE_MAX ? share : SHARE_MAX);
 }
 
@@ -108,8 +117,7 @@ void local_flush(struct task *task)
 
 static void local_try_stop(struct net_local *nl)
 {
-	if (!nl->stopping || nl->conn_count > 0 || nl->tick_armed)
-		return;
+	if (!nl->stopping || nl->conn_count > 0 || nl->tick_armed) return;
 	assert(!nl->flush_posted); /* only a connection posts it, and is not freed before it ran */
 	charge_flush(nl);
 	blocks_release(&nl->blocks);
@@ -118,7 +126,8 @@ static void local_try_stop(struct net_local *nl)
 		nl->sendbufs = sb->next;
 		free(sb);
 	}
-	atomic_store_explicit(&nl->stopped, true, memory_order_release); /* net_stop() frees from here on */
+	atomic_store_explicit(
+		&nl->stopped, true, memory_order_release); /* net_stop() frees from here on */
 }
 
 void local_conn_gone(struct net_local *nl)
@@ -144,16 +153,14 @@ static void tick_stalled(struct net_local *nl, uint64_t now)
 {
 	bool waiting = !list_empty(&nl->hungry);
 
-	list_for(n, &nl->conns)
+	list_for (n, &nl->conns)
 		waiting = waiting || conn_is_waiting(container_of(n, struct conn, node), now);
-	if (waiting)
-		atomic_store_explicit(&nl->net->waiting_ns, now, memory_order_relaxed);
+	if (waiting) atomic_store_explicit(&nl->net->waiting_ns, now, memory_order_relaxed);
 	if (atomic_load_explicit(&nl->net->waiting_ns, memory_order_relaxed) + 2 * TICK_NS < now)
 		return;
-	list_for_safe(n, tmp, &nl->conns) {
+	list_for_safe (n, tmp, &nl->conns) {
 		struct conn *c = container_of(n, struct conn, node);
-		if (conn_is_stalled(c, now))
-			conn_drop_stalled(c);
+		if (conn_is_stalled(c, now)) conn_drop_stalled(c);
 	}
 }
 
@@ -168,8 +175,7 @@ static void tick_done(struct io_op *op)
 		local_try_stop(nl);
 		return;
 	}
-	list_for_safe(n, tmp, &nl->timed)
-		conn_tick(container_of(n, struct conn, timed), now);
+	list_for_safe (n, tmp, &nl->timed) conn_tick(container_of(n, struct conn, timed), now);
 	if (now - nl->stalled_ns >= TICK_NS && (nl->sending_count > 0 || nl->inflight_count > 0)) {
 		nl->stalled_ns = now;
 		tick_stalled(nl, now);
@@ -225,8 +231,7 @@ static void refuse_full(struct net *net, int fd)
 	uint64_t now = clock_mono_ns();
 
 	sock_close(fd);
-	if (net->full_logged_ns != 0 && now - net->full_logged_ns < TICK_NS)
-		return;
+	if (net->full_logged_ns != 0 && now - net->full_logged_ns < TICK_NS) return;
 	net->full_logged_ns = now;
 	log_warn("refusing connections: the limit is reached; limit=%u", net->connections_max);
 }
@@ -239,7 +244,8 @@ static void accept_done(struct io_op *op)
 	if (op->res < 0) { /* the last one: cancelled, or the listener broke */
 		l->accepting = false;
 		if (op->res != -GRANARY_ECANCELED)
-			log_error("cannot accept on '%s': %s", l->address, error_text((int)op->res));
+			log_error(
+				"cannot accept on '%s': %s", l->address, error_text((int)op->res));
 		sock_close(l->fd);
 		l->fd = -1;
 		return;
@@ -278,14 +284,17 @@ static void order_run(struct net *net, struct reactor *to, void (*fn)(struct tas
 	struct order o = { .task = { .fn = fn }, .net = net };
 
 	reactor_post(to, &o.task);
-	while (!atomic_load_explicit(&o.done, memory_order_acquire))
-		pause_ms();
+	while (!atomic_load_explicit(&o.done, memory_order_acquire)) pause_ms();
 }
 
-static struct net *order_take(struct task *task) { return container_of(task, struct order, task)->net; }
+static struct net *order_take(struct task *task)
+{
+	return container_of(task, struct order, task)->net;
+}
 static void order_finish(struct task *task)
 {
-	atomic_store_explicit(&container_of(task, struct order, task)->done, true, memory_order_release);
+	atomic_store_explicit(
+		&container_of(task, struct order, task)->done, true, memory_order_release);
 }
 
 static void accept_order(struct task *task)
@@ -308,8 +317,7 @@ static void accept_stop_order(struct task *task)
 	struct io *io = reactor_io(net->store->reactors[0]);
 
 	for (uint32_t i = 0; i < net->listener_count; i++)
-		if (net->listeners[i].accepting)
-			io_cancel(io, &net->listeners[i].op);
+		if (net->listeners[i].accepting) io_cancel(io, &net->listeners[i].op);
 	order_finish(task);
 }
 
@@ -330,8 +338,7 @@ static void accept_idle_order(struct task *task)
 
 static void listeners_close(struct net *net)
 {
-	for (uint32_t i = 0; i < net->listener_count; i++)
-		sock_close(net->listeners[i].fd);
+	for (uint32_t i = 0; i < net->listener_count; i++) sock_close(net->listeners[i].fd);
 }
 
 static int listen_all(struct net *net, const struct net_options *o, char *why, size_t why_cap)
@@ -341,8 +348,11 @@ static int listen_all(struct net *net, const struct net_options *o, char *why, s
 		int err = sock_listen(o->addresses[i], &l->fd, l->address, sizeof(l->address));
 		if (err < 0) {
 			snprintf(why, why_cap, "cannot listen on '%s': %s", o->addresses[i],
-				err == -GRANARY_ELOCKED ? "another process does; stop it or choose another address" :
-				err == -GRANARY_EINVAL ? "not an address: HOST:PORT, [IPV6]:PORT or unix:/PATH" : error_text(err));
+				err == -GRANARY_ELOCKED
+					? "another process does; stop it or choose another address"
+				: err == -GRANARY_EINVAL
+					? "not an address: HOST:PORT, [IPV6]:PORT or unix:/PATH"
+					: error_text(err));
 			return err;
 		}
 		l->net = net;
@@ -351,7 +361,8 @@ static int listen_all(struct net *net, const struct net_options *o, char *why, s
 	return 0;
 }
 
-int net_open(struct store *store, const struct net_options *options, struct net **out, char *why, size_t why_cap)
+int net_open(struct store *store, const struct net_options *options, struct net **out, char *why,
+	size_t why_cap)
 {
 	*out = NULL;
 	assert(options->address_count > 0 && options->address_count <= NET_LISTENERS_MAX);
@@ -368,13 +379,15 @@ int net_open(struct store *store, const struct net_options *options, struct net 
 		free(net);
 		return err;
 	}
-	for (uint32_t i = 0; i < store->reactor_count; i++)
-		local_init(net, i);
+	for (uint32_t i = 0; i < store->reactor_count; i++) local_init(net, i);
 	*out = net;
 	return 0;
 }
 
-uint32_t net_address_count(const struct net *net) { return net->listener_count; }
+uint32_t net_address_count(const struct net *net)
+{
+	return net->listener_count;
+}
 
 const char *net_address(const struct net *net, uint32_t i)
 {
@@ -399,8 +412,7 @@ static void drain_mail(struct task *task)
 	struct net_local *nl = container_of(task, struct net_local, drain);
 
 	nl->draining = true;
-	list_for_safe(n, tmp, &nl->conns)
-		conn_drain(container_of(n, struct conn, node));
+	list_for_safe (n, tmp, &nl->conns) conn_drain(container_of(n, struct conn, node));
 }
 
 static void stop_mail(struct task *task)
@@ -408,17 +420,14 @@ static void stop_mail(struct task *task)
 	struct net_local *nl = container_of(task, struct net_local, stop);
 
 	nl->stopping = true;
-	list_for_safe(n, tmp, &nl->conns)
-		conn_close(container_of(n, struct conn, node));
-	if (nl->tick_armed)
-		io_cancel(nl->io, &nl->tick);
+	list_for_safe (n, tmp, &nl->conns) conn_close(container_of(n, struct conn, node));
+	if (nl->tick_armed) io_cancel(nl->io, &nl->tick);
 	local_try_stop(nl);
 }
 
 static void accept_stop(struct net *net)
 {
-	if (!net->started)
-		return;
+	if (!net->started) return;
 	order_run(net, net->store->reactors[0], accept_stop_order);
 	order_run(net, net->store->reactors[0], accept_idle_order);
 }
@@ -434,8 +443,7 @@ int net_drain(struct net *net, uint64_t timeout_ns)
 		reactor_post(net->locals[i].reactor, &net->locals[i].drain);
 	}
 	while (atomic_load(&net->connections) > 0) {
-		if (clock_mono_ns() >= deadline)
-			return -GRANARY_ETIMEDOUT;
+		if (clock_mono_ns() >= deadline) return -GRANARY_ETIMEDOUT;
 		pause_ms();
 	}
 	return 0;
@@ -454,8 +462,7 @@ int net_stop(struct net **np, uint64_t timeout_ns)
 	struct net *net = *np;
 	uint64_t deadline = clock_mono_ns() + timeout_ns;
 
-	if (!net)
-		return 0;
+	if (!net) return 0;
 	if (!net->started) {
 		listeners_close(net);
 	} else {
@@ -465,8 +472,7 @@ int net_stop(struct net **np, uint64_t timeout_ns)
 			reactor_post(net->locals[i].reactor, &net->locals[i].stop);
 		}
 		while (!all_stopped(net) || atomic_load(&net->connections) > 0) {
-			if (clock_mono_ns() >= deadline)
-				return -GRANARY_ETIMEDOUT;
+			if (clock_mono_ns() >= deadline) return -GRANARY_ETIMEDOUT;
 			pause_ms();
 		}
 	}

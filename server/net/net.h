@@ -18,7 +18,8 @@ struct net_options {
 	uint32_t connections_max;     /* over all reactors; more are told BUSY and closed */
 };
 /* Binds every address. On failure `why` (cap >= 256) names the address, the cause and the fix. */
-int net_open(struct store *store, const struct net_options *options, struct net **out, char *why, size_t why_cap);
+int net_open(struct store *store, const struct net_options *options, struct net **out, char *why,
+	size_t why_cap);
 uint32_t net_address_count(const struct net *net);
 const char *net_address(const struct net *net, uint32_t i); /* as bound: a port 0 became a number */
 int net_start(struct net *net);                             /* accepts from now on */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sendq.c -- see sendq.h.
- * Invariants: (1) bytes = sizes of all answers - sent; (2) sending <= bytes, and 0 when no send is in flight; (3) a header
- * is encoded in the send that carries the answer's first byte, and never cut. */
+ * Invariants: (1) bytes = sizes of all answers - sent; (2) sending <= bytes, and 0 when no send is in
+ * flight; (3) a header is encoded in the send that carries the answer's first byte, and never cut. */
 #include "net/sendq.h"
 
 #include <assert.h>
@@ -10,7 +10,10 @@
 
 #include "req/req.h"
 
-struct filler { struct sendbuf *sb; uint32_t iovs, headers; };
+struct filler {
+	struct sendbuf *sb;
+	uint32_t iovs, headers;
+};
 
 static uint64_t answer_size(const struct answer *a)
 {
@@ -25,8 +28,12 @@ static bool answer_is_large(const struct answer *a)
 static void header_encode(const struct answer *a, uint8_t out[WIRE_HEADER_SIZE])
 {
 	struct frame f = {
-		.op = a->op, .flags = (uint16_t)(a->flags | FRAME_RESPONSE), .status = a->status,
-		.meta_len = a->meta_len, .data_len = a->data_len, .request = a->request,
+		.op = a->op,
+		.flags = (uint16_t)(a->flags | FRAME_RESPONSE),
+		.status = a->status,
+		.meta_len = a->meta_len,
+		.data_len = a->data_len,
+		.request = a->request,
 		.meta_crc = a->meta_len ? crc32c(0, a->meta, a->meta_len) : 0,
 	};
 	frame_encode(&f, out);
@@ -54,10 +61,8 @@ static void put_part(struct filler *fl, uint8_t *base, size_t len, uint64_t *fro
 		return;
 	}
 	size_t n = len - (size_t)*from;
-	if (n > *left)
-		n = (size_t)*left;
-	if (n == 0 || fl->iovs == SEND_IOV_MAX)
-		return;
+	if (n > *left) n = (size_t)*left;
+	if (n == 0 || fl->iovs == SEND_IOV_MAX) return;
 	fl->sb->iov[fl->iovs++] = (struct iovec){ base + *from, n };
 	*from = 0;
 	*left -= n;
@@ -91,18 +96,15 @@ uint32_t sendq_build(struct sendq *q, struct sendbuf *sb)
 		uint64_t rest = answer_size(a) - from, want = rest;
 		bool large = answer_is_large(a);
 
-		if (q->sending > 0 && (large || q->sending + rest > SEND_TOGETHER_MAX))
-			break;
-		if (fl.iovs + 3 > SEND_IOV_MAX || fl.headers == SEND_HEADERS_MAX)
-			break;
+		if (q->sending > 0 && (large || q->sending + rest > SEND_TOGETHER_MAX)) break;
+		if (fl.iovs + 3 > SEND_IOV_MAX || fl.headers == SEND_HEADERS_MAX) break;
 		if (large && rest > SEND_CHUNK_MAX)
 			want = SEND_CHUNK_SIZE;
 		else if (rest > SEND_TOGETHER_MAX)
 			want = WIRE_COALESCE_MAX;
 		uint64_t put = put_answer(&fl, a, from, want);
 		q->sending += put;
-		if (put < rest || large)
-			break;
+		if (put < rest || large) break;
 		from = 0;
 	}
 	return fl.iovs;
@@ -123,8 +125,7 @@ struct answer *sendq_sent(struct sendq *q)
 		*out_tail = a;
 		out_tail = &a->next;
 	}
-	if (!q->head)
-		q->tail = &q->head;
+	if (!q->head) q->tail = &q->head;
 	q->sent = n;
 	return out;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sendq.h -- answers of one connection in order, and how many of their bytes go out in one send. No I/O.
- * Small pieces travel together, up to 512 KiB a send (4 KiB samples: 4 times the rate of one a send); an answer of large
- * pieces goes alone in sends of about 128 KiB (larger ones cost a quarter: sender and receiver stop overlapping). */
+ * Small pieces travel together, up to 512 KiB a send (4 KiB samples: 4 times the rate of one a send);
+ * an answer of large pieces goes alone in sends of about 128 KiB (larger ones cost a quarter: sender
+ * and receiver stop overlapping). */
 #pragma once
 
 #include <stdint.h>
@@ -13,11 +14,11 @@ struct answer;
 
 enum {
 	SEND_IOV_MAX = 1024,
-	SEND_HEADERS_MAX = 340,           /* an answer takes at least header, meta and data */
-	SEND_TOGETHER_MAX = 576 * 1024,   /* a frame of WIRE_COALESCE_MAX with its meta fits */
-	SEND_LARGE_MIN = 64 * 1024,       /* data above this in pieces above WIRE_SMALL_MAX: alone */
+	SEND_HEADERS_MAX = 340,         /* an answer takes at least header, meta and data */
+	SEND_TOGETHER_MAX = 576 * 1024, /* a frame of WIRE_COALESCE_MAX with its meta fits */
+	SEND_LARGE_MIN = 64 * 1024,     /* data above this in pieces above WIRE_SMALL_MAX: alone */
 	SEND_CHUNK_SIZE = 128 * 1024,
-	SEND_CHUNK_MAX = 160 * 1024,      /* no short tail */
+	SEND_CHUNK_MAX = 160 * 1024, /* no short tail */
 };
 
 struct sendbuf { /* of one send in flight */

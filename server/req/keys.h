@@ -14,7 +14,8 @@ struct store;
 /* A counted reference; NULL when unknown, expired or removed. */
 const struct ns_access_key *keys_ref(struct store *store, struct slice id);
 void keys_unref(struct store *store, const struct ns_access_key *key);
-bool keys_valid(struct store *store, const struct ns_access_key *key); /* not removed, not expired since */
-const uint8_t *keys_secret(const struct ns_access_key *key);           /* WIRE_SECRET_SIZE bytes */
+bool keys_valid(
+	struct store *store, const struct ns_access_key *key); /* not removed, not expired since */
+const uint8_t *keys_secret(const struct ns_access_key *key);   /* WIRE_SECRET_SIZE bytes */
 const char *keys_id(const struct ns_access_key *key);
-uint64_t keys_store_time(struct store *store);                         /* ns */
+uint64_t keys_store_time(struct store *store); /* ns */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fuzz_config.c -- any bytes as a config file: refused with a place, or taken whole and printed as a valid file again. */
+/* fuzz_config.c -- any bytes as a config file: refused with a place, or taken whole and in range. */
 #include "config.h"
 
 #include <assert.h>
@@ -20,8 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	assert(config.listen_count >= 1 && config.listen_count <= CONFIG_LISTEN_MAX);
 	for (int i = 0; i < CONFIG_KEYS; i++) {
 		const struct config_value *v = &config.values[i];
-		if (v->source == CONFIG_FROM_FILE && config_keys[i].max > 0 && config_keys[i].type != CONFIG_LIST &&
-			!v->is_percent)
+		if (v->source == CONFIG_FROM_FILE && config_keys[i].max > 0 &&
+			config_keys[i].type != CONFIG_LIST && !v->is_percent)
 			assert(v->number >= config_keys[i].min && v->number <= config_keys[i].max);
 	}
 	return 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fuzz_frame.c -- a stream of bytes as a connection would get it. The first byte chooses how the rest is cut: frames must
- * come out the same as from one piece, and no header may ask for more than the caps. HELLO metas go to their parser. The
- * top bit of the first byte has the checksums repaired first: no fuzzer guesses those. */
+/* fuzz_frame.c -- a stream of bytes as a connection would get it. The first byte chooses how the rest is
+ * cut: frames must come out the same as from one piece, and no header may ask for more than the caps.
+ * HELLO metas go to their parser. The top bit of the first byte has the checksums repaired first: no
+ * fuzzer guesses those. */
 #include "net/framer.h"
 
 #include <assert.h>
@@ -14,7 +15,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const struct framer_caps caps = { WIRE_PREAUTH_META_MAX, 64 * 1024 };
 
-struct summary { uint32_t frames, digest; int err; };
+struct summary {
+	uint32_t frames, digest;
+	int err;
+};
 
 static void frame_note(struct summary *s, const struct framer *fr)
 {
@@ -44,13 +48,13 @@ static struct summary stream_run(const uint8_t *p, size_t len, size_t step)
 					s.err = res;
 					return s;
 				}
-				if (res == 0)
-					break;
-				assert(fr.frame.meta_len <= caps.meta_max && fr.frame.data_len <= caps.data_max);
-				framer_body(&fr, malloc((size_t)fr.frame.meta_len + 1), malloc((size_t)fr.frame.data_len + 1));
+				if (res == 0) break;
+				assert(fr.frame.meta_len <= caps.meta_max &&
+					fr.frame.data_len <= caps.data_max);
+				framer_body(&fr, malloc((size_t)fr.frame.meta_len + 1),
+					malloc((size_t)fr.frame.data_len + 1));
 			}
-			if (!framer_fill(&fr, &in))
-				break;
+			if (!framer_fill(&fr, &in)) break;
 			frame_note(&s, &fr);
 			free(fr.meta);
 			free(fr.data);
@@ -79,23 +83,19 @@ static void checksums_repair(uint8_t *p, size_t len)
 		memcpy(head + 24, &crc, 4);
 		crc = crc32c(0, head, 28);
 		memcpy(head + 28, &crc, 4);
-		if (meta_len > left || data_len > left - meta_len)
-			return;
+		if (meta_len > left || data_len > left - meta_len) return;
 		at += (size_t)WIRE_HEADER_SIZE + meta_len + data_len;
 	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	if (size < 2)
-		return 0;
+	if (size < 2) return 0;
 	size_t len = size - 1;
 	uint8_t *stream = malloc(len);
-	if (!stream)
-		return 0;
+	if (!stream) return 0;
 	memcpy(stream, data + 1, len);
-	if (data[0] & 0x80)
-		checksums_repair(stream, len);
+	if (data[0] & 0x80) checksums_repair(stream, len);
 	struct summary whole = stream_run(stream, len, len);
 	struct summary cut = stream_run(stream, len, 1 + (size_t)data[0] % 61);
 	assert(whole.frames == cut.frames && whole.digest == cut.digest && whole.err == cut.err);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: what a file says is taken, what is wrong is refused with its place and the nearest name, and nothing changes. */
+/* Goal: what a file says is taken; what is wrong is refused with its place and the nearest name. */
 #include "config.h"
 
 #include <setjmp.h>
@@ -30,8 +30,7 @@ static void refused(const char *text, const char *want)
 	config_init(&config);
 	*before = config;
 	assert_int_equal(parse(text), -GRANARY_ECONFIG);
-	if (!strstr(why, want))
-		fail_msg("'%s' does not contain '%s'", why, want);
+	if (!strstr(why, want)) fail_msg("'%s' does not contain '%s'", why, want);
 	assert_memory_equal(before, &config, sizeof(config));
 	free(before);
 }
@@ -55,7 +54,9 @@ static void test_every_default_satisfies_its_own_check(void **state)
 	config_init(&config);
 	for (int i = 0; i < CONFIG_KEYS; i++)
 		if (config_keys[i].type != CONFIG_LIST && i != CONFIG_DATA)
-			assert_int_equal(config_set_flag(&config, (enum config_key)i, config_keys[i].text, why), 0);
+			assert_int_equal(config_set_flag(&config, (enum config_key)i,
+						 config_keys[i].text, why),
+				0);
 }
 
 static void test_a_file_sets_values_and_remembers_lines(void **state)
@@ -71,7 +72,8 @@ static void test_a_file_sets_values_and_remembers_lines(void **state)
 			       "cache_size: 4GiB\n"
 			       "compact_dead: 40%\n"
 			       "job_interval: 10m\n"
-			       "log_level: debug\n"), 0);
+			       "log_level: debug\n"),
+		0);
 	assert_string_equal(config.values[CONFIG_DATA].text, "/srv/granary");
 	assert_int_equal(config.listen_count, 3);
 	assert_string_equal(config.listen[1], "unix:/run/g.sock");
@@ -98,7 +100,8 @@ static void test_an_empty_file_is_the_defaults(void **state)
 static void test_an_unknown_key_names_its_place_and_the_nearest(void **state)
 {
 	(void)state;
-	refused("data: /x\ncach_size: 1GiB\n", "g.yaml:2:1: unknown key 'cach_size'; did you mean 'cache_size'?");
+	refused("data: /x\ncach_size: 1GiB\n",
+		"g.yaml:2:1: unknown key 'cach_size'; did you mean 'cache_size'?");
 	refused("  datta: /x\n", "g.yaml:1:3: unknown key 'datta'; did you mean 'data'?");
 	refused("completely_else: 1\n", "g.yaml:1:1: unknown key 'completely_else'");
 	refused("Data: /x\n", "did you mean 'data'?");
@@ -128,7 +131,8 @@ static void test_a_wrong_type_is_refused_at_its_place(void **state)
 static void test_a_value_out_of_range_names_the_range(void **state)
 {
 	(void)state;
-	refused("pack_size: 1MiB\n", "g.yaml:1:12: pack_size: '1MiB' is out of range; 16MiB to 2GiB");
+	refused("pack_size: 1MiB\n",
+		"g.yaml:1:12: pack_size: '1MiB' is out of range; 16MiB to 2GiB");
 	refused("cpus: 65\n", "out of range; 0 to 64");
 	refused("cache_size: 95%\n", "out of range; 1% to 90%");
 	refused("cache_size: 0%\n", "out of range; 1% to 90%");
@@ -201,8 +205,7 @@ static void test_printed_settings_are_valid_files(void **state)
 	config_print_default(f);
 	fflush(f);
 	config_init(&config);
-	if (config_parse(&config, "printed", text, len, why) != 0)
-		fail_msg("%s", why);
+	if (config_parse(&config, "printed", text, len, why) != 0) fail_msg("%s", why);
 	assert_int_equal(config_set_flag(&config, CONFIG_DATA, "/srv/x", why), 0);
 	rewind(f);
 	config_print_effective(&config, f);

@@ -13,20 +13,21 @@
 static const struct framer_caps caps = { 4096, 65536 };
 static uint8_t stream[8192], meta[4096], data[65536];
 
-static size_t frame_put(uint8_t *out, struct frame f, const void *meta_bytes, const void *data_bytes)
+static size_t frame_put(
+	uint8_t *out, struct frame f, const void *meta_bytes, const void *data_bytes)
 {
 	f.meta_crc = f.meta_len ? crc32c(0, meta_bytes, f.meta_len) : 0;
 	frame_encode(&f, out);
-	if (f.meta_len)
-		memcpy(out + WIRE_HEADER_SIZE, meta_bytes, f.meta_len);
-	if (f.data_len)
-		memcpy(out + WIRE_HEADER_SIZE + f.meta_len, data_bytes, f.data_len);
+	if (f.meta_len) memcpy(out + WIRE_HEADER_SIZE, meta_bytes, f.meta_len);
+	if (f.data_len) memcpy(out + WIRE_HEADER_SIZE + f.meta_len, data_bytes, f.data_len);
 	return (size_t)WIRE_HEADER_SIZE + f.meta_len + f.data_len;
 }
 
 static struct frame frame_of(uint32_t meta_len, uint32_t data_len)
 {
-	return (struct frame){ .op = OP_PUT, .request = 7, .meta_len = meta_len, .data_len = data_len };
+	return (struct frame){
+		.op = OP_PUT, .request = 7, .meta_len = meta_len, .data_len = data_len
+	};
 }
 
 /* Feeds `len` bytes in pieces of `step`; returns how many whole frames came, or the error. */
@@ -41,16 +42,12 @@ static int feed(size_t len, size_t step)
 		for (;;) {
 			if (!fr.has_body) {
 				int res = framer_header(&fr, &in, &caps);
-				if (res < 0)
-					return res;
-				if (res == 0)
-					break;
+				if (res < 0) return res;
+				if (res == 0) break;
 				framer_body(&fr, meta, data);
 			}
-			if (!framer_fill(&fr, &in))
-				break;
-			if (framer_check(&fr) < 0)
-				return framer_check(&fr);
+			if (!framer_fill(&fr, &in)) break;
+			if (framer_check(&fr) < 0) return framer_check(&fr);
 			frames++;
 			framer_reset(&fr);
 		}
@@ -68,8 +65,7 @@ static void test_frames_are_the_same_however_the_stream_is_cut(void **state)
 	len += frame_put(stream + len, frame_of(0, 0), NULL, NULL);
 	len += frame_put(stream + len, frame_of(0, 4), NULL, "data");
 	len += frame_put(stream + len, frame_of(4, 0), "meta", NULL);
-	for (size_t step = 1; step <= len; step++)
-		assert_int_equal(feed(len, step), 4);
+	for (size_t step = 1; step <= len; step++) assert_int_equal(feed(len, step), 4);
 	assert_memory_equal(meta, "meta", 4);
 }
 
@@ -106,8 +102,7 @@ static int header_result(struct frame f, size_t flip)
 	struct slice in = slice_of(head, sizeof(head));
 
 	frame_encode(&f, head);
-	if (flip < sizeof(head))
-		head[flip] ^= 1;
+	if (flip < sizeof(head)) head[flip] ^= 1;
 	framer_reset(&fr);
 	return framer_header(&fr, &in, &caps);
 }

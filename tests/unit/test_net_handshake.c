@@ -69,23 +69,36 @@ static void test_hello_out_of_range_is_refused(void **state)
 	struct fields f;
 
 	(void)state;
-	f = good; f.low = 2; f.high = 3;
+	f = good;
+	f.low = 2;
+	f.high = 3;
 	assert_int_equal(hello_result(f), -GRANARY_EVERSION);
-	f = good; f.low = 0; f.high = 0;
+	f = good;
+	f.low = 0;
+	f.high = 0;
 	assert_int_equal(hello_result(f), -GRANARY_EVERSION);
-	f = good; f.low = 0; f.high = 9;
+	f = good;
+	f.low = 0;
+	f.high = 9;
 	assert_int_equal(hello_result(f), 0);
-	f = good; f.low = 2; f.high = 1;
+	f = good;
+	f.low = 2;
+	f.high = 1;
 	assert_int_equal(hello_result(f), -GRANARY_EPROTO);
-	f = good; f.cap = (1 << 20) - 1;
+	f = good;
+	f.cap = (1 << 20) - 1;
 	assert_int_equal(hello_result(f), -GRANARY_EPROTO);
-	f = good; f.kind = 1;
+	f = good;
+	f.kind = 1;
 	assert_int_equal(hello_result(f), -GRANARY_EUNSUPPORTED);
-	f = good; f.binding_len = 1;
+	f = good;
+	f.binding_len = 1;
 	assert_int_equal(hello_result(f), -GRANARY_EPROTO);
-	f = good; f.key_len = HELLO_KEY_ID_MAX + 1;
+	f = good;
+	f.key_len = HELLO_KEY_ID_MAX + 1;
 	assert_int_equal(hello_result(f), -GRANARY_EPROTO);
-	f = good; f.client_len = HELLO_CLIENT_NAME_MAX + 1;
+	f = good;
+	f.client_len = HELLO_CLIENT_NAME_MAX + 1;
 	assert_int_equal(hello_result(f), -GRANARY_EPROTO);
 }
 
@@ -105,7 +118,9 @@ static void test_a_cut_or_padded_hello_is_refused(void **state)
 static void test_the_answer_of_hello_fits_its_buffer(void **state)
 {
 	uint8_t id[16] = { 1 }, out[HELLO_ANSWER_MAX];
-	struct hello_answer a = { .store_id = id, .boot_id = 5, .store_time_ns = 6, .server = "granaryd 0.1.0" };
+	struct hello_answer a = {
+		.store_id = id, .boot_id = 5, .store_time_ns = 6, .server = "granaryd 0.1.0"
+	};
 
 	(void)state;
 	assert_int_equal(hello_answer_encode(&a, out), 2 + 4 + 4 + 4 + 32 + 16 + 8 + 8 + 2 + 14);
@@ -122,8 +137,10 @@ static void test_only_the_right_secret_is_a_proof(void **state)
 	uint64_t session = 0x1122334455667788;
 
 	(void)state;
-	assert_int_equal(transcript_init(&t, slice_str("hello-meta "), slice_str("answer-meta")), 0);
-	HMAC(EVP_sha256(), secret, sizeof(secret), (const uint8_t *)client, sizeof(client) - 1, proof, &len);
+	assert_int_equal(
+		transcript_init(&t, slice_str("hello-meta "), slice_str("answer-meta")), 0);
+	HMAC(EVP_sha256(), secret, sizeof(secret), (const uint8_t *)client, sizeof(client) - 1,
+		proof, &len);
 	assert_true(transcript_client_proof(&t, secret, proof));
 	assert_false(transcript_client_proof(&t, other, proof));
 	assert_false(transcript_client_proof(&t, NULL, proof));

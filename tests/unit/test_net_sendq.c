@@ -22,7 +22,8 @@ static struct sendbuf sb;
 static uint8_t *out; /* what the peer would see */
 static size_t out_len;
 
-static struct answer *answer_make(uint64_t request, uint32_t meta_len, uint32_t pieces, uint32_t piece)
+static struct answer *answer_make(
+	uint64_t request, uint32_t meta_len, uint32_t pieces, uint32_t piece)
 {
 	struct answer *a = calloc(1, sizeof(*a));
 
@@ -54,8 +55,7 @@ static uint32_t answers_unmake(struct answer *list, uint64_t *expect)
 	while (list) {
 		struct answer *a = list;
 		list = a->next;
-		if (expect)
-			assert_int_equal(a->request, (*expect)++);
+		if (expect) assert_int_equal(a->request, (*expect)++);
 		answer_unmake(a);
 		n++;
 	}
@@ -79,7 +79,8 @@ static uint64_t send_one(struct sendq *q)
 }
 
 /* Reads the frame at `at` back and compares it with what answer_make() put in. */
-static size_t check_frame(size_t at, uint64_t request, uint32_t meta_len, uint32_t pieces, uint32_t piece)
+static size_t check_frame(
+	size_t at, uint64_t request, uint32_t meta_len, uint32_t pieces, uint32_t piece)
 {
 	struct frame f;
 
@@ -90,8 +91,7 @@ static size_t check_frame(size_t at, uint64_t request, uint32_t meta_len, uint32
 	assert_int_equal(f.flags, FRAME_RESPONSE | FRAME_LAST);
 	at += WIRE_HEADER_SIZE;
 	assert_int_equal(f.meta_crc, meta_len ? crc32c(0, out + at, meta_len) : 0);
-	if (meta_len)
-		assert_memory_equal(out + at, data + request % 100, meta_len);
+	if (meta_len) assert_memory_equal(out + at, data + request % 100, meta_len);
 	at += meta_len;
 	for (uint32_t i = 0; i < pieces; i++, at += piece)
 		assert_memory_equal(out + at, data + (size_t)i * 7, piece);
@@ -100,8 +100,11 @@ static size_t check_frame(size_t at, uint64_t request, uint32_t meta_len, uint32
 
 static void test_random_answers_arrive_whole_and_in_order(void **state)
 {
-	static const uint32_t sizes[] = { 0, 1, 100, 4096, 16384, 16385, 65536, 114688, 300000, 1048576 };
-	struct { uint32_t meta_len, pieces, piece; } shapes[32];
+	static const uint32_t sizes[] = { 0, 1, 100, 4096, 16384, 16385, 65536, 114688, 300000,
+		1048576 };
+	struct {
+		uint32_t meta_len, pieces, piece;
+	} shapes[32];
 	struct rng rng;
 	struct sendq q;
 
@@ -114,11 +117,13 @@ static void test_random_answers_arrive_whole_and_in_order(void **state)
 		out_len = 0;
 		for (uint32_t i = 0; i < 32; i++) {
 			shapes[i].piece = sizes[rng_below(&rng, 10)];
-			shapes[i].pieces = shapes[i].piece > 65536 ? 1 : (uint32_t)rng_below(&rng, 30);
-			if (shapes[i].piece <= 100)
-				shapes[i].pieces *= 100;
-			shapes[i].meta_len = rng_below(&rng, 8) == 0 ? 1200000 : (uint32_t)rng_below(&rng, 300);
-			sendq_push(&q, answer_make(i + 1, shapes[i].meta_len, shapes[i].pieces, shapes[i].piece));
+			shapes[i].pieces =
+				shapes[i].piece > 65536 ? 1 : (uint32_t)rng_below(&rng, 30);
+			if (shapes[i].piece <= 100) shapes[i].pieces *= 100;
+			shapes[i].meta_len =
+				rng_below(&rng, 8) == 0 ? 1200000 : (uint32_t)rng_below(&rng, 300);
+			sendq_push(&q, answer_make(i + 1, shapes[i].meta_len, shapes[i].pieces,
+					       shapes[i].piece));
 			want += 32 + shapes[i].meta_len + shapes[i].pieces * shapes[i].piece;
 		}
 		assert_int_equal(q.bytes, want);
@@ -129,7 +134,8 @@ static void test_random_answers_arrive_whole_and_in_order(void **state)
 		assert_int_equal(q.bytes, 0);
 		assert_int_equal(released, 33);
 		for (uint32_t i = 0; i < 32; i++)
-			at = check_frame(at, i + 1, shapes[i].meta_len, shapes[i].pieces, shapes[i].piece);
+			at = check_frame(
+				at, i + 1, shapes[i].meta_len, shapes[i].pieces, shapes[i].piece);
 		assert_int_equal(at, out_len);
 	}
 }
@@ -141,8 +147,7 @@ static void test_small_answers_share_a_send(void **state)
 	(void)state;
 	sendq_init(&q);
 	out_len = 0;
-	for (uint32_t i = 0; i < 128; i++)
-		sendq_push(&q, answer_make(i + 1, 80, 1, 4096));
+	for (uint32_t i = 0; i < 128; i++) sendq_push(&q, answer_make(i + 1, 80, 1, 4096));
 	assert_int_equal(send_one(&q), 128 * (32 + 80 + 4096));
 	answers_unmake(sendq_sent(&q), NULL);
 	assert_null(q.head);
@@ -235,8 +240,7 @@ int main(void)
 	struct rng rng;
 
 	rng_seed(&rng, 1);
-	for (size_t i = 0; i < DATA_MAX; i++)
-		data[i] = (uint8_t)rng_next(&rng);
+	for (size_t i = 0; i < DATA_MAX; i++) data[i] = (uint8_t)rng_next(&rng);
 	out = malloc(UINT64_C(256) << 20);
 	return out ? cmocka_run_group_tests(tests, NULL, NULL) : 1;
 }
