@@ -64,7 +64,7 @@ static int target_open(struct compaction *c)
 {
 	if (c->target)
 		return 0;
-	int err = packs_create(c->packs, c->group, &c->target);
+	int err = packs_create_for_job(c->packs, c->group, &c->target);
 	if (err < 0)
 		return err;
 	packs_pending(c->target, 1); /* nobody compacts or judges it while we fill it */

@@ -3,7 +3,8 @@
  *
  * Invariants: (1) one pass at a time; (2) a pass changes nothing that a crash in its middle could lose: each step is
  * committed by itself and found again by the next pass; (3) nothing is removed on an incomplete scan; (4) a dying pack is
- * removed only `removal_delay_ns` of store time after it was retired, and after a second look found no row. */
+ * removed only `removal_delay_ns` of store time after it was retired (a second when writes wait for its space: readers
+ * that still hold it keep its bytes, and who comes too late looks up again), and after a second look found no row. */
 #include "jobs/jobs_priv.h"
 
 #include <stdio.h>
@@ -18,7 +19,8 @@
 #include "pack/cache.h"
 #include "pack/writer.h"
 
-enum { PASS_PACKS = 512, CLOCK_SAVE_S = 60, BACKOFF_S = 60 };
+enum { PASS_PACKS = 512, CLOCK_SAVE_S = 60, BACKOFF_S = 60, BACKOFF_FULL_S = 1 };
+#define REMOVAL_DELAY_FULL_NS UINT64_C(1000000000)
 
 static bool backoff_holds(struct jobs *j, uint64_t pack_id)
 {
@@ -34,10 +36,11 @@ static bool backoff_holds(struct jobs *j, uint64_t pack_id)
 	return false;
 }
 
-static void backoff_add(struct jobs *j, uint64_t pack_id)
+static void backoff_add(struct jobs *j, uint64_t pack_id, int err)
 {
+	uint64_t pause_s = err == -GRANARY_ENOSPACE ? BACKOFF_FULL_S : BACKOFF_S; /* space comes back while we wait */
 	uint32_t at = j->backoff_count < JOBS_RETRY_MAX ? j->backoff_count++ : (uint32_t)(pack_id % JOBS_RETRY_MAX);
-	j->backoff[at] = (struct job_backoff){ pack_id, clock_mono_ns() + BACKOFF_S * UINT64_C(1000000000) };
+	j->backoff[at] = (struct job_backoff){ pack_id, clock_mono_ns() + pause_s * UINT64_C(1000000000) };
 }
 
 /* An open pack that nobody appends to any more: of an earlier incarnation. */
@@ -49,8 +52,8 @@ static int seal_left_open(struct jobs *j, const struct pack_info *info)
 		return 0;
 	}
 	log_warn("cannot seal pack %016llx: %s; left open, next try in %u s", (unsigned long long)info->id,
-		 error_text(err), BACKOFF_S);
-	backoff_add(j, info->id);
+		 error_text(err), err == -GRANARY_ENOSPACE ? BACKOFF_FULL_S : BACKOFF_S);
+	backoff_add(j, info->id, err);
 	return err;
 }
 
@@ -103,7 +106,7 @@ static int consider_pack(struct jobs *j, const struct pack_info *info)
 		log_warn("cannot compact pack %016llx: %s; the pack stays as it is; dead=%llu total=%llu",
 			 (unsigned long long)info->id, error_text(err),
 			 (unsigned long long)(row.total_bytes - row.live_bytes), (unsigned long long)row.total_bytes);
-		backoff_add(j, info->id);
+		backoff_add(j, info->id, err);
 	}
 	return err < 0 ? err : 0;
 }
@@ -117,7 +120,7 @@ static int second_look_and_remove(struct jobs *j, uint64_t pack_id, uint64_t end
 	if (err == 1) {
 		log_error("dying pack %016llx is still pointed at; it is kept", (unsigned long long)pack_id);
 		err = -GRANARY_ECORRUPT;
-		backoff_add(j, pack_id);
+		backoff_add(j, pack_id, err);
 	}
 	if (err == 0) {
 		cache_drop_pack(j->o.cache, pack_id);
@@ -159,7 +162,10 @@ static int remove_dying(struct jobs *j, const struct pack_info *info)
 		kv_txn_free(&txn);
 		return err;
 	}
-	if (now - since < j->o.removal_delay_ns) {
+	uint64_t delay = j->o.removal_delay_ns;
+	if (delay > REMOVAL_DELAY_FULL_NS && packs_room(j->o.packs, PACKS_STEP) < 0)
+		delay = REMOVAL_DELAY_FULL_NS;
+	if (now < since || now - since < delay) {
 		kv_txn_free(&txn);
 		return 0;
 	}

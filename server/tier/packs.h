@@ -27,6 +27,8 @@ struct pack;
 struct packs;
 struct store_clock;
 
+enum { PACKS_STEP = 16 * 1024 * 1024 }; /* space is taken in steps of this many bytes */
+
 struct packs_options {
 	struct fs *fs;          /* the hot directory (store id 1: the default one) */
 	struct kv *kv;
@@ -53,6 +55,9 @@ int packs_open_file(struct packs *packs, struct pack *pack); /* worker; OFFLINE 
  * directory synced, rows `p` and `c` committed. Blocks: worker. Referenced. -GRANARY_ENOSPACE when
  * the reserve would be touched. */
 int packs_create(struct packs *packs, uint64_t group, struct pack **out);
+/* The same for compaction, which gives more back than it takes: it and packs_allocate of that pack
+ * may use the reserve, but for a quarter that is left to the metadata (contract H). */
+int packs_create_for_job(struct packs *packs, uint64_t group, struct pack **out);
 /* Grows the preallocation to cover `end`; blocks; ENOSPACE. */
 int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end);
 uint64_t packs_allocated(const struct pack *pack); /* preallocated up to here; 0: not by this process */

@@ -203,6 +203,16 @@ int packs_room(struct packs *packs, uint64_t bytes)
 	return available >= packs->o.reserve && available - packs->o.reserve >= bytes ? 0 : -GRANARY_ENOSPACE;
 }
 
+static int room_for(struct packs *packs, bool for_job, uint64_t bytes)
+{
+	uint64_t available = atomic_load_explicit(&packs->space_available, memory_order_relaxed);
+	uint64_t kept = packs->o.reserve / 4;
+
+	if (!for_job)
+		return packs_room(packs, bytes);
+	return available >= kept && available - kept >= bytes ? 0 : -GRANARY_ENOSPACE;
+}
+
 static int dir_make(struct packs *packs, uint64_t pack_id)
 {
 	uint8_t low = (uint8_t)pack_id;
@@ -339,26 +349,37 @@ static int pack_make(struct packs *packs, struct pack *pack)
 	return 0;
 }
 
-int packs_create(struct packs *packs, uint64_t group, struct pack **out)
+static int create(struct packs *packs, uint64_t group, bool for_job, struct pack **out)
 {
 	struct pack *pack;
 	int err = packs_refresh_space(packs);
 
 	*out = NULL;
 	if (err == 0)
-		err = packs_room(packs, PACKS_STEP);
+		err = room_for(packs, for_job, PACKS_STEP);
 	if (err < 0)
 		return err;
 	pack = pack_new(ids_pack(packs->o.ids), PACK_OPEN);
 	if (pack == NULL)
 		return -GRANARY_ENOMEM;
 	pack->group = group;
+	pack->for_job = for_job;
 	atomic_store(&pack->mine, true);
 	err = pack_make(packs, pack);
 	if (err < 0)
 		pack_free(&pack);
 	*out = pack;
 	return err;
+}
+
+int packs_create(struct packs *packs, uint64_t group, struct pack **out)
+{
+	return create(packs, group, false, out);
+}
+
+int packs_create_for_job(struct packs *packs, uint64_t group, struct pack **out)
+{
+	return create(packs, group, true, out);
 }
 
 int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end)
@@ -371,7 +392,7 @@ int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end)
 	if (want > have) {
 		err = packs_refresh_space(packs);
 		if (err == 0)
-			err = packs_room(packs, want - have);
+			err = room_for(packs, pack->for_job, want - have);
 		if (err == 0)
 			err = fs_allocate(pack_file(pack), have, want - have);
 		if (err == 0)

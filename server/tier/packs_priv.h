@@ -12,7 +12,6 @@
 enum {
 	PACKS_SHARDS = 64,
 	PACKS_STORE_ID = 1,                        /* the default hot directory */
-	PACKS_STEP = 16 * 1024 * 1024,             /* space is taken in steps of this many bytes */
 	PACK_NAME_SIZE = 16 + 1 + 16 + 5 + 1,      /* FORMAT 2.2 and a NUL */
 	PACK_PATH_SIZE = 6 + 3 + PACK_NAME_SIZE,   /* packs/XX/NAME */
 	PACK_MAGIC = 0x1ac4ed01,
@@ -25,6 +24,7 @@ struct pack {
 	_Atomic bool mine;       /* open and still written by this process */
 	_Atomic bool used;       /* referenced since the descriptor clock's hand passed */
 	_Atomic bool sealing;
+	bool for_job;            /* written by compaction: may use the reserve */
 	bool gone;               /* under the shard's lock: name removed, no new references at all */
 	_Atomic int64_t refs;    /* the table holds one until the pack is gone */
 	_Atomic int64_t pending;
