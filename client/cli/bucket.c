@@ -122,8 +122,8 @@ int run_bucket_rm(int count, char **args)
 		printf("would remove the empty bucket '%s'\n", r.bucket);
 	else if (opts.dry_run)
 		report_bucket(r.bucket, "would remove");
-	else if (!ask("remove bucket '%s'", r.bucket))
-		code = CLI_USAGE;
+	else if ((code = ask("remove bucket '%s'", r.bucket)) != CLI_OK)
+		; /* it has said why */
 	else if ((err = granary_bucket_remove(r.client, r.bucket, NULL)) < 0)
 		code = fail_remote(r.client, err, "cannot remove bucket '%s'", r.bucket);
 	else

@@ -118,8 +118,9 @@ bool stderr_is_tty(void);
 /* Ends standard output: CLI_OK, or CLI_FAILED after saying so when it could not be written. */
 int output_close(void);
 
-/* Asks on the terminal; true with --yes. False after saying why when the answer is no or nobody can be asked. */
-bool ask(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Asks on the terminal; CLI_OK also with --yes. Says why when the answer is no (CLI_FAILED) or when nobody can be
+ * asked (CLI_USAGE). */
+int ask(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- progress (progress.c) ----------------------------------------------------------------- */
 

@@ -100,13 +100,13 @@ struct key_file {
 static int key_file_open(struct key_file *k)
 {
 	struct stat st;
-	int fd;
+	int fd, code = CLI_OK;
 
 	k->standard = strcmp(opts.output, "-") == 0;
 	k->file = k->standard ? stdout : NULL;
 	if (k->standard) return CLI_OK;
-	if (lstat(opts.output, &st) == 0 && !ask("'%s' exists: replace it", shown(opts.output)))
-		return CLI_USAGE;
+	if (lstat(opts.output, &st) == 0) code = ask("'%s' exists: replace it", shown(opts.output));
+	if (code != CLI_OK) return code;
 	if ((size_t)snprintf(k->temporary, sizeof(k->temporary), "%s.%d.new", opts.output,
 		    getpid()) >= sizeof(k->temporary))
 		return fail(CLI_USAGE, "'%s': the name is too long", shown(opts.output));
@@ -272,10 +272,12 @@ int run_key_rm(int count, char **args)
 
 	code = remote_open(&r, count > 1 ? args[1] : NULL, NEED_NOTHING, 1);
 	if (code != CLI_OK) return code;
-	if (!opts.dry_run &&
-		!ask("remove key '%s': whoever uses it is refused from then on", shown(args[0]))) {
+	if (!opts.dry_run)
+		code = ask(
+			"remove key '%s': whoever uses it is refused from then on", shown(args[0]));
+	if (code != CLI_OK) {
 		remote_close(&r);
-		return CLI_USAGE;
+		return code;
 	}
 	if (!opts.dry_run) err = granary_key_remove(r.client, args[0], NULL);
 	if (err == -GRANARY_ENOTFOUND)

@@ -324,7 +324,8 @@ static int mv_do(struct remote *r, const char *to)
 	int err = granary_rename(r->client, from_ref, to_ref, GRANARY_RENAME_NO_REPLACE, call);
 
 	if (err == -GRANARY_EEXIST) {
-		if (!ask("'%s' exists: replace it", shown(to))) return CLI_FAILED;
+		int code = ask("'%s' exists: replace it", shown(to));
+		if (code != CLI_OK) return code;
 		err = granary_rename(r->client, from_ref, to_ref, 0, call);
 	}
 	if (err < 0)

@@ -185,27 +185,25 @@ void note(const char *format, ...)
 	fprintf(stderr, "%s\n", text);
 }
 
-bool ask(const char *format, ...)
+int ask(const char *format, ...)
 {
 	char text[MESSAGE_MAX], answer[16];
 	va_list ap;
 
-	if (opts.yes) return true;
+	if (opts.yes) return CLI_OK;
 	va_start(ap, format);
 	vsnprintf(text, sizeof(text), format, ap);
 	va_end(ap);
 	if (isatty(STDIN_FILENO) != 1) {
-		fail(CLI_USAGE,
+		return fail(CLI_USAGE,
 			"%s? nobody can be asked here: say --yes, or --dry-run to see what it "
 			"would do",
 			text);
-		return false;
 	}
 	fprintf(stderr, "%s? [y/N] ", text);
 	if (fgets(answer, sizeof(answer), stdin) != NULL && (answer[0] == 'y' || answer[0] == 'Y'))
-		return true;
-	fail(CLI_FAILED, "not done");
-	return false;
+		return CLI_OK;
+	return fail(CLI_FAILED, "not done");
 }
 
 int output_close(void)

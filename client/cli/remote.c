@@ -8,7 +8,12 @@
 #include "common/clock.h"
 
 #define SCHEME "granary://"
-enum { BULK_TIMEOUT_S = 120, ARENA_BLOCK = 256 * 1024, LIST_SHOW_AFTER_NS = 1000000000 };
+enum {
+	BULK_TIMEOUT_S = 120,
+	FIRST_ANSWER_MS = 5000,
+	ARENA_BLOCK = 256 * 1024,
+	LIST_SHOW_AFTER_NS = 1000000000
+};
 
 bool is_remote(const char *text)
 {
@@ -67,6 +72,14 @@ int remote_open(struct remote *r, const char *text, int need, uint32_t connectio
 	options.connections = connections;
 	err = granary_open(&options, &r->client);
 	if (err < 0) return fail(exit_of(err), "%s", granary_last_error(NULL));
+	/* A server that is not there is said soon, not after the patience that work under way deserves. */
+	err = granary_ping(
+		r->client, GRANARY_CALL(.timeout_ms = opts.timeout_s > 0 ? 0 : FIRST_ANSWER_MS));
+	if (err < 0) {
+		err = fail_remote(r->client, err, "cannot use the server");
+		remote_close(r);
+		return err;
+	}
 	if (text == NULL) snprintf(r->bucket, sizeof(r->bucket), "%s", granary_bucket(r->client));
 	return CLI_OK;
 }

@@ -152,11 +152,12 @@ static int remove_catalog(struct remote *r, const struct catalog *c)
 {
 	struct remover m = { .r = r };
 	char count[TEXT_SHORT], bytes[TEXT_SHORT];
+	int code;
 
 	if (opts.dry_run) return remove_dry(r->path, c->count, c->bytes);
-	if (!ask("remove %s entries, %s, at '%s/%s'", human_count(count, c->count),
-		    human_bytes(bytes, c->bytes), r->bucket, shown(r->path)))
-		return opts.yes ? CLI_FAILED : CLI_USAGE;
+	code = ask("remove %s entries, %s, at '%s/%s'", human_count(count, c->count),
+		human_bytes(bytes, c->bytes), r->bucket, shown(r->path));
+	if (code != CLI_OK) return code;
 	progress_start(&m.progress, "removing");
 	atomic_store(&m.progress.files_total, c->count);
 	atomic_store(&m.progress.bytes_total, c->bytes);

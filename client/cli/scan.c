@@ -296,6 +296,16 @@ void scan_wait(struct scan *s)
 	s->started = false;
 }
 
+uint64_t scan_total(struct scan *s)
+{
+	uint64_t total;
+
+	pthread_mutex_lock(&s->lock);
+	total = s->done ? s->count : 0;
+	pthread_mutex_unlock(&s->lock);
+	return total;
+}
+
 size_t scan_take(struct scan *s, struct scan_file *out, size_t want, size_t max, uint64_t *ticket)
 {
 	size_t n;

@@ -55,5 +55,6 @@ void scan_start(struct scan *s); /* in a thread of its own */
 /* The next run of files, at least one, about `want`, at most `max`, none of a group missing if that fits in `max`.
  * Waits for the scan. Returns how many; 0 at the end. *ticket counts the runs from 0. */
 size_t scan_take(struct scan *s, struct scan_file *out, size_t want, size_t max, uint64_t *ticket);
-void scan_wait(struct scan *s); /* until it is done */
+uint64_t scan_total(struct scan *s); /* files; 0 while it runs */
+void scan_wait(struct scan *s);      /* until it is done */
 void scan_close(struct scan *s);

@@ -285,6 +285,7 @@ static bool reader_skips(struct reader *rd, const struct scan_file *f, int dir_f
 	case KNOWN_SAME:
 		atomic_fetch_add(&t->same, 1);
 		atomic_fetch_add(&t->same_bytes, (uint64_t)st.st_size);
+		progress_add(&rd->u->progress, 1, 0);
 		return true;
 	case KNOWN_OTHER: atomic_fetch_add(&t->replaced, 1); break;
 	case KNOWN_ABSENT: break;
@@ -424,6 +425,7 @@ static void *reader_main(void *arg)
 
 	while (!atomic_load(&u->stop) &&
 		(n = scan_take(u->scan, rd->run, run_length(u), RUN_MAX, &rd->ticket)) > 0) {
+		atomic_store(&u->progress.files_total, scan_total(u->scan));
 		for (size_t i = 0; i < n && !atomic_load(&u->stop); i++)
 			reader_file(rd, &rd->run[i]);
 		reader_send(rd);

@@ -77,10 +77,12 @@ stems = [r["key"].split("/")[-1].split(".")[0] for r in rows]
 groups = [stems[i] for i in range(0, 9000, 3)]
 assert all(stems[i] == stems[i + 1] == stems[i + 2] for i in range(0, 9000, 3)), "a group is torn"
 assert len(set(groups)) == 3000
+# Batches that are under way together may change places in the server; inside a batch the order holds.
+descents = sum(a > b for a, b in zip(groups, groups[1:]))
 if name == "pairs":
-    assert groups == sorted(groups), "not by name"
+    assert descents <= 30, f"not by name: {descents} descents"
 else:
-    assert groups != sorted(groups), "not shuffled"
+    assert descents >= 1000, "not shuffled"
 PY
 done
 
