@@ -156,9 +156,9 @@ struct ns_list {
 	struct slice prefix, delimiter, start_after; /* byte order of UTF-8; start_after exclusive */
 	uint32_t max;                                /* 1..NS_LIST_MAX */
 };
-/* One snapshot. each() gets keys in order: o == NULL for a common prefix. Keys and common prefixes alike are given
- * only when they lie behind start_after (so the last item of a page is the next page's start_after). Non-zero from
- * each() stops. *more: whether there is at least one further entry. BY directory: prefix "a/b/" with delimiter "/"
+/* One snapshot. each() gets keys in order: o == NULL for a common prefix; o->parent is the directory
+ * of the entry. Keys and common prefixes alike are given only when they lie behind start_after (so the last item of a
+ * page is the next page's start_after). Non-zero from each() stops. *more: whether there is at least one further entry. BY directory: prefix "a/b/" with delimiter "/"
  * lists one directory. */
 int ns_list(struct ns *ns, const struct ns_list *l, int (*each)(void *arg, struct slice key, const struct object *o),
 	    void *arg, bool *more);

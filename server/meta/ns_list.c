@@ -191,7 +191,10 @@ static int give_object(struct lister *s, size_t key_len, struct slice value)
 		return STEP_END;
 	}
 	int err = object_decode(value, &o);
-	return err < 0 ? err : give(s, key_len, &o);
+	if (err < 0)
+		return err;
+	o.parent = s->frames[s->depth].dir; /* where it was found, as ns.h says */
+	return give(s, key_len, &o);
 }
 
 /* Is there a delimiter behind the prefix? 1: *len is the length up to and with it. */
