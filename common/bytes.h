@@ -82,6 +82,14 @@ static inline struct slice cur_bytes(struct cur *c, size_t n)
 {
 	const uint8_t *p = cur_take(c, n); return p ? (struct slice){ p, n } : (struct slice){ NULL, 0 };
 }
+/* A byte of flags: a bit that is not in `known` is as bad as a read past the end. */
+static inline uint8_t cur_flags(struct cur *c, uint8_t known)
+{
+	uint8_t v = cur_u8(c);
+	if (v & (uint8_t)~known)
+		c->bad = true;
+	return v;
+}
 /* A u16 length, then that many bytes (borrowed). */
 static inline struct slice cur_bytes16(struct cur *c) { size_t n = cur_u16(c); return cur_bytes(c, n); }
 /* A u32 length, then that many bytes (borrowed). */

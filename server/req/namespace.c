@@ -73,7 +73,7 @@ static enum step_result mkdir_begin(struct req *r)
 	n = name_of(r);
 	err = ref_parse(&c, &n->auth, &n->ref);
 	n->mode = cur_u32(&c);
-	n->flags = cur_u8(&c);
+	n->flags = cur_flags(&c, MKDIR_PARENTS | MKDIR_DATASET);
 	if (n->ref.by == NS_BY_ID) err = -GRANARY_EPROTO;
 	return name_parsed(r, &c, err);
 }
@@ -160,7 +160,7 @@ static enum step_result rename_begin(struct req *r)
 	n = name_of(r);
 	err = ref_parse(&c, &n->auth, &n->ref);
 	err_to = err == -GRANARY_EPROTO ? 0 : ref_parse(&c, &n->auth_to, &n->to);
-	n->flags = cur_u8(&c);
+	n->flags = cur_flags(&c, RENAME_NO_REPLACE);
 	if (err == 0) err = err_to;
 	if (n->to.by == NS_BY_ID) err = -GRANARY_EPROTO;
 	return name_parsed(r, &c, err);

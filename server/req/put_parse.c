@@ -17,7 +17,7 @@ static int entry_parse(struct put *p, struct put_entry *e, struct cur *c)
 	e->err = err;
 	e->condition = cur_u8(c);
 	e->if_version = cur_u64(c);
-	e->flags = cur_u8(c);
+	e->flags = cur_flags(c, PUT_UPLOAD | PUT_HAS_MODE | PUT_HAS_MTIME);
 	e->upload_number = cur_u64(c);
 	e->size = cur_u64(c);
 	e->mtime_ns = cur_u64(c);

@@ -24,7 +24,7 @@ static int entry_parse(struct read *b, struct read_entry *e, struct cur *c)
 {
 	int err;
 
-	e->flags = cur_u8(c);
+	e->flags = cur_flags(c, READ_ENTRY_RANGE | READ_ENTRY_VERSION);
 	err = ref_parse(c, &b->auth, &e->ref);
 	if (err == -GRANARY_EPROTO) return err;
 	e->err = (int16_t)err;
@@ -63,7 +63,7 @@ static enum step_result read_parse(struct req *r)
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
 	struct slice bucket = cur_bytes16(&c);
-	uint8_t flags = cur_u8(&c);
+	uint8_t flags = cur_flags(&c, READ_IN_ORDER | READ_VERIFY);
 	uint32_t count = cur_u32(&c);
 	struct read *b;
 	int err;

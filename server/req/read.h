@@ -35,6 +35,7 @@ struct read_piece {
 	struct read_entry *entry;
 	struct read_piece *next; /* in its queue, then in its frame */
 	uint64_t logical;
+	uint64_t record, extent_at; /* of read.pack: its record, and the logical offset of that one's extent */
 	const uint8_t
 		*crcs; /* crc_count little-endian u32, in the entry's memory; of zeros: none */
 	uint8_t *own;  /* bytes that are not the cache's: verified ones */

@@ -179,6 +179,8 @@ static void piece_of_extent(
 	p->crcs = x->crcs + 4 * (size_t)block;
 	if (block + p->crc_count > x->crc_count)
 		p->err = -GRANARY_ECORRUPT; /* a row that says less than its length */
+	p->record = x->record;
+	p->extent_at = x->logical;
 	p->read.pack = x->pack;
 	p->read.unit_offset = x->record + x->skip + unit;
 	p->read.unit_len = (uint32_t)(unit_end - unit);

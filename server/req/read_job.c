@@ -49,23 +49,7 @@ static void job_post(struct piece_job *j, void (*done)(struct task *task))
 
 /* ---- verify ---- */
 
-/* Where the record of this piece begins, and where its extent does in the object. */
-static void piece_record(const struct read_piece *p, uint64_t *record, uint64_t *logical)
-{
-	const struct read_entry *e = p->entry;
-
-	*record = e->loc.record;
-	*logical = 0;
-	for (uint32_t i = 0; e->extents != NULL && i < e->extents->count; i++) {
-		const struct extent *x = &e->extents->e[i];
-
-		if (p->logical < x->logical || p->logical >= x->logical + x->length) continue;
-		*record = x->record;
-		*logical = x->logical;
-	}
-}
-
-static int record_read(struct piece_job *j, uint64_t record, uint32_t *len)
+static int record_read(struct piece_job *j, uint32_t *len)
 {
 	struct packs *packs = j->b->local->store->packs;
 	struct pack *pack = packs_ref(packs, j->p->read.pack);
@@ -74,7 +58,7 @@ static int record_read(struct piece_job *j, uint64_t record, uint32_t *len)
 	if (pack == NULL) return -GRANARY_ESTALE;
 	if (pack_file(pack) == NULL) err = packs_open_file(packs, pack);
 	if (err >= 0)
-		err = pack_record_verify(pack_file(pack), j->p->read.pack, record,
+		err = pack_record_verify(pack_file(pack), j->p->read.pack, j->p->record,
 			j->p->entry->loc.id, j->data, len);
 	packs_unref(packs, pack);
 	return err < 0 ? err : 0;
@@ -131,15 +115,13 @@ static void verify_work(struct task *task)
 {
 	struct piece_job *j = container_of(task, struct piece_job, task);
 	struct read_piece *p = j->p;
-	uint64_t record, logical;
 	uint32_t len = 0;
 
-	piece_record(p, &record, &logical);
 	j->data = req_alloc(EXTENT_LEN_MAX);
-	j->err = record_read(j, record, &len);
-	if (j->err == 0 && p->logical - logical + p->len > len) j->err = -GRANARY_ECORRUPT;
+	j->err = record_read(j, &len);
+	if (j->err == 0 && p->logical - p->extent_at + p->len > len) j->err = -GRANARY_ECORRUPT;
 	if (j->err == 0) {
-		memmove(j->data, j->data + (p->logical - logical), p->len);
+		memmove(j->data, j->data + (p->logical - p->extent_at), p->len);
 		if (!crcs_match(p, j->data))
 			j->err = -GRANARY_ECORRUPT;
 		else
@@ -189,6 +171,7 @@ static int retry_part(struct ns *ns, const struct read_entry *e, struct read_pie
 		uint64_t rel = p->logical - x->logical;
 
 		if (p->logical < x->logical || rel >= x->length) continue;
+		p->record = x->record; /* what is verified is read from there */
 		p->read.pack = x->pack;
 		p->read.unit_offset = x->record + x->skip + (rel - rel % CACHE_UNIT_MAX);
 	}
@@ -256,7 +239,6 @@ static bool log_once(struct store *store, uint64_t pack, uint64_t offset)
 void read_piece_explain(struct read *b, struct read_piece *p)
 {
 	struct read_entry *e = p->entry;
-	uint64_t record, logical;
 	char name[512], text[1024];
 
 	if (e->text != NULL || (p->err != -GRANARY_ECORRUPT && p->err != -GRANARY_EIO &&
@@ -267,14 +249,13 @@ void read_piece_explain(struct read *b, struct read_piece *p)
 		snprintf(text, sizeof(text), "'%s': its row cannot be read: %s", name,
 			error_text(p->err));
 	} else {
-		piece_record(p, &record, &logical);
 		snprintf(text, sizeof(text),
 			"'%s': %s; pack=%016" PRIx64 " offset=%" PRIu64
 			"; run granary check, restore the object or its pack from a backup",
-			name, error_text(p->err), p->read.pack, record);
-		if (log_once(b->local->store, p->read.pack, record))
+			name, error_text(p->err), p->read.pack, p->record);
+		if (log_once(b->local->store, p->read.pack, p->record))
 			log_error("cannot read '%s': %s; pack=%016" PRIx64 " offset=%" PRIu64, name,
-				error_text(p->err), p->read.pack, record);
+				error_text(p->err), p->read.pack, p->record);
 	}
 	e->text = req_alloc(strlen(text) + 1);
 	memcpy(e->text, text, strlen(text) + 1);

@@ -35,7 +35,7 @@ static enum step_result stat_parse(struct req *r)
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
 	struct slice bucket = cur_bytes16(&c);
-	uint8_t flags = cur_u8(&c);
+	uint8_t flags = cur_flags(&c, STAT_WANT_META);
 	uint32_t count = cur_u32(&c);
 	struct stat_req *s;
 	int err;

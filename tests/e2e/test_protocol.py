@@ -311,6 +311,21 @@ class Fields(Case):
                 self.assertEqual(c.status(op, meta + b"\0", self.data_of(op)), E["PROTO"], w.OPS[op])
             self.lives(c)
 
+    def test_unknown_flag_bits_are_refused(self):
+        good, entry = ref_key("good"), w.put_entry(ref_key("flags"), b"data")
+        read, stat = w.read_meta("bucket", [good]), w.stat_meta("bucket", [good])
+        at = 2 + len("bucket")  # the flags byte of READ and STAT
+        with server.client() as c:
+            for op, meta, where in ((w.READ, read, at), (w.READ, read, at + 5), (w.STAT, stat, at),
+                                    (w.MKDIR, self.samples(c)[w.MKDIR], -1), (w.RENAME, self.samples(c)[w.RENAME], -1)):
+                bad = bytearray(meta)
+                bad[where] |= 0x80
+                self.assertEqual(c.status(op, bytes(bad)), E["PROTO"], (w.OPS[op], where))
+            put = bytearray(c.mutation("bucket") + struct.pack("<I", 1) + entry)
+            put[len(put) - len(entry) + len(ref_key("flags")) + 9] |= 0x80
+            self.assertEqual(c.status(w.PUT, bytes(put), b"data"), E["PROTO"], "PUT")
+            self.lives(c)
+
     def test_every_byte_of_every_request_replaced(self):
         with server.client(timeout=60) as c:
             for op, meta in self.samples(c).items():
