@@ -26,6 +26,7 @@ run 0 cat "$url/data/set/link-to-file"; [ "$(cat "$dir/out")" = 01 ] || fail "th
 run 0 ls "$url/data/set/"; says "none/"
 rm "$dir/src/link-to-directory" "$dir/src/broken" "$dir/src/link-loop" "$dir/src/pipe"
 run 0 bench read "$url/data/set" --batch 2 --against "$dir/src"; says "every byte equal"
+run 0 bench read "$url/data/set" --batch 2 --by id --against "$dir/src"; says "every byte equal"
 
 run 0 cp -r "$url/data/set" "$dir/back"
 cp -rLp "$dir/src" "$dir/flat"
