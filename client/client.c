@@ -12,6 +12,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "net.h"
+
 static int locks_init(struct granary_client *c)
 {
 	if (pthread_mutex_init(&c->lock, NULL) != 0)
@@ -87,8 +89,9 @@ int granary_open(const struct granary_options *options, struct granary_client **
 		return error_fail(NULL, -GRANARY_ENOMEM, "out of memory");
 	err = c->event_fd < 0 || c->wake_fd < 0 ? error_from_errno(errno) : io_init(c);
 	if (err < 0) {
+		error_fail(NULL, err, "cannot set up a client: %s", c->io.why[0] ? c->io.why : error_text(err));
 		client_free(c);
-		return error_fail(NULL, err, "cannot set up a client: %s", error_text(err));
+		return err;
 	}
 	fork_watch(c);
 	*out = c;
@@ -165,6 +168,7 @@ int granary_client_info(struct granary_client *client, struct granary_info *info
 	pthread_mutex_lock(&client->lock);
 	all = client->info;
 	all.memory_used = client->pool.used;
+	snprintf(all.engine, sizeof(all.engine), "%s", client->io.engine->name);
 	pthread_mutex_unlock(&client->lock);
 	all.memory_max = client->config.memory_max;
 	all.requests = counter(&client->counters.requests);
@@ -174,7 +178,6 @@ int granary_client_info(struct granary_client *client, struct granary_info *info
 	all.bytes_sent = counter(&client->counters.bytes_sent);
 	all.crc_errors = counter(&client->counters.crc_errors);
 	all.size = size;
-	snprintf(all.engine, sizeof(all.engine), "epoll");
 	memcpy(info, &all, size < sizeof(all) ? size : sizeof(all));
 	return 0;
 }

@@ -229,8 +229,10 @@ struct session {
 };
 
 struct net;
+struct net_engine;
 
 struct io {
+	const struct net_engine *engine;
 	struct net *net;
 	struct conn *conns;
 	struct list ready;    /* requests waiting for a connection or their time */

@@ -123,7 +123,7 @@ static int connect_try(struct conn *k)
 	socket_options(k->fd);
 	if (connect(k->fd, &a.any, len) < 0 && errno != EINPROGRESS)
 		return errno;
-	if (net_epoll.watch(io->net, k->fd, k, true, false) < 0)
+	if (io->engine->watch(io->net, k->fd, k, true, false) < 0)
 		return ENOMEM;
 	k->want_write = true;
 	k->state = CONN_CONNECTING;
@@ -178,7 +178,7 @@ static void connect_done(struct conn *k)
 	if (getsockopt(k->fd, SOL_SOCKET, SO_ERROR, &posix, &len) < 0)
 		posix = errno;
 	if (posix != 0) {
-		net_epoll.unwatch(k->client->io.net, k->fd);
+		k->client->io.engine->unwatch(k->client->io.net, k->fd);
 		connect_failed(k, posix);
 		return;
 	}
@@ -302,7 +302,7 @@ void conn_down(struct conn *k, int err, const char *fmt, ...)
 	va_end(ap);
 	if (k->fd >= 0) {
 		if (k->state != CONN_DOWN)
-			net_epoll.unwatch(c->io.net, k->fd);
+			c->io.engine->unwatch(c->io.net, k->fd);
 		close(k->fd);
 	}
 	k->fd = -1;
@@ -324,7 +324,7 @@ void conn_want_write(struct conn *k, bool on)
 	if (k->want_write == on || k->fd < 0)
 		return;
 	k->want_write = on;
-	net_epoll.watch(k->client->io.net, k->fd, k, on, true);
+	k->client->io.engine->watch(k->client->io.net, k->fd, k, on, true);
 }
 
 static int conn_receive(struct conn *k)

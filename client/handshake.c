@@ -197,6 +197,6 @@ void handshake_goodbye(struct conn *k)
 	if (k->state != CONN_READY || k->tx_at > 0)
 		return;
 	frame_encode(&f, k->hs_out);
-	if (net_epoll.writev(k->client->io.net, k->fd, &iov, 1) < 0)
+	if (k->client->io.engine->writev(k->client->io.net, k->fd, &iov, 1) < 0)
 		return;
 }

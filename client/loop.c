@@ -4,7 +4,6 @@
  * granary_entry_fn. */
 #include "client_priv.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -17,10 +16,12 @@ int io_init(struct granary_client *c)
 {
 	struct io *io = &c->io;
 	uint64_t seed;
+	int err;
 
 	memset(io, 0, sizeof(*io));
-	if (c->config.engine == GRANARY_ENGINE_URING)
-		return -GRANARY_EUNSUPPORTED;
+	err = net_open(c->config.engine, &io->engine, &io->net, io->why, sizeof(io->why));
+	if (err < 0)
+		return err;
 	list_init(&io->ready);
 	list_init(&io->finished);
 	list_init(&io->session.open);
@@ -29,11 +30,9 @@ int io_init(struct granary_client *c)
 	rand_bytes(&seed, sizeof(seed));
 	rng_seed(&io->rng, seed);
 	io->conns = calloc(c->config.connections, sizeof(*io->conns));
-	io->net = io->conns ? net_epoll.open() : NULL;
-	if (!io->net || net_epoll.watch(io->net, c->wake_fd, c, false, false) < 0) {
-		int err = errno ? error_from_errno(errno) : -GRANARY_ENOMEM;
-		if (io->net)
-			net_epoll.close(io->net);
+	err = io->conns ? io->engine->watch(io->net, c->wake_fd, c, false, false) : -GRANARY_ENOMEM;
+	if (err < 0) {
+		io->engine->close(io->net);
 		free(io->conns);
 		io->conns = NULL;
 		io->net = NULL;
@@ -53,7 +52,7 @@ void io_release(struct granary_client *c)
 			conn_release(&io->conns[i]);
 	free(io->conns);
 	if (io->net)
-		net_epoll.close(io->net);
+		io->engine->close(io->net);
 	io->conns = NULL;
 	io->net = NULL;
 }
@@ -68,7 +67,7 @@ void io_forget(struct granary_client *c)
 			if (io->conns[i].fd >= 0)
 				close(io->conns[i].fd);
 	if (io->net)
-		net_epoll.forget(io->net);
+		io->engine->forget(io->net);
 	io->conns = NULL;
 	io->net = NULL;
 }
@@ -105,7 +104,7 @@ static void io_events(struct granary_client *c, int timeout)
 {
 	struct net_event events[EVENTS_PER_TURN];
 	uint64_t woken;
-	int n = net_epoll.wait(c->io.net, events, EVENTS_PER_TURN, timeout);
+	int n = c->io.engine->wait(c->io.net, events, EVENTS_PER_TURN, timeout);
 
 	c->io.now_ns = clock_mono_ns();
 	for (int i = 0; i < n; i++) {
@@ -146,8 +145,11 @@ static void io_stop(struct granary_client *c)
 	for (struct list *at; (at = list_pop(&all)) != NULL;)
 		op_fail(container_of(at, struct granary_op, cancel_link), -GRANARY_ECANCELED, "the client was closed");
 	op_announce(c);
-	for (uint32_t i = 0; i < c->config.connections; i++)
+	for (uint32_t i = 0; i < c->config.connections; i++) {
 		handshake_goodbye(&c->io.conns[i]);
+		if (c->io.conns[i].state != CONN_DOWN)
+			c->io.engine->unwatch(c->io.net, c->io.conns[i].fd);
+	}
 }
 
 static void io_turn(struct granary_client *c, struct list *fresh, struct list *canceled)

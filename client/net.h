@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* net.h -- what the client asks of the kernel about its few sockets: one small table, so that another engine can stand
- * beside epoll. All of it is called by the client's thread only. */
+/* net.h -- what the client asks of the kernel about its few sockets: one small table, epoll (net_epoll.c) and
+ * io_uring (net_uring.c) behind it. All but opening and closing is called by the client's thread only. */
 #pragma once
 
 #include <stdbool.h>
@@ -29,4 +29,10 @@ struct net_engine {
 	ssize_t (*writev)(struct net *net, int fd, struct iovec *iov, int count);
 };
 
-extern const struct net_engine net_epoll;
+extern const struct net_engine net_epoll, net_uring;
+
+/* Opens the engine for `wanted`, an enum granary_engine. 0, or an error with its text in `why`. */
+int net_open(uint32_t wanted, const struct net_engine **engine, struct net **net, char *why, size_t why_size);
+/* readv and writev by system calls on the socket. */
+ssize_t net_readv(struct net *net, int fd, struct iovec *iov, int count);
+ssize_t net_writev(struct net *net, int fd, struct iovec *iov, int count);

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/error.h"
@@ -64,34 +63,6 @@ static int epoll_sleep(struct net *net, struct net_event *events, int max, int t
 	return n < 0 ? 0 : n;
 }
 
-static ssize_t epoll_readv(struct net *net, int fd, struct iovec *iov, int count)
-{
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = (size_t)count };
-	ssize_t n;
-
-	(void)net;
-	do
-		n = recvmsg(fd, &msg, MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return errno == EAGAIN ? -GRANARY_EAGAIN : error_from_errno(errno);
-	return n;
-}
-
-static ssize_t epoll_writev(struct net *net, int fd, struct iovec *iov, int count)
-{
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = (size_t)count };
-	ssize_t n;
-
-	(void)net;
-	do
-		n = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return errno == EAGAIN ? -GRANARY_EAGAIN : error_from_errno(errno);
-	return n;
-}
-
 const struct net_engine net_epoll = {
 	.name = "epoll",
 	.open = epoll_open,
@@ -100,6 +71,6 @@ const struct net_engine net_epoll = {
 	.watch = epoll_watch,
 	.unwatch = epoll_unwatch,
 	.wait = epoll_sleep,
-	.readv = epoll_readv,
-	.writev = epoll_writev,
+	.readv = net_readv,
+	.writev = net_writev,
 };

@@ -179,6 +179,26 @@ static int where_load(struct loading *l, const struct granary_options *o)
 	return 0;
 }
 
+/* GRANARY_CLIENT_ENGINE decides where the program left it open. */
+static int engine_load(struct loading *l, uint32_t wanted)
+{
+	static const char *const names[] = { "auto", "epoll", "uring" };
+	const char *text = getenv("GRANARY_CLIENT_ENGINE");
+
+	if (wanted > GRANARY_ENGINE_URING)
+		return bad(l, -GRANARY_EINVAL, "no such engine: %u", wanted);
+	l->config->engine = wanted;
+	if (wanted != GRANARY_ENGINE_AUTO || !text || !*text)
+		return 0;
+	for (uint32_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strcmp(text, names[i]) == 0) {
+			l->config->engine = i;
+			return 0;
+		}
+	}
+	return bad(l, -GRANARY_EINVAL, "GRANARY_CLIENT_ENGINE is '%.32s': it may be auto, epoll or uring", text);
+}
+
 static int limits_load(struct loading *l, const struct granary_options *o)
 {
 	struct config *c = l->config;
@@ -188,15 +208,12 @@ static int limits_load(struct loading *l, const struct granary_options *o)
 	c->connect_timeout_ms = o->connect_timeout_ms ? o->connect_timeout_ms : 5000;
 	c->connections = o->connections ? o->connections : 1;
 	c->retries_max = o->retries_max == UINT32_MAX ? 0 : o->retries_max ? o->retries_max : UINT32_MAX;
-	c->engine = o->engine;
 	if (c->memory_max < MEMORY_MIN)
 		return bad(l, -GRANARY_EINVAL, "memory_max must be at least 8 MiB");
 	if (c->connections > GRANARY_CONNECTIONS_MAX)
 		return bad(l, -GRANARY_EINVAL, "connections must be 1..%d", GRANARY_CONNECTIONS_MAX);
-	if (c->engine > GRANARY_ENGINE_URING)
-		return bad(l, -GRANARY_EINVAL, "no such engine: %u", c->engine);
 	snprintf(c->name, sizeof(c->name), "%s", o->name ? o->name : program_invocation_short_name);
-	return 0;
+	return engine_load(l, o->engine);
 }
 
 int config_load(struct config *config, const struct granary_options *options, char *why, size_t why_size)

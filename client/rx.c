@@ -450,7 +450,7 @@ int rx_read(struct conn *k)
 		err = scatter_fill(&s, &k->rx);
 		if (err < 0)
 			return err;
-		ssize_t n = net_epoll.readv(c->io.net, k->fd, s.iov, s.count);
+		ssize_t n = c->io.engine->readv(c->io.net, k->fd, s.iov, s.count);
 		if (n == 0)
 			return rx_lost(k, -GRANARY_ECLOSED, "the server closed the connection");
 		if (n < 0)

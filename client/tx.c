@@ -58,7 +58,7 @@ static int tx_handshake(struct conn *k)
 {
 	while (k->hs_at < k->hs_len) {
 		struct iovec iov = { k->hs_out + k->hs_at, k->hs_len - k->hs_at };
-		ssize_t n = net_epoll.writev(k->client->io.net, k->fd, &iov, 1);
+		ssize_t n = k->client->io.engine->writev(k->client->io.net, k->fd, &iov, 1);
 		if (n < 0)
 			return (int)n;
 		k->hs_at += (size_t)n;
@@ -76,7 +76,7 @@ static int tx_some(struct conn *k)
 	list_for(at, &k->tx)
 		if (!gather_rpc(&g, container_of(at, struct rpc, link)))
 			break;
-	ssize_t n = net_epoll.writev(k->client->io.net, k->fd, g.iov, g.count);
+	ssize_t n = k->client->io.engine->writev(k->client->io.net, k->fd, g.iov, g.count);
 	if (n < 0)
 		return (int)n;
 	atomic_fetch_add_explicit(&k->client->counters.bytes_sent, (uint64_t)n, memory_order_relaxed);

@@ -5,6 +5,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <cmocka.h>
 
@@ -560,6 +565,89 @@ static void test_arguments_that_are_refused(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* ---- engines ---- */
+
+static void test_engine_in_use_is_named(void **state)
+{
+	static const char *const names[] = { [GRANARY_ENGINE_EPOLL] = "epoll", [GRANARY_ENGINE_URING] = "uring" };
+	const char *env = getenv("GRANARY_CLIENT_ENGINE");
+	struct granary_options o = GRANARY_INIT(granary_options);
+	struct granary_info info = GRANARY_INIT(granary_info);
+
+	(void)state;
+	assert_int_equal(0, granary_client_info(client, &info));
+	assert_string_equal(env && *env ? env : "epoll", info.engine);
+	o.url = peer->url;
+	o.access_key = PEER_KEY;
+	o.secret = PEER_SECRET;
+	for (o.engine = GRANARY_ENGINE_EPOLL; o.engine <= GRANARY_ENGINE_URING; o.engine++) {
+		struct granary_client *c;
+		int err = granary_open(&o, &c);
+		if (err == -GRANARY_EUNSUPPORTED)
+			continue;
+		assert_int_equal(0, err);
+		assert_int_equal(0, granary_client_info(c, &info));
+		assert_string_equal(names[o.engine], info.engine); /* the environment decides for AUTO only */
+		granary_close(&c);
+	}
+	assert_int_equal(-GRANARY_EINVAL, granary_open(&o, &(struct granary_client *){ NULL }));
+}
+
+/* In a child: from now on the system call `number` fails with `posix`. */
+static bool forbid(unsigned number, unsigned posix)
+{
+	struct sock_filter rules[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | posix),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(rules) / sizeof(rules[0]), rules };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static int child_without_uring(unsigned number, unsigned posix)
+{
+	struct granary_options o = GRANARY_INIT(granary_options);
+	struct granary_client *c;
+
+	o.url = peer->url;
+	o.access_key = PEER_KEY;
+	o.secret = PEER_SECRET;
+	o.engine = GRANARY_ENGINE_URING;
+	if (!forbid(number, posix))
+		return 77;
+	if (granary_open(&o, &c) != -GRANARY_EUNSUPPORTED || !strstr(granary_last_error(NULL), "io_uring"))
+		return 1;
+	unsetenv("GRANARY_CLIENT_ENGINE");
+	o.engine = GRANARY_ENGINE_AUTO;
+	if (granary_open(&o, &c) != 0 || granary_ping(c, NULL) != 0)
+		return 2;
+	granary_close(&c);
+	return 0;
+}
+
+static void test_engine_that_the_kernel_forbids(void **state)
+{
+	static const struct { unsigned number, posix; } calls_forbidden[] = {
+		{ SYS_io_uring_setup, ENOSYS }, { SYS_io_uring_setup, EPERM }, { SYS_io_uring_enter, EPERM },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(calls_forbidden) / sizeof(calls_forbidden[0]); i++) {
+		int status;
+		pid_t pid = fork();
+		if (pid == 0)
+			_exit(child_without_uring(calls_forbidden[i].number, calls_forbidden[i].posix));
+		assert_int_equal(pid, waitpid(pid, &status, 0));
+		assert_true(WIFEXITED(status));
+		if (WEXITSTATUS(status) == 77)
+			skip(); /* no filters here */
+		assert_int_equal(0, WEXITSTATUS(status));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -584,7 +672,11 @@ int main(void)
 		TEST(test_delete),
 		TEST(test_status_text_and_counters),
 		TEST(test_arguments_that_are_refused),
+		TEST(test_engine_in_use_is_named),
+		TEST(test_engine_that_the_kernel_forbids),
 	};
 
+	if (peer_engine_missing())
+		return 77;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -225,6 +225,8 @@ int main(void)
 		TEST(test_fork_while_threads_read),
 	};
 
+	if (peer_engine_missing())
+		return 77;
 	if (UNDER_TSAN) { /* it allows no threads after a fork */
 		puts("skipped under ThreadSanitizer");
 		return 77;
