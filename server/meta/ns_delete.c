@@ -16,7 +16,7 @@ static int release_extent_row(void *arg, struct slice key, struct slice value)
 	if (err < 0)
 		return err;
 	if ((e.flags & EXTENT_HOLE) == 0)
-		plan_account_pack(r->plan, e.pack, -(int64_t)e.length, -1);
+		plan_account_pack(r->plan, &e, -1);
 	plan_delete_row(r->plan, key);
 	return r->plan->error;
 }
@@ -36,7 +36,7 @@ int plan_release_object(struct ns_plan *plan, uint64_t bucket, uint64_t dir, str
 	int err = 0;
 	for (uint32_t i = 0; i < o->extent_count; i++)
 		if ((o->extents[i].flags & EXTENT_HOLE) == 0)
-			plan_account_pack(plan, o->extents[i].pack, -(int64_t)o->extents[i].length, -1);
+			plan_account_pack(plan, &o->extents[i], -1);
 	if (o->extents_outside > 0)
 		err = plan_scan(plan, row_extent_prefix(buf, o->id, o->generation), release_extent_row, &r);
 	if (err == 0 && o->has_links)

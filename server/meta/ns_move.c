@@ -74,8 +74,8 @@ static int move_apply(struct ns_plan *plan, uint64_t seen, const struct spot *s,
 		err = move_outside(plan, o, m);
 	if (err < 0)
 		return err;
-	plan_account_pack(plan, m->from.pack, -(int64_t)m->from.length, -1);
-	plan_account_pack(plan, m->to.pack, m->to.length, 1);
+	plan_account_pack(plan, &m->from, -1);
+	plan_account_pack(plan, &m->to, 1);
 	kv_txn_touch(plan->txn, s->dir.d.id, s->name, o->id);
 	return plan->error;
 }

@@ -283,20 +283,21 @@ int plan_take_rewrite(struct ns_plan *plan, uint64_t id)
 
 /* ---- sums ---- */
 
-void plan_account_pack(struct ns_plan *plan, uint64_t pack, int64_t bytes, int64_t records)
+void plan_account_pack(struct ns_plan *plan, const struct extent *e, int sign)
 {
+	int64_t bytes = (int64_t)extent_weight(e);
 	struct plan_pack *p = plan->packs;
-	while (p != NULL && p->pack != pack)
+	while (p != NULL && p->pack != e->pack)
 		p = p->next;
 	if (p == NULL) {
 		p = plan_alloc(plan, sizeof(*p));
 		if (p == NULL)
 			return;
-		*p = (struct plan_pack){ .next = plan->packs, .pack = pack };
+		*p = (struct plan_pack){ .next = plan->packs, .pack = e->pack };
 		plan->packs = p;
 	}
-	p->bytes += bytes;
-	p->records += records;
+	p->bytes += sign * bytes;
+	p->records += sign;
 }
 
 void plan_account_bucket(struct ns_plan *plan, uint64_t bucket, int64_t bytes, int64_t objects)

@@ -74,7 +74,7 @@ static int put_row(struct ns_plan *plan, const struct ns_put *put, struct slice 
 	plan_put_row(plan, key, value);
 	for (uint32_t i = 0; i < put->extent_count; i++)
 		if ((put->extents[i].flags & EXTENT_HOLE) == 0)
-			plan_account_pack(plan, put->extents[i].pack, put->extents[i].length, 1);
+			plan_account_pack(plan, &put->extents[i], 1);
 	return put_extents_outside(plan, put);
 }
 

@@ -36,6 +36,12 @@ struct extent {
 	uint32_t crc_count;
 	const uint8_t *crcs; /* crc_count little-endian u32, borrowed */
 };
+/* What an extent adds to its pack's live bytes (FORMAT 6.8): the whole record, with header and padding, as the pack's
+ * total counts it; else a pack of small records looks dead while all of it lives. */
+static inline uint64_t extent_weight(const struct extent *e)
+{
+	return ((uint64_t)e->skip + e->length + 7) & ~UINT64_C(7);
+}
 enum { EXTENT_HOLE = 1 };
 static inline uint32_t extent_crc(const struct extent *e, uint32_t i)
 {
