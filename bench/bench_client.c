@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench_client.c -- load through libgranary, as a loader would make it. Server address and key: GRANARY_URL,
- * GRANARY_CREDENTIALS. Keys are computed, so nothing is listed before a run: sample i of a set is PREFIX/dNNNN/sNNNNNNNN.
+ * GRANARY_CREDENTIALS. Keys are computed, so nothing is listed before a run: sample i of a set is
+ * PREFIX/dNNNN/sNNNNNNNN.
  *
  *   bench_client make BUCKET PREFIX COUNT SIZE              imports COUNT incompressible samples (256 a batch put)
  *   bench_client read BUCKET PREFIX COUNT SIZE BATCH INFLIGHT SECONDS [key|id|order] [connections]
@@ -26,8 +27,16 @@
 
 enum { DIR_SAMPLES = 1000, NAME_MAX_LEN = 256, INFLIGHT_MAX = 256, SLAB_ALIGN = 4096 };
 
-struct set { const char *bucket, *prefix; uint64_t count, size; uint64_t *ids, *dirs; };
-struct load { double seconds; uint32_t batch, inflight, connections; const char *how; };
+struct set {
+	const char *bucket, *prefix;
+	uint64_t count, size;
+	uint64_t *ids, *dirs;
+};
+struct load {
+	double seconds;
+	uint32_t batch, inflight, connections;
+	const char *how;
+};
 
 static void die(const char *what, struct granary_client *c, int64_t err)
 {
@@ -57,12 +66,10 @@ static double status_number(struct granary_client *c, const char *name)
 	char *text = NULL;
 	double v = 0;
 	int err = granary_status(c, &text, NULL);
-	if (err < 0)
-		die("status", c, err);
+	if (err < 0) die("status", c, err);
 	size_t n = strlen(name);
 	for (char *p = text; p && *p; p = strchr(p, '\n') ? strchr(p, '\n') + 1 : NULL)
-		if (strncmp(p, name, n) == 0 && p[n] == ' ')
-			v = strtod(p + n + 1, NULL);
+		if (strncmp(p, name, n) == 0 && p[n] == ' ') v = strtod(p + n + 1, NULL);
 	granary_free(text);
 	return v;
 }
@@ -75,34 +82,35 @@ static struct granary_client *open_client(uint32_t connections)
 	o.memory_max = (uint64_t)1 << 30;
 	o.timeout_ms = 120000;
 	int err = granary_open(&o, &c);
-	if (err < 0)
-		die("open", NULL, err);
+	if (err < 0) die("open", NULL, err);
 	err = granary_ping(c, NULL);
-	if (err < 0)
-		die("connect", c, err);
+	if (err < 0) die("connect", c, err);
 	return c;
 }
 
 static void *big(size_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p == MAP_FAILED)
-		die("memory", NULL, -GRANARY_ENOMEM);
+	if (p == MAP_FAILED) die("memory", NULL, -GRANARY_ENOMEM);
 	madvise(p, size, MADV_HUGEPAGE);
 	return p;
 }
 
 static void sample_key(const struct set *s, uint64_t i, char *out)
 {
-	snprintf(out, NAME_MAX_LEN, "%s/d%04llu/s%08llu", s->prefix, (unsigned long long)(i / DIR_SAMPLES),
-		 (unsigned long long)i);
+	snprintf(out, NAME_MAX_LEN, "%s/d%04llu/s%08llu", s->prefix,
+		(unsigned long long)(i / DIR_SAMPLES), (unsigned long long)i);
 }
 
-struct meter { double start, cpu, server; struct granary_client *c; };
+struct meter {
+	double start, cpu, server;
+	struct granary_client *c;
+};
 
 static struct meter meter_start(struct granary_client *c)
 {
-	struct meter m = { .c = c, .server = status_number(c, "cpu_user_s") + status_number(c, "cpu_system_s") };
+	struct meter m = { .c = c,
+		.server = status_number(c, "cpu_user_s") + status_number(c, "cpu_system_s") };
 	m.cpu = own_cpu();
 	m.start = now();
 	return m;
@@ -111,30 +119,35 @@ static struct meter meter_start(struct granary_client *c)
 static void meter_report(struct meter *m, const char *what, double samples, double bytes)
 {
 	double seconds = now() - m->start, cpu = own_cpu() - m->cpu;
-	double server = status_number(m->c, "cpu_user_s") + status_number(m->c, "cpu_system_s") - m->server;
-	printf("{\"what\": \"%s\", \"per_s\": %.1f, \"mb_s\": %.2f, \"client_us\": %.3f, \"server_us\": %.3f, "
+	double server =
+		status_number(m->c, "cpu_user_s") + status_number(m->c, "cpu_system_s") - m->server;
+	printf("{\"what\": \"%s\", \"per_s\": %.1f, \"mb_s\": %.2f, \"client_us\": %.3f, "
+	       "\"server_us\": %.3f, "
 	       "\"samples\": %.0f, \"seconds\": %.3f}\n",
-	       what, samples / seconds, bytes / seconds * 1e-6, cpu / samples * 1e6, server / samples * 1e6, samples,
-	       seconds);
+		what, samples / seconds, bytes / seconds * 1e-6, cpu / samples * 1e6,
+		server / samples * 1e6, samples, seconds);
 	fflush(stdout);
 }
 
 /* ---- making a set, and puts ------------------------------------------------------------------------------------ */
 
-struct put_slot { struct granary_put *puts; char (*names)[NAME_MAX_LEN]; struct granary_op *op; uint32_t count; };
+struct put_slot {
+	struct granary_put *puts;
+	char (*names)[NAME_MAX_LEN];
+	struct granary_op *op;
+	uint32_t count;
+};
 
 static void slot_init(struct put_slot *s, uint32_t batch)
 {
 	s->puts = calloc(batch, sizeof *s->puts);
 	s->names = calloc(batch, sizeof *s->names);
-	if (!s->puts || !s->names)
-		die("memory", NULL, -GRANARY_ENOMEM);
+	if (!s->puts || !s->names) die("memory", NULL, -GRANARY_ENOMEM);
 }
 
 static uint64_t slot_settle(struct granary_client *c, struct put_slot *s)
 {
-	if (!s->op)
-		return 0;
+	if (!s->op) return 0;
 	int64_t n = granary_wait(s->op, GRANARY_FOREVER);
 	if (n < 0 || (uint64_t)n != s->count) {
 		fprintf(stderr, "bench_client: put: %s\n", granary_op_error(s->op));
@@ -144,18 +157,19 @@ static uint64_t slot_settle(struct granary_client *c, struct put_slot *s)
 	return s->count;
 }
 
-static void slot_start(struct granary_client *c, const struct set *set, struct put_slot *s, uint64_t first, uint32_t n,
-		       const uint8_t *noise)
+static void slot_start(struct granary_client *c, const struct set *set, struct put_slot *s,
+	uint64_t first, uint32_t n, const uint8_t *noise)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		sample_key(set, first + i, s->names[i]);
 		s->puts[i] = (struct granary_put){ .ref = granary_ref_key(s->names[i]),
-						   .data = noise + (first + i) % 4096 * 64, .size = set->size };
+			.data = noise + (first + i) % 4096 * 64,
+			.size = set->size };
 	}
 	s->count = n;
-	int err = granary_put_batch_start(c, s->puts, n, GRANARY_CALL(.bucket = set->bucket), &s->op);
-	if (err < 0)
-		die("put", c, err);
+	int err =
+		granary_put_batch_start(c, s->puts, n, GRANARY_CALL(.bucket = set->bucket), &s->op);
+	if (err < 0) die("put", c, err);
 }
 
 static uint8_t *make_noise(uint64_t size)
@@ -171,28 +185,26 @@ static uint8_t *make_noise(uint64_t size)
 }
 
 /* Puts from `first` on until `count` or `seconds` (whichever is set) is reached. */
-static uint64_t put_many(struct granary_client *c, const struct set *set, uint32_t batch, uint32_t inflight,
-			 uint64_t count, double seconds)
+static uint64_t put_many(struct granary_client *c, const struct set *set, uint32_t batch,
+	uint32_t inflight, uint64_t count, double seconds)
 {
 	struct put_slot slots[INFLIGHT_MAX] = { 0 };
 	uint8_t *noise = make_noise(set->size);
 	uint64_t at = 0, done = 0;
 	double end = now() + seconds;
-	for (uint32_t i = 0; i < inflight; i++)
-		slot_init(&slots[i], batch);
+	for (uint32_t i = 0; i < inflight; i++) slot_init(&slots[i], batch);
 	for (uint32_t turn = 0; count ? at < count : now() < end; turn = (turn + 1) % inflight) {
 		uint64_t n = count && count - at < batch ? count - at : batch;
 		done += slot_settle(c, &slots[turn]);
 		slot_start(c, set, &slots[turn], at, (uint32_t)n, noise);
 		at += n;
 	}
-	for (uint32_t i = 0; i < inflight; i++)
-		done += slot_settle(c, &slots[i]);
+	for (uint32_t i = 0; i < inflight; i++) done += slot_settle(c, &slots[i]);
 	return done;
 }
 
-static void run_put(const char *what, const struct set *set, uint32_t batch, uint32_t inflight, uint64_t count,
-		    double seconds, uint32_t connections)
+static void run_put(const char *what, const struct set *set, uint32_t batch, uint32_t inflight,
+	uint64_t count, double seconds, uint32_t connections)
 {
 	struct granary_client *c = open_client(connections);
 	struct meter m = meter_start(c);
@@ -218,17 +230,16 @@ static void learn_ids(struct granary_client *c, struct set *set)
 	static struct granary_stat stats[STEP];
 	set->ids = malloc(set->count * sizeof *set->ids);
 	set->dirs = malloc(set->count * sizeof *set->dirs);
-	if (!set->ids || !set->dirs)
-		die("memory", NULL, -GRANARY_ENOMEM);
+	if (!set->ids || !set->dirs) die("memory", NULL, -GRANARY_ENOMEM);
 	for (uint64_t at = 0; at < set->count; at += STEP) {
 		uint64_t n = set->count - at < STEP ? set->count - at : STEP;
 		for (uint64_t i = 0; i < n; i++) {
 			sample_key(set, at + i, names[i]);
 			refs[i] = granary_ref_key(names[i]);
 		}
-		int64_t got = granary_stat_batch(c, refs, n, 0, stats, GRANARY_CALL(.bucket = set->bucket));
-		if (got != (int64_t)n)
-			die("stat", c, got < 0 ? got : stats[0].status);
+		int64_t got = granary_stat_batch(
+			c, refs, n, 0, stats, GRANARY_CALL(.bucket = set->bucket));
+		if (got != (int64_t)n) die("stat", c, got < 0 ? got : stats[0].status);
 		for (uint64_t i = 0; i < n; i++) {
 			set->ids[at + i] = stats[i].object_id;
 			set->dirs[at + i] = stats[i].dir_id;
@@ -236,8 +247,8 @@ static void learn_ids(struct granary_client *c, struct set *set)
 	}
 }
 
-static void read_start(struct granary_client *c, const struct set *set, const struct load *l, struct read_slot *s,
-		       struct rng *r, uint64_t *next)
+static void read_start(struct granary_client *c, const struct set *set, const struct load *l,
+	struct read_slot *s, struct rng *r, uint64_t *next)
 {
 	bool by_id = strcmp(l->how, "id") == 0, in_order = strcmp(l->how, "order") == 0;
 	for (uint32_t i = 0; i < l->batch; i++) {
@@ -251,15 +262,14 @@ static void read_start(struct granary_client *c, const struct set *set, const st
 			e->ref = granary_ref_key(s->names[i]);
 		}
 	}
-	int err = granary_read_batch_start(c, &s->batch, GRANARY_CALL(.bucket = set->bucket), &s->op);
-	if (err < 0)
-		die("read", c, err);
+	int err =
+		granary_read_batch_start(c, &s->batch, GRANARY_CALL(.bucket = set->bucket), &s->op);
+	if (err < 0) die("read", c, err);
 }
 
 static uint64_t read_settle(struct granary_client *c, const struct set *set, struct read_slot *s)
 {
-	if (!s->op)
-		return 0;
+	if (!s->op) return 0;
 	int64_t n = granary_wait(s->op, GRANARY_FOREVER);
 	if (n != (int64_t)s->batch.count) {
 		fprintf(stderr, "bench_client: read: %s\n", granary_op_error(s->op));
@@ -280,16 +290,17 @@ static void run_read(struct set *set, const struct load *l)
 	uint64_t next = 0, done = 0;
 	size_t slab = l->batch * set->size;
 	rng_seed(&r, (uint64_t)(now() * 1e6));
-	if (strcmp(l->how, "id") == 0)
-		learn_ids(c, set);
+	if (strcmp(l->how, "id") == 0) learn_ids(c, set);
 	for (uint32_t i = 0; i < l->inflight; i++) {
 		struct read_slot *s = &slots[i];
 		s->entries = calloc(l->batch, sizeof *s->entries);
 		s->names = calloc(l->batch, sizeof *s->names);
-		if (!s->entries || !s->names)
-			die("memory", NULL, -GRANARY_ENOMEM);
-		s->batch = (struct granary_batch){ .size = sizeof s->batch, .entries = s->entries, .count = l->batch,
-						   .slab = big(slab), .slab_size = slab };
+		if (!s->entries || !s->names) die("memory", NULL, -GRANARY_ENOMEM);
+		s->batch = (struct granary_batch){ .size = sizeof s->batch,
+			.entries = s->entries,
+			.count = l->batch,
+			.slab = big(slab),
+			.slab_size = slab };
 		memset(s->batch.slab, 1, slab);
 	}
 	struct meter m = meter_start(c);
@@ -298,23 +309,25 @@ static void run_read(struct set *set, const struct load *l)
 		done += read_settle(c, set, &slots[turn]);
 		read_start(c, set, l, &slots[turn], &r, &next);
 	}
-	for (uint32_t i = 0; i < l->inflight; i++)
-		done += read_settle(c, set, &slots[i]);
+	for (uint32_t i = 0; i < l->inflight; i++) done += read_settle(c, set, &slots[i]);
 	meter_report(&m, "read", (double)done, (double)(done * set->size));
 	granary_close(&c);
 }
 
 /* ---- stat, list ------------------------------------------------------------------------------------------------- */
 
-struct stat_slot { struct granary_ref *refs; struct granary_stat *out; struct granary_op *op; };
+struct stat_slot {
+	struct granary_ref *refs;
+	struct granary_stat *out;
+	struct granary_op *op;
+};
 
 static char **load_keys(const char *path, size_t *count)
 {
 	FILE *f = fopen(path, "r");
 	char **keys = NULL, line[2048];
 	size_t n = 0, cap = 0;
-	if (!f)
-		die(path, NULL, -GRANARY_ENOTFOUND);
+	if (!f) die(path, NULL, -GRANARY_ENOTFOUND);
 	while (fgets(line, sizeof line, f)) {
 		line[strcspn(line, "\n")] = 0;
 		if (n == cap) {
@@ -343,11 +356,10 @@ static void run_stat(const char *bucket, const char *file, const struct load *l)
 	}
 	for (size_t at = 0; at < count; at += l->batch) { /* once through: tables warm */
 		size_t n = count - at < l->batch ? count - at : l->batch;
-		for (size_t i = 0; i < n; i++)
-			slots[0].refs[i] = granary_ref_key(keys[at + i]);
-		int64_t got = granary_stat_batch(c, slots[0].refs, n, 0, slots[0].out, GRANARY_CALL(.bucket = bucket));
-		if (got != (int64_t)n)
-			die("stat", c, got);
+		for (size_t i = 0; i < n; i++) slots[0].refs[i] = granary_ref_key(keys[at + i]);
+		int64_t got = granary_stat_batch(
+			c, slots[0].refs, n, 0, slots[0].out, GRANARY_CALL(.bucket = bucket));
+		if (got != (int64_t)n) die("stat", c, got);
 	}
 	struct meter m = meter_start(c);
 	double end = now() + l->seconds;
@@ -355,16 +367,15 @@ static void run_stat(const char *bucket, const char *file, const struct load *l)
 		struct stat_slot *s = &slots[turn];
 		if (s->op) {
 			int64_t n = granary_wait(s->op, GRANARY_FOREVER);
-			if (n != l->batch)
-				die("stat", c, n);
+			if (n != l->batch) die("stat", c, n);
 			done += (double)n;
 			granary_op_free(&s->op);
 		}
 		for (uint32_t i = 0; i < l->batch; i++)
 			s->refs[i] = granary_ref_key(keys[rng_below(&r, count)]);
-		int err = granary_stat_start(c, s->refs, l->batch, 0, s->out, GRANARY_CALL(.bucket = bucket), &s->op);
-		if (err < 0)
-			die("stat", c, err);
+		int err = granary_stat_start(
+			c, s->refs, l->batch, 0, s->out, GRANARY_CALL(.bucket = bucket), &s->op);
+		if (err < 0) die("stat", c, err);
 	}
 	for (uint32_t i = 0; i < l->inflight; i++)
 		if (slots[i].op) {
@@ -393,8 +404,7 @@ static void run_list(const char *bucket, const char *prefix, int rounds)
 			keys++;
 			bytes += (double)e->size;
 		}
-		if (err < 0)
-			die("list", c, err);
+		if (err < 0) die("list", c, err);
 		granary_iter_close(&it);
 	}
 	meter_report(&m, "list", keys, 0);
@@ -409,25 +419,30 @@ static uint64_t number(const char *text)
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
-	struct set s = { .bucket = argc > 2 ? argv[2] : "", .prefix = argc > 3 ? argv[3] : "",
-			 .count = argc > 4 ? number(argv[4]) : 0, .size = argc > 5 ? number(argv[5]) : 0 };
+	struct set s = { .bucket = argc > 2 ? argv[2] : "",
+		.prefix = argc > 3 ? argv[3] : "",
+		.count = argc > 4 ? number(argv[4]) : 0,
+		.size = argc > 5 ? number(argv[5]) : 0 };
 	if (argc == 6 && strcmp(mode, "make") == 0) {
 		run_put("make", &s, s.size > 65536 ? 64 : 256, 8, s.count, 0, 1);
 	} else if (argc >= 9 && strcmp(mode, "read") == 0) {
-		struct load l = { strtod(argv[8], NULL), (uint32_t)number(argv[6]), (uint32_t)number(argv[7]),
-				  argc > 10 ? (uint32_t)number(argv[10]) : 1, argc > 9 ? argv[9] : "key" };
+		struct load l = { strtod(argv[8], NULL), (uint32_t)number(argv[6]),
+			(uint32_t)number(argv[7]), argc > 10 ? (uint32_t)number(argv[10]) : 1,
+			argc > 9 ? argv[9] : "key" };
 		run_read(&s, &l);
 	} else if (argc == 8 && strcmp(mode, "single") == 0) {
 		struct load l = { strtod(argv[7], NULL), 1, (uint32_t)number(argv[6]), 1, "key" };
 		run_read(&s, &l);
 	} else if (argc == 7 && strcmp(mode, "put") == 0) {
 		uint32_t clients = (uint32_t)number(argv[4]);
-		run_put("put", &s, 1, clients, 0, strtod(argv[6], NULL), clients < 64 ? clients : 64);
+		run_put("put", &s, 1, clients, 0, strtod(argv[6], NULL),
+			clients < 64 ? clients : 64);
 	} else if (argc == 8 && strcmp(mode, "putbatch") == 0) {
 		run_put("putbatch", &s, (uint32_t)number(argv[4]), (uint32_t)number(argv[6]), 0,
 			strtod(argv[7], NULL), 1);
 	} else if (argc == 7 && strcmp(mode, "stat") == 0) {
-		struct load l = { strtod(argv[6], NULL), (uint32_t)number(argv[4]), (uint32_t)number(argv[5]), 1, "" };
+		struct load l = { strtod(argv[6], NULL), (uint32_t)number(argv[4]),
+			(uint32_t)number(argv[5]), 1, "" };
 		run_stat(s.bucket, argv[3], &l);
 	} else if (argc == 5 && strcmp(mode, "list") == 0) {
 		run_list(s.bucket, s.prefix, (int)number(argv[4]));

@@ -30,7 +30,7 @@ struct conn {
 	int fd;
 	uint8_t head[WIRE_HEADER_SIZE];
 	uint32_t head_len, batch_left;
-	uint64_t skip;          /* bytes of the frame still to come */
+	uint64_t skip; /* bytes of the frame still to come */
 	uint64_t done, request;
 };
 
@@ -61,8 +61,7 @@ static void load_credentials(struct world *w, const char *path)
 {
 	char line[512];
 	FILE *f = fopen(path, "r");
-	if (!f)
-		die(path);
+	if (!f) die(path);
 	while (fgets(line, sizeof line, f)) {
 		line[strcspn(line, "\r\n")] = 0;
 		if (strncmp(line, "access_key=", 11) == 0)
@@ -80,12 +79,14 @@ static void load_credentials(struct world *w, const char *path)
 static void send_frame(int fd, uint8_t op, uint64_t request, const uint8_t *meta, size_t len)
 {
 	uint8_t out[META_MAX + WIRE_HEADER_SIZE];
-	struct frame f = { .op = op, .meta_len = (uint32_t)len, .request = request,
-			   .meta_crc = len ? crc32c(0, meta, len) : 0 };
+	struct frame f = { .op = op,
+		.meta_len = (uint32_t)len,
+		.request = request,
+		.meta_crc = len ? crc32c(0, meta, len) : 0 };
 	frame_encode(&f, out);
-	if (len)
-		memcpy(out + WIRE_HEADER_SIZE, meta, len);
-	if (send(fd, out, len + WIRE_HEADER_SIZE, MSG_NOSIGNAL) != (ssize_t)(len + WIRE_HEADER_SIZE))
+	if (len) memcpy(out + WIRE_HEADER_SIZE, meta, len);
+	if (send(fd, out, len + WIRE_HEADER_SIZE, MSG_NOSIGNAL) !=
+		(ssize_t)(len + WIRE_HEADER_SIZE))
 		die("send");
 }
 
@@ -93,9 +94,11 @@ static size_t recv_frame(int fd, uint8_t *meta, size_t cap)
 {
 	uint8_t head[WIRE_HEADER_SIZE];
 	struct frame f;
-	if (recv(fd, head, sizeof head, MSG_WAITALL) != (ssize_t)sizeof head || frame_decode(head, &f) < 0)
+	if (recv(fd, head, sizeof head, MSG_WAITALL) != (ssize_t)sizeof head ||
+		frame_decode(head, &f) < 0)
 		die("log-in: no frame");
-	if (f.meta_len > cap || (f.meta_len && recv(fd, meta, f.meta_len, MSG_WAITALL) != (ssize_t)f.meta_len))
+	if (f.meta_len > cap ||
+		(f.meta_len && recv(fd, meta, f.meta_len, MSG_WAITALL) != (ssize_t)f.meta_len))
 		die("log-in: cut short");
 	if (f.status != 0) {
 		fprintf(stderr, "bench_conns: log-in refused: %u\n", f.status);
@@ -139,14 +142,13 @@ static void ask(struct world *w, struct conn *c)
 	wr_u32(&m, w->batch);
 	for (uint32_t i = 0; i < w->batch; i++) {
 		uint64_t at = rng_below(&w->rng, w->count);
-		snprintf(key, sizeof key, "%s/d%04llu/s%08llu", w->prefix, (unsigned long long)(at / DIR_SAMPLES),
-			 (unsigned long long)at);
+		snprintf(key, sizeof key, "%s/d%04llu/s%08llu", w->prefix,
+			(unsigned long long)(at / DIR_SAMPLES), (unsigned long long)at);
 		wr_u8(&m, 0);
 		wr_u8(&m, REF_KEY);
 		wr_bytes16(&m, slice_str(key));
 	}
-	if (!wr_ok(&m))
-		die("batch too large");
+	if (!wr_ok(&m)) die("batch too large");
 	send_frame(c->fd, OP_READ, ++c->request + 2, meta, wr_len(&m));
 }
 
@@ -160,16 +162,16 @@ static void follow(struct world *w, struct conn *c, const uint8_t *p, size_t n)
 			p += k;
 			n -= k;
 		} else {
-			size_t k = WIRE_HEADER_SIZE - c->head_len < n ? WIRE_HEADER_SIZE - c->head_len : n;
+			size_t k = WIRE_HEADER_SIZE - c->head_len < n
+					   ? WIRE_HEADER_SIZE - c->head_len
+					   : n;
 			memcpy(c->head + c->head_len, p, k);
 			c->head_len += (uint32_t)k;
 			p += k;
 			n -= k;
-			if (c->head_len < WIRE_HEADER_SIZE)
-				return;
+			if (c->head_len < WIRE_HEADER_SIZE) return;
 			struct frame f;
-			if (frame_decode(c->head, &f) < 0 || f.status != 0)
-				die("bad answer");
+			if (frame_decode(c->head, &f) < 0 || f.status != 0) die("bad answer");
 			c->head_len = 0;
 			c->skip = (uint64_t)f.meta_len + f.data_len;
 			c->batch_left = (f.flags & FRAME_LAST) != 0;
@@ -194,14 +196,18 @@ int main(int argc, char **argv)
 {
 	static uint8_t buf[BUF_SIZE];
 	if (argc != 10) {
-		fprintf(stderr, "usage: bench_conns HOST PORT CREDENTIALS BUCKET PREFIX COUNT BATCH CONNECTIONS SECONDS\n");
+		fprintf(stderr, "usage: bench_conns HOST PORT CREDENTIALS BUCKET PREFIX COUNT "
+				"BATCH CONNECTIONS SECONDS\n");
 		return 2;
 	}
-	struct world w = { .bucket = argv[4], .prefix = argv[5], .count = strtoull(argv[6], NULL, 10),
-			   .batch = (uint32_t)strtoul(argv[7], NULL, 10) };
+	struct world w = { .bucket = argv[4],
+		.prefix = argv[5],
+		.count = strtoull(argv[6], NULL, 10),
+		.batch = (uint32_t)strtoul(argv[7], NULL, 10) };
 	uint32_t count = (uint32_t)strtoul(argv[8], NULL, 10);
 	struct conn *conns = calloc(count, sizeof *conns);
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)strtoul(argv[2], NULL, 10)) };
+	struct sockaddr_in a = { .sin_family = AF_INET,
+		.sin_port = htons((uint16_t)strtoul(argv[2], NULL, 10)) };
 	int ep = epoll_create1(0), one = 1;
 	inet_pton(AF_INET, argv[1], &a.sin_addr);
 	load_credentials(&w, argv[3]);
@@ -215,8 +221,7 @@ int main(int argc, char **argv)
 		log_in(&w, conns[i].fd);
 		epoll_ctl(ep, EPOLL_CTL_ADD, conns[i].fd, &e);
 	}
-	for (uint32_t i = 0; i < count; i++)
-		ask(&w, &conns[i]);
+	for (uint32_t i = 0; i < count; i++) ask(&w, &conns[i]);
 	double start = now(), end = start + strtod(argv[9], NULL), c0 = cpu();
 	while (now() < end) {
 		struct epoll_event events[256];
@@ -224,10 +229,8 @@ int main(int argc, char **argv)
 		for (int i = 0; i < n; i++) {
 			struct conn *c = &conns[events[i].data.u32];
 			ssize_t got = recv(c->fd, buf, sizeof buf, MSG_DONTWAIT);
-			if (got == 0 || (got < 0 && errno != EAGAIN))
-				die("connection lost");
-			if (got > 0)
-				follow(&w, c, buf, (size_t)got);
+			if (got == 0 || (got < 0 && errno != EAGAIN)) die("connection lost");
+			if (got > 0) follow(&w, c, buf, (size_t)got);
 		}
 	}
 	double seconds = now() - start, sum = 0, least = 1e300;
@@ -235,7 +238,9 @@ int main(int argc, char **argv)
 		sum += (double)conns[i].done;
 		least = (double)conns[i].done < least ? (double)conns[i].done : least;
 	}
-	printf("{\"per_s\": %.1f, \"slowest_over_mean\": %.4f, \"client_us\": %.3f, \"samples\": %.0f}\n", sum / seconds,
-	       sum > 0 ? least / (sum / count) : 0, sum > 0 ? (cpu() - c0) / sum * 1e6 : 0, sum);
+	printf("{\"per_s\": %.1f, \"slowest_over_mean\": %.4f, \"client_us\": %.3f, \"samples\": "
+	       "%.0f}\n",
+		sum / seconds, sum > 0 ? least / (sum / count) : 0,
+		sum > 0 ? (cpu() - c0) / sum * 1e6 : 0, sum);
 	return 0;
 }

@@ -4,7 +4,8 @@
  *   bench_kv insert DIR KEYS VALUE_BYTES BATCH   synced inserts of all keys, BATCH a write (keys/s)
  *   bench_kv get DIR KEYS SECONDS                Get of random keys, all in cache (ops/s, CPU us)
  *   bench_kv scan DIR KEYS ROUNDS                whole scans through an iterator (keys/s)
- *   bench_kv hash KEYS SECONDS                   look-ups of random keys in an open-addressing table, values of 64 bytes
+ *   bench_kv hash KEYS SECONDS                   look-ups of random keys in an open-addressing table, values
+ *   of 64 bytes
  *
  * KEYS: a file, one key a line. DIR is made by insert. Prints one JSON object. */
 #include <errno.h>
@@ -19,7 +20,12 @@
 #include "common/hash.h"
 #include "common/rand.h"
 
-struct keys { char *text; char **at; size_t *len; size_t count; };
+struct keys {
+	char *text;
+	char **at;
+	size_t *len;
+	size_t count;
+};
 
 static void die(const char *what, const char *why)
 {
@@ -44,26 +50,24 @@ static double cpu(void)
 
 static void report(const char *what, double count, double seconds, double cpu_seconds)
 {
-	printf("{\"what\": \"%s\", \"per_s\": %.1f, \"cpu_us\": %.4f, \"count\": %.0f, \"seconds\": %.4f}\n", what,
-	       count / seconds, cpu_seconds / count * 1e6, count, seconds);
+	printf("{\"what\": \"%s\", \"per_s\": %.1f, \"cpu_us\": %.4f, \"count\": %.0f, "
+	       "\"seconds\": %.4f}\n",
+		what, count / seconds, cpu_seconds / count * 1e6, count, seconds);
 }
 
 static struct keys load_keys(const char *path)
 {
 	struct keys k = { 0 };
 	FILE *f = fopen(path, "rb");
-	if (!f)
-		die(path, strerror(errno));
+	if (!f) die(path, strerror(errno));
 	fseek(f, 0, SEEK_END);
 	size_t size = (size_t)ftell(f);
 	rewind(f);
 	k.text = malloc(size + 1);
-	if (!k.text || fread(k.text, 1, size, f) != size)
-		die(path, "cannot read");
+	if (!k.text || fread(k.text, 1, size, f) != size) die(path, "cannot read");
 	fclose(f);
 	k.text[size] = '\n';
-	for (size_t i = 0; i <= size; i++)
-		k.count += k.text[i] == '\n';
+	for (size_t i = 0; i <= size; i++) k.count += k.text[i] == '\n';
 	k.at = malloc(k.count * sizeof *k.at);
 	k.len = malloc(k.count * sizeof *k.len);
 	size_t n = 0;
@@ -76,8 +80,7 @@ static struct keys load_keys(const char *path)
 		p = nl + 1;
 	}
 	k.count = n;
-	if (n == 0)
-		die(path, "no keys");
+	if (n == 0) die(path, "no keys");
 	return k;
 }
 
@@ -87,14 +90,14 @@ static rocksdb_t *open_db(const char *dir, bool create)
 	rocksdb_options_t *o = rocksdb_options_create();
 	rocksdb_block_based_table_options_t *t = rocksdb_block_based_options_create();
 	rocksdb_block_based_options_set_block_cache(t, rocksdb_cache_create_lru((size_t)2 << 30));
-	rocksdb_block_based_options_set_filter_policy(t, rocksdb_filterpolicy_create_bloom_full(10));
+	rocksdb_block_based_options_set_filter_policy(
+		t, rocksdb_filterpolicy_create_bloom_full(10));
 	rocksdb_block_based_options_set_data_block_index_type(t, 1);
 	rocksdb_options_set_block_based_table_factory(o, t);
 	rocksdb_options_set_create_if_missing(o, create);
 	rocksdb_options_set_compression(o, rocksdb_no_compression);
 	rocksdb_t *db = rocksdb_open(o, dir, &err);
-	if (err)
-		die(dir, err);
+	if (err) die(dir, err);
 	return db;
 }
 
@@ -110,8 +113,7 @@ static void run_insert(const char *dir, const struct keys *k, size_t value_size,
 		for (size_t n = 0; n < batch_size && i < k->count; n++, i++)
 			rocksdb_writebatch_put(b, k->at[i], k->len[i], value, value_size);
 		rocksdb_write(db, w, b, &err);
-		if (err)
-			die("write", err);
+		if (err) die("write", err);
 		rocksdb_writebatch_destroy(b);
 	}
 	report("insert", (double)k->count, now() - start, cpu() - c);
@@ -131,8 +133,7 @@ static void run_get(const char *dir, const struct keys *k, double seconds)
 	rng_seed(&rng, 1);
 	for (size_t i = 0; i < k->count; i++) { /* into the block cache */
 		rocksdb_pinnableslice_t *v = rocksdb_get_pinned(db, r, k->at[i], k->len[i], &err);
-		if (!v)
-			die("get", "a key is missing");
+		if (!v) die("get", "a key is missing");
 		rocksdb_pinnableslice_destroy(v);
 	}
 	start = now();
@@ -140,7 +141,8 @@ static void run_get(const char *dir, const struct keys *k, double seconds)
 	while (now() - start < seconds)
 		for (int i = 0; i < 256; i++, count++) {
 			size_t n = rng_below(&rng, k->count);
-			rocksdb_pinnableslice_destroy(rocksdb_get_pinned(db, r, k->at[n], k->len[n], &err));
+			rocksdb_pinnableslice_destroy(
+				rocksdb_get_pinned(db, r, k->at[n], k->len[n], &err));
 		}
 	report("get", count, now() - start, cpu() - c);
 	rocksdb_close(db);
@@ -158,38 +160,40 @@ static void run_scan(const char *dir, const struct keys *k, int rounds)
 			c = cpu();
 		}
 		rocksdb_iterator_t *it = rocksdb_create_iterator(db, r);
-		for (rocksdb_iter_seek_to_first(it); rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+		for (rocksdb_iter_seek_to_first(it); rocksdb_iter_valid(it);
+			rocksdb_iter_next(it)) {
 			size_t key_len, value_len;
-			sum += rocksdb_iter_key(it, &key_len)[0] + rocksdb_iter_value(it, &value_len)[0];
+			sum += rocksdb_iter_key(it, &key_len)[0] +
+			       rocksdb_iter_value(it, &value_len)[0];
 			count++;
 		}
 		rocksdb_iter_destroy(it);
 	}
-	if (count < (double)k->count * rounds || sum < 0)
-		die("scan", "keys are missing");
+	if (count < (double)k->count * rounds || sum < 0) die("scan", "keys are missing");
 	report("scan", count, now() - start, cpu() - c);
 	rocksdb_close(db);
 }
 
-struct cell { uint64_t hash; uint32_t key, value[14]; };
+struct cell {
+	uint64_t hash;
+	uint32_t key, value[14];
+};
 
 static void run_hash(const struct keys *k, double seconds)
 {
 	size_t size = 1;
-	while (size < k->count * 2)
-		size *= 2;
+	while (size < k->count * 2) size *= 2;
 	struct cell *cells = calloc(size, sizeof *cells);
 	struct rng rng;
 	double count = 0, start, c, sum = 0;
-	if (!cells)
-		die("hash", "out of memory");
+	if (!cells) die("hash", "out of memory");
 	rng_seed(&rng, 1);
 	for (size_t i = 0; i < k->count; i++) {
 		uint64_t h = hash_keyed(1, 0, k->at[i], k->len[i]).lo | 1;
 		size_t at = h & (size - 1);
-		while (cells[at].hash)
-			at = (at + 1) & (size - 1);
-		cells[at] = (struct cell){ .hash = h, .key = (uint32_t)i, .value = { (uint32_t)i } };
+		while (cells[at].hash) at = (at + 1) & (size - 1);
+		cells[at] =
+			(struct cell){ .hash = h, .key = (uint32_t)i, .value = { (uint32_t)i } };
 	}
 	start = now();
 	c = cpu();
@@ -198,12 +202,10 @@ static void run_hash(const struct keys *k, double seconds)
 			size_t n = rng_below(&rng, k->count);
 			uint64_t h = hash_keyed(1, 0, k->at[n], k->len[n]).lo | 1;
 			size_t at = h & (size - 1);
-			while (cells[at].hash != h)
-				at = (at + 1) & (size - 1);
+			while (cells[at].hash != h) at = (at + 1) & (size - 1);
 			sum += cells[at].value[0];
 		}
-	if (sum < 0)
-		die("hash", "impossible");
+	if (sum < 0) die("hash", "impossible");
 	report("hash", count, now() - start, cpu() - c);
 }
 
@@ -223,8 +225,9 @@ int main(int argc, char **argv)
 		struct keys k = load_keys(argv[2]);
 		run_hash(&k, strtod(argv[3], NULL));
 	} else {
-		fprintf(stderr, "usage: bench_kv insert DIR KEYS VALUE_BYTES BATCH | get DIR KEYS SECONDS |"
-				" scan DIR KEYS ROUNDS | hash KEYS SECONDS\n");
+		fprintf(stderr,
+			"usage: bench_kv insert DIR KEYS VALUE_BYTES BATCH | get DIR KEYS SECONDS |"
+			" scan DIR KEYS ROUNDS | hash KEYS SECONDS\n");
 		return 2;
 	}
 	return 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bench_wire.c -- the machine's own limit for moving samples over loopback: a bare sender that picks them out of memory at
+/* bench_wire.c -- the machine's own limit for moving samples over loopback: a bare sender that picks them out
+ * of memory at
  * random and a bare receiver, one connection, a window of requests in flight, nothing checked, nothing looked up.
  *
  *   bench_wire SAMPLE_BYTES COALESCE_BYTES WINDOW SECONDS [MEMORY_MIB]
@@ -24,7 +25,10 @@
 
 enum { REQUEST_SIZE = 16, HEADER_SIZE = 16, IOV_MAX_USED = 512, RECV_SIZE = 4 << 20 };
 
-struct job { size_t sample, coalesce, window, memory; double seconds; };
+struct job {
+	size_t sample, coalesce, window, memory;
+	double seconds;
+};
 
 static double now(void)
 {
@@ -53,8 +57,7 @@ static void send_all(int fd, struct iovec *iov, size_t count)
 		struct msghdr m = { .msg_iov = iov, .msg_iovlen = count };
 		ssize_t n = sendmsg(fd, &m, MSG_NOSIGNAL);
 		if (n < 0) {
-			if (errno == EINTR)
-				continue;
+			if (errno == EINTR) continue;
 			exit(0); /* the receiver is done */
 		}
 		while (count > 0 && (size_t)n >= iov->iov_len) {
@@ -77,8 +80,7 @@ static void sender(int fd, const struct job *j, char *memory)
 	size_t have = 0;
 	for (;;) {
 		ssize_t n = recv(fd, requests + have, sizeof requests - have, 0);
-		if (n <= 0)
-			return;
+		if (n <= 0) return;
 		have += (size_t)n;
 		size_t count = have / REQUEST_SIZE, used = 0, bytes = 0;
 		for (size_t i = 0; i < count; i++) {
@@ -87,7 +89,8 @@ static void sender(int fd, const struct job *j, char *memory)
 			iov[used++] = (struct iovec){ header, HEADER_SIZE };
 			iov[used++] = (struct iovec){ memory + index * j->sample, j->sample };
 			bytes += j->sample;
-			if (bytes + j->sample > j->coalesce || used + 2 > IOV_MAX_USED || i + 1 == count) {
+			if (bytes + j->sample > j->coalesce || used + 2 > IOV_MAX_USED ||
+				i + 1 == count) {
 				send_all(fd, iov, used);
 				used = bytes = 0;
 			}
@@ -119,14 +122,12 @@ static uint64_t receiver(int fd, const struct job *j, double *elapsed)
 	struct rng r;
 	uint64_t samples = j->memory / j->sample, got = 0, bytes = 0;
 	double start = now(), end = start + j->seconds;
-	if (!buf)
-		die("memory");
+	if (!buf) die("memory");
 	rng_seed(&r, 1);
 	ask(fd, &r, j->window, samples);
 	while (now() < end) {
 		ssize_t n = recv(fd, buf, RECV_SIZE, 0);
-		if (n <= 0)
-			die("recv");
+		if (n <= 0) die("recv");
 		bytes += (uint64_t)n;
 		uint64_t whole = bytes / (j->sample + HEADER_SIZE);
 		if (whole - got >= (j->window + 3) / 4 || whole - got >= 64) {
@@ -142,22 +143,25 @@ static uint64_t receiver(int fd, const struct job *j, double *elapsed)
 int main(int argc, char **argv)
 {
 	if (argc < 5) {
-		fprintf(stderr, "usage: bench_wire SAMPLE_BYTES COALESCE_BYTES WINDOW SECONDS [MEMORY_MIB]\n");
+		fprintf(stderr, "usage: bench_wire SAMPLE_BYTES COALESCE_BYTES WINDOW SECONDS "
+				"[MEMORY_MIB]\n");
 		return 2;
 	}
-	struct job j = { .sample = strtoull(argv[1], NULL, 10), .coalesce = strtoull(argv[2], NULL, 10),
-			 .window = strtoull(argv[3], NULL, 10), .seconds = strtod(argv[4], NULL),
-			 .memory = (argc > 5 ? strtoull(argv[5], NULL, 10) : 256) << 20 };
+	struct job j = { .sample = strtoull(argv[1], NULL, 10),
+		.coalesce = strtoull(argv[2], NULL, 10),
+		.window = strtoull(argv[3], NULL, 10),
+		.seconds = strtod(argv[4], NULL),
+		.memory = (argc > 5 ? strtoull(argv[5], NULL, 10) : 256) << 20 };
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof a;
 	int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-	if (listener < 0 || bind(listener, (struct sockaddr *)&a, sizeof a) < 0 || listen(listener, 1) < 0 ||
-	    getsockname(listener, (struct sockaddr *)&a, &len) < 0)
+	if (listener < 0 || bind(listener, (struct sockaddr *)&a, sizeof a) < 0 ||
+		listen(listener, 1) < 0 || getsockname(listener, (struct sockaddr *)&a, &len) < 0)
 		die("listen");
 	/* Touched before the fork, so that it is in nobody's CPU time. */
-	char *memory = mmap(NULL, j.memory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED)
-		die("memory");
+	char *memory =
+		mmap(NULL, j.memory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED) die("memory");
 	madvise(memory, j.memory, MADV_HUGEPAGE);
 	memset(memory, 'x', j.memory);
 	pid_t child = fork();
@@ -168,8 +172,7 @@ int main(int argc, char **argv)
 		_exit(0);
 	}
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof a) < 0)
-		die("connect");
+	if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof a) < 0) die("connect");
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 	struct job warm = j; /* the connection's windows open before the clock starts */
 	double elapsed = 0, before;
@@ -182,7 +185,9 @@ int main(int argc, char **argv)
 	shutdown(fd, SHUT_RDWR);
 	waitpid(child, NULL, 0);
 	double server = cpu_of(RUSAGE_CHILDREN);
-	printf("{\"samples_per_s\": %.1f, \"server_us\": %.3f, \"client_us\": %.3f, \"samples\": %llu}\n",
-	       (double)n / elapsed, server / (double)n * 1e6, client / (double)n * 1e6, (unsigned long long)n);
+	printf("{\"samples_per_s\": %.1f, \"server_us\": %.3f, \"client_us\": %.3f, \"samples\": "
+	       "%llu}\n",
+		(double)n / elapsed, server / (double)n * 1e6, client / (double)n * 1e6,
+		(unsigned long long)n);
 	return 0;
 }

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* compact.c -- gives the space of dead records back (contract I).
  *
- * A pass over one source pack copies live records in order into a new pack, a chunk at a time: gather up to 8 MiB, write,
+ * A pass over one source pack copies live records in order into a new pack, a chunk at a time: gather up to 8
+ * MiB, write,
  * sync, read back past the page cache and compare, then commit the new addresses in transactions of at most 1,000
  * objects, each only where the row still points to the old place.
  *
- * Invariants: (1) the source is never written; (2) a row changes only after the copy it will point at was flushed and read
+ * Invariants: (1) the source is never written; (2) a row changes only after the copy it will point at was
+ * flushed and read
  * back; (3) a record counts as dead only if ns_record_owner, asked on complete rows, says so; any error on the way ends
- * the run with the source as it was; (4) the source is retired only after a second walk found no owner and with no append
+ * the run with the source as it was; (4) the source is retired only after a second walk found no owner and
+ * with no append
  * of it waiting for its transaction; (5) memory: two chunks and the moves of one. */
 #include "jobs/jobs_priv.h"
 
@@ -23,22 +26,31 @@
 #include "pack/format.h"
 #include "pack/writer.h"
 
-enum { CHUNK_SIZE = 8 * 1024 * 1024, CHUNK_MOVES_MAX = 32 * 1024, MOVES_A_TXN = 1000, COMMIT_TRIES = 8 };
+enum {
+	CHUNK_SIZE = 8 * 1024 * 1024,
+	CHUNK_MOVES_MAX = 32 * 1024,
+	MOVES_A_TXN = 1000,
+	COMMIT_TRIES = 8
+};
 
-struct move { struct ns_move m; uint64_t total_len; uint32_t name_at, crcs_at; };
+struct move {
+	struct ns_move m;
+	uint64_t total_len;
+	uint32_t name_at, crcs_at;
+};
 
 struct compaction {
 	struct jobs *j;
 	struct packs *packs;
 	struct pack *source, *target;
 	uint64_t source_id, group;
-	uint8_t *chunk, *back;     /* CHUNK_SIZE each */
-	uint64_t chunk_at;         /* file offset of the chunk's first byte */
+	uint8_t *chunk, *back; /* CHUNK_SIZE each */
+	uint64_t chunk_at;     /* file offset of the chunk's first byte */
 	uint32_t fill;
-	uint64_t target_end;       /* next free 4 KiB line of the target */
+	uint64_t target_end; /* next free 4 KiB line of the target */
 	struct move *moves;
 	uint32_t move_count;
-	uint8_t *names;            /* names and crcs of the chunk's moves */
+	uint8_t *names; /* names and crcs of the chunk's moves */
 	uint32_t names_len, names_cap;
 	bool stopped;
 };
@@ -48,25 +60,21 @@ static uint32_t keep_bytes(struct compaction *c, const void *p, size_t len)
 	if (c->names_len + len > c->names_cap) {
 		uint32_t cap = (uint32_t)((c->names_cap + len) * 2 + 65536);
 		uint8_t *grown = realloc(c->names, cap);
-		if (!grown)
-			return UINT32_MAX;
+		if (!grown) return UINT32_MAX;
 		c->names = grown;
 		c->names_cap = cap;
 	}
 	uint32_t at = c->names_len;
-	if (len)
-		memcpy(c->names + at, p, len);
+	if (len) memcpy(c->names + at, p, len);
 	c->names_len += (uint32_t)len;
 	return at;
 }
 
 static int target_open(struct compaction *c)
 {
-	if (c->target)
-		return 0;
+	if (c->target) return 0;
 	int err = packs_create_for_job(c->packs, c->group, &c->target);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	packs_pending(c->target, 1); /* nobody compacts or judges it while we fill it */
 	c->target_end = PACK_DATA_START;
 	return pack_file(c->target) ? 0 : packs_open_file(c->packs, c->target);
@@ -74,8 +82,7 @@ static int target_open(struct compaction *c)
 
 static int target_close(struct compaction *c)
 {
-	if (!c->target)
-		return 0;
+	if (!c->target) return 0;
 	uint64_t id = pack_id_of(c->target);
 	packs_pending(c->target, -1);
 	packs_unref(c->packs, c->target);
@@ -89,26 +96,23 @@ static int chunk_write(struct compaction *c)
 	uint32_t len = (c->fill + PACK_BLOCK - 1) / PACK_BLOCK * PACK_BLOCK;
 	memset(c->chunk + c->fill, 0, len - c->fill);
 	int err = packs_allocate(c->packs, c->target, c->chunk_at + len);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	struct fs_file *file = pack_file(c->target);
 	err = fs_write(file, c->chunk, len, c->chunk_at);
-	if (err == 0)
-		err = fs_datasync(file);
+	if (err == 0) err = fs_datasync(file);
 	if (err < 0) {
 		packs_set_broken(c->packs, c->target);
 		return err;
 	}
 	int64_t n = fs_read(file, c->back, len, c->chunk_at);
-	if (n < 0)
-		return (int)n;
-	if ((uint64_t)n != len || memcmp(c->back, c->chunk, len) != 0)
-		return -GRANARY_ECORRUPT;
+	if (n < 0) return (int)n;
+	if ((uint64_t)n != len || memcmp(c->back, c->chunk, len) != 0) return -GRANARY_ECORRUPT;
 	c->target_end = c->chunk_at + len;
 	return 0;
 }
 
-static void account(struct kv_txn *txn, uint64_t pack, uint64_t records, uint64_t bytes, uint64_t end)
+static void account(
+	struct kv_txn *txn, uint64_t pack, uint64_t records, uint64_t bytes, uint64_t end)
 {
 	uint8_t buf[ROW_KEY_MAX];
 	struct slice key = row_pack(buf, pack);
@@ -121,8 +125,7 @@ static void account(struct kv_txn *txn, uint64_t pack, uint64_t records, uint64_
 static int commit_some(struct compaction *c, uint32_t from, uint32_t to)
 {
 	struct ns_plan *plan = ns_plan_new(c->j->o.ns);
-	if (!plan)
-		return -GRANARY_ENOMEM;
+	if (!plan) return -GRANARY_ENOMEM;
 	uint64_t records = 0, bytes = 0;
 	int err = 0;
 	for (uint32_t i = from; i < to && err == 0; i++) {
@@ -152,12 +155,12 @@ static int chunk_commit(struct compaction *c)
 		m->m.from.crcs = m->m.to.crcs = c->names + m->crcs_at;
 	}
 	for (uint32_t from = 0; from < c->move_count; from += MOVES_A_TXN) {
-		uint32_t to = from + MOVES_A_TXN < c->move_count ? from + MOVES_A_TXN : c->move_count;
+		uint32_t to =
+			from + MOVES_A_TXN < c->move_count ? from + MOVES_A_TXN : c->move_count;
 		int err = -GRANARY_EBUSY;
 		for (int tries = 0; err == -GRANARY_EBUSY && tries < COMMIT_TRIES; tries++)
 			err = commit_some(c, from, to);
-		if (err < 0)
-			return err;
+		if (err < 0) return err;
 		atomic_fetch_add(&c->j->moved_records, to - from);
 	}
 	return 0;
@@ -168,8 +171,7 @@ static int chunk_flush(struct compaction *c)
 	int err = 0;
 	if (c->fill > 0) {
 		err = chunk_write(c);
-		if (err == 0)
-			err = chunk_commit(c);
+		if (err == 0) err = chunk_commit(c);
 		atomic_fetch_add(&c->j->moved_bytes, c->fill);
 	}
 	c->fill = 0;
@@ -182,77 +184,80 @@ static int chunk_flush(struct compaction *c)
 static void place(struct compaction *c, uint64_t total)
 {
 	uint32_t in_line = c->fill % PACK_BLOCK;
-	if (total > PACK_BLOCK || in_line == 0 || in_line + total <= PACK_BLOCK)
-		return;
+	if (total > PACK_BLOCK || in_line == 0 || in_line + total <= PACK_BLOCK) return;
 	uint32_t gap = PACK_BLOCK - in_line;
 	if ((uint64_t)gap * 10 > c->fill) /* padding would pass a tenth: let it cross */
 		return;
 	memset(c->chunk + c->fill, 0, gap);
-	if (gap >= PACK_RECORD_HEADER_SIZE)
-		filler_encode(c->chunk + c->fill, gap);
+	if (gap >= PACK_RECORD_HEADER_SIZE) filler_encode(c->chunk + c->fill, gap);
 	c->fill += gap;
 }
 
 static int room_for(struct compaction *c, uint64_t total)
 {
 	int err = target_open(c);
-	if (err == 0 && (c->fill + total + PACK_BLOCK > CHUNK_SIZE || c->move_count == CHUNK_MOVES_MAX))
+	if (err == 0 &&
+		(c->fill + total + PACK_BLOCK > CHUNK_SIZE || c->move_count == CHUNK_MOVES_MAX))
 		err = chunk_flush(c);
 	if (err == 0 && c->target_end + c->fill + total + PACK_BLOCK > packs_size(c->packs)) {
 		err = chunk_flush(c);
-		if (err == 0)
-			err = target_close(c);
-		if (err == 0)
-			err = target_open(c);
+		if (err == 0) err = target_close(c);
+		if (err == 0) err = target_open(c);
 	}
-	if (err == 0 && c->fill == 0)
-		c->chunk_at = c->target_end;
+	if (err == 0 && c->fill == 0) c->chunk_at = c->target_end;
 	return err;
 }
 
-static int note_move(struct compaction *c, uint64_t offset, const struct record *r, const struct ns_place *where,
-		     uint64_t at, uint32_t header_len, uint64_t total)
+static int note_move(struct compaction *c, uint64_t offset, const struct record *r,
+	const struct ns_place *where, uint64_t at, uint32_t header_len, uint64_t total)
 {
 	struct move *m = &c->moves[c->move_count];
-	struct extent from = { .pack = c->source_id, .record = offset, .skip = r->header_len, .length = r->data_len,
-			       .logical = r->logical, .crc_count = r->crc_count };
+	struct extent from = { .pack = c->source_id,
+		.record = offset,
+		.skip = r->header_len,
+		.length = r->data_len,
+		.logical = r->logical,
+		.crc_count = r->crc_count };
 	struct extent to = from;
 	to.pack = pack_id_of(c->target);
 	to.record = at;
 	to.skip = header_len;
-	*m = (struct move){ .m = { .dir = where->dir, .name = { NULL, where->name.len }, .id = r->object_id,
-				   .version = r->version, .from = from, .to = to }, .total_len = total };
+	*m = (struct move){ .m = { .dir = where->dir,
+				    .name = { NULL, where->name.len },
+				    .id = r->object_id,
+				    .version = r->version,
+				    .from = from,
+				    .to = to },
+		.total_len = total };
 	m->name_at = keep_bytes(c, where->name.p, where->name.len);
 	m->crcs_at = keep_bytes(c, r->crcs, (size_t)r->crc_count * 4);
-	if (m->name_at == UINT32_MAX || m->crcs_at == UINT32_MAX)
-		return -GRANARY_ENOMEM;
+	if (m->name_at == UINT32_MAX || m->crcs_at == UINT32_MAX) return -GRANARY_ENOMEM;
 	c->move_count++;
 	return 0;
 }
 
 /* Copies a live record behind what is in the chunk, its directory id and name as they are now. */
-static int copy_record(struct compaction *c, uint64_t offset, const struct record *r, const struct ns_place *where,
-		       const uint8_t *data)
+static int copy_record(struct compaction *c, uint64_t offset, const struct record *r,
+	const struct ns_place *where, const uint8_t *data)
 {
 	struct record now = *r;
 	bool moved = where->dir != r->dir_id || !slice_eq(where->name, r->name);
 	now.dir_id = where->dir;
 	now.name = where->name;
 	if (moved)
-		now.key = slice_of(NULL, 0); /* the directory's path may be another too: directory id and name say it */
-	now.header_len = record_header_len(now.key.len, now.name.len, now.attrs.len, now.stored_len);
+		now.key = slice_of(NULL,
+			0); /* the directory's path may be another too: directory id and name say it */
+	now.header_len =
+		record_header_len(now.key.len, now.name.len, now.attrs.len, now.stored_len);
 	uint64_t total = record_total_len(now.header_len, now.stored_len);
 	int err = room_for(c, total);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	place(c, total);
 	uint64_t at = c->chunk_at + c->fill;
 	err = record_encode(&now, c->chunk + c->fill, CHUNK_SIZE - c->fill);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	uint8_t *body = c->chunk + c->fill + now.header_len;
-	if (now.stored_len)
-		memcpy(body, data, now.stored_len);
+	if (now.stored_len) memcpy(body, data, now.stored_len);
 	memset(body + now.stored_len, 0, (size_t)(total - now.header_len - now.stored_len));
 	c->fill += (uint32_t)total;
 	return note_move(c, offset, r, where, at, now.header_len, total);
@@ -260,9 +265,14 @@ static int copy_record(struct compaction *c, uint64_t offset, const struct recor
 
 static struct ns_record record_of(uint64_t pack, uint64_t offset, const struct record *r)
 {
-	return (struct ns_record){ .pack = pack, .record = offset, .object_id = r->object_id, .dir = r->dir_id,
-				   .version = r->version, .logical = r->logical, .generation = r->generation,
-				   .name = r->name };
+	return (struct ns_record){ .pack = pack,
+		.record = offset,
+		.object_id = r->object_id,
+		.dir = r->dir_id,
+		.version = r->version,
+		.logical = r->logical,
+		.generation = r->generation,
+		.name = r->name };
 }
 
 static int each_record(void *arg, uint64_t offset, const struct record *r, const uint8_t *data)
@@ -272,11 +282,9 @@ static int each_record(void *arg, uint64_t offset, const struct record *r, const
 	struct ns_place where;
 	struct object o;
 	struct kv_value value = { .pin = NULL };
-	if (jobs_stopping(c->j))
-		return -GRANARY_ESHUTDOWN;
+	if (jobs_stopping(c->j)) return -GRANARY_ESHUTDOWN;
 	int owned = ns_record_owner(c->j->o.ns, &who, &where, &o, &value);
-	if (owned <= 0)
-		return owned;
+	if (owned <= 0) return owned;
 	int err = copy_record(c, offset, r, &where, data);
 	kv_value_release(&value);
 	return err;
@@ -284,16 +292,22 @@ static int each_record(void *arg, uint64_t offset, const struct record *r, const
 
 static int copy_live(struct compaction *c, uint64_t end)
 {
-	struct pack_walk walk = { .pack_id = c->source_id, .end = end, .verify_data = true, .each = each_record,
-				  .arg = c, .want_data = true };
+	struct pack_walk walk = { .pack_id = c->source_id,
+		.end = end,
+		.verify_data = true,
+		.each = each_record,
+		.arg = c,
+		.want_data = true };
 	int err = pack_walk(pack_file(c->source), &walk);
-	if (err == 0)
-		err = chunk_flush(c);
+	if (err == 0) err = chunk_flush(c);
 	int closed = target_close(c);
 	return err < 0 ? err : closed;
 }
 
-struct look { struct jobs *j; uint64_t pack_id; };
+struct look {
+	struct jobs *j;
+	uint64_t pack_id;
+};
 
 static int each_look(void *arg, uint64_t offset, const struct record *r, const uint8_t *data)
 {
@@ -304,8 +318,7 @@ static int each_look(void *arg, uint64_t offset, const struct record *r, const u
 	struct kv_value value = { .pin = NULL };
 	(void)data;
 	int owned = ns_record_owner(l->j->o.ns, &who, &where, &o, &value);
-	if (owned > 0)
-		kv_value_release(&value);
+	if (owned > 0) kv_value_release(&value);
 	return owned;
 }
 
@@ -321,19 +334,14 @@ static int compact_referenced(struct compaction *c)
 {
 	struct pack_row row;
 	int err = packs_row(c->packs, c->source_id, &row);
-	if (err < 0)
-		return err;
-	if (row.pins > 0 || packs_pending_count(c->source) > 0)
-		return 0;
+	if (err < 0) return err;
+	if (row.pins > 0 || packs_pending_count(c->source) > 0) return 0;
 	c->group = row.group;
 	err = pack_file(c->source) ? 0 : packs_open_file(c->packs, c->source);
-	if (err == 0)
-		err = copy_live(c, row.committed_end);
-	if (err < 0)
-		return err;
+	if (err == 0) err = copy_live(c, row.committed_end);
+	if (err < 0) return err;
 	err = pack_has_owner(c->j, c->source, row.committed_end);
-	if (err != 0)
-		return err < 0 ? err : -GRANARY_EBUSY;
+	if (err != 0) return err < 0 ? err : -GRANARY_EBUSY;
 	err = packs_retire(c->packs, c->source);
 	return err < 0 ? err : 1;
 }
@@ -343,19 +351,16 @@ int compact_pack(struct jobs *j, uint64_t pack_id)
 	struct compaction c = { .j = j, .packs = j->o.packs, .source_id = pack_id };
 	int err = -GRANARY_ENOMEM;
 	c.source = packs_ref(c.packs, pack_id);
-	if (!c.source)
-		return 0;
+	if (!c.source) return 0;
 	c.chunk = mem_map(CHUNK_SIZE);
 	c.back = mem_map(CHUNK_SIZE);
 	c.moves = malloc(CHUNK_MOVES_MAX * sizeof *c.moves);
-	if (c.chunk && c.back && c.moves)
-		err = compact_referenced(&c);
+	if (c.chunk && c.back && c.moves) err = compact_referenced(&c);
 	if (c.target)
-		target_close(&c); /* what was committed into it stays; a failed seal is found again */
-	if (c.chunk)
-		mem_unmap(c.chunk, CHUNK_SIZE);
-	if (c.back)
-		mem_unmap(c.back, CHUNK_SIZE);
+		target_close(
+			&c); /* what was committed into it stays; a failed seal is found again */
+	if (c.chunk) mem_unmap(c.chunk, CHUNK_SIZE);
+	if (c.back) mem_unmap(c.back, CHUNK_SIZE);
 	free(c.moves);
 	free(c.names);
 	packs_unref(c.packs, c.source);

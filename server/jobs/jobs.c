@@ -2,7 +2,8 @@
 /* jobs.c -- the background thread and what one pass of it does.
  *
  * Invariants: (1) one pass at a time; (2) a pass changes nothing that a crash in its middle could lose: each step is
- * committed by itself and found again by the next pass; (3) nothing is removed on an incomplete scan; (4) a dying pack is
+ * committed by itself and found again by the next pass; (3) nothing is removed on an incomplete scan; (4) a
+ * dying pack is
  * removed only `removal_delay_ns` of store time after it was retired (a second when writes wait for its space: readers
  * that still hold it keep its bytes, and who comes too late looks up again), and after a second look found no row. */
 #include "jobs/jobs_priv.h"
@@ -26,10 +27,8 @@ static bool backoff_holds(struct jobs *j, uint64_t pack_id)
 {
 	uint64_t now = clock_mono_ns();
 	for (uint32_t i = 0; i < j->backoff_count; i++) {
-		if (j->backoff[i].pack_id != pack_id)
-			continue;
-		if (now < j->backoff[i].not_before_ns)
-			return true;
+		if (j->backoff[i].pack_id != pack_id) continue;
+		if (now < j->backoff[i].not_before_ns) return true;
 		j->backoff[i] = j->backoff[--j->backoff_count];
 		return false;
 	}
@@ -38,9 +37,13 @@ static bool backoff_holds(struct jobs *j, uint64_t pack_id)
 
 static void backoff_add(struct jobs *j, uint64_t pack_id, int err)
 {
-	uint64_t pause_s = err == -GRANARY_ENOSPACE ? BACKOFF_FULL_S : BACKOFF_S; /* space comes back while we wait */
-	uint32_t at = j->backoff_count < JOBS_RETRY_MAX ? j->backoff_count++ : (uint32_t)(pack_id % JOBS_RETRY_MAX);
-	j->backoff[at] = (struct job_backoff){ pack_id, clock_mono_ns() + pause_s * UINT64_C(1000000000) };
+	uint64_t pause_s = err == -GRANARY_ENOSPACE
+				   ? BACKOFF_FULL_S
+				   : BACKOFF_S; /* space comes back while we wait */
+	uint32_t at = j->backoff_count < JOBS_RETRY_MAX ? j->backoff_count++
+							: (uint32_t)(pack_id % JOBS_RETRY_MAX);
+	j->backoff[at] =
+		(struct job_backoff){ pack_id, clock_mono_ns() + pause_s * UINT64_C(1000000000) };
 }
 
 /* An open pack that nobody appends to any more: of an earlier incarnation. */
@@ -51,20 +54,19 @@ static int seal_left_open(struct jobs *j, const struct pack_info *info)
 		atomic_fetch_add(&j->sealed, 1);
 		return 0;
 	}
-	log_warn("cannot seal pack %016llx: %s; left open, next try in %u s", (unsigned long long)info->id,
-		 error_text(err), err == -GRANARY_ENOSPACE ? BACKOFF_FULL_S : BACKOFF_S);
+	log_warn("cannot seal pack %016llx: %s; left open, next try in %u s",
+		(unsigned long long)info->id, error_text(err),
+		err == -GRANARY_ENOSPACE ? BACKOFF_FULL_S : BACKOFF_S);
 	backoff_add(j, info->id, err);
 	return err;
 }
 
-static bool worth_compacting(struct jobs *j, const struct pack_info *info, const struct pack_row *row)
+static bool worth_compacting(
+	struct jobs *j, const struct pack_info *info, const struct pack_row *row)
 {
-	if (row->pins > 0)
-		return false;
-	if (info->state == PACK_BROKEN)
-		return true;
-	if (row->total_bytes == 0)
-		return info->state == PACK_SEALED;
+	if (row->pins > 0) return false;
+	if (info->state == PACK_BROKEN) return true;
+	if (row->total_bytes == 0) return info->state == PACK_SEALED;
 	uint64_t dead = row->total_bytes > row->live_bytes ? row->total_bytes - row->live_bytes : 0;
 	return dead * 100 > row->total_bytes * j->o.compact_dead_pct;
 }
@@ -83,9 +85,9 @@ static bool retire_remains(struct jobs *j, const struct pack_info *info, const s
 	if (info->state != PACK_BROKEN || row->live_records > 0 || row->live_bytes > 0)
 		return false;
 	pack = packs_ref(j->o.packs, info->id);
-	if (!pack)
-		return false;
-	is_gone = packs_pending_count(pack) == 0 && file_is_gone(j, pack) && packs_retire(j->o.packs, pack) == 0;
+	if (!pack) return false;
+	is_gone = packs_pending_count(pack) == 0 && file_is_gone(j, pack) &&
+		  packs_retire(j->o.packs, pack) == 0;
 	packs_unref(j->o.packs, pack);
 	return is_gone;
 }
@@ -94,18 +96,17 @@ static int consider_pack(struct jobs *j, const struct pack_info *info)
 {
 	struct pack_row row;
 	int err = packs_row(j->o.packs, info->id, &row);
-	if (err < 0)
-		return err == -GRANARY_ENOTFOUND ? 0 : err;
-	if (!worth_compacting(j, info, &row) || retire_remains(j, info, &row))
-		return 0;
+	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
+	if (!worth_compacting(j, info, &row) || retire_remains(j, info, &row)) return 0;
 	err = compact_pack(j, info->id);
-	if (err > 0)
-		atomic_fetch_add(&j->compacted, 1);
+	if (err > 0) atomic_fetch_add(&j->compacted, 1);
 	if (err < 0 && err != -GRANARY_ESHUTDOWN) {
 		atomic_fetch_add(&j->aborted, 1);
-		log_warn("cannot compact pack %016llx: %s; the pack stays as it is; dead=%llu total=%llu",
-			 (unsigned long long)info->id, error_text(err),
-			 (unsigned long long)(row.total_bytes - row.live_bytes), (unsigned long long)row.total_bytes);
+		log_warn("cannot compact pack %016llx: %s; the pack stays as it is; dead=%llu "
+			 "total=%llu",
+			(unsigned long long)info->id, error_text(err),
+			(unsigned long long)(row.total_bytes - row.live_bytes),
+			(unsigned long long)row.total_bytes);
 		backoff_add(j, info->id, err);
 	}
 	return err < 0 ? err : 0;
@@ -114,11 +115,11 @@ static int consider_pack(struct jobs *j, const struct pack_info *info)
 static int second_look_and_remove(struct jobs *j, uint64_t pack_id, uint64_t end)
 {
 	struct pack *pack = packs_ref_any(j->o.packs, pack_id);
-	if (!pack)
-		return -GRANARY_ENOTFOUND;
+	if (!pack) return -GRANARY_ENOTFOUND;
 	int err = file_is_gone(j, pack) ? 0 : pack_has_owner(j, pack, end);
 	if (err == 1) {
-		log_error("dying pack %016llx is still pointed at; it is kept", (unsigned long long)pack_id);
+		log_error("dying pack %016llx is still pointed at; it is kept",
+			(unsigned long long)pack_id);
 		err = -GRANARY_ECORRUPT;
 		backoff_add(j, pack_id, err);
 	}
@@ -130,27 +131,24 @@ static int second_look_and_remove(struct jobs *j, uint64_t pack_id, uint64_t end
 	return err;
 }
 
-/* A dying pack: its `g` row says since when. No row: it was retired in this pass or by an older server; one is written. */
+/* A dying pack: its `g` row says since when. No row: it was retired in this pass or by an older server; one is
+ * written. */
 static int remove_dying(struct jobs *j, const struct pack_info *info)
 {
 	struct pack_row row;
 	int err = packs_row(j->o.packs, info->id, &row);
-	if (err < 0)
-		return err == -GRANARY_ENOTFOUND ? 0 : err;
+	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
 	uint8_t buf[ROW_KEY_MAX];
 	struct kv_iter *it = kv_iter_new(j->o.kv, NULL);
 	uint64_t since = 0;
 	for (kv_iter_seek(it, slice_str("g")); kv_iter_valid(it) && since == 0; kv_iter_next(it)) {
 		struct slice k = kv_iter_key(it);
-		if (k.len != 18 || k.p[0] != 'g')
-			break;
-		if (k.p[9] == 1 && be64_get(k.p + 10) == info->id)
-			since = be64_get(k.p + 1);
+		if (k.len != 18 || k.p[0] != 'g') break;
+		if (k.p[9] == 1 && be64_get(k.p + 10) == info->id) since = be64_get(k.p + 1);
 	}
 	err = kv_iter_error(it);
 	kv_iter_free(&it);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	uint64_t now = store_clock_now(j->o.clock);
 	struct kv_txn *txn = kv_txn_new(j->o.kv);
 	if (since == 0) {
@@ -181,18 +179,13 @@ static int remove_dying(struct jobs *j, const struct pack_info *info)
 
 static int visit_pack(struct jobs *j, const struct pack_info *info)
 {
-	if (backoff_holds(j, info->id))
-		return 0;
+	if (backoff_holds(j, info->id)) return 0;
 	switch (info->state) {
-	case PACK_OPEN:
-		return info->mine ? 0 : seal_left_open(j, info);
+	case PACK_OPEN: return info->mine ? 0 : seal_left_open(j, info);
 	case PACK_SEALED:
-	case PACK_BROKEN:
-		return consider_pack(j, info);
-	case PACK_DYING:
-		return remove_dying(j, info);
-	default:
-		return 0;
+	case PACK_BROKEN: return consider_pack(j, info);
+	case PACK_DYING: return remove_dying(j, info);
+	default: return 0;
 	}
 }
 
@@ -201,17 +194,14 @@ static int visit_all(struct jobs *j)
 	struct pack_info *infos = malloc(PASS_PACKS * sizeof *infos);
 	uint64_t after = 0;
 	int first = 0;
-	if (!infos)
-		return -GRANARY_ENOMEM;
+	if (!infos) return -GRANARY_ENOMEM;
 	for (;;) {
 		uint32_t n = packs_list(j->o.packs, after, infos, PASS_PACKS);
 		for (uint32_t i = 0; i < n && !jobs_stopping(j); i++) {
 			int err = visit_pack(j, &infos[i]);
-			if (err < 0 && first == 0)
-				first = err;
+			if (err < 0 && first == 0) first = err;
 		}
-		if (n < PASS_PACKS || jobs_stopping(j))
-			break;
+		if (n < PASS_PACKS || jobs_stopping(j)) break;
 		after = infos[n - 1].id;
 	}
 	free(infos);
@@ -227,24 +217,19 @@ int jobs_pass(struct jobs *j)
 		j->clock_saved_ns = now;
 	}
 	err = packs_refresh_space(j->o.packs);
-	if (first == 0)
-		first = err;
+	if (first == 0) first = err;
 	if (!j->orphans_swept) {
 		err = packs_sweep_orphans(j->o.packs, 10000, false);
 		j->orphans_swept = err >= 0;
-		if (first == 0 && err < 0)
-			first = err;
+		if (first == 0 && err < 0) first = err;
 	}
 	err = visit_all(j);
-	if (first == 0)
-		first = err;
-	if (j->o.extra && !jobs_stopping(j))
-		j->o.extra(j->o.extra_arg);
+	if (first == 0) first = err;
+	if (j->o.extra && !jobs_stopping(j)) j->o.extra(j->o.extra_arg);
 	pthread_mutex_lock(&j->check.lock);
 	bool check = j->check.requested && !jobs_stopping(j);
 	pthread_mutex_unlock(&j->check.lock);
-	if (check)
-		check_run(j);
+	if (check) check_run(j);
 	return first;
 }
 
@@ -256,8 +241,7 @@ static void wait_for_work(struct jobs *j)
 	until.tv_sec += (time_t)(ns / 1000000000u);
 	until.tv_nsec = (long)(ns % 1000000000u);
 	while (!j->stop && j->passes_asked == j->passes_done)
-		if (pthread_cond_timedwait(&j->wake, &j->lock, &until) != 0)
-			break;
+		if (pthread_cond_timedwait(&j->wake, &j->lock, &until) != 0) break;
 }
 
 static void *jobs_main(void *arg)
@@ -285,8 +269,7 @@ int jobs_open(const struct jobs_options *options, struct jobs **out)
 {
 	struct jobs *j = calloc(1, sizeof *j);
 	*out = NULL;
-	if (!j)
-		return -GRANARY_ENOMEM;
+	if (!j) return -GRANARY_ENOMEM;
 	j->o = *options;
 	j->clock_saved_ns = clock_mono_ns();
 	pthread_condattr_t attr;
@@ -313,15 +296,13 @@ void jobs_close(struct jobs **jobs)
 {
 	struct jobs *j = *jobs;
 	*jobs = NULL;
-	if (!j)
-		return;
+	if (!j) return;
 	atomic_store(&j->stopping, true);
 	pthread_mutex_lock(&j->lock);
 	j->stop = true;
 	pthread_cond_broadcast(&j->wake);
 	pthread_mutex_unlock(&j->lock);
-	if (j->has_thread)
-		pthread_join(j->thread, NULL);
+	if (j->has_thread) pthread_join(j->thread, NULL);
 	pthread_cond_destroy(&j->wake);
 	pthread_cond_destroy(&j->passed);
 	pthread_mutex_destroy(&j->lock);
@@ -332,13 +313,11 @@ void jobs_close(struct jobs **jobs)
 /* Waits for a pass that began after this call. */
 static int pass_now(struct jobs *j)
 {
-	if (!j->has_thread)
-		return jobs_pass(j);
+	if (!j->has_thread) return jobs_pass(j);
 	pthread_mutex_lock(&j->lock);
 	uint64_t mine = ++j->passes_asked;
 	pthread_cond_broadcast(&j->wake);
-	while (j->passes_done < mine)
-		pthread_cond_wait(&j->passed, &j->lock);
+	while (j->passes_done < mine) pthread_cond_wait(&j->passed, &j->lock);
 	int err = j->last_result;
 	pthread_mutex_unlock(&j->lock);
 	return err;
@@ -350,12 +329,14 @@ int jobs_compact_now(struct jobs *j, char *buf, size_t cap)
 	jobs_get_stats(j, &before);
 	int err = pass_now(j);
 	jobs_get_stats(j, &after);
-	snprintf(buf, cap, "sealed %llu\ncompacted %llu\nmoved_records %llu\nmoved_bytes %llu\nremoved_packs %llu\n",
-		 (unsigned long long)(after.sealed - before.sealed),
-		 (unsigned long long)(after.compacted - before.compacted),
-		 (unsigned long long)(after.moved_records - before.moved_records),
-		 (unsigned long long)(after.moved_bytes - before.moved_bytes),
-		 (unsigned long long)(after.removed_packs - before.removed_packs));
+	snprintf(buf, cap,
+		"sealed %llu\ncompacted %llu\nmoved_records %llu\nmoved_bytes %llu\nremoved_packs "
+		"%llu\n",
+		(unsigned long long)(after.sealed - before.sealed),
+		(unsigned long long)(after.compacted - before.compacted),
+		(unsigned long long)(after.moved_records - before.moved_records),
+		(unsigned long long)(after.moved_bytes - before.moved_bytes),
+		(unsigned long long)(after.removed_packs - before.removed_packs));
 	return err;
 }
 

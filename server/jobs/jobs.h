@@ -26,21 +26,25 @@ struct jobs_options {
 	struct writers *writers;
 	struct cache *cache;
 	struct store_clock *clock;
-	uint64_t interval_ns;       /* between passes (5 s) */
-	uint32_t compact_dead_pct;  /* 30 */
-	uint64_t removal_delay_ns;  /* store time between dying and removal (10 s) */
-	bool thread;                /* false: jobs_pass() is called by hand (tests, sim) */
-	void (*extra)(void *arg);   /* called once a pass: what layers above want done (expiry of sessions) */
+	uint64_t interval_ns;      /* between passes (5 s) */
+	uint32_t compact_dead_pct; /* 30 */
+	uint64_t removal_delay_ns; /* store time between dying and removal (10 s) */
+	bool thread;               /* false: jobs_pass() is called by hand (tests, sim) */
+	void (*extra)(
+		void *arg); /* called once a pass: what layers above want done (expiry of sessions) */
 	void *extra_arg;
 };
 int jobs_open(const struct jobs_options *options, struct jobs **out);
-void jobs_close(struct jobs **jobs); /* stops at the next safe point; interrupted work is found again at start */
+void jobs_close(struct jobs *
+		*jobs); /* stops at the next safe point; interrupted work is found again at start */
 /* One pass of everything now, on the caller (must not be a reactor). Returns 0 or the first error. */
 int jobs_pass(struct jobs *jobs);
 /* Asks the thread for a pass now and waits for it; worker. Lines "name value" about it into buf. */
 int jobs_compact_now(struct jobs *jobs, char *buf, size_t cap);
-int jobs_check_start(struct jobs *jobs);                 /* scrub of everything; BUSY when one runs */
+int jobs_check_start(struct jobs *jobs); /* scrub of everything; BUSY when one runs */
 int jobs_check_status(struct jobs *jobs, char *buf, size_t cap);
-struct jobs_stats { uint64_t passes, sealed, compacted, moved_records, moved_bytes, removed_packs, aborted, scrubbed_bytes, problems, check_running; };
+struct jobs_stats {
+	uint64_t passes, sealed, compacted, moved_records, moved_bytes, removed_packs, aborted,
+		scrubbed_bytes, problems, check_running;
+};
 void jobs_get_stats(struct jobs *jobs, struct jobs_stats *out);
-

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* scrub.c -- `granary check`: every pack read whole, every checksum verified, every row's address judged. Reads only.
  *
- * A damaged record that no row points at is counted but is no problem of anybody's. Lines of the report name bucket, key
+ * A damaged record that no row points at is counted but is no problem of anybody's. Lines of the report name
+ * bucket, key
  * (or directory id and name), pack and offset. */
 #include "jobs/jobs_priv.h"
 
@@ -23,8 +24,8 @@ struct scrub {
 	uint64_t pack_id, records, bytes;
 };
 
-__attribute__((format(printf, 2, 3)))
-static void problem_line(struct check_state *s, const char *fmt, ...)
+__attribute__((format(printf, 2, 3))) static void problem_line(
+	struct check_state *s, const char *fmt, ...)
 {
 	va_list ap;
 	char line[CHECK_LINE_MAX];
@@ -47,37 +48,43 @@ static void place_text(struct jobs *j, const struct ns_place *where, char *out, 
 	uint64_t bucket = 0;
 	size_t len = 0;
 	if (ns_dir_path(j->o.ns, where->dir, &bucket, path, sizeof path, &len) < 0 ||
-	    ns_bucket_by_id(j->o.ns, bucket, &b) < 0) {
+		ns_bucket_by_id(j->o.ns, bucket, &b) < 0) {
 		snprintf(out, cap, "directory %016" PRIx64, where->dir);
 		return;
 	}
-	snprintf(out, cap, "%s/%s%s", b.name, name_escape(dir_text, sizeof dir_text, slice_of(path, len)),
-		 name_escape(name_text, sizeof name_text, where->name));
+	snprintf(out, cap, "%s/%s%s", b.name,
+		name_escape(dir_text, sizeof dir_text, slice_of(path, len)),
+		name_escape(name_text, sizeof name_text, where->name));
 }
 
 static void on_problem(void *arg, const struct pack_problem *p)
 {
 	struct scrub *s = arg;
 	char what[192] = "unknown record";
-	if (p->record.object_id != 0 && p->record.name.len == 0) { /* known from the footer alone: no place to look */
+	if (p->record.object_id != 0 &&
+		p->record.name.len == 0) { /* known from the footer alone: no place to look */
 		snprintf(what, sizeof what, "object %016" PRIx64, p->record.object_id);
 	} else if (p->record.object_id != 0) {
-		struct ns_record who = { .pack = s->pack_id, .record = p->offset, .object_id = p->record.object_id,
-					 .dir = p->record.dir_id, .version = p->record.version,
-					 .logical = p->record.logical, .generation = p->record.generation,
-					 .name = p->record.name };
+		struct ns_record who = { .pack = s->pack_id,
+			.record = p->offset,
+			.object_id = p->record.object_id,
+			.dir = p->record.dir_id,
+			.version = p->record.version,
+			.logical = p->record.logical,
+			.generation = p->record.generation,
+			.name = p->record.name };
 		struct ns_place where;
 		struct object o;
 		struct kv_value value = { .pin = NULL };
 		int owned = ns_record_owner(s->j->o.ns, &who, &where, &o, &value);
-		if (owned == 0)
-			return; /* dead: compaction will drop it */
+		if (owned == 0) return; /* dead: compaction will drop it */
 		if (owned > 0) {
 			place_text(s->j, &where, what, sizeof what);
 			kv_value_release(&value);
 		}
 	}
-	problem_line(&s->j->check, "%s: %s; pack=%016" PRIx64 " offset=%" PRIu64, what, p->what, s->pack_id, p->offset);
+	problem_line(&s->j->check, "%s: %s; pack=%016" PRIx64 " offset=%" PRIu64, what, p->what,
+		s->pack_id, p->offset);
 }
 
 static int on_record(void *arg, uint64_t offset, const struct record *r, const uint8_t *data)
@@ -94,27 +101,32 @@ static void check_one_pack(struct scrub *s, const struct pack_info *info)
 {
 	struct pack_row row;
 	struct pack *pack = packs_ref(s->j->o.packs, info->id);
-	if (!pack)
-		return;
+	if (!pack) return;
 	s->pack_id = info->id;
 	int err = packs_row(s->j->o.packs, info->id, &row);
-	if (err == 0 && !pack_file(pack))
-		err = packs_open_file(s->j->o.packs, pack);
+	if (err == 0 && !pack_file(pack)) err = packs_open_file(s->j->o.packs, pack);
 	if (err < 0) {
-		problem_line(&s->j->check, "cannot open: %s; pack=%016" PRIx64, error_text(err), info->id);
+		problem_line(&s->j->check, "cannot open: %s; pack=%016" PRIx64, error_text(err),
+			info->id);
 		goto out;
 	}
-	struct pack_walk walk = { .pack_id = info->id, .end = row.committed_end, .verify_data = true, .each = on_record,
-				  .problem = on_problem, .arg = s };
+	struct pack_walk walk = { .pack_id = info->id,
+		.end = row.committed_end,
+		.verify_data = true,
+		.each = on_record,
+		.problem = on_problem,
+		.arg = s };
 	if (info->state == PACK_SEALED) { /* the footer also tells missing and exchanged records */
 		err = pack_check_sealed(pack_file(pack), &walk);
 		if (err < 0 && err != -GRANARY_ESHUTDOWN)
-			problem_line(&s->j->check, "footer: %s; pack=%016" PRIx64, error_text(err), info->id);
+			problem_line(&s->j->check, "footer: %s; pack=%016" PRIx64, error_text(err),
+				info->id);
 	}
 	if (info->state != PACK_SEALED || (err < 0 && err != -GRANARY_ESHUTDOWN))
 		err = pack_walk(pack_file(pack), &walk);
 	if (err < 0 && err != -GRANARY_ESHUTDOWN)
-		problem_line(&s->j->check, "cannot read: %s; pack=%016" PRIx64, error_text(err), info->id);
+		problem_line(&s->j->check, "cannot read: %s; pack=%016" PRIx64, error_text(err),
+			info->id);
 out:
 	packs_unref(s->j->o.packs, pack);
 }
@@ -125,8 +137,7 @@ static void check_packs(struct scrub *s)
 	uint64_t after = 0;
 	while (!jobs_stopping(s->j) && packs_list(s->j->o.packs, after, &info, 1) == 1) {
 		after = info.id;
-		if (info.state == PACK_DYING)
-			continue;
+		if (info.state == PACK_DYING) continue;
 		uint64_t before = s->bytes;
 		check_one_pack(s, &info);
 		atomic_fetch_add(&s->j->scrubbed_bytes, s->bytes - before);
@@ -143,15 +154,18 @@ static void check_extent(struct jobs *j, const struct extent *e, uint64_t dir, s
 {
 	struct pack_row row;
 	char text[96];
-	if (e->flags & EXTENT_HOLE)
-		return;
+	if (e->flags & EXTENT_HOLE) return;
 	int err = packs_row(j->o.packs, e->pack, &row);
 	if (err == -GRANARY_ENOTFOUND || (err == 0 && row.state == PACK_DYING))
-		problem_line(&j->check, "'%s' in directory %016" PRIx64 " points at a pack that is gone; pack=%016" PRIx64,
-			     name_escape(text, sizeof text, name), dir, e->pack);
+		problem_line(&j->check,
+			"'%s' in directory %016" PRIx64
+			" points at a pack that is gone; pack=%016" PRIx64,
+			name_escape(text, sizeof text, name), dir, e->pack);
 	else if (err == 0 && e->record + e->skip + e->length > row.committed_end)
-		problem_line(&j->check, "'%s' in directory %016" PRIx64 " points past the end; pack=%016" PRIx64
-			     " offset=%" PRIu64, name_escape(text, sizeof text, name), dir, e->pack, e->record);
+		problem_line(&j->check,
+			"'%s' in directory %016" PRIx64 " points past the end; pack=%016" PRIx64
+			" offset=%" PRIu64,
+			name_escape(text, sizeof text, name), dir, e->pack, e->record);
 }
 
 static void check_row(struct jobs *j, struct slice key, struct slice value)
@@ -163,11 +177,10 @@ static void check_row(struct jobs *j, struct slice key, struct slice value)
 	char text[96];
 	if (!row_entry_parse(key, &dir, &name, &is_dir) || object_decode(value, &o) < 0) {
 		problem_line(&j->check, "row of '%s' in directory %016" PRIx64 " is damaged",
-			     name_escape(text, sizeof text, name), dir);
+			name_escape(text, sizeof text, name), dir);
 		return;
 	}
-	for (uint32_t i = 0; i < o.extent_count; i++)
-		check_extent(j, &o.extents[i], dir, name);
+	for (uint32_t i = 0; i < o.extent_count; i++) check_extent(j, &o.extents[i], dir, name);
 }
 
 static void check_rows(struct jobs *j)
@@ -175,16 +188,15 @@ static void check_rows(struct jobs *j)
 	struct kv_snapshot *view = kv_snapshot_new(j->o.kv);
 	struct kv_iter *it = kv_iter_new(j->o.kv, view);
 	uint64_t rows = 0;
-	for (kv_iter_seek(it, slice_str("d")); kv_iter_valid(it) && !jobs_stopping(j); kv_iter_next(it)) {
+	for (kv_iter_seek(it, slice_str("d")); kv_iter_valid(it) && !jobs_stopping(j);
+		kv_iter_next(it)) {
 		struct slice key = kv_iter_key(it);
-		if (key.len == 0 || key.p[0] != 'd')
-			break;
+		if (key.len == 0 || key.p[0] != 'd') break;
 		check_row(j, key, kv_iter_value(it));
 		rows++;
 	}
 	int err = kv_iter_error(it);
-	if (err < 0)
-		problem_line(&j->check, "cannot scan the metadata: %s", error_text(err));
+	if (err < 0) problem_line(&j->check, "cannot scan the metadata: %s", error_text(err));
 	kv_iter_free(&it);
 	kv_snapshot_free(j->o.kv, &view);
 	pthread_mutex_lock(&j->check.lock);
@@ -212,8 +224,9 @@ void check_run(struct jobs *j)
 	j->check.seconds = (clock_mono_ns() - j->check.started_ns) / 1000000000u;
 	uint64_t problems = j->check.problems;
 	pthread_mutex_unlock(&j->check.lock);
-	log_info("check done; packs=%" PRIu64 " records=%" PRIu64 " bytes=%" PRIu64 " problems=%" PRIu64, stats.packs,
-		 s.records, s.bytes, problems);
+	log_info("check done; packs=%" PRIu64 " records=%" PRIu64 " bytes=%" PRIu64
+		 " problems=%" PRIu64,
+		stats.packs, s.records, s.bytes, problems);
 }
 
 int jobs_check_start(struct jobs *j)
@@ -225,8 +238,7 @@ int jobs_check_start(struct jobs *j)
 	else
 		j->check.requested = true;
 	pthread_mutex_unlock(&j->check.lock);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	pthread_mutex_lock(&j->lock);
 	j->passes_asked++;
 	pthread_cond_broadcast(&j->wake);
@@ -238,12 +250,18 @@ int jobs_check_status(struct jobs *j, char *buf, size_t cap)
 {
 	struct check_state *s = &j->check;
 	pthread_mutex_lock(&s->lock);
-	uint64_t seconds = s->running ? (clock_mono_ns() - s->started_ns) / 1000000000u : s->seconds;
-	const char *state = s->running ? "running" : s->requested ? "waiting" : s->ever ? "done" : "never";
+	uint64_t seconds =
+		s->running ? (clock_mono_ns() - s->started_ns) / 1000000000u : s->seconds;
+	const char *state = s->running     ? "running"
+			    : s->requested ? "waiting"
+			    : s->ever      ? "done"
+					   : "never";
 	int n = snprintf(buf, cap,
-			 "state %s\npacks %" PRIu64 "\npacks_total %" PRIu64 "\nrecords %" PRIu64 "\nbytes %" PRIu64
-			 "\nrows %" PRIu64 "\nseconds %" PRIu64 "\nproblems %" PRIu64 "\n",
-			 state, s->packs, s->packs_total, s->records, s->bytes, s->rows, seconds, s->problems);
+		"state %s\npacks %" PRIu64 "\npacks_total %" PRIu64 "\nrecords %" PRIu64
+		"\nbytes %" PRIu64 "\nrows %" PRIu64 "\nseconds %" PRIu64 "\nproblems %" PRIu64
+		"\n",
+		state, s->packs, s->packs_total, s->records, s->bytes, s->rows, seconds,
+		s->problems);
 	for (uint32_t i = 0; i < s->line_count && n > 0 && (size_t)n < cap; i++)
 		n += snprintf(buf + n, cap - (size_t)n, "problem %s\n", s->lines[i]);
 	pthread_mutex_unlock(&s->lock);

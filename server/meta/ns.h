@@ -47,22 +47,26 @@ struct ns_bucket {
 	uint8_t name_len;
 	char name[BUCKET_LEN_MAX + 1];
 };
-int ns_bucket_find(struct ns *ns, struct slice name, struct ns_bucket *out);      /* any thread, never blocks */
-int ns_bucket_by_id(struct ns *ns, uint64_t id, struct ns_bucket *out);           /* any thread, never blocks */
+int ns_bucket_find(
+	struct ns *ns, struct slice name, struct ns_bucket *out); /* any thread, never blocks */
+int ns_bucket_by_id(
+	struct ns *ns, uint64_t id, struct ns_bucket *out); /* any thread, never blocks */
 /* b in name order, after `after`; returns how many (at most max). Any thread, never blocks. */
 uint32_t ns_bucket_list(struct ns *ns, struct slice after, struct ns_bucket *out, uint32_t max);
-int ns_bucket_create(struct ns *ns, struct slice name, struct slice owner_key);   /* commits; EXIST, NAME */
-int ns_bucket_remove(struct ns *ns, struct slice name);                           /* commits; NOTEMPTY, NOBUCKET */
+int ns_bucket_create(
+	struct ns *ns, struct slice name, struct slice owner_key); /* commits; EXIST, NAME */
+int ns_bucket_remove(struct ns *ns, struct slice name);            /* commits; NOTEMPTY, NOBUCKET */
 int ns_bucket_usage(struct ns *ns, uint64_t bucket, uint64_t *bytes, uint64_t *objects);
 
 /* ---- addressing ---- */
 enum ns_by { NS_BY_KEY = 1, NS_BY_NAME = 2, NS_BY_ID = 3 };
 struct ns_ref {
 	enum ns_by by;
-	uint64_t bucket;   /* BY_KEY: bucket id */
-	uint64_t dir;      /* BY_NAME: directory id; BY_ID: where the client learnt it, or 0 */
-	uint64_t id;       /* BY_ID */
-	struct slice name; /* BY_KEY: the whole key; BY_NAME: the component; BY_ID: its name as learnt, or empty */
+	uint64_t bucket; /* BY_KEY: bucket id */
+	uint64_t dir;    /* BY_NAME: directory id; BY_ID: where the client learnt it, or 0 */
+	uint64_t id;     /* BY_ID */
+	struct slice
+		name; /* BY_KEY: the whole key; BY_NAME: the component; BY_ID: its name as learnt, or empty */
 };
 
 /* Any thread, never blocks: 0 and *out, or -GRANARY_EAGAIN (ask ns_lookup on a worker). */
@@ -71,20 +75,25 @@ int ns_find_cached(struct ns *ns, const struct ns_ref *ref, struct obj_loc *out)
 void ns_prefetch(struct ns *ns, const struct ns_ref *ref);
 
 /* Where an entry lives. name borrows from the ref, from the row, or from buf: do not copy the struct. */
-struct ns_place { uint64_t bucket, dir; struct slice name; uint8_t buf[KEY_LEN_MAX]; };
+struct ns_place {
+	uint64_t bucket, dir;
+	struct slice name;
+	uint8_t buf[KEY_LEN_MAX];
+};
 /* Worker. The entry of a ref: row decoded into *out borrowing from *value (release it). Directories: is_dir, from
  * their `i` row. Fills the tables. -GRANARY_ENOTFOUND; -GRANARY_ESTALE for an id that names nothing;
  * BY_KEY "a/": the directory's entry of empty name (an implicit directory is NOTFOUND); "a" is never the directory.
  * BY_NAME: where a file and a directory have the same name, the file. A root directory (BY_ID): place is bucket, 0,
  * "". */
 int ns_lookup(struct ns *ns, const struct ns_ref *ref, struct ns_place *place, struct object *out,
-	      struct kv_value *value);
+	struct kv_value *value);
 /* Worker. Reads extents past those in the row, in order of logical offset: calls each() with at least those that
  * overlap [offset, offset+len). */
 int ns_extents(struct ns *ns, const struct object *o, uint64_t offset, uint64_t len,
-	       int (*each)(void *arg, const struct extent *e), void *arg);
+	int (*each)(void *arg, const struct extent *e), void *arg);
 /* Directory id -> bucket and path "a/b/", for grants. Cached: any thread, never blocks, EAGAIN; else worker. */
-int ns_dir_path_cached(struct ns *ns, uint64_t dir, uint64_t *bucket, char *path, size_t cap, size_t *len);
+int ns_dir_path_cached(
+	struct ns *ns, uint64_t dir, uint64_t *bucket, char *path, size_t cap, size_t *len);
 int ns_dir_path(struct ns *ns, uint64_t dir, uint64_t *bucket, char *path, size_t cap, size_t *len);
 
 /* The directory a new entry goes to, before anything is planned (its id stands in the pack record). By key: missing
@@ -97,7 +106,7 @@ int ns_parent(struct ns *ns, const struct ns_ref *ref, uint64_t *dir, uint64_t *
 struct ns_plan;
 struct ns_plan *ns_plan_new(struct ns *ns);
 void ns_plan_free(struct ns_plan **plan);
-struct kv_txn *ns_plan_txn(struct ns_plan *plan);  /* for the retry row, pack counters, kv_submit */
+struct kv_txn *ns_plan_txn(struct ns_plan *plan); /* for the retry row, pack counters, kv_submit */
 /* Adds what must be judged over the whole plan (emptied directories, quota); call once, before submitting. */
 int ns_plan_finish(struct ns_plan *plan);
 /* Called once after the commit, with its result: path counters, bucket table, ids being shared. */
@@ -105,72 +114,92 @@ void ns_plan_committed(struct ns_plan *plan, int result);
 
 enum ns_condition { NS_ANY = 0, NS_IF_ABSENT = 1, NS_IF_VERSION = 2 };
 struct ns_put {
-	struct ns_ref ref;               /* BY_KEY or BY_NAME */
+	struct ns_ref ref; /* BY_KEY or BY_NAME */
 	enum ns_condition condition;
 	uint64_t if_version;
-	uint64_t parent;                 /* as ns_parent gave it, 0: do not check. -GRANARY_ECHANGED when it is
+	uint64_t parent;      /* as ns_parent gave it, 0: do not check. -GRANARY_ECHANGED when it is
 					    another now (append anew) */
-	uint64_t id, version;            /* of the new object */
+	uint64_t id, version; /* of the new object */
 	uint64_t size, mtime_ns;
 	uint32_t mode, uid, gid;
 	bool has_hash;
 	struct hash128 hash;
 	struct slice meta;
 	const struct extent *extents;
-	uint32_t extent_count;           /* any number: the plan spills to `x` rows */
+	uint32_t extent_count; /* any number: the plan spills to `x` rows */
 	/* out */
-	uint64_t replaced_version;       /* 0 when there was none */
+	uint64_t replaced_version; /* 0 when there was none */
 };
 /* The plan accounts live bytes in `p` rows (total, records and committed end are the pack writer's: kv_add/kv_max by
  * the request), quota counters, the old object's extents. 0; PRECONDITION; ISDIR (a BY_NAME put over a directory);
  * NAME; ECHANGED; NOTFOUND (BY_NAME: no such directory); INVAL. An entry that is refused leaves the plan as it was. */
 int ns_plan_put(struct ns_plan *plan, struct ns_put *put);
 
-struct ns_deleted { uint64_t version, size; };
-int ns_plan_delete(struct ns_plan *plan, const struct ns_ref *ref, enum ns_condition condition, uint64_t if_version,
-		   struct ns_deleted *out);                       /* ISDIR unless it is the key "a/" */
+struct ns_deleted {
+	uint64_t version, size;
+};
+int ns_plan_delete(struct ns_plan *plan, const struct ns_ref *ref, enum ns_condition condition,
+	uint64_t if_version, struct ns_deleted *out); /* ISDIR unless it is the key "a/" */
 /* mkdir ("a/b" or "a/b/"): parents must exist (BY_NAME) or are made (BY_KEY with parents = true). dataset: marks it a
  * group. An implicit directory becomes explicit; dataset on a directory that is none yet marks it, also an explicit
  * one. *id is also set with EXIST when it is a directory that exists. */
-int ns_plan_mkdir(struct ns_plan *plan, const struct ns_ref *ref, uint32_t mode, bool parents, bool dataset,
-		  uint64_t *id);                                  /* EXIST (file or explicit directory) */
-int ns_plan_rmdir(struct ns_plan *plan, const struct ns_ref *ref);        /* NOTEMPTY, NOTDIR, NOTFOUND */
+int ns_plan_mkdir(struct ns_plan *plan, const struct ns_ref *ref, uint32_t mode, bool parents,
+	bool dataset, uint64_t *id); /* EXIST (file or explicit directory) */
+int ns_plan_rmdir(struct ns_plan *plan, const struct ns_ref *ref); /* NOTEMPTY, NOTDIR, NOTFOUND */
 /* Rename of a file or a directory within a bucket; replaces a file, or an empty directory by a directory, unless
  * no_replace. By key "a/" is the directory a, "a" the file and, where there is none, the directory; missing parents of
  * the target are made. One row (and the `i` row) for a directory. LOOP; NOTEMPTY; ISDIR; NOTDIR; EXIST; NOTFOUND;
  * INVAL (another bucket; the empty name). */
-int ns_plan_rename(struct ns_plan *plan, const struct ns_ref *from, const struct ns_ref *to, bool no_replace);
+int ns_plan_rename(
+	struct ns_plan *plan, const struct ns_ref *from, const struct ns_ref *to, bool no_replace);
 /* Compaction: the object's extents that lie in `from` move to `to`; the version stays. */
-struct ns_move { uint64_t dir; struct slice name; uint64_t id, version; struct extent from, to; };
-int ns_plan_move_extent(struct ns_plan *plan, const struct ns_move *m);   /* ENOTFOUND: it points elsewhere now */
+struct ns_move {
+	uint64_t dir;
+	struct slice name;
+	uint64_t id, version;
+	struct extent from, to;
+};
+int ns_plan_move_extent(
+	struct ns_plan *plan, const struct ns_move *m); /* ENOTFOUND: it points elsewhere now */
 /* Who points at this record now? 1 and *place when an object does (through `d`, `o`, `i`, `x`, `y`), 0 when none:
  * dead. The record's (dir, name) is as of its write. Worker. */
-struct ns_record { uint64_t pack, record, object_id, dir, version, logical; uint32_t generation; struct slice name; };
-int ns_record_owner(struct ns *ns, const struct ns_record *r, struct ns_place *place, struct object *out,
-		    struct kv_value *value);
+struct ns_record {
+	uint64_t pack, record, object_id, dir, version, logical;
+	uint32_t generation;
+	struct slice name;
+};
+int ns_record_owner(struct ns *ns, const struct ns_record *r, struct ns_place *place,
+	struct object *out, struct kv_value *value);
 
 /* ---- listing (worker) ---- */
 enum { NS_LIST_MAX = 1000 };
 struct ns_list {
 	uint64_t bucket;
-	struct slice prefix, delimiter, start_after; /* byte order of UTF-8; start_after exclusive */
-	uint32_t max;                                /* 1..NS_LIST_MAX */
+	struct slice prefix, delimiter,
+		start_after; /* byte order of UTF-8; start_after exclusive */
+	uint32_t max;        /* 1..NS_LIST_MAX */
 };
 /* One snapshot. each() gets keys in order: o == NULL for a common prefix; o->parent is the directory
  * of the entry. Keys and common prefixes alike are given only when they lie behind start_after (so the last item of a
- * page is the next page's start_after). Non-zero from each() stops. *more: whether there is at least one further entry. BY directory: prefix "a/b/" with delimiter "/"
+ * page is the next page's start_after). Non-zero from each() stops. *more: whether there is at least one
+ * further entry. BY directory: prefix "a/b/" with delimiter "/"
  * lists one directory. */
-int ns_list(struct ns *ns, const struct ns_list *l, int (*each)(void *arg, struct slice key, const struct object *o),
-	    void *arg, bool *more);
+int ns_list(struct ns *ns, const struct ns_list *l,
+	int (*each)(void *arg, struct slice key, const struct object *o), void *arg, bool *more);
 
 /* ---- access keys: a table in RAM, all rows loaded at start ---- */
 enum { NS_ACT_READ = 1, NS_ACT_LIST = 2, NS_ACT_WRITE = 4, NS_ACT_DELETE = 8, NS_ACT_ADMIN = 16 };
 enum { NS_KEY_ID_MAX = 32, NS_GRANTS_MAX = 16 };
-struct ns_grant { uint8_t actions; char bucket[BUCKET_LEN_MAX + 1]; uint16_t prefix_len; char prefix[KEY_LEN_MAX]; };
+struct ns_grant {
+	uint8_t actions;
+	char bucket[BUCKET_LEN_MAX + 1];
+	uint16_t prefix_len;
+	char prefix[KEY_LEN_MAX];
+};
 struct ns_access_key {
 	char id[NS_KEY_ID_MAX + 1];
 	uint8_t secret[32];
-	uint64_t expires_ns;   /* store time, 0 never */
+	uint64_t expires_ns; /* store time, 0 never */
 	uint32_t grant_count;
 	struct ns_grant grants[NS_GRANTS_MAX];
 	char note[64];
@@ -180,9 +209,12 @@ int ns_keys_open(struct ns *ns, const uint8_t master[32]);
 /* Any thread, never blocks. A counted reference; NULL when unknown, expired or removed. */
 const struct ns_access_key *ns_key_ref(struct ns *ns, struct slice id);
 void ns_key_unref(struct ns *ns, const struct ns_access_key *key);
-bool ns_key_valid(struct ns *ns, const struct ns_access_key *key); /* not removed, not expired since */
+bool ns_key_valid(
+	struct ns *ns, const struct ns_access_key *key); /* not removed, not expired since */
 int ns_key_create(struct ns *ns, const struct ns_access_key *key); /* commits */
 int ns_key_remove(struct ns *ns, struct slice id);
-uint32_t ns_key_list(struct ns *ns, struct slice after, struct ns_access_key *out, uint32_t max); /* secrets zeroed */
+uint32_t ns_key_list(struct ns *ns, struct slice after, struct ns_access_key *out,
+	uint32_t max); /* secrets zeroed */
 /* Any thread. May this key do `action` on this key string of this bucket (prefixes; admin implies nothing else) */
-bool ns_key_allows(const struct ns_access_key *key, uint8_t action, struct slice bucket, struct slice object_key);
+bool ns_key_allows(const struct ns_access_key *key, uint8_t action, struct slice bucket,
+	struct slice object_key);

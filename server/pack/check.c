@@ -3,7 +3,8 @@
  * front to back.
  * Invariants: (1) nothing is taken from bytes that were not read or whose checksum was not
  * compared; (2) after damage the walk goes on where resume() says, else at the next 4 KiB line
- * where a record's header is sound (FORMAT 3.4), and a run of damaged lines is one problem; (3) a sound header with damaged
+ * where a record's header is sound (FORMAT 3.4), and a run of damaged lines is one problem; (3) a sound header
+ * with damaged
  * data is a problem, and its length is still trusted (it has its own crc). */
 #include "pack/check.h"
 
@@ -26,11 +27,11 @@ struct walker {
 	struct fs_file *file;
 	const struct pack_walk *walk;
 	uint8_t *window;
-	uint64_t window_at, window_len;  /* what of the file is in `window` */
+	uint64_t window_at, window_len; /* what of the file is in `window` */
 	uint64_t at;
 	uint64_t began_ns, read_bytes;
-	bool is_lost;                    /* damage was met and no record since */
-	int err;                         /* ends the walk */
+	bool is_lost; /* damage was met and no record since */
+	int err;      /* ends the walk */
 };
 
 static void pace(struct walker *w)
@@ -38,11 +39,9 @@ static void pace(struct walker *w)
 	uint64_t rate = w->walk->bytes_per_second, due, now = clock_mono_ns();
 	struct timespec pause;
 
-	if (rate == 0)
-		return;
+	if (rate == 0) return;
 	due = w->began_ns + (uint64_t)((double)w->read_bytes * 1e9 / (double)rate);
-	if (due <= now)
-		return;
+	if (due <= now) return;
 	pause = (struct timespec){ .tv_sec = (time_t)((due - now) / 1000000000u),
 		.tv_nsec = (long)((due - now) % 1000000000u) };
 	nanosleep(&pause, NULL);
@@ -54,15 +53,15 @@ static int window_read(struct walker *w, uint64_t from, uint64_t len)
 
 	w->window_at = from;
 	w->window_len = n < 0 ? 0 : (uint64_t)n;
-	if (n < 0)
-		return (int)n;
+	if (n < 0) return (int)n;
 	w->read_bytes += (uint64_t)n;
 	pace(w);
 	return 0;
 }
 
 /* Brings [at, at + len) into the window as far as the file goes; *have says how much is there. */
-static int window_need(struct walker *w, uint64_t at, uint64_t len, const uint8_t **p, uint64_t *have)
+static int window_need(
+	struct walker *w, uint64_t at, uint64_t len, const uint8_t **p, uint64_t *have)
 {
 	uint64_t from = at & ~(uint64_t)(PACK_BLOCK - 1);
 	uint64_t end = (at + len + PACK_BLOCK - 1) & ~(uint64_t)(PACK_BLOCK - 1);
@@ -77,21 +76,19 @@ static int window_need(struct walker *w, uint64_t at, uint64_t len, const uint8_
 		if (err < 0 && want > end - from)
 			err = window_read(w, from, end - from); /* the bad place may be behind us */
 	}
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	*p = w->window + (at - w->window_at);
 	*have = w->window_at + w->window_len > at ? w->window_at + w->window_len - at : 0;
-	if (*have > len)
-		*have = len;
+	if (*have > len) *have = len;
 	return 0;
 }
 
-static void problem_at(struct walker *w, uint64_t offset, int err, const struct record *r, const char *what)
+static void problem_at(
+	struct walker *w, uint64_t offset, int err, const struct record *r, const char *what)
 {
 	struct pack_problem p = { .offset = offset, .err = err };
 
-	if (r != NULL)
-		p.record = *r;
+	if (r != NULL) p.record = *r;
 	snprintf(p.what, sizeof(p.what), "%s", what);
 	if (w->walk->problem == NULL)
 		w->err = err;
@@ -105,8 +102,7 @@ static void lose(struct walker *w, int err, const char *what)
 {
 	uint64_t next;
 
-	if (!w->is_lost)
-		problem_at(w, w->at, err, NULL, what);
+	if (!w->is_lost) problem_at(w, w->at, err, NULL, what);
 	next = w->walk->resume != NULL ? w->walk->resume(w->walk->arg, w->at) : 0;
 	w->is_lost = next == 0; /* a place that is known is not part of the damage before it */
 	w->at = next > w->at ? next : (w->at / PACK_BLOCK + 1) * PACK_BLOCK;
@@ -144,12 +140,13 @@ static void verify_blocks(struct walker *w, const struct record *r, const uint8_
 
 	for (uint32_t i = 0; i < r->crc_count; i++) {
 		uint32_t at = i * CRC_BLOCK_SIZE, want;
-		uint32_t len = r->stored_len - at < CRC_BLOCK_SIZE ? r->stored_len - at : CRC_BLOCK_SIZE;
+		uint32_t len =
+			r->stored_len - at < CRC_BLOCK_SIZE ? r->stored_len - at : CRC_BLOCK_SIZE;
 
 		memcpy(&want, r->crcs + 4 * (size_t)i, sizeof(want));
-		if (crc32c(0, data + at, len) == want)
-			continue;
-		snprintf(what, sizeof(what), "data block %" PRIu32 " of %" PRIu32 " fails its checksum", i,
+		if (crc32c(0, data + at, len) == want) continue;
+		snprintf(what, sizeof(what),
+			"data block %" PRIu32 " of %" PRIu32 " fails its checksum", i,
 			r->crc_count);
 		problem_at(w, w->at, -GRANARY_ECORRUPT, r, what);
 		return;
@@ -176,14 +173,16 @@ static void step_record(struct walker *w, struct record *r)
 		if (err == 0 && have < (uint64_t)r->header_len + r->stored_len)
 			err = -GRANARY_ECORRUPT;
 		if (err == 0)
-			err = record_decode(p, r->header_len, r, &need); /* the window may have moved */
+			err = record_decode(
+				p, r->header_len, r, &need); /* the window may have moved */
 		if (err < 0)
 			problem_at(w, w->at, err, NULL, "the record's data cannot be read");
 		else if (walk->verify_data)
 			verify_blocks(w, r, p + r->header_len);
 	}
 	if (err == 0 && w->err == 0 && r->kind == RECORD_DATA && walk->each != NULL)
-		w->err = walk->each(walk->arg, w->at, r, walk->want_data ? p + r->header_len : NULL);
+		w->err =
+			walk->each(walk->arg, w->at, r, walk->want_data ? p + r->header_len : NULL);
 	w->at += span;
 }
 
@@ -208,27 +207,27 @@ static void step(struct walker *w)
 	err = record_decode(p, len, &r, &need);
 	if (err == -GRANARY_ETOOBIG && need > len && need <= left) {
 		err = window_need(w, w->at, need, &p, &have);
-		if (err == 0)
-			err = record_decode(p, have, &r, &need);
+		if (err == 0) err = record_decode(p, have, &r, &need);
 	}
 	if (err == 0)
 		step_record(w, &r);
 	else if (err == -GRANARY_EBADFORMAT || len < PACK_RECORD_HEADER_SIZE)
 		step_padding(w);
 	else
-		lose(w, err == -GRANARY_ETOOBIG ? -GRANARY_ECORRUPT : err, "the record's header is damaged");
+		lose(w, err == -GRANARY_ETOOBIG ? -GRANARY_ECORRUPT : err,
+			"the record's header is damaged");
 }
 
 int pack_walk(struct fs_file *file, const struct pack_walk *walk)
 {
-	struct walker w = { .file = file, .walk = walk, .at = PACK_DATA_START, .began_ns = clock_mono_ns() };
+	struct walker w = {
+		.file = file, .walk = walk, .at = PACK_DATA_START, .began_ns = clock_mono_ns()
+	};
 
 	assert(fs_file_align(file) <= PACK_BLOCK);
 	w.window = aligned_alloc(PACK_BLOCK, WINDOW_SIZE);
-	if (w.window == NULL)
-		return -GRANARY_ENOMEM;
-	while (w.err == 0 && w.at < walk->end)
-		step(&w);
+	if (w.window == NULL) return -GRANARY_ENOMEM;
+	while (w.err == 0 && w.at < walk->end) step(&w);
 	free(w.window);
 	return w.err;
 }
@@ -250,21 +249,23 @@ static int one_check(struct one *one, struct fs_file *file, uint8_t *buf, size_t
 	int64_t n = fs_read(file, buf, 64 * 1024, from);
 	int err;
 
-	if (n < 0)
-		return (int)n;
-	err = (size_t)n > skip ? record_decode(buf + skip, (size_t)n - skip, &r, &need) : -GRANARY_ECORRUPT;
-	if (err == -GRANARY_ETOOBIG || (err == 0 && (size_t)n < skip + r.header_len + r.stored_len)) {
+	if (n < 0) return (int)n;
+	err = (size_t)n > skip ? record_decode(buf + skip, (size_t)n - skip, &r, &need)
+			       : -GRANARY_ECORRUPT;
+	if (err == -GRANARY_ETOOBIG ||
+		(err == 0 && (size_t)n < skip + r.header_len + r.stored_len)) {
 		n = fs_read(file, buf, cap, from);
-		if (n < 0)
-			return (int)n;
-		err = (size_t)n > skip ? record_decode(buf + skip, (size_t)n - skip, &r, &need) : -GRANARY_ECORRUPT;
+		if (n < 0) return (int)n;
+		err = (size_t)n > skip ? record_decode(buf + skip, (size_t)n - skip, &r, &need)
+				       : -GRANARY_ECORRUPT;
 	}
 	if (err < 0 || r.kind != RECORD_DATA || r.object_id != one->object_id ||
-	    (size_t)n < skip + r.header_len + r.stored_len)
+		(size_t)n < skip + r.header_len + r.stored_len)
 		return -GRANARY_ECORRUPT;
 	for (uint32_t i = 0; i < r.crc_count; i++) {
 		uint32_t at = i * CRC_BLOCK_SIZE, want;
-		uint32_t len = r.stored_len - at < CRC_BLOCK_SIZE ? r.stored_len - at : CRC_BLOCK_SIZE;
+		uint32_t len =
+			r.stored_len - at < CRC_BLOCK_SIZE ? r.stored_len - at : CRC_BLOCK_SIZE;
 
 		memcpy(&want, r.crcs + 4 * (size_t)i, sizeof(want));
 		if (crc32c(0, buf + skip + r.header_len + at, len) != want)
@@ -275,17 +276,18 @@ static int one_check(struct one *one, struct fs_file *file, uint8_t *buf, size_t
 	return 0;
 }
 
-int pack_record_verify(struct fs_file *file, uint64_t pack_id, uint64_t offset, uint64_t object_id, uint8_t *data,
-		       uint32_t *data_len)
+int pack_record_verify(struct fs_file *file, uint64_t pack_id, uint64_t offset, uint64_t object_id,
+	uint8_t *data, uint32_t *data_len)
 {
-	struct one one = { .data = data, .data_len = data_len, .offset = offset, .object_id = object_id };
+	struct one one = {
+		.data = data, .data_len = data_len, .offset = offset, .object_id = object_id
+	};
 	size_t cap = EXTENT_LEN_MAX + 256 * 1024;
 	uint8_t *buf = aligned_alloc(PACK_BLOCK, cap);
 	int err;
 
 	(void)pack_id; /* the file is the pack's; its header was compared when it was opened */
-	if (buf == NULL)
-		return -GRANARY_ENOMEM;
+	if (buf == NULL) return -GRANARY_ENOMEM;
 	err = one_check(&one, file, buf, cap);
 	free(buf);
 	return err;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* check.c -- `oracle check`: reads everything back through batch reads and a listing, and judges it by the log.
  *
- * For each worker there are two states, that of its last answer and that with the unanswered operation done. A name must
+ * For each worker there are two states, that of its last answer and that with the unanswered operation done. A
+ * name must
  * be as in one of the two; the names of one rename must all be as in the same of the two. Everything else is counted:
  *   lost    an answered change is not there: absent, unreadable, older, or still there after its deletion
  *   torn    bytes that no write wrote
@@ -21,7 +22,7 @@ enum { CHUNK = 24 };
 /* One name with what it may be and what it is. */
 struct name {
 	char path[ORACLE_PATH_MAX];
-	bool has[2];              /* it exists before / after the unanswered operation */
+	bool has[2]; /* it exists before / after the unanswered operation */
 	uint64_t seed[2], size[2];
 	bool is_listed, is_read, matches[2];
 	uint64_t listed_size;
@@ -73,7 +74,8 @@ static void expect_states(struct checker *c)
 		model_copy(&after, &state->model);
 		if (state->has_pending) {
 			for (uint32_t i = 0; i < state->pending.count; i++)
-				state->pending.entries[i].status = state->pending.entries[i].expected;
+				state->pending.entries[i].status =
+					state->pending.entries[i].expected;
 			model_apply(&after, &state->pending);
 			c->pending++;
 		}
@@ -113,23 +115,25 @@ static int list_all(struct checker *c)
 		n->listed_has_hash = entry->has_hash;
 		memcpy(n->listed_hash, entry->hash, 16);
 	}
-	if (more < 0)
-		fprintf(stderr, "oracle: cannot list: %s\n", granary_last_error(c->client));
+	if (more < 0) fprintf(stderr, "oracle: cannot list: %s\n", granary_last_error(c->client));
 	granary_iter_close(&iter);
 	return more;
 }
 
 /* ---- judging one name ---- */
 
-static void say(struct checker *c, uint64_t *counter, const char *kind, const struct name *n, const char *what)
+static void say(struct checker *c, uint64_t *counter, const char *kind, const struct name *n,
+	const char *what)
 {
 	if ((*counter)++ < 20 && !c->o->quiet) {
-		fprintf(stderr, "oracle: %s %s: %s; answered state: %s", kind, n->path, what, n->has[0] ? "" : "absent");
+		fprintf(stderr, "oracle: %s %s: %s; answered state: %s", kind, n->path, what,
+			n->has[0] ? "" : "absent");
 		if (n->has[0])
-			fprintf(stderr, "%" PRIu64 " bytes of seed %" PRIu64, n->size[0], n->seed[0]);
+			fprintf(stderr, "%" PRIu64 " bytes of seed %" PRIu64, n->size[0],
+				n->seed[0]);
 		if (n->has[0] != n->has[1] || n->seed[0] != n->seed[1])
-			fprintf(stderr, ", or %s with the unanswered operation of worker %u", n->has[1] ? "written" : "absent",
-				n->worker);
+			fprintf(stderr, ", or %s with the unanswered operation of worker %u",
+				n->has[1] ? "written" : "absent", n->worker);
 		fprintf(stderr, "\n");
 	}
 }
@@ -159,11 +163,12 @@ static void judge_data(struct checker *c, struct name *n, const struct granary_e
 	}
 	hash = hash_content(e->data, e->data_len);
 	if (n->is_listed && (n->listed_size != e->data_len ||
-			     (n->listed_has_hash && (memcmp(n->listed_hash, &hash.lo, 8) != 0 ||
-						     memcmp(n->listed_hash + 8, &hash.hi, 8) != 0))))
-		say(c, &c->unequal, "UNEQUAL", n, "size or hash of the listing is not that of the bytes");
-	if (!n->is_listed)
-		say(c, &c->unequal, "UNEQUAL", n, "can be read but is not listed");
+				    (n->listed_has_hash &&
+					    (memcmp(n->listed_hash, &hash.lo, 8) != 0 ||
+						    memcmp(n->listed_hash + 8, &hash.hi, 8) != 0))))
+		say(c, &c->unequal, "UNEQUAL", n,
+			"size or hash of the listing is not that of the bytes");
+	if (!n->is_listed) say(c, &c->unequal, "UNEQUAL", n, "can be read but is not listed");
 }
 
 static bool was_ever(const struct name *n)
@@ -179,22 +184,19 @@ static void judge_absent(struct checker *c, struct name *n, const struct granary
 		say(c, &c->lost, "LOST", n, text);
 		return;
 	}
-	for (int k = 0; k < 2; k++)
-		n->matches[k] = !n->has[k];
-	if (n->has[0] && n->has[1])
-		say(c, &c->lost, "LOST", n, "is not there");
-	if (n->is_listed)
-		say(c, &c->unequal, "UNEQUAL", n, "is listed but cannot be read");
+	for (int k = 0; k < 2; k++) n->matches[k] = !n->has[k];
+	if (n->has[0] && n->has[1]) say(c, &c->lost, "LOST", n, "is not there");
+	if (n->is_listed) say(c, &c->unequal, "UNEQUAL", n, "is listed but cannot be read");
 }
 
 /* A directory of its own is known by its listed entry. */
 static void judge_dir(struct checker *c, struct name *n)
 {
-	for (int k = 0; k < 2; k++)
-		n->matches[k] = n->has[k] == n->is_listed;
+	for (int k = 0; k < 2; k++) n->matches[k] = n->has[k] == n->is_listed;
 	if (!n->matches[0] && !n->matches[1])
 		say(c, n->is_listed ? &c->stray : &c->lost, n->is_listed ? "STRAY" : "LOST", n,
-			n->is_listed ? "a directory that should not be there" : "the directory is not there");
+			n->is_listed ? "a directory that should not be there"
+				     : "the directory is not there");
 }
 
 static int read_chunk(struct checker *c, struct name **chunk, size_t count)
@@ -212,8 +214,7 @@ static int read_chunk(struct checker *c, struct name **chunk, size_t count)
 	batch.entries = entries;
 	batch.count = count;
 	served = granary_read_batch(c->client, &batch, NULL, &op);
-	if (served < 0)
-		fprintf(stderr, "oracle: cannot read: %s\n", granary_last_error(c->client));
+	if (served < 0) fprintf(stderr, "oracle: cannot read: %s\n", granary_last_error(c->client));
 	for (size_t i = 0; served >= 0 && i < count; i++) {
 		struct name *n = chunk[i];
 		if (entries[i].status != 0) {
@@ -222,7 +223,8 @@ static int read_chunk(struct checker *c, struct name **chunk, size_t count)
 		}
 		judge_data(c, n, &entries[i]);
 		if (!n->has[0] && !n->has[1])
-			say(c, was_ever(n) ? &c->lost : &c->stray, was_ever(n) ? "LOST" : "STRAY", n, "is there");
+			say(c, was_ever(n) ? &c->lost : &c->stray, was_ever(n) ? "LOST" : "STRAY",
+				n, "is there");
 		granary_free((void *)(uintptr_t)entries[i].data);
 	}
 	granary_op_free(&op);
@@ -252,7 +254,8 @@ static int read_all(struct checker *c)
 
 static bool differs(const struct name *n)
 {
-	return n->has[0] != n->has[1] || (n->has[0] && (n->seed[0] != n->seed[1] || n->size[0] != n->size[1]));
+	return n->has[0] != n->has[1] ||
+	       (n->has[0] && (n->seed[0] != n->seed[1] || n->size[0] != n->size[1]));
 }
 
 static void judge_renames(struct checker *c)
@@ -266,7 +269,8 @@ static void judge_renames(struct checker *c)
 				can[c->names[i].worker][k] &= c->names[i].matches[k];
 	for (uint32_t w = 0; w < c->h.workers_count; w++) {
 		const struct worker_state *state = &c->h.workers[w];
-		if (!state->has_pending || state->pending.kind != OP_RENAME || can[w][0] || can[w][1])
+		if (!state->has_pending || state->pending.kind != OP_RENAME || can[w][0] ||
+			can[w][1])
 			continue;
 		fprintf(stderr, "oracle: HALF rename of %s to %s\n", state->pending.entries[0].path,
 			state->pending.entries[1].path);
@@ -283,10 +287,10 @@ static void settle(struct checker *c)
 	}
 	for (size_t i = 0; i < c->count; i++) {
 		const struct name *n = &c->names[i];
-		if (differs(n) && n->matches[1])
-			c->applied++;
+		if (differs(n) && n->matches[1]) c->applied++;
 		if (is_dir(n->path) ? n->is_listed : n->is_read)
-			model_set(&c->h.workers[n->worker].model, n->path, n->got_seed, n->got_size, 0);
+			model_set(&c->h.workers[n->worker].model, n->path, n->got_seed, n->got_size,
+				0);
 	}
 }
 
@@ -301,20 +305,21 @@ int oracle_check(const struct oracle_options *o)
 	c.table_size = 524287;
 	c.names = calloc(c.cap, sizeof(*c.names));
 	c.table = calloc(c.table_size, sizeof(*c.table));
-	if (c.names == NULL || c.table == NULL || history_read(&c.h, o->log, o->until_ns) < 0 || client_open(o, &c.client) < 0)
+	if (c.names == NULL || c.table == NULL || history_read(&c.h, o->log, o->until_ns) < 0 ||
+		client_open(o, &c.client) < 0)
 		return 2;
 	expect_states(&c);
 	err = list_all(&c);
-	if (err >= 0)
-		err = read_all(&c);
-	if (err == -GRANARY_ENOBUCKET && c.count == 0)
-		err = 0; /* the bucket was not made yet */
+	if (err >= 0) err = read_all(&c);
+	if (err == -GRANARY_ENOBUCKET && c.count == 0) err = 0; /* the bucket was not made yet */
 	judge_renames(&c);
 	settle(&c);
 	is_bad = c.lost + c.torn + c.stray + c.unequal + c.half + c.h.violations > 0;
-	printf("names=%zu bytes=%" PRIu64 " answered=%" PRIu64 " pending=%" PRIu64 " applied=%" PRIu64 " lost=%" PRIu64
-	       " torn=%" PRIu64 " stray=%" PRIu64 " unequal=%" PRIu64 " half=%" PRIu64 " violations=%" PRIu64 "\n", c.count,
-		c.bytes, c.h.answered, c.pending, c.applied, c.lost, c.torn, c.stray, c.unequal, c.half, c.h.violations);
+	printf("names=%zu bytes=%" PRIu64 " answered=%" PRIu64 " pending=%" PRIu64
+	       " applied=%" PRIu64 " lost=%" PRIu64 " torn=%" PRIu64 " stray=%" PRIu64
+	       " unequal=%" PRIu64 " half=%" PRIu64 " violations=%" PRIu64 "\n",
+		c.count, c.bytes, c.h.answered, c.pending, c.applied, c.lost, c.torn, c.stray,
+		c.unequal, c.half, c.h.violations);
 	if (err >= 0 && !is_bad && o->state_out != NULL && history_write(&c.h, o->state_out) < 0)
 		err = -1;
 	granary_close(&c.client);

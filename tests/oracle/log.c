@@ -50,12 +50,13 @@ static void log_write(const char *line, size_t len)
 void log_started(const struct op *op)
 {
 	char line[LINE_MAX_BYTES];
-	size_t len = (size_t)snprintf(line, sizeof(line), "S %" PRIu64 " %u %" PRIu64 " %c %u", now_ns(), op->worker,
-		op->number, op->kind, op->count);
+	size_t len = (size_t)snprintf(line, sizeof(line), "S %" PRIu64 " %u %" PRIu64 " %c %u",
+		now_ns(), op->worker, op->number, op->kind, op->count);
 
 	for (uint32_t i = 0; i < op->count; i++)
-		len += (size_t)snprintf(line + len, sizeof(line) - len, " %s %" PRIu64 " %" PRIu64 " %d", op->entries[i].path,
-			op->entries[i].seed, op->entries[i].size, op->entries[i].expected == 0);
+		len += (size_t)snprintf(line + len, sizeof(line) - len,
+			" %s %" PRIu64 " %" PRIu64 " %d", op->entries[i].path, op->entries[i].seed,
+			op->entries[i].size, op->entries[i].expected == 0);
 	line[len++] = '\n';
 	log_write(line, len);
 }
@@ -63,11 +64,12 @@ void log_started(const struct op *op)
 void log_answered(const struct op *op)
 {
 	char line[LINE_MAX_BYTES];
-	size_t len = (size_t)snprintf(line, sizeof(line), "A %" PRIu64 " %u %" PRIu64 " %u", now_ns(), op->worker,
-		op->number, op->count);
+	size_t len = (size_t)snprintf(line, sizeof(line), "A %" PRIu64 " %u %" PRIu64 " %u",
+		now_ns(), op->worker, op->number, op->count);
 
 	for (uint32_t i = 0; i < op->count; i++)
-		len += (size_t)snprintf(line + len, sizeof(line) - len, " %d", op->entries[i].status);
+		len += (size_t)snprintf(
+			line + len, sizeof(line) - len, " %d", op->entries[i].status);
 	line[len++] = '\n';
 	log_write(line, len);
 }
@@ -83,7 +85,8 @@ void log_violation(const char *fmt, ...)
 	atomic_fetch_add(&violations_count, 1);
 	fprintf(stderr, "oracle: VIOLATION %s\n", text);
 	if (log_fd >= 0)
-		log_write(line, (size_t)snprintf(line, sizeof(line), "V %" PRIu64 " %s\n", now_ns(), text));
+		log_write(line,
+			(size_t)snprintf(line, sizeof(line), "V %" PRIu64 " %s\n", now_ns(), text));
 }
 
 uint64_t log_violations(void)
@@ -107,8 +110,7 @@ static const char *next_word(struct words *w)
 		return "";
 	}
 	end = strchr(word, ' ');
-	if (end != NULL)
-		*end++ = '\0';
+	if (end != NULL) *end++ = '\0';
 	w->rest = end;
 	return word;
 }
@@ -139,8 +141,7 @@ static struct worker_state *next_worker(struct words *w, struct history *h)
 		w->bad = true;
 		worker = 0;
 	}
-	if (worker >= h->workers_count)
-		h->workers_count = (uint32_t)worker + 1;
+	if (worker >= h->workers_count) h->workers_count = (uint32_t)worker + 1;
 	return &h->workers[worker];
 }
 
@@ -169,7 +170,8 @@ static void read_started(struct words *w, struct history *h)
 
 static bool is_unsure(int32_t status)
 {
-	return status == -GRANARY_ETIMEDOUT || status == -GRANARY_ECLOSED || status == -GRANARY_ECANCELED;
+	return status == -GRANARY_ETIMEDOUT || status == -GRANARY_ECLOSED ||
+	       status == -GRANARY_ECANCELED;
 }
 
 /* What was answered is settled; entries whose fate is not known stay pending. */
@@ -184,8 +186,7 @@ static void read_answered(struct words *w, struct history *h)
 		op->entries[i].status = (int32_t)strtol(next_word(w), NULL, 10);
 		is_settled &= !is_unsure(op->entries[i].status);
 	}
-	if (w->bad)
-		return;
+	if (w->bad) return;
 	h->answered += is_settled;
 	model_apply(&state->model, op);
 	if (is_settled) {
@@ -212,8 +213,7 @@ static bool read_line(struct history *h, char *line, uint64_t until_ns)
 		struct worker_state *state = next_worker(&w, h);
 		state->next_number = next_u64(&w);
 	} else if (kind == 'S' || kind == 'A' || kind == 'V') {
-		if (next_u64(&w) > until_ns)
-			return true;
+		if (next_u64(&w) > until_ns) return true;
 		if (kind == 'S')
 			read_started(&w, h);
 		else if (kind == 'A')
@@ -266,7 +266,8 @@ int history_write(const struct history *h, const char *path)
 		const struct model *m = &h->workers[w].model;
 		fprintf(f, "N %u %" PRIu64 "\n", w, h->workers[w].next_number);
 		for (size_t i = 0; i < m->count; i++)
-			fprintf(f, "I %u %s %" PRIu64 " %" PRIu64 "\n", w, m->items[i].path, m->items[i].seed, m->items[i].size);
+			fprintf(f, "I %u %s %" PRIu64 " %" PRIu64 "\n", w, m->items[i].path,
+				m->items[i].seed, m->items[i].size);
 	}
 	if (fclose(f) != 0) {
 		fprintf(stderr, "oracle: cannot write '%s': %s\n", path, strerror(errno));
@@ -277,6 +278,5 @@ int history_write(const struct history *h, const char *path)
 
 void history_free(struct history *h)
 {
-	for (uint32_t w = 0; w < WORKERS_MAX; w++)
-		model_free(&h->workers[w].model);
+	for (uint32_t w = 0; w < WORKERS_MAX; w++) model_free(&h->workers[w].model);
 }

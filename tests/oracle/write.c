@@ -29,7 +29,8 @@ struct worker {
 };
 
 static atomic_bool is_stopping;
-static atomic_uint_fast64_t ops_done, entries_done, ended, refused, unsure, bytes_written, reads_done;
+static atomic_uint_fast64_t ops_done, entries_done, ended, refused, unsure, bytes_written,
+	reads_done;
 
 static void on_signal(int number)
 {
@@ -53,7 +54,8 @@ static void pick_dir(struct worker *w, uint32_t owner, char *out)
 	else if (shape < 6)
 		snprintf(out, 48, "w%02u/d%u/", owner, below(w, DIRS_COUNT));
 	else
-		snprintf(out, 48, "w%02u/d%u/s%u/", owner, below(w, DIRS_COUNT), below(w, SUBDIRS_COUNT));
+		snprintf(out, 48, "w%02u/d%u/s%u/", owner, below(w, DIRS_COUNT),
+			below(w, SUBDIRS_COUNT));
 }
 
 static void pick_file(struct worker *w, uint32_t owner, char *out)
@@ -68,8 +70,7 @@ static void pick_file(struct worker *w, uint32_t owner, char *out)
 /* A directory of this worker, never its root. */
 static void pick_subdir(struct worker *w, char *out)
 {
-	do
-		pick_dir(w, w->id, out);
+	do pick_dir(w, w->id, out);
 	while (strlen(out) < 5);
 }
 
@@ -78,23 +79,22 @@ static uint64_t pick_size(struct worker *w)
 	uint64_t size;
 
 	switch (below(w, 16)) {
-	case 0:
-		size = 0;
-		break;
-	case 1: case 2: case 3: case 4:
-		size = below(w, 300);
-		break;
-	case 5: case 6: case 7: case 8: case 9:
-		size = below(w, 9000);
-		break;
-	case 10: case 11: case 12: case 13:
-		size = below(w, 70000);
-		break;
-	case 14:
-		size = 65536ull * (1 + below(w, 3)) + below(w, 3) - 1;
-		break;
-	default:
-		size = below(w, SMALL_MAX);
+	case 0: size = 0; break;
+	case 1:
+	case 2:
+	case 3:
+	case 4: size = below(w, 300); break;
+	case 5:
+	case 6:
+	case 7:
+	case 8:
+	case 9: size = below(w, 9000); break;
+	case 10:
+	case 11:
+	case 12:
+	case 13: size = below(w, 70000); break;
+	case 14: size = 65536ull * (1 + below(w, 3)) + below(w, 3) - 1; break;
+	default: size = below(w, SMALL_MAX);
 	}
 	return size < w->o->size_max ? size : w->o->size_max;
 }
@@ -105,7 +105,8 @@ static struct op_entry *op_add(struct worker *w, const char *path)
 
 	memset(e, 0, sizeof(*e));
 	snprintf(e->path, sizeof(e->path), "%s", path);
-	e->seed = hash_u64(w->o->seed * 0x9e3779b97f4a7c15ull ^ (uint64_t)w->id << 48 ^ w->number << 8 ^ w->op.count);
+	e->seed = hash_u64(w->o->seed * 0x9e3779b97f4a7c15ull ^ (uint64_t)w->id << 48 ^
+			   w->number << 8 ^ w->op.count);
 	e->status = STATUS_NONE;
 	w->op.count++;
 	return e;
@@ -114,8 +115,7 @@ static struct op_entry *op_add(struct worker *w, const char *path)
 static bool op_has(const struct op *op, const char *path)
 {
 	for (uint32_t i = 0; i < op->count; i++)
-		if (strcmp(op->entries[i].path, path) == 0)
-			return true;
+		if (strcmp(op->entries[i].path, path) == 0) return true;
 	return false;
 }
 
@@ -134,11 +134,11 @@ static uint64_t add_put(struct worker *w, const char *path, uint64_t size)
 		break;
 	case 1:
 		e->flags = GRANARY_PUT_IF_VERSION;
-		e->version = item != NULL && item->version != 0 && below(w, 4) > 0 ? item->version : 1;
+		e->version =
+			item != NULL && item->version != 0 && below(w, 4) > 0 ? item->version : 1;
 		e->expected = e->version == 1 ? -GRANARY_EPRECONDITION : 0;
 		break;
-	default:
-		break;
+	default: break;
 	}
 	return size;
 }
@@ -150,7 +150,8 @@ static void make_put(struct worker *w)
 
 	pick_file(w, w->id, path);
 	w->op.kind = OP_PUT;
-	add_put(w, path, is_large ? (4u << 20) - 5 + below(w, LARGE_MAX - (4u << 20)) : pick_size(w));
+	add_put(w, path,
+		is_large ? (4u << 20) - 5 + below(w, LARGE_MAX - (4u << 20)) : pick_size(w));
 }
 
 static void make_upload(struct worker *w)
@@ -160,7 +161,8 @@ static void make_upload(struct worker *w)
 
 	pick_file(w, w->id, path);
 	w->op.kind = OP_UPLOAD;
-	add_put(w, path, is_large ? (4u << 20) + 1 + below(w, LARGE_MAX - (4u << 20) - 1) : pick_size(w));
+	add_put(w, path,
+		is_large ? (4u << 20) + 1 + below(w, LARGE_MAX - (4u << 20) - 1) : pick_size(w));
 }
 
 static void make_batch(struct worker *w, enum op_kind kind)
@@ -172,12 +174,12 @@ static void make_batch(struct worker *w, enum op_kind kind)
 	for (uint32_t i = 0; i < count && size + SMALL_MAX <= LARGE_MAX; i++) {
 		char path[ORACLE_PATH_MAX];
 		pick_file(w, w->id, path);
-		if (op_has(&w->op, path))
-			continue;
+		if (op_has(&w->op, path)) continue;
 		if (kind == OP_BATCH_PUT)
 			size += add_put(w, path, pick_size(w));
 		else
-			op_add(w, path)->expected = model_find(&w->model, path) != NULL ? 0 : -GRANARY_ENOTFOUND;
+			op_add(w, path)->expected =
+				model_find(&w->model, path) != NULL ? 0 : -GRANARY_ENOTFOUND;
 	}
 }
 
@@ -199,8 +201,7 @@ static void make_rename_file(struct worker *w)
 	pick_file(w, w->id, to);
 	w->op.kind = OP_RENAME;
 	e = op_add(w, from);
-	if (below(w, 4) == 0)
-		e->flags = GRANARY_RENAME_NO_REPLACE;
+	if (below(w, 4) == 0) e->flags = GRANARY_RENAME_NO_REPLACE;
 	if (model_find(&w->model, from) == NULL)
 		e->expected = -GRANARY_ENOTFOUND;
 	else if (e->flags != 0 && model_find(&w->model, to) != NULL)
@@ -216,13 +217,10 @@ static bool make_rename_dir(struct worker *w)
 
 	pick_subdir(w, from);
 	pick_subdir(w, to);
-	if (strcmp(from, to) == 0 || model_dir_exists(&w->model, to))
-		return false;
-	if (strncmp(from, to, strlen(from)) == 0 && below(w, 4) > 0)
-		return false;
+	if (strcmp(from, to) == 0 || model_dir_exists(&w->model, to)) return false;
+	if (strncmp(from, to, strlen(from)) == 0 && below(w, 4) > 0) return false;
 	/* d0/ goes to d1/, taking d0/s0/ along; it must not become d1/s0/s0/: depth stays bounded. */
-	if (strlen(to) > strlen(from) && strncmp(from, to, strlen(from)) != 0)
-		return false;
+	if (strlen(to) > strlen(from) && strncmp(from, to, strlen(from)) != 0) return false;
 	w->op.kind = OP_RENAME;
 	e = op_add(w, from);
 	if (!model_dir_exists(&w->model, from))
@@ -249,8 +247,7 @@ static bool make_mkdir(struct worker *w)
 		char above[ORACLE_PATH_MAX];
 		snprintf(above, sizeof(above), "%s", path);
 		above[strlen(above) - 3] = '\0'; /* "d0/" or "s0/" */
-		if (!model_dir_exists(&w->model, above))
-			e->expected = -GRANARY_ENOTFOUND;
+		if (!model_dir_exists(&w->model, above)) e->expected = -GRANARY_ENOTFOUND;
 	}
 	return true;
 }
@@ -275,8 +272,7 @@ static bool make_drain(struct worker *w)
 	w->op.kind = OP_BATCH_DELETE;
 	for (uint32_t tries = 0; tries < 4 * ENTRIES_MAX && w->op.count < ENTRIES_MAX; tries++) {
 		const struct item *item = &w->model.items[below(w, w->model.count)];
-		if (w->model.count - w->op.count <= w->leave)
-			break;
+		if (w->model.count - w->op.count <= w->leave) break;
 		if (item->path[strlen(item->path) - 1] != '/' && !op_has(&w->op, item->path))
 			op_add(w, item->path);
 	}
@@ -291,8 +287,7 @@ static bool make_op(struct worker *w)
 	w->op.number = w->number;
 	w->op.count = 0;
 	if (w->o->leave_percent < 100) {
-		if (!make_drain(w))
-			w->is_drained = true;
+		if (!make_drain(w)) w->is_drained = true;
 		return !w->is_drained;
 	}
 	if (w->model.count == 0) { /* its root, once */
@@ -302,8 +297,7 @@ static bool make_op(struct worker *w)
 		op_add(w, root);
 		return true;
 	}
-	if (dice >= 80 && w->o->no_renames)
-		dice = below(w, 80);
+	if (dice >= 80 && w->o->no_renames) dice = below(w, 80);
 	if (dice < 34)
 		make_put(w);
 	else if (dice < 54)
@@ -332,8 +326,7 @@ static struct granary_ref ref_of(const char *path, char *copy)
 	size_t len = strlen(path);
 
 	snprintf(copy, ORACLE_PATH_MAX, "%s", path);
-	if (copy[len - 1] == '/')
-		copy[len - 1] = '\0';
+	if (copy[len - 1] == '/') copy[len - 1] = '\0';
 	return granary_ref_key(copy);
 }
 
@@ -344,22 +337,23 @@ static uint64_t reconnects(struct worker *w)
 	return granary_client_info(w->client, &info) == 0 ? info.reconnects : 0;
 }
 
-/* A repeated put that was done before a restart is answered from its retry row, which does not know what it replaced. */
-static void judge_replaced(struct worker *w, const struct op_entry *e, const struct granary_put *put, bool is_repeated)
+/* A repeated put that was done before a restart is answered from its retry row, which does not know what it
+ * replaced. */
+static void judge_replaced(
+	struct worker *w, const struct op_entry *e, const struct granary_put *put, bool is_repeated)
 {
 	const struct item *before = model_find(&w->model, e->path);
 
-	if (is_repeated && put->replaced_version == 0)
-		return;
+	if (is_repeated && put->replaced_version == 0) return;
 	if ((before == NULL) != (put->replaced_version == 0))
-		log_violation("put of %s says it replaced version %" PRIx64 ", the name was %s", e->path, put->replaced_version,
-			before ? "there" : "free");
+		log_violation("put of %s says it replaced version %" PRIx64 ", the name was %s",
+			e->path, put->replaced_version, before ? "there" : "free");
 	else if (before != NULL && before->version != 0 && before->version != put->replaced_version)
-		log_violation("put of %s replaced version %" PRIx64 " instead of %" PRIx64, e->path, put->replaced_version,
-			before->version);
+		log_violation("put of %s replaced version %" PRIx64 " instead of %" PRIx64, e->path,
+			put->replaced_version, before->version);
 	if (put->version <= put->replaced_version)
-		log_violation("put of %s: version %" PRIx64 " is not above %" PRIx64, e->path, put->version,
-			put->replaced_version);
+		log_violation("put of %s: version %" PRIx64 " is not above %" PRIx64, e->path,
+			put->version, put->replaced_version);
 }
 
 static void run_puts(struct worker *w)
@@ -372,16 +366,21 @@ static void run_puts(struct worker *w)
 	for (uint32_t i = 0; i < w->op.count; i++) {
 		struct op_entry *e = &w->op.entries[i];
 		content_fill(w->buf + at, e->seed, (size_t)e->size);
-		puts[i] = (struct granary_put){ .ref = granary_ref_key(e->path), .data = e->size > 0 ? w->buf + at : NULL,
-			.size = e->size, .flags = e->flags, .if_version = e->version, .status = STATUS_NONE };
+		puts[i] = (struct granary_put){ .ref = granary_ref_key(e->path),
+			.data = e->size > 0 ? w->buf + at : NULL,
+			.size = e->size,
+			.flags = e->flags,
+			.if_version = e->version,
+			.status = STATUS_NONE };
 		at += e->size;
 	}
 	n = granary_put_batch(w->client, puts, w->op.count, NULL);
 	for (uint32_t i = 0; i < w->op.count; i++) {
 		struct op_entry *e = &w->op.entries[i];
-		e->status = puts[i].status != STATUS_NONE ? puts[i].status : n < 0 ? (int32_t)n : STATUS_NONE;
-		if (e->status != 0)
-			continue;
+		e->status = puts[i].status != STATUS_NONE ? puts[i].status
+			    : n < 0                       ? (int32_t)n
+							  : STATUS_NONE;
+		if (e->status != 0) continue;
 		judge_replaced(w, e, &puts[i], reconnects(w) != reconnects_before);
 		e->version = puts[i].version;
 		atomic_fetch_add(&bytes_written, e->size);
@@ -391,7 +390,9 @@ static void run_puts(struct worker *w)
 static void run_upload(struct worker *w)
 {
 	struct op_entry *e = &w->op.entries[0];
-	struct granary_put put = { .ref = granary_ref_key(e->path), .flags = e->flags, .if_version = e->version };
+	struct granary_put put = {
+		.ref = granary_ref_key(e->path), .flags = e->flags, .if_version = e->version
+	};
 	struct granary_upload *up = NULL;
 	int err = granary_upload_new(w->client, &put, NULL, &up);
 
@@ -427,7 +428,7 @@ static void run_deletes(struct worker *w)
 	n = granary_delete_batch(w->client, deletes, w->op.count, NULL);
 	for (uint32_t i = 0; i < w->op.count; i++)
 		w->op.entries[i].status = deletes[i].status != STATUS_NONE ? deletes[i].status
-			: n < 0						   ? (int32_t)n
+					  : n < 0                          ? (int32_t)n
 									   : STATUS_NONE;
 }
 
@@ -446,28 +447,19 @@ static void run_op(struct worker *w)
 		}
 		run_puts(w);
 		break;
-	case OP_BATCH_PUT:
-		run_puts(w);
-		break;
-	case OP_UPLOAD:
-		run_upload(w);
-		break;
-	case OP_DELETE:
-		e->status = granary_delete(w->client, e->path, NULL);
-		break;
-	case OP_BATCH_DELETE:
-		run_deletes(w);
-		break;
+	case OP_BATCH_PUT: run_puts(w); break;
+	case OP_UPLOAD: run_upload(w); break;
+	case OP_DELETE: e->status = granary_delete(w->client, e->path, NULL); break;
+	case OP_BATCH_DELETE: run_deletes(w); break;
 	case OP_RENAME:
-		e->status = granary_rename(w->client, ref_of(e[0].path, from), ref_of(e[1].path, to), e->flags, NULL);
+		e->status = granary_rename(
+			w->client, ref_of(e[0].path, from), ref_of(e[1].path, to), e->flags, NULL);
 		e[1].status = e->status;
 		break;
 	case OP_MKDIR:
 		e->status = granary_mkdir(w->client, ref_of(e->path, from), 0755, 0, NULL, NULL);
 		break;
-	case OP_RMDIR:
-		e->status = granary_rmdir(w->client, ref_of(e->path, from), NULL);
-		break;
+	case OP_RMDIR: e->status = granary_rmdir(w->client, ref_of(e->path, from), NULL); break;
 	}
 }
 
@@ -475,17 +467,21 @@ static void run_op(struct worker *w)
 static bool is_refusal(int32_t status)
 {
 	switch (-status) {
-	case GRANARY_ENOSPACE: case GRANARY_EBUSY: case GRANARY_ESHUTDOWN: case GRANARY_EUNREACHABLE: case GRANARY_ENOMEM:
-	case GRANARY_ESTALE: case GRANARY_EQUOTA:
-		return true;
-	default:
-		return false;
+	case GRANARY_ENOSPACE:
+	case GRANARY_EBUSY:
+	case GRANARY_ESHUTDOWN:
+	case GRANARY_EUNREACHABLE:
+	case GRANARY_ENOMEM:
+	case GRANARY_ESTALE:
+	case GRANARY_EQUOTA: return true;
+	default: return false;
 	}
 }
 
 static bool is_unsure(int32_t status)
 {
-	return status == -GRANARY_ETIMEDOUT || status == -GRANARY_ECLOSED || status == -GRANARY_ECANCELED;
+	return status == -GRANARY_ETIMEDOUT || status == -GRANARY_ECLOSED ||
+	       status == -GRANARY_ECANCELED;
 }
 
 static void pause_ms(uint32_t ms)
@@ -504,17 +500,19 @@ static void judge_answer(struct worker *w)
 		was_refused |= is_refusal(e->status);
 		w->is_unsure |= is_unsure(e->status);
 		if (e->status != e->expected && !is_refusal(e->status) && !is_unsure(e->status))
-			log_violation("worker %u operation %" PRIu64 " '%c' on %s%s%s: answer %d (%s), expected %d (%s)", w->id,
-				w->op.number, w->op.kind, e->path, w->op.kind == OP_RENAME ? " to " : "",
-				w->op.kind == OP_RENAME ? w->op.entries[1].path : "", e->status, granary_strerror(e->status),
-				e->expected, granary_strerror(e->expected));
+			log_violation("worker %u operation %" PRIu64
+				      " '%c' on %s%s%s: answer %d (%s), expected %d (%s)",
+				w->id, w->op.number, w->op.kind, e->path,
+				w->op.kind == OP_RENAME ? " to " : "",
+				w->op.kind == OP_RENAME ? w->op.entries[1].path : "", e->status,
+				granary_strerror(e->status), e->expected,
+				granary_strerror(e->expected));
 	}
 	atomic_fetch_add(&unsure, w->is_unsure);
 	atomic_fetch_add(&refused, was_refused);
 	atomic_fetch_add(&ops_done, !w->is_unsure && !was_refused);
 	atomic_fetch_add(&entries_done, w->is_unsure || was_refused ? 0 : w->op.count);
-	if (was_refused)
-		pause_ms(PAUSE_MS);
+	if (was_refused) pause_ms(PAUSE_MS);
 }
 
 /* ---- reading ---- */
@@ -529,23 +527,26 @@ static void judge_read(struct worker *w, const struct granary_entry *e, bool is_
 	const struct item *item = is_own ? model_find(&w->model, e->ref.name) : NULL;
 	enum content content;
 
-	if (is_outage(e->status))
-		return;
+	if (is_outage(e->status)) return;
 	if (e->status != 0) {
 		if (e->status != -GRANARY_ENOTFOUND || item != NULL)
-			log_violation("worker %u before operation %" PRIu64 ": read of %s: %s", w->id, w->number, e->ref.name,
-				granary_strerror(e->status));
+			log_violation("worker %u before operation %" PRIu64 ": read of %s: %s",
+				w->id, w->number, e->ref.name, granary_strerror(e->status));
 		return;
 	}
 	if (is_own && item == NULL) {
-		log_violation("worker %u before operation %" PRIu64 ": read of %s found %zu bytes, it was deleted or never written",
+		log_violation("worker %u before operation %" PRIu64
+			      ": read of %s found %zu bytes, it was deleted or never written",
 			w->id, w->number, e->ref.name, e->data_len);
 		return;
 	}
-	content = content_judge(e->data, e->data_len, item ? item->seed : 0, item ? item->size : UINT64_MAX);
+	content = content_judge(
+		e->data, e->data_len, item ? item->seed : 0, item ? item->size : UINT64_MAX);
 	if (content == CONTENT_TORN || (is_own && content != CONTENT_RIGHT))
-		log_violation("worker %u before operation %" PRIu64 ": read of %s found %s content of %zu bytes", w->id, w->number,
-			e->ref.name, content == CONTENT_TORN ? "torn" : "other", e->data_len);
+		log_violation("worker %u before operation %" PRIu64
+			      ": read of %s found %s content of %zu bytes",
+			w->id, w->number, e->ref.name, content == CONTENT_TORN ? "torn" : "other",
+			e->data_len);
 }
 
 static void read_some(struct worker *w, bool is_own)
@@ -557,13 +558,13 @@ static void read_some(struct worker *w, bool is_own)
 	uint32_t owner = is_own ? w->id : below(w, w->o->workers);
 	int64_t n;
 
-	if (owner == w->id)
-		is_own = true;
+	if (owner == w->id) is_own = true;
 	memset(entries, 0, sizeof(entries));
 	batch.entries = entries;
 	batch.count = is_own ? READ_COUNT : PEEK_COUNT;
 	for (size_t i = 0; i < batch.count; i++) {
-		const struct item *item = w->model.count == 0 ? NULL : &w->model.items[below(w, w->model.count)];
+		const struct item *item =
+			w->model.count == 0 ? NULL : &w->model.items[below(w, w->model.count)];
 		if (is_own && item != NULL && item->path[strlen(item->path) - 1] != '/')
 			snprintf(paths[i], ORACLE_PATH_MAX, "%s", item->path);
 		else
@@ -571,8 +572,7 @@ static void read_some(struct worker *w, bool is_own)
 		entries[i].ref = granary_ref_key(paths[i]);
 	}
 	n = granary_read_batch(w->client, &batch, NULL, &op);
-	for (size_t i = 0; n >= 0 && i < batch.count; i++)
-		judge_read(w, &entries[i], is_own);
+	for (size_t i = 0; n >= 0 && i < batch.count; i++) judge_read(w, &entries[i], is_own);
 	if (n < 0 && !is_outage((int)n))
 		log_violation("worker %u: batch read: %s", w->id, granary_strerror((int)n));
 	granary_op_free(&op);
@@ -596,17 +596,20 @@ static void list_own(struct worker *w)
 		const struct item *item = model_find(&w->model, entry->key);
 		seen++;
 		if (item == NULL)
-			log_violation("worker %u before operation %" PRIu64 ": listing shows %s, which is not there", w->id, w->number,
-				entry->key);
+			log_violation("worker %u before operation %" PRIu64
+				      ": listing shows %s, which is not there",
+				w->id, w->number, entry->key);
 		else if (entry->size != item->size && entry->key[strlen(entry->key) - 1] != '/')
-			log_violation("worker %u: listing says %s has %" PRIu64 " bytes instead of %" PRIu64, w->id, entry->key,
-				entry->size, item->size);
+			log_violation("worker %u: listing says %s has %" PRIu64
+				      " bytes instead of %" PRIu64,
+				w->id, entry->key, entry->size, item->size);
 	}
 	if (more < 0 && !is_outage(more))
 		log_violation("worker %u: listing: %s", w->id, granary_strerror(more));
 	else if (more == 0 && seen != w->model.count)
-		log_violation("worker %u before operation %" PRIu64 ": listing shows %zu names instead of %zu", w->id, w->number,
-			seen, w->model.count);
+		log_violation("worker %u before operation %" PRIu64
+			      ": listing shows %zu names instead of %zu",
+			w->id, w->number, seen, w->model.count);
 	granary_iter_close(&iter);
 }
 
@@ -617,18 +620,17 @@ static void *worker_main(void *arg)
 	struct worker *w = arg;
 
 	w->leave = w->model.count * w->o->leave_percent / 100;
-	while (!atomic_load(&is_stopping) && !w->is_unsure && !w->is_drained && log_violations() == 0) {
+	while (!atomic_load(&is_stopping) && !w->is_unsure && !w->is_drained &&
+		log_violations() == 0) {
 		uint32_t dice = below(w, 100);
-		if (w->o->ops_max > 0 && atomic_load(&ops_done) >= w->o->ops_max)
-			break;
+		if (w->o->ops_max > 0 && atomic_load(&ops_done) >= w->o->ops_max) break;
 		if (dice < 12)
 			read_some(w, true);
 		else if (dice < 16)
 			read_some(w, false);
 		else if (dice < 17)
 			list_own(w);
-		if (!make_op(w))
-			continue;
+		if (!make_op(w)) continue;
 		log_started(&w->op);
 		run_op(w);
 		log_answered(&w->op);
@@ -644,14 +646,13 @@ static int make_bucket(const struct oracle_options *o, struct granary_client *cl
 {
 	int err = granary_bucket_create(client, o->bucket, NULL);
 
-	if (err == 0 || err == -GRANARY_EEXIST)
-		return 0;
+	if (err == 0 || err == -GRANARY_EEXIST) return 0;
 	fprintf(stderr, "oracle: cannot make the bucket: %s\n", granary_last_error(client));
 	return -1;
 }
 
-static void workers_begin(const struct oracle_options *o, struct worker *workers, struct granary_client **clients,
-	const struct history *h)
+static void workers_begin(const struct oracle_options *o, struct worker *workers,
+	struct granary_client **clients, const struct history *h)
 {
 	for (uint32_t i = 0; i < o->workers; i++) {
 		struct worker *w = &workers[i];
@@ -671,18 +672,21 @@ static void wait_seconds(const struct oracle_options *o)
 {
 	uint64_t end = o->seconds > 0 ? now_ns() + o->seconds * 1000000000ull : UINT64_MAX;
 
-	while (!atomic_load(&is_stopping) && now_ns() < end && log_violations() == 0 && atomic_load(&ended) < o->workers &&
-	       (o->ops_max == 0 || atomic_load(&ops_done) < o->ops_max))
+	while (!atomic_load(&is_stopping) && now_ns() < end && log_violations() == 0 &&
+		atomic_load(&ended) < o->workers &&
+		(o->ops_max == 0 || atomic_load(&ops_done) < o->ops_max))
 		pause_ms(10);
 	atomic_store(&is_stopping, true);
 }
 
 static void print_summary(void)
 {
-	printf("answered=%" PRIu64 " entries=%" PRIu64 " refused=%" PRIu64 " unsure=%" PRIu64 " reads=%" PRIu64
-	       " bytes=%" PRIu64 " violations=%" PRIu64 "\n", (uint64_t)atomic_load(&ops_done),
-		(uint64_t)atomic_load(&entries_done), (uint64_t)atomic_load(&refused), (uint64_t)atomic_load(&unsure),
-		(uint64_t)atomic_load(&reads_done), (uint64_t)atomic_load(&bytes_written), log_violations());
+	printf("answered=%" PRIu64 " entries=%" PRIu64 " refused=%" PRIu64 " unsure=%" PRIu64
+	       " reads=%" PRIu64 " bytes=%" PRIu64 " violations=%" PRIu64 "\n",
+		(uint64_t)atomic_load(&ops_done), (uint64_t)atomic_load(&entries_done),
+		(uint64_t)atomic_load(&refused), (uint64_t)atomic_load(&unsure),
+		(uint64_t)atomic_load(&reads_done), (uint64_t)atomic_load(&bytes_written),
+		log_violations());
 }
 
 int oracle_write(const struct oracle_options *o)
@@ -692,11 +696,11 @@ int oracle_write(const struct oracle_options *o)
 	struct granary_client *clients[CLIENTS_MAX];
 	struct sigaction action = { .sa_handler = on_signal };
 
-	if (history_read(&h, o->log, UINT64_MAX) < 0)
-		return 2;
+	if (history_read(&h, o->log, UINT64_MAX) < 0) return 2;
 	for (uint32_t i = 0; i < h.workers_count; i++) {
 		if (h.workers[i].has_pending) {
-			fprintf(stderr, "oracle: the log has an unanswered operation: `oracle check --state-out` settles it\n");
+			fprintf(stderr, "oracle: the log has an unanswered operation: `oracle "
+					"check --state-out` settles it\n");
 			return 2;
 		}
 	}
@@ -704,10 +708,8 @@ int oracle_write(const struct oracle_options *o)
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
 	for (uint32_t i = 0; i < o->clients; i++)
-		if (client_open(o, &clients[i]) < 0)
-			return 2;
-	if (make_bucket(o, clients[0]) < 0)
-		return 3;
+		if (client_open(o, &clients[i]) < 0) return 2;
+	if (make_bucket(o, clients[0]) < 0) return 3;
 	workers_begin(o, workers, clients, &h);
 	wait_seconds(o);
 	for (uint32_t i = 0; i < o->workers; i++) {
@@ -715,8 +717,7 @@ int oracle_write(const struct oracle_options *o)
 		free(workers[i].buf);
 		model_free(&workers[i].model);
 	}
-	for (uint32_t i = 0; i < o->clients; i++)
-		granary_close(&clients[i]);
+	for (uint32_t i = 0; i < o->clients; i++) granary_close(&clients[i]);
 	history_free(&h);
 	print_summary();
 	return log_violations() > 0 ? 1 : 0;

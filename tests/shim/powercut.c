@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* powercut.c -- preloaded into granaryd: writes down, in order, every change to the files below one directory (RocksDB's)
+/* powercut.c -- preloaded into granaryd: writes down, in order, every change to the files below one directory
+ * (RocksDB's)
  * so that tests/e2e/powercut.py can rebuild that directory as a power cut at any moment could have left it.
  *
  *   POWERCUT_DIR    the directory, absolute; must be empty when the record begins
  *   POWERCUT_PACKS  the directory of packs, absolute: only creations and removals are written down
  *   POWERCUT_LOG    where the record goes: ops.bin, and a hard link of each pack that is removed
  *
- * One lock is held over a call and its record, so the record has the order in which things happened and its time is that
+ * One lock is held over a call and its record, so the record has the order in which things happened and its
+ * time is that
  * of the moment before the call. A record: struct record, then name_len bytes of name, then data_len bytes of data.
  * Only what libc carries is seen: RocksDB writes with write() and pwrite(); packs are flushed through io_uring and
  * keep everything in this test (the simulator cuts them). */
@@ -77,13 +79,12 @@ __attribute__((constructor)) static void begin(void)
 
 	dir_len = copy_env("POWERCUT_DIR", dir);
 	packs_len = copy_env("POWERCUT_PACKS", packs);
-	if (dir_len == 0 || copy_env("POWERCUT_LOG", side) == 0)
-		return;
+	if (dir_len == 0 || copy_env("POWERCUT_LOG", side) == 0) return;
 	snprintf(path, sizeof(path), "%s/ops.bin", side);
-	int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	int fd = (int)syscall(
+		SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	log_fd = fd < 0 ? -1 : (int)syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 1000);
-	if (log_fd < 0)
-		die("cannot open ops.bin");
+	if (log_fd < 0) die("cannot open ops.bin");
 	syscall(SYS_close, fd);
 	next_handle = ((uint64_t)getpid() << 32) + 1;
 }
@@ -100,29 +101,26 @@ static void put(const void *buf, size_t len)
 	const char *p = buf;
 	while (len > 0) {
 		long n = syscall(SYS_write, log_fd, p, len);
-		if (n < 0 && errno != EINTR)
-			die("cannot write ops.bin");
+		if (n < 0 && errno != EINTR) die("cannot write ops.bin");
 		p += n > 0 ? n : 0;
 		len -= n > 0 ? (size_t)n : 0;
 	}
 }
 
 /* One write a record: a kill between two writes would leave half of one. */
-static void note(struct record r, const void *name, size_t name_len, const void *data, size_t data_len)
+static void note(
+	struct record r, const void *name, size_t name_len, const void *data, size_t data_len)
 {
 	size_t len = sizeof(r) + name_len + data_len;
 	char *whole = malloc(len);
 	int saved = errno;
 
-	if (whole == NULL)
-		die("out of memory");
+	if (whole == NULL) die("out of memory");
 	r.name_len = (uint32_t)name_len;
 	r.data_len = data_len;
 	memcpy(whole, &r, sizeof(r));
-	if (name_len > 0)
-		memcpy(whole + sizeof(r), name, name_len);
-	if (data_len > 0)
-		memcpy(whole + sizeof(r) + name_len, data, data_len);
+	if (name_len > 0) memcpy(whole + sizeof(r), name, name_len);
+	if (data_len > 0) memcpy(whole + sizeof(r) + name_len, data, data_len);
 	put(whole, len);
 	free(whole);
 	errno = saved;
@@ -131,8 +129,7 @@ static void note(struct record r, const void *name, size_t name_len, const void 
 static void *real(const char *name)
 {
 	void *f = dlsym(RTLD_NEXT, name);
-	if (f == NULL)
-		die(name);
+	if (f == NULL) die(name);
 	return f;
 }
 
@@ -157,11 +154,11 @@ static void absolute(int at, const char *path, char *out)
 /* Path below a directory, or NULL. RocksDB writes double slashes. */
 static const char *below(const char *path, const char *base, size_t base_len)
 {
-	if (base_len == 0 || strncmp(path, base, base_len) != 0 || (path[base_len] != '/' && path[base_len] != '\0'))
+	if (base_len == 0 || strncmp(path, base, base_len) != 0 ||
+		(path[base_len] != '/' && path[base_len] != '\0'))
 		return NULL;
 	path += base_len;
-	while (*path == '/')
-		path++;
+	while (*path == '/') path++;
 	return path;
 }
 
@@ -175,18 +172,20 @@ static bool is_pack(const char *name)
 
 static void after_open(int fd, const char *name, int flags, bool existed)
 {
-	if (fd >= FDS_MAX)
-		die("too many descriptors");
+	if (fd >= FDS_MAX) die("too many descriptors");
 	handles[fd] = 0;
 	if (flags & O_DIRECTORY || *name == '\0') {
 		handles[fd] = *name == '\0' ? UINT64_MAX : 0;
 		return;
 	}
-	if ((flags & O_ACCMODE) == O_RDONLY)
-		return;
+	if ((flags & O_ACCMODE) == O_RDONLY) return;
 	handles[fd] = next_handle++;
-	note((struct record){ .ns = now_ns(), .kind = KIND_OPEN, .handle = handles[fd], .offset = !existed,
-		.length = (flags & O_TRUNC) != 0 }, name, strlen(name), NULL, 0);
+	note((struct record){ .ns = now_ns(),
+		     .kind = KIND_OPEN,
+		     .handle = handles[fd],
+		     .offset = !existed,
+		     .length = (flags & O_TRUNC) != 0 },
+		name, strlen(name), NULL, 0);
 }
 
 static int open_any(int at, const char *path, int flags, mode_t mode)
@@ -195,16 +194,13 @@ static int open_any(int at, const char *path, int flags, mode_t mode)
 	char full[PATH_BYTES];
 	struct stat st;
 
-	if (!next)
-		*(void **)&next = real("openat");
-	if (log_fd < 0)
-		return next(at, path, flags, mode);
+	if (!next) *(void **)&next = real("openat");
+	if (log_fd < 0) return next(at, path, flags, mode);
 	absolute(at, path, full);
 	const char *name = below(full, dir, dir_len), *pack = below(full, packs, packs_len);
 	if (!name && !(is_pack(pack) && flags & O_CREAT)) {
 		int fd = next(at, path, flags, mode);
-		if (fd >= 0 && fd < FDS_MAX)
-			handles[fd] = 0;
+		if (fd >= 0 && fd < FDS_MAX) handles[fd] = 0;
 		return fd;
 	}
 	pthread_mutex_lock(&lock);
@@ -213,7 +209,8 @@ static int open_any(int at, const char *path, int flags, mode_t mode)
 	if (fd >= 0 && name && (!existed || !S_ISDIR(st.st_mode) || *name == '\0'))
 		after_open(fd, name, flags, existed);
 	else if (fd >= 0 && pack && !existed)
-		note((struct record){ .ns = now_ns(), .kind = KIND_PACK_NEW }, pack, strlen(pack), NULL, 0);
+		note((struct record){ .ns = now_ns(), .kind = KIND_PACK_NEW }, pack, strlen(pack),
+			NULL, 0);
 	pthread_mutex_unlock(&lock);
 	return fd;
 }
@@ -235,19 +232,29 @@ int pc_open(const char *path, int flags, ...) SYMBOL(open);
 int pc_open64(const char *path, int flags, ...) SYMBOL(open64);
 int pc_openat(int at, const char *path, int flags, ...) SYMBOL(openat);
 int pc_openat64(int at, const char *path, int flags, ...) SYMBOL(openat64);
-int pc_open(const char *path, int flags, ...) { OPEN_BODY(AT_FDCWD); }
-int pc_open64(const char *path, int flags, ...) { OPEN_BODY(AT_FDCWD); }
-int pc_openat(int at, const char *path, int flags, ...) { OPEN_BODY(at); }
-int pc_openat64(int at, const char *path, int flags, ...) { OPEN_BODY(at); }
+int pc_open(const char *path, int flags, ...)
+{
+	OPEN_BODY(AT_FDCWD);
+}
+int pc_open64(const char *path, int flags, ...)
+{
+	OPEN_BODY(AT_FDCWD);
+}
+int pc_openat(int at, const char *path, int flags, ...)
+{
+	OPEN_BODY(at);
+}
+int pc_openat64(int at, const char *path, int flags, ...)
+{
+	OPEN_BODY(at);
+}
 
 int pc_close(int fd) SYMBOL(close);
 int pc_close(int fd)
 {
 	static int (*next)(int);
-	if (!next)
-		*(void **)&next = real("close");
-	if (fd >= 0 && fd < FDS_MAX)
-		handles[fd] = 0;
+	if (!next) *(void **)&next = real("close");
+	if (fd >= 0 && fd < FDS_MAX) handles[fd] = 0;
 	return next(fd);
 }
 
@@ -274,8 +281,12 @@ static ssize_t write_any(int fd, const void *buf, size_t len, int64_t offset)
 	uint64_t ns = now_ns();
 	ssize_t n = offset < 0 ? next_write(fd, buf, len) : next_pwrite(fd, buf, len, offset);
 	if (n > 0) {
-		uint64_t at = offset < 0 ? (uint64_t)(lseek(fd, 0, SEEK_CUR) - n) : (uint64_t)offset;
-		note((struct record){ .ns = ns, .kind = KIND_WRITE, .handle = handle, .offset = at }, NULL, 0, buf, (size_t)n);
+		uint64_t at =
+			offset < 0 ? (uint64_t)(lseek(fd, 0, SEEK_CUR) - n) : (uint64_t)offset;
+		note(
+			(struct record){
+				.ns = ns, .kind = KIND_WRITE, .handle = handle, .offset = at },
+			NULL, 0, buf, (size_t)n);
 	}
 	pthread_mutex_unlock(&lock);
 	return n;
@@ -284,19 +295,26 @@ static ssize_t write_any(int fd, const void *buf, size_t len, int64_t offset)
 ssize_t pc_write(int fd, const void *buf, size_t len) SYMBOL(write);
 ssize_t pc_pwrite(int fd, const void *buf, size_t len, off_t offset) SYMBOL(pwrite);
 ssize_t pc_pwrite64(int fd, const void *buf, size_t len, off_t offset) SYMBOL(pwrite64);
-ssize_t pc_write(int fd, const void *buf, size_t len) { return write_any(fd, buf, len, -1); }
-ssize_t pc_pwrite(int fd, const void *buf, size_t len, off_t offset) { return write_any(fd, buf, len, offset); }
-ssize_t pc_pwrite64(int fd, const void *buf, size_t len, off_t offset) { return write_any(fd, buf, len, offset); }
+ssize_t pc_write(int fd, const void *buf, size_t len)
+{
+	return write_any(fd, buf, len, -1);
+}
+ssize_t pc_pwrite(int fd, const void *buf, size_t len, off_t offset)
+{
+	return write_any(fd, buf, len, offset);
+}
+ssize_t pc_pwrite64(int fd, const void *buf, size_t len, off_t offset)
+{
+	return write_any(fd, buf, len, offset);
+}
 
 /* Not used on these files today: one that comes unseen would make the test blind. */
 ssize_t pc_writev(int fd, const struct iovec *iov, int count) SYMBOL(writev);
 ssize_t pc_writev(int fd, const struct iovec *iov, int count)
 {
 	static ssize_t (*next)(int, const struct iovec *, int);
-	if (!next)
-		*(void **)&next = real("writev");
-	if (handle_of(fd) != 0)
-		die("writev on a recorded file is not known");
+	if (!next) *(void **)&next = real("writev");
+	if (handle_of(fd) != 0) die("writev on a recorded file is not known");
 	return next(fd, iov, count);
 }
 
@@ -304,10 +322,8 @@ ssize_t pc_pwritev(int fd, const struct iovec *iov, int count, off_t offset) SYM
 ssize_t pc_pwritev(int fd, const struct iovec *iov, int count, off_t offset)
 {
 	static ssize_t (*next)(int, const struct iovec *, int, off_t);
-	if (!next)
-		*(void **)&next = real("pwritev64");
-	if (handle_of(fd) != 0)
-		die("pwritev on a recorded file is not known");
+	if (!next) *(void **)&next = real("pwritev64");
+	if (handle_of(fd) != 0) die("pwritev on a recorded file is not known");
 	return next(fd, iov, count, offset);
 }
 
@@ -316,49 +332,63 @@ static int truncate_any(int fd, off_t length)
 	static int (*next)(int, off_t);
 	uint64_t handle = handle_of(fd);
 
-	if (!next)
-		*(void **)&next = real("ftruncate64");
-	if (handle == 0)
-		return next(fd, length);
+	if (!next) *(void **)&next = real("ftruncate64");
+	if (handle == 0) return next(fd, length);
 	pthread_mutex_lock(&lock);
 	uint64_t ns = now_ns();
 	int res = next(fd, length);
 	if (res == 0)
-		note((struct record){ .ns = ns, .kind = KIND_TRUNCATE, .handle = handle, .length = (uint64_t)length }, NULL, 0, NULL, 0);
+		note((struct record){ .ns = ns,
+			     .kind = KIND_TRUNCATE,
+			     .handle = handle,
+			     .length = (uint64_t)length },
+			NULL, 0, NULL, 0);
 	pthread_mutex_unlock(&lock);
 	return res;
 }
 
 int pc_ftruncate(int fd, off_t length) SYMBOL(ftruncate);
 int pc_ftruncate64(int fd, off_t length) SYMBOL(ftruncate64);
-int pc_ftruncate(int fd, off_t length) { return truncate_any(fd, length); }
-int pc_ftruncate64(int fd, off_t length) { return truncate_any(fd, length); }
+int pc_ftruncate(int fd, off_t length)
+{
+	return truncate_any(fd, length);
+}
+int pc_ftruncate64(int fd, off_t length)
+{
+	return truncate_any(fd, length);
+}
 
 static int allocate_any(int fd, int mode, off_t offset, off_t len)
 {
 	static int (*next)(int, int, off_t, off_t);
 	uint64_t handle = handle_of(fd);
 
-	if (!next)
-		*(void **)&next = real("fallocate64");
-	if (handle == 0 || mode == FALLOC_FL_KEEP_SIZE)
-		return next(fd, mode, offset, len);
-	if (mode != 0)
-		die("fallocate with a mode that is not known");
+	if (!next) *(void **)&next = real("fallocate64");
+	if (handle == 0 || mode == FALLOC_FL_KEEP_SIZE) return next(fd, mode, offset, len);
+	if (mode != 0) die("fallocate with a mode that is not known");
 	pthread_mutex_lock(&lock);
 	uint64_t ns = now_ns();
 	int res = next(fd, mode, offset, len);
 	if (res == 0)
-		note((struct record){ .ns = ns, .kind = KIND_EXTEND, .handle = handle, .length = (uint64_t)(offset + len) }, NULL, 0,
-			NULL, 0);
+		note((struct record){ .ns = ns,
+			     .kind = KIND_EXTEND,
+			     .handle = handle,
+			     .length = (uint64_t)(offset + len) },
+			NULL, 0, NULL, 0);
 	pthread_mutex_unlock(&lock);
 	return res;
 }
 
 int pc_fallocate(int fd, int mode, off_t offset, off_t len) SYMBOL(fallocate);
 int pc_fallocate64(int fd, int mode, off_t offset, off_t len) SYMBOL(fallocate64);
-int pc_fallocate(int fd, int mode, off_t offset, off_t len) { return allocate_any(fd, mode, offset, len); }
-int pc_fallocate64(int fd, int mode, off_t offset, off_t len) { return allocate_any(fd, mode, offset, len); }
+int pc_fallocate(int fd, int mode, off_t offset, off_t len)
+{
+	return allocate_any(fd, mode, offset, len);
+}
+int pc_fallocate64(int fd, int mode, off_t offset, off_t len)
+{
+	return allocate_any(fd, mode, offset, len);
+}
 
 /* ---- syncing: sync_file_range() promises nothing and is not recorded ---- */
 
@@ -366,14 +396,15 @@ static int sync_any(int fd, int (*next)(int))
 {
 	uint64_t handle = handle_of(fd);
 
-	if (handle == 0)
-		return next(fd);
+	if (handle == 0) return next(fd);
 	pthread_mutex_lock(&lock);
 	uint64_t ns = now_ns();
 	int res = next(fd);
 	if (res == 0)
-		note((struct record){ .ns = ns, .kind = handle == UINT64_MAX ? KIND_DIR_SYNC : KIND_SYNC, .handle = handle }, NULL, 0,
-			NULL, 0);
+		note((struct record){ .ns = ns,
+			     .kind = handle == UINT64_MAX ? KIND_DIR_SYNC : KIND_SYNC,
+			     .handle = handle },
+			NULL, 0, NULL, 0);
 	pthread_mutex_unlock(&lock);
 	return res;
 }
@@ -382,8 +413,7 @@ int pc_fsync(int fd) SYMBOL(fsync);
 int pc_fsync(int fd)
 {
 	static int (*next)(int);
-	if (!next)
-		*(void **)&next = real("fsync");
+	if (!next) *(void **)&next = real("fsync");
 	return sync_any(fd, next);
 }
 
@@ -391,8 +421,7 @@ int pc_fdatasync(int fd) SYMBOL(fdatasync);
 int pc_fdatasync(int fd)
 {
 	static int (*next)(int);
-	if (!next)
-		*(void **)&next = real("fdatasync");
+	if (!next) *(void **)&next = real("fdatasync");
 	return sync_any(fd, next);
 }
 
@@ -403,17 +432,13 @@ static int rename_any(int from_at, const char *from, int to_at, const char *to)
 	static int (*next)(int, const char *, int, const char *);
 	char from_full[PATH_BYTES], to_full[PATH_BYTES], both[2 * PATH_BYTES];
 
-	if (!next)
-		*(void **)&next = real("renameat");
-	if (log_fd < 0)
-		return next(from_at, from, to_at, to);
+	if (!next) *(void **)&next = real("renameat");
+	if (log_fd < 0) return next(from_at, from, to_at, to);
 	absolute(from_at, from, from_full);
 	absolute(to_at, to, to_full);
 	const char *a = below(from_full, dir, dir_len), *b = below(to_full, dir, dir_len);
-	if (!a && !b)
-		return next(from_at, from, to_at, to);
-	if (!a || !b)
-		die("rename into or out of the recorded directory");
+	if (!a && !b) return next(from_at, from, to_at, to);
+	if (!a || !b) die("rename into or out of the recorded directory");
 	pthread_mutex_lock(&lock);
 	uint64_t ns = now_ns();
 	int res = next(from_at, from, to_at, to);
@@ -428,7 +453,10 @@ static int rename_any(int from_at, const char *from, int to_at, const char *to)
 
 int pc_rename(const char *from, const char *to) SYMBOL(rename);
 int pc_renameat(int from_at, const char *from, int to_at, const char *to) SYMBOL(renameat);
-int pc_rename(const char *from, const char *to) { return rename_any(AT_FDCWD, from, AT_FDCWD, to); }
+int pc_rename(const char *from, const char *to)
+{
+	return rename_any(AT_FDCWD, from, AT_FDCWD, to);
+}
 int pc_renameat(int from_at, const char *from, int to_at, const char *to)
 {
 	return rename_any(from_at, from, to_at, to);
@@ -441,8 +469,7 @@ static void keep_pack(const char *full, const char *pack)
 	const char *base = strrchr(pack, '/');
 
 	snprintf(kept, sizeof(kept), "%s/%s", side, base ? base + 1 : pack);
-	if (link(full, kept) != 0 && errno != EEXIST)
-		die("cannot keep a removed pack");
+	if (link(full, kept) != 0 && errno != EEXIST) die("cannot keep a removed pack");
 }
 
 static int unlink_any(int at, const char *path, int flags)
@@ -450,28 +477,31 @@ static int unlink_any(int at, const char *path, int flags)
 	static int (*next)(int, const char *, int);
 	char full[PATH_BYTES];
 
-	if (!next)
-		*(void **)&next = real("unlinkat");
-	if (log_fd < 0)
-		return next(at, path, flags);
+	if (!next) *(void **)&next = real("unlinkat");
+	if (log_fd < 0) return next(at, path, flags);
 	absolute(at, path, full);
 	const char *name = below(full, dir, dir_len), *pack = below(full, packs, packs_len);
-	if (!name && !is_pack(pack))
-		return next(at, path, flags);
+	if (!name && !is_pack(pack)) return next(at, path, flags);
 	pthread_mutex_lock(&lock);
 	uint64_t ns = now_ns();
-	if (!name)
-		keep_pack(full, pack);
+	if (!name) keep_pack(full, pack);
 	int res = next(at, path, flags);
 	if (res == 0 && name)
 		note((struct record){ .ns = ns, .kind = KIND_UNLINK }, name, strlen(name), NULL, 0);
 	else if (res == 0)
-		note((struct record){ .ns = ns, .kind = KIND_PACK_GONE }, pack, strlen(pack), NULL, 0);
+		note((struct record){ .ns = ns, .kind = KIND_PACK_GONE }, pack, strlen(pack), NULL,
+			0);
 	pthread_mutex_unlock(&lock);
 	return res;
 }
 
 int pc_unlink(const char *path) SYMBOL(unlink);
 int pc_unlinkat(int at, const char *path, int flags) SYMBOL(unlinkat);
-int pc_unlink(const char *path) { return unlink_any(AT_FDCWD, path, 0); }
-int pc_unlinkat(int at, const char *path, int flags) { return unlink_any(at, path, flags); }
+int pc_unlink(const char *path)
+{
+	return unlink_any(AT_FDCWD, path, 0);
+}
+int pc_unlinkat(int at, const char *path, int flags)
+{
+	return unlink_any(at, path, flags);
+}
