@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sim_clock.c -- common/clock.h on the clocks of a simulated world, for programs that call sim_clock_use(): the linker
- * then takes these instead of common/clock.c. A power cut is a reboot: boottime begins again, monotonic time goes on. */
+/* sim_clock.c -- common/clock.h on the clocks of a simulated world, for programs that call
+ * sim_clock_use(): the linker then takes these instead of common/clock.c. A power cut is a reboot:
+ * boottime begins again, monotonic time goes on. */
 #include "common/clock.h"
 
 #include <time.h>
