@@ -11,7 +11,6 @@ it and the oracle judges it by what had been acknowledged before that moment.
   test_powercut_serial.py [--seed S] [--cuts N] [--only I] [--keep]
 """
 import argparse
-import bisect
 import concurrent.futures
 import os
 import pathlib
@@ -26,7 +25,7 @@ import powercut
 
 SHIM = lib.BUILD / "tests" / "powercut.so"
 SMALL = {"pack-size": "16MiB", "job-interval": "150ms", "compact-dead": "10%", "cache-size": "32MiB", "memory": "256MiB"}
-FIRST_OPS, SECOND_OPS = 2500, 2500
+OPS = 3000 if lib.BRIEF else 14000  # enough for RocksDB to write tables and switch logs while it runs
 
 
 def parse():
@@ -45,12 +44,12 @@ def workload(base, seed):
     server = lib.Server(base, settings=SMALL)
     server.env.update(LD_PRELOAD=str(SHIM), POWERCUT_DIR=str(server.data / "meta"),
                       POWERCUT_PACKS=str(server.data / "packs"), POWERCUT_LOG=str(record))
-    oracle = lib.Oracle(server, base, seed, workers=8, clients=2, files=5, size_max=20000, large_per_mille=1)
+    oracle = lib.Oracle(server, base, seed, workers=8, clients=2, files=9, size_max=3000, large_per_mille=1)
     server.start()
     first_ns = time.monotonic_ns()
-    oracle.begin(ops=FIRST_OPS + SECOND_OPS, timeout_ms=120000)
+    oracle.begin(ops=OPS, timeout_ms=120000)
     rng = random.Random(seed)
-    time.sleep(rng.uniform(2, 4))
+    time.sleep(rng.uniform(3, 6))
     server.kill()
     server.launch()
     time.sleep(rng.uniform(0.01, 0.15))
@@ -121,10 +120,14 @@ class Cutter:
         return counts
 
 
-def cut_points(rng, times, first, count):
-    """Record numbers: half anywhere, half in the thick of it (just after a record chosen at random, by kind)."""
-    numbers = range(first, len(times))
-    return sorted(rng.sample(numbers, min(count, len(numbers))))
+def cut_points(rng, kinds, first, count):
+    """Record numbers: half of them anywhere, half just after something happened to a name or a file began or ended."""
+    numbers = range(first, len(kinds))
+    names = [i for i in numbers if kinds[i] not in (powercut.WRITE, powercut.SYNC)]
+    near = {min(i + rng.randint(0, 4), len(kinds) - 1) for i in rng.choices(names, k=count // 2)} if names else set()
+    while len(near) < min(count, len(numbers)):
+        near.add(rng.choice(numbers))
+    return sorted(near)
 
 
 def main():
@@ -139,11 +142,13 @@ def main():
     base = lib.scratch("powercut", str(shm) if shm.is_dir() and shutil.disk_usage(shm).free > 4 << 30 else None)
     server, log, first_ns = workload(base, seed)
     record = base / "record" / "ops.bin"
-    times = [r[0] for r in powercut.read_records(record)]
-    first = bisect.bisect_left(times, first_ns)
+    kinds, first = [], 0
+    for r in powercut.read_records(record):
+        kinds.append(r[1])
+        first += r[0] < first_ns
     rng = random.Random(seed ^ 0x70636375)
-    points = cut_points(rng, times, first, o.cuts)
-    print(f"records={len(times)} of which before the first request={first} bytes={record.stat().st_size} cuts={len(points)}",
+    points = cut_points(rng, kinds, first, o.cuts)
+    print(f"records={len(kinds)} of which before the first request={first} bytes={record.stat().st_size} cuts={len(points)}",
           flush=True)
 
     cutter, disk, at, sums, judged = Cutter(base, server, log, seed), powercut.Disk(), 0, {}, []
