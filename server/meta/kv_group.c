@@ -166,6 +166,8 @@ static int judge_points(struct kv_group *g, const struct kv_txn *t)
 			err = judge_point(g, r);
 		else if (r->kind == REC_ADD || r->kind == REC_MAX)
 			err = group_load_counter(g, r);
+		else if (r->kind == REC_UNTOUCHED)
+			err = is_untouched(g, r->hash, r->seen) ? 0 : -GRANARY_EBUSY;
 		if (err < 0)
 			return err;
 	}

@@ -7,7 +7,7 @@
 #include "meta/kv_engine.h"
 
 enum kv_rec_kind { REC_PUT = 1, REC_DELETE, REC_ADD, REC_MAX, REC_TOUCH, REC_ABSENT, REC_VERSION, REC_ID, REC_RANGE,
-	REC_COUNTER };
+	REC_COUNTER, REC_UNTOUCHED };
 
 /* One op, precondition or touch; they stand back to back in the transaction's arena. */
 struct kv_rec {

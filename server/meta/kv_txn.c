@@ -185,6 +185,15 @@ void kv_pre_id(struct kv_txn *t, uint64_t seen, struct slice key, uint64_t id, b
 	r->flag = or_absent;
 }
 
+void kv_pre_untouched(struct kv_txn *t, uint64_t seen, struct slice key)
+{
+	struct kv_rec *r = txn_add_keyed(t, REC_UNTOUCHED, key, none);
+
+	assert(seen != 0);
+	if (r != NULL)
+		r->seen = seen;
+}
+
 void kv_pre_range_seen(struct kv_txn *t, uint64_t seen, struct slice prefix, bool empty)
 {
 	struct kv_rec *r = txn_add_keyed(t, REC_RANGE, prefix, none);

@@ -6,6 +6,7 @@
 
 struct release {
 	struct ns_plan *plan;
+	uint64_t seen;
 };
 
 static int release_extent_row(void *arg, struct slice key, struct slice value)
@@ -17,6 +18,7 @@ static int release_extent_row(void *arg, struct slice key, struct slice value)
 		return err;
 	if ((e.flags & EXTENT_HOLE) == 0)
 		plan_account_pack(r->plan, &e, -1);
+	plan_state_unmoved(r->plan, r->seen, key);
 	plan_delete_row(r->plan, key);
 	return r->plan->error;
 }
@@ -29,11 +31,16 @@ static int release_link_row(void *arg, struct slice key, struct slice value)
 	return r->plan->error;
 }
 
-int plan_release_object(struct ns_plan *plan, uint64_t bucket, uint64_t dir, struct slice name, const struct object *o)
+/* A move keeps the version: without the statements here a record that compaction moves meanwhile would be taken off the
+ * pack it lay in a second time, and never off the one it lies in. */
+int plan_release_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, struct slice name,
+			const struct object *o)
 {
 	uint8_t buf[ROW_KEY_MAX];
-	struct release r = { plan };
+	struct release r = { plan, seen };
 	int err = 0;
+	if (o->extent_count > 0)
+		plan_state_unmoved(plan, seen, row_entry(buf, dir, name, false));
 	for (uint32_t i = 0; i < o->extent_count; i++)
 		if ((o->extents[i].flags & EXTENT_HOLE) == 0)
 			plan_account_pack(plan, &o->extents[i], -1);
@@ -52,7 +59,7 @@ int plan_drop_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint6
 	uint8_t buf[ROW_KEY_MAX];
 	struct slice key = row_entry(buf, dir, name, false);
 	plan_state_version(plan, seen, key, o->version);
-	int err = plan_release_object(plan, bucket, dir, name, o);
+	int err = plan_release_object(plan, seen, bucket, dir, name, o);
 	plan_delete_row(plan, key);
 	return err < 0 ? err : plan->error;
 }

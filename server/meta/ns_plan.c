@@ -226,6 +226,13 @@ void plan_state_version(struct ns_plan *plan, uint64_t seen, struct slice key, u
 		kv_pre_version(plan->txn, seen, key, version);
 }
 
+void plan_state_unmoved(struct ns_plan *plan, uint64_t seen, struct slice key)
+{
+	const struct plan_row *row = plan_row_find(plan, key);
+	if (row == NULL || row->change == ROW_SAME)
+		kv_pre_untouched(plan->txn, seen, key);
+}
+
 void plan_state_id(struct ns_plan *plan, uint64_t seen, struct slice key, uint64_t id)
 {
 	if (row_state(plan, key))

@@ -193,6 +193,8 @@ void plan_delete_row(struct ns_plan *plan, struct slice key);
 void plan_state_absent(struct ns_plan *plan, uint64_t seen, struct slice key);
 void plan_state_version(struct ns_plan *plan, uint64_t seen, struct slice key, uint64_t version);
 void plan_state_id(struct ns_plan *plan, uint64_t seen, struct slice key, uint64_t id);
+/* That no record the row names was moved since; nothing for rows this plan changed already. */
+void plan_state_unmoved(struct ns_plan *plan, uint64_t seen, struct slice key);
 /* That the directory's row names it. */
 int plan_state_dir(struct ns_plan *plan, uint64_t seen, const struct ns_dir *dir);
 /* All rows with the prefix as the plan sees them; no order between engine's and plan's. */
@@ -220,7 +222,7 @@ int plan_take_rewrite(struct ns_plan *plan, uint64_t id);                       
 
 /* ns_delete.c: what an object's row takes with it: live bytes, quota, `x` and `o` rows, the tables' entries. The row
  * itself is deleted by plan_drop_object, or put over by the caller after plan_release_object. */
-int plan_release_object(struct ns_plan *plan, uint64_t bucket, uint64_t dir, struct slice name,
+int plan_release_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, struct slice name,
 			const struct object *o);
 int plan_drop_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, struct slice name,
 		     const struct object *o);

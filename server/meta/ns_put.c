@@ -93,7 +93,7 @@ static int put_apply(struct ns_plan *plan, uint64_t seen, const struct ns_put *p
 		plan_state_absent(plan, seen, key);
 	} else { /* a directory with a child is there: nothing to state about it */
 		plan_state_version(plan, seen, key, old->version);
-		err = plan_release_object(plan, s->dir.d.bucket, s->dir.d.id, s->name, old);
+		err = plan_release_object(plan, seen, s->dir.d.bucket, s->dir.d.id, s->name, old);
 	}
 	if (err == 0)
 		err = put_row(plan, put, key);

@@ -78,7 +78,7 @@ static int rename_file_rows(struct rename *r, const struct object *o, const stru
 		plan_state_absent(plan, r->seen, to_key);
 	} else {
 		plan_state_version(plan, r->seen, to_key, old->version);
-		err = plan_release_object(plan, r->to.dir.d.bucket, to_dir, r->to.name, old);
+		err = plan_release_object(plan, r->seen, r->to.dir.d.bucket, to_dir, r->to.name, old);
 		if (err < 0)
 			return err;
 	}
