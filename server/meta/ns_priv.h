@@ -215,7 +215,8 @@ struct dir_attributes { uint32_t mode, uid, gid; bool is_dataset; };
 int plan_new_dir(struct ns_plan *plan, uint64_t bucket, uint64_t parent, struct slice name, uint64_t id,
 		 const struct dir_attributes *a);
 int plan_put_marker(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, uint32_t mode);
-void plan_account_pack(struct ns_plan *plan, const struct extent *e, int sign); /* +1: points there now, -1: no longer */
+/* +1: points there now, -1: no longer */
+void plan_account_pack(struct ns_plan *plan, const struct extent *e, int sign);
 void plan_account_bucket(struct ns_plan *plan, uint64_t bucket, int64_t bytes, int64_t objects);
 int plan_encode(struct ns_plan *plan, const struct object *o, struct slice *out); /* into plan->buf */
 int plan_take_rewrite(struct ns_plan *plan, uint64_t id);                         /* -GRANARY_EBUSY */
