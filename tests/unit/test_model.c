@@ -100,6 +100,7 @@ static void take(struct client *c, uint16_t flags)
 		if (op->got != -GRANARY_EBUSY) return;
 		flags = FRAME_RESENT; /* nothing was changed: once more, as the library does */
 		c->retried++;
+		if (tries > 8) usleep(10000); /* compaction holds what it moves until its commit is synced */
 	}
 }
 
