@@ -25,12 +25,12 @@
 #include "common/rand.h"
 #include "granary/granary.h"
 
-enum { DIR_SAMPLES = 1000, NAME_MAX_LEN = 256, INFLIGHT_MAX = 256, SLAB_ALIGN = 4096 };
+enum { DIR_SAMPLES = 1000, NAME_MAX_LEN = 256, INFLIGHT_MAX = 256, SLAB_ALIGN = 4096, KEY_SIZE = 64 };
 
 struct set {
 	const char *bucket, *prefix;
 	uint64_t count, size;
-	uint64_t *ids, *dirs;
+	uint64_t *ids, *dirs; char (*keys)[KEY_SIZE];
 };
 struct load {
 	double seconds;
@@ -218,9 +218,22 @@ static void run_put(const char *what, const struct set *set, uint32_t batch, uin
 struct read_slot {
 	struct granary_batch batch;
 	struct granary_entry *entries;
-	char (*names)[NAME_MAX_LEN];
 	struct granary_op *op;
 };
+
+/* Keys of all samples, made before the clock starts: a loader has its list of names. */
+static void make_keys(struct set *set)
+{
+	char key[NAME_MAX_LEN];
+
+	set->keys = calloc(set->count, sizeof *set->keys);
+	if (!set->keys) die("memory", NULL, -GRANARY_ENOMEM);
+	for (uint64_t i = 0; i < set->count; i++) {
+		sample_key(set, i, key);
+		if (strlen(key) >= KEY_SIZE) die("the prefix is too long", NULL, -GRANARY_ENAME);
+		memcpy(set->keys[i], key, strlen(key));
+	}
+}
 
 static void learn_ids(struct granary_client *c, struct set *set)
 {
@@ -258,8 +271,7 @@ static void read_start(struct granary_client *c, const struct set *set, const st
 		if (by_id) {
 			e->ref = granary_ref_id(set->ids[at], set->dirs[at], NULL);
 		} else {
-			sample_key(set, at, s->names[i]);
-			e->ref = granary_ref_key(s->names[i]);
+			e->ref = granary_ref_key(set->keys[at]);
 		}
 	}
 	int err =
@@ -290,12 +302,12 @@ static void run_read(struct set *set, const struct load *l)
 	uint64_t next = 0, done = 0;
 	size_t slab = l->batch * set->size;
 	rng_seed(&r, (uint64_t)(now() * 1e6));
+	make_keys(set);
 	if (strcmp(l->how, "id") == 0) learn_ids(c, set);
 	for (uint32_t i = 0; i < l->inflight; i++) {
 		struct read_slot *s = &slots[i];
 		s->entries = calloc(l->batch, sizeof *s->entries);
-		s->names = calloc(l->batch, sizeof *s->names);
-		if (!s->entries || !s->names) die("memory", NULL, -GRANARY_ENOMEM);
+		if (!s->entries) die("memory", NULL, -GRANARY_ENOMEM);
 		s->batch = (struct granary_batch){ .size = sizeof s->batch,
 			.entries = s->entries,
 			.count = l->batch,
