@@ -44,11 +44,28 @@ static enum step_result put_begin(struct req *r)
 
 /* ---- check: grants, parents, bytes ---- */
 
-static int entry_parent(struct put *p, struct put_entry *e, bool may_block)
+/* Batches come in the order of directories: the parent of the entry before, just found, is most often
+ * this one's. */
+static bool same_parent(const struct put_entry *before, const struct put_entry *e)
+{
+	struct slice a, b, leaf;
+
+	if (before == NULL || before->ref.by != NS_BY_KEY || e->ref.by != NS_BY_KEY) return false;
+	key_split(before->ref.name, &a, &leaf);
+	key_split(e->ref.name, &b, &leaf);
+	return slice_eq(a, b);
+}
+
+static int entry_parent(struct put *p, struct put_entry *e, const struct put_entry *before, bool may_block)
 {
 	struct ns *ns = p->auth.store->ns;
 	int err = auth_ref(&p->auth, &e->ref, may_block);
 
+	if (err == 0 && same_parent(before, e)) {
+		e->dir = before->dir;
+		e->group = before->group;
+		return 0;
+	}
 	if (err == 0) err = ns_parent_cached(ns, &e->ref, &e->dir, &e->group);
 	if (err == -GRANARY_EAGAIN && may_block) err = ns_parent(ns, &e->ref, &e->dir, &e->group);
 	return err;
@@ -57,6 +74,7 @@ static int entry_parent(struct put *p, struct put_entry *e, bool may_block)
 /* Returns whether a worker has to go on. */
 static bool put_parents(struct put *p, bool may_block)
 {
+	const struct put_entry *before = NULL; /* found in this pass */
 	bool is_missing = false;
 
 	for (uint32_t i = 0; i < p->count; i++) {
@@ -64,7 +82,8 @@ static bool put_parents(struct put *p, bool may_block)
 		int err;
 
 		if (e->err < 0 || e->dir != 0) continue;
-		err = entry_parent(p, e, may_block);
+		err = entry_parent(p, e, before, may_block);
+		if (err == 0) before = e;
 		if (err == -GRANARY_EAGAIN && !may_block)
 			is_missing = true;
 		else
