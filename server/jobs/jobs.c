@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "common/clock.h"
@@ -20,7 +21,7 @@
 #include "pack/cache.h"
 #include "pack/writer.h"
 
-enum { PASS_PACKS = 512, CLOCK_SAVE_S = 60, BACKOFF_S = 60, BACKOFF_FULL_S = 1 };
+enum { PASS_PACKS = 512, CLOCK_SAVE_S = 60, BACKOFF_S = 60, JOBS_NICE = 10, BACKOFF_FULL_S = 1 };
 #define REMOVAL_DELAY_FULL_NS UINT64_C(1000000000)
 
 static bool backoff_holds(struct jobs *j, uint64_t pack_id)
@@ -247,6 +248,7 @@ static void wait_for_work(struct jobs *j)
 static void *jobs_main(void *arg)
 {
 	struct jobs *j = arg;
+	setpriority(PRIO_PROCESS, 0, JOBS_NICE); /* of this thread alone, on Linux */
 	pthread_mutex_lock(&j->lock);
 	while (!j->stop) {
 		uint64_t asked = j->passes_asked;

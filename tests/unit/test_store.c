@@ -92,8 +92,7 @@ static void test_a_damaged_superblock_is_refused(void **state)
 		"format=one\n",
 		"format=1\n",
 		"format=1\nstore=12\nincarnation=1\ncreated=1\n",
-		"format=1\nstore=00112233445566778899aabbccddeeff\nincarnation=99999999\ncreated="
-		"1\n",
+		"format=1\nstore=00112233445566778899aabbccddeeff\nincarnation=99999999\ncreated=1\n",
 		"format=1\nstore=00112233445566778899aabbccddeeff\nincarnation=1\n",
 	};
 
