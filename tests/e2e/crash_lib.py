@@ -38,6 +38,9 @@ def _end_children():
             p.wait()
 
 
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended too
+
+
 def spawn(args, **kw):
     p = subprocess.Popen([str(a) for a in args], **kw)
     _children[:] = [c for c in _children if c.poll() is None] + [p]

@@ -24,7 +24,7 @@ sys.dont_write_bytecode = True
 FSCK = importlib.util.module_from_spec(importlib.util.spec_from_loader("granary_fsck", LOADER))
 LOADER.exec_module(FSCK)
 
-FILES, TWINS, ROUNDS = (60, 2, 1) if lib.BRIEF else (240, 3, 8 if lib.LONG else 2)
+FILES, TWINS, ROUNDS = (60, 2, 1) if lib.BRIEF else (240, 3, 6 if lib.LONG else 2)
 
 
 class Record:
