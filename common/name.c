@@ -121,7 +121,7 @@ void key_split(struct slice key, struct slice *dir, struct slice *leaf)
 	while (at > 0 && key.p[at - 1] != '/')
 		at--;
 	*dir = (struct slice){ key.p, at };
-	*leaf = (struct slice){ key.p + at, key.len - at };
+	*leaf = (struct slice){ at > 0 ? key.p + at : key.p, key.len - at }; /* p may be NULL when len is 0 */
 }
 
 bool path_next(struct slice *rest, struct slice *name)

@@ -53,6 +53,15 @@ __attribute__((format(printf, 1, 2), noreturn)) static void differ(const char *f
 
 /* ---- up and down ---- */
 
+static bool key_exists(const char *id)
+{
+	const struct ns_access_key *key = ns_key_ref(world.store->ns, slice_str(id));
+
+	if (key == NULL) return false;
+	ns_key_unref(world.store->ns, key);
+	return true;
+}
+
 static void up(bool jobs)
 {
 	struct store_options o;
@@ -65,7 +74,7 @@ static void up(bool jobs)
 	o.job_interval_ns = 20 * 1000 * 1000;
 	o.compact_dead_pct = 10;
 	if (store_open(&o, &world.store, why, sizeof(why)) < 0) fail_msg("store_open: %s", why);
-	if (ns_key_ref(world.store->ns, slice_str("root")) == NULL)
+	if (!key_exists("root"))
 		key_make(&world, "root", ALL_ACTIONS, "", "");
 	for (uint32_t i = 0; i < SESSIONS; i++) {
 		struct client *c = &clients[i];
@@ -450,7 +459,7 @@ static void toggle_key(struct client *c)
 		call = msg_call(&c->peer, OP_KEY_REMOVE, 0, &m, NULL, 0);
 		if (call_status(call) < 0)
 			differ("key %s cannot be removed: %s", c->key_id, call_text(call));
-		if (ns_key_ref(world.store->ns, slice_str(c->key_id)) != NULL)
+		if (key_exists(c->key_id))
 			differ("key %s is still there", c->key_id);
 		c->key_id[0] = '\0';
 		call_free(call);
