@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* jobs.h -- long work in the background, on one thread of its own: sealing packs left open, compaction, delayed removal
- * of dead packs, scrub, expiry of retry rows and sessions, saving the clock, refreshing free space. */
+ * of dead packs, scrub, expiry of sessions in RAM, saving the clock, refreshing free space. */
 #pragma once
 
 #include <stdbool.h>
