@@ -87,7 +87,7 @@ static int target_close(struct compaction *c)
 	packs_pending(c->target, -1);
 	packs_unref(c->packs, c->target);
 	c->target = NULL;
-	return pack_seal(c->packs, id);
+	return pack_seal(c->packs, id, NULL);
 }
 
 /* Write, sync, read back, compare. */

@@ -50,7 +50,7 @@ static void backoff_add(struct jobs *j, uint64_t pack_id, int err)
 /* An open pack that nobody appends to any more: of an earlier incarnation. */
 static int seal_left_open(struct jobs *j, const struct pack_info *info)
 {
-	int err = pack_seal(j->o.packs, info->id);
+	int err = pack_seal(j->o.packs, info->id, NULL);
 	if (err == 0) {
 		atomic_fetch_add(&j->sealed, 1);
 		return 0;

@@ -201,6 +201,14 @@ int record_encode(const struct record *r, uint8_t *out, size_t cap)
 	return 0;
 }
 
+uint32_t record_header_crc(const uint8_t *encoded)
+{
+	struct le32 crc;
+
+	memcpy(&crc, encoded + RECORD_CRC_AT, sizeof(crc));
+	return le32_get(crc);
+}
+
 /* Lengths that can be judged before anything past the fixed 64 bytes is read. */
 static int record_check_lengths(const struct record_disk *d)
 {

@@ -35,6 +35,7 @@ uint64_t record_total_len(uint32_t header_len, uint32_t stored_len);
 uint64_t record_span(const struct record *r);
 /* Writes header, key, name, attributes, block crcs: header_len bytes. 0 or -GRANARY_ETOOBIG. */
 int record_encode(const struct record *r, uint8_t *out, size_t cap);
+uint32_t record_header_crc(const uint8_t *encoded); /* as record_encode wrote it */
 /* Decodes a record's header at in: needs header_len bytes there (TOOBIG when len is less: *need
  * says how much).
  * BADFORMAT: no record's magic there; CORRUPT: a length out of range or a wrong crc. */

@@ -4,7 +4,8 @@
  * earlier incarnation, at the committed end: what lies past it is garbage; (2) the row says
  * `sealed` only after footer, trailer and size are synced; (3) nothing below the end is written, so
  * sealing may be interrupted anywhere and done again; (4) entries leave in pieces as the walk meets
- * them: memory does not grow with the pack. */
+ * them: memory does not grow with the pack; the writer's own list is used only where it was this
+ * process that wrote the whole pack. */
 #include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@ struct sealing {
 	uint64_t piece_at;      /* offset in the file */
 	struct pack_trailer trailer;
 	uint64_t problems;
+	const struct pack_index *index; /* NULL: walk */
 };
 
 /* Bytes go out in whole pieces; only the last one is shorter. */
@@ -66,6 +68,16 @@ static int each_record(void *arg, uint64_t offset, const struct record *r, const
 	s->trailer.object_bytes += r->data_len;
 	s->trailer.entries_crc = crc32c(s->trailer.entries_crc, entry, sizeof(entry));
 	return put_bytes(s, entry, sizeof(entry));
+}
+
+static int put_index(struct sealing *s)
+{
+	size_t len = (size_t)s->index->count * PACK_FOOTER_ENTRY_SIZE;
+
+	s->trailer.entries = s->index->count;
+	s->trailer.object_bytes = s->index->object_bytes;
+	s->trailer.entries_crc = crc32c(0, s->index->entries, len);
+	return put_bytes(s, s->index->entries, len);
 }
 
 static void on_problem(void *arg, const struct pack_problem *p)
@@ -117,7 +129,7 @@ static int seal_file(struct packs *packs, struct pack *pack, struct sealing *s)
 	int err = header_read(s);
 
 	if (err == 0)
-		err = pack_walk(s->file, &walk);
+		err = s->index != NULL ? put_index(s) : pack_walk(s->file, &walk);
 	if (err == 0 && s->problems > 0) {
 		(void)packs_set_broken(packs, pack); /* its live records are copied out; both say why in the log */
 		return -GRANARY_ECORRUPT;
@@ -131,8 +143,9 @@ static int seal_file(struct packs *packs, struct pack *pack, struct sealing *s)
 
 /* Where the records end: what RAM knows of a pack written by this process, else what the row says.
  * */
-static int data_end(struct packs *packs, const struct pack *pack, uint64_t *out)
+static int data_end(struct packs *packs, const struct pack *pack, struct sealing *s)
 {
+	uint64_t *out = &s->trailer.data_end;
 	struct pack_row row;
 	int err = packs_row(packs, pack_id_of(pack), &row);
 
@@ -140,16 +153,18 @@ static int data_end(struct packs *packs, const struct pack *pack, uint64_t *out)
 		return err;
 	if (row.state != PACK_OPEN)
 		return -GRANARY_EINVAL;
+	if (packs_end(pack) < row.committed_end)
+		s->index = NULL;
 	*out = packs_end(pack) > row.committed_end ? packs_end(pack) : row.committed_end;
 	if (*out < PACK_DATA_START)
 		*out = PACK_DATA_START;
 	return 0;
 }
 
-static int seal_one(struct packs *packs, struct pack *pack)
+static int seal_one(struct packs *packs, struct pack *pack, const struct pack_index *index)
 {
-	struct sealing s = { .trailer.pack_id = pack_id_of(pack) };
-	int err = data_end(packs, pack, &s.trailer.data_end);
+	struct sealing s = { .trailer.pack_id = pack_id_of(pack), .index = index };
+	int err = data_end(packs, pack, &s);
 
 	if (err == 0 && pack_file(pack) == NULL)
 		err = packs_open_file(packs, pack);
@@ -166,7 +181,7 @@ static int seal_one(struct packs *packs, struct pack *pack)
 	return err;
 }
 
-int pack_seal(struct packs *packs, uint64_t pack_id)
+int pack_seal(struct packs *packs, uint64_t pack_id, const struct pack_index *index)
 {
 	struct pack *pack = packs_ref(packs, pack_id);
 	int err;
@@ -174,7 +189,7 @@ int pack_seal(struct packs *packs, uint64_t pack_id)
 	if (pack == NULL)
 		return -GRANARY_ENOTFOUND;
 	if (packs_seal_begin(pack)) {
-		err = seal_one(packs, pack);
+		err = seal_one(packs, pack, index);
 		packs_seal_end(pack, err < 0);
 	} else {
 		err = -GRANARY_EBUSY;

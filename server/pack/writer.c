@@ -157,6 +157,15 @@ static void flush_gap(struct flush *f, uint32_t gap)
 	f->wpack->padding += gap;
 }
 
+static void record_index(struct flush *f, const struct pack_append *a, const uint8_t *head, uint32_t header_len)
+{
+	struct footer_entry e = { .object_id = a->object_id, .version = a->version, .dir_id = a->dir_id,
+		.offset = f->base + f->len, .data_len = a->data_len, .header_len = header_len,
+		.header_crc = record_header_crc(head) };
+
+	wpack_index_add(f->wpack, &e);
+}
+
 static void flush_record(struct flush *f, const struct pack_append *a, uint32_t header_len, uint64_t total)
 {
 	static const uint8_t zeros[8];
@@ -172,6 +181,7 @@ static void flush_record(struct flush *f, const struct pack_append *a, uint32_t 
 	(void)err;
 	if (!fits)
 		flush_copy(f, f->len, head, header_len);
+	record_index(f, a, head, header_len);
 	flush_copy(f, f->len + header_len, a->data, a->data_len);
 	flush_copy(f, f->len + header_len + a->data_len, zeros, (size_t)(total - header_len - a->data_len));
 	f->len += (uint32_t)total;
@@ -375,8 +385,7 @@ static void writer_turn(struct writer *w)
 {
 	while (w->queue != NULL && writer_place(w, w->queue) != PLACE_WAIT)
 		;
-	if (w->flushes != NULL && w->flushes->first != NULL)
-		flush_launch(w);
+	writer_launch(w);
 	if (writer_is_idle(w) && w->current == NULL && w->next == NULL)
 		writer_free(w);
 }
@@ -587,6 +596,7 @@ void writers_rotate(struct writers *writers, bool all)
 int writers_new(const struct writers_options *options, struct writers **out)
 {
 	struct writers *writers = calloc(1, sizeof(*writers) + options->reactor_count * sizeof(writers->cores[0]));
+	uint64_t budget;
 	int err;
 
 	*out = NULL;
@@ -595,7 +605,9 @@ int writers_new(const struct writers_options *options, struct writers **out)
 	writers->o = *options;
 	if (writers->o.open_max == 0)
 		writers->o.open_max = 64;
-	err = staging_init(&writers->pool, options->buffer_budget ? options->buffer_budget : UINT64_C(64) << 20);
+	budget = options->buffer_budget ? options->buffer_budget : UINT64_C(64) << 20;
+	writers->index_budget = budget / INDEX_SHARE;
+	err = staging_init(&writers->pool, budget - writers->index_budget);
 	for (uint32_t i = 0; i < options->reactor_count; i++) {
 		struct writer_core *core = &writers->cores[i];
 

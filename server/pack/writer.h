@@ -72,7 +72,14 @@ void pack_append_settled(struct pack_append *a);
 /* Ends the open packs that are idle or all of them; they are handed to sealing. Any thread;
  * asynchronous. */
 void writers_rotate(struct writers *writers, bool all);
-/* Seals one pack that no writer appends to any more (rotated, or of an earlier incarnation): walks
- * its records up to the committed end, writes footer and trailer, syncs, commits the state. Worker
- * or job. */
-int pack_seal(struct packs *packs, uint64_t pack_id);
+/* Footer entries (FORMAT 3.6) of every record of a pack, in the order of the file. */
+struct pack_index {
+	uint8_t *entries;
+	uint32_t count, cap;
+	uint64_t object_bytes;
+	bool is_lost; /* there was no memory for some: walk instead */
+};
+/* Seals one pack that no writer appends to any more (rotated, or of an earlier incarnation): writes
+ * footer and trailer, syncs, commits the state. The entries are those of `index`, or, with NULL,
+ * those met in a walk over the records up to the committed end. Worker or job. */
+int pack_seal(struct packs *packs, uint64_t pack_id, const struct pack_index *index);

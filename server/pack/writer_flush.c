@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* writer_flush.c -- a group of records on its way to the disk: one write a chunk, all at once, then
- * one fdatasync, then every append of it is done.
- * Invariants: (1) one flush of a writer flies at a time, in order, so all below a durable byte is
- * durable; (2) memory is given back only when no op uses it; (3) a failed write or sync is never
- * tried again on that file (contract F): the pack is broken, what was not acknowledged goes to a
- * new pack or fails. */
+ * an fdatasync that may cover several groups, then every append of them is done.
+ * Invariants: (1) flushes of a writer are settled in order, so all below a durable byte is durable;
+ * (2) writes overlap one another and a sync, but one sync of a writer is under way at a time, begun
+ * after the last write of each flush that it covers: an error is never reported to the wrong sync;
+ * (3) memory is given back only when no op uses it; (4) a failed write or sync is never tried again
+ * on that file (contract F): the pack is broken, what was not acknowledged goes to a new pack or
+ * fails; (5) what flies is of one pack. */
 #include "pack/writer_priv.h"
 
 #include <assert.h>
@@ -114,6 +116,7 @@ static void flush_notify(struct writers *writers, struct pack_append *a)
 	writers_busy(writers, -count);
 }
 
+/* Settles the head of the line. */
 static void flush_succeeded(struct flush *f)
 {
 	struct writer *w = f->writer;
@@ -122,10 +125,9 @@ static void flush_succeeded(struct flush *f)
 	f->wpack->durable = f->base + f->len;
 	for (struct pack_append *a = first; a != NULL; a = a->next)
 		a->err = 0;
-	w->flying = false;
+	w->flying--;
 	flush_free(f);
 	flush_notify(w->core->writers, first);
-	writer_ready(w);
 }
 
 /* Takes the appends out of f for another pack; those that had their tries fail. */
@@ -151,21 +153,12 @@ static void flush_requeue(struct flush *f, struct pack_append **first, struct pa
 	f->first = f->last = NULL;
 }
 
-static void flush_failed(struct flush *f)
+/* Nothing of the broken pack is in the kernel's hands any more: everything of it goes elsewhere. */
+static void wpack_failed(struct writer *w, struct wpack *wp)
 {
-	struct writer *w = f->writer;
-	struct wpack *wp = f->wpack;
 	struct pack_append *first = NULL, *last = NULL;
 
-	log_error("cannot flush to a pack: %s; pack=%016" PRIx64 " offset=%" PRIu64 " bytes=%u", error_text(f->err),
-		pack_id_of(wp->pack), f->base, f->len);
-	w->flying = false;
-	wp->broken = true;
-	if (w->open != NULL && w->open->wpack == wp)
-		flush_close(w);
-	if (w->current == wp)
-		w->current = NULL;
-	wp->retired = true;
+	w->flying = 0;
 	/* Flushes are in order, so those of this pack are at the head. */
 	while (w->flushes != NULL && w->flushes->wpack == wp) {
 		bool is_last = wp->flushes == 1;
@@ -177,48 +170,101 @@ static void flush_failed(struct flush *f)
 	}
 	if (first != NULL)
 		writer_queue_first(w, first, last);
+}
+
+static void flush_failed(struct flush *f, int err)
+{
+	struct writer *w = f->writer;
+	struct wpack *wp = f->wpack;
+
+	log_error("cannot flush to a pack: %s; pack=%016" PRIx64 " offset=%" PRIu64 " bytes=%u", error_text(err),
+		pack_id_of(wp->pack), f->base, f->len);
+	wp->broken = true;
+	if (w->open != NULL && w->open->wpack == wp)
+		flush_close(w);
+	if (w->current == wp)
+		w->current = NULL;
+	wp->retired = true;
+}
+
+static void on_synced(struct io_op *op);
+
+/* One op of the writer came back: syncs what is written, or ends the broken pack. */
+static void writer_flew(struct writer *w, struct wpack *wp)
+{
+	struct flush *last = NULL;
+
+	if (wp->broken) {
+		if (w->ops_pending == 0)
+			wpack_failed(w, wp);
+	} else if (!w->syncing) {
+		for (struct flush *f = w->flushes; f != NULL && f->is_written; f = f->next) {
+			f->is_syncing = true;
+			last = f;
+		}
+		if (last != NULL) {
+			w->syncing = true;
+			w->ops_pending++;
+			last->ops[0].op.done = on_synced;
+			io_fdatasync(reactor_io(w->core->reactor), &last->ops[0].op, wp->file);
+		}
+	}
 	writer_ready(w);
 }
 
 static void on_synced(struct io_op *op)
 {
 	struct flush *f = container_of(op, struct flush_op, op)->flush;
+	struct writer *w = f->writer;
+	struct wpack *wp = f->wpack;
+	bool is_sound = op->res == 0 && !wp->broken;
 
-	f->err = op->res < 0 ? (int)op->res : 0;
-	if (f->err == 0)
-		flush_succeeded(f);
-	else
-		flush_failed(f);
+	w->syncing = false;
+	w->ops_pending--;
+	if (op->res < 0)
+		flush_failed(f, (int)op->res);
+	wp->flushes += is_sound; /* holds wp while its flushes leave */
+	while (is_sound && w->flushes != NULL && w->flushes->is_syncing)
+		flush_succeeded(w->flushes);
+	writer_flew(w, wp);
+	wp->flushes -= is_sound;
+	if (is_sound)
+		wpack_unused(wp);
 }
 
 static void on_written(struct io_op *op)
 {
 	struct flush *f = container_of(op, struct flush_op, op)->flush;
+	struct writer *w = f->writer;
 
-	if (op->res < 0 && f->err == 0)
-		f->err = (int)op->res;
-	if (--f->ops_pending > 0)
-		return;
-	if (f->err < 0) {
-		flush_failed(f);
-		return;
-	}
-	f->ops[0].op.done = on_synced;
-	io_fdatasync(reactor_io(f->writer->core->reactor), &f->ops[0].op, f->wpack->file);
+	w->ops_pending--;
+	if (op->res < 0)
+		flush_failed(f, (int)op->res);
+	f->is_written = --f->ops_pending == 0;
+	if (f->is_written || f->wpack->broken)
+		writer_flew(w, f->wpack);
 }
 
-void flush_launch(struct writer *w)
+/* A flush is launched when nothing flies; beside another one of its pack once it is worth a write of its own: small
+ * ones gather what comes meanwhile. */
+static bool flush_may_launch(const struct writer *w, const struct flush *f)
 {
-	struct flush *f = w->flushes;
+	if (w->flying == 0)
+		return true;
+	return w->flying < FLIGHTS_MAX && f->wpack == w->flushes->wpack && !f->wpack->broken && f->len >= FLIGHT_MIN;
+}
+
+static void flush_launch(struct flush *f)
+{
+	struct writer *w = f->writer;
 	struct io *io = reactor_io(w->core->reactor);
 
-	if (f == NULL || w->flying)
-		return;
 	if (f == w->open)
 		flush_close(w);
 	assert(f->len > 0 && f->first != NULL && f->base + f->len <= f->wpack->allocated);
-	w->flying = true;
+	w->flying++;
 	f->ops_pending = (f->len + CHUNK_SIZE - 1) / CHUNK_SIZE;
+	w->ops_pending += f->ops_pending;
 	for (uint32_t i = 0, n = f->ops_pending; i < n; i++) {
 		uint32_t at = i * CHUNK_SIZE;
 		uint32_t len = f->len - at < CHUNK_SIZE ? f->len - at : CHUNK_SIZE;
@@ -227,5 +273,19 @@ void flush_launch(struct writer *w)
 		f->ops[i].flush = f;
 		f->ops[i].op.done = on_written;
 		io_write(io, &f->ops[i].op, f->wpack->file, flush_at(f, at), len, f->base + at);
+	}
+}
+
+void writer_launch(struct writer *w)
+{
+	struct flush *f = w->flushes;
+
+	for (uint32_t i = 0; f != NULL && i < w->flying; i++)
+		f = f->next;
+	while (f != NULL && f->first != NULL && flush_may_launch(w, f)) {
+		struct flush *next = f->next;
+
+		flush_launch(f);
+		f = next;
 	}
 }

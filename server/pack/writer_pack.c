@@ -12,6 +12,43 @@
 #include "pack/format.h"
 #include "tier/packs.h"
 
+/* ---- the footer to be, within INDEX_SHARE of the staging budget ---- */
+
+void wpack_index_add(struct wpack *wp, const struct footer_entry *e)
+{
+	struct writers *writers = wp->core->writers;
+	struct pack_index *x = &wp->index;
+
+	if (x->is_lost)
+		return;
+	if (x->count == x->cap) {
+		uint32_t more = x->cap == 0 ? INDEX_ENTRIES_MIN : x->cap;
+		uint64_t size = (uint64_t)more * PACK_FOOTER_ENTRY_SIZE;
+		uint8_t *grown = NULL;
+
+		if (atomic_fetch_add(&writers->index_bytes, size) + size <= writers->index_budget)
+			grown = realloc(x->entries, ((size_t)x->cap + more) * PACK_FOOTER_ENTRY_SIZE);
+		if (grown == NULL) {
+			atomic_fetch_sub(&writers->index_bytes, size);
+			wpack_index_release(wp);
+			x->is_lost = true;
+			return;
+		}
+		x->entries = grown;
+		x->cap += more;
+	}
+	footer_entry_encode(e, x->entries + (size_t)x->count * PACK_FOOTER_ENTRY_SIZE);
+	x->count++;
+	x->object_bytes += e->data_len;
+}
+
+void wpack_index_release(struct wpack *wp)
+{
+	atomic_fetch_sub(&wp->core->writers->index_bytes, (uint64_t)wp->index.cap * PACK_FOOTER_ENTRY_SIZE);
+	free(wp->index.entries);
+	wp->index = (struct pack_index){ 0 };
+}
+
 /* ---- making: worker, then the core ---- */
 
 static void on_created(struct task *task)
@@ -126,11 +163,12 @@ static void end_work(struct task *task)
 	if (wp->broken)
 		packs_set_broken(writers->o.packs, wp->pack);
 	else
-		err = pack_seal(writers->o.packs, id);
+		err = pack_seal(writers->o.packs, id, wp->index.is_lost ? NULL : &wp->index);
 	if (err < 0)
 		log_warn("cannot seal a pack: %s; tried again by the next job pass; pack=%016" PRIx64, error_text(err),
 			id);
 	packs_unref(writers->o.packs, wp->pack);
+	wpack_index_release(wp);
 	free(wp);
 	writers_busy(writers, -1);
 }
@@ -163,5 +201,6 @@ void wpack_release(struct wpack **wpp)
 		return;
 	assert(wp->flushes == 0 && !wp->allocating);
 	packs_unref(wp->core->writers->o.packs, wp->pack);
+	wpack_index_release(wp);
 	free(wp);
 }

@@ -7,8 +7,8 @@
  *
  * append:  QUEUED (writer->queue) -> PLACED (in a struct flush, copied, pending counted) -> done
  *          PLACED -> QUEUED again when its flush failed, on a new pack, at most NEW_PACKS_MAX times
- * flush:   GATHERING (writer->open) -> CLOSED (padded; waits) -> FLYING (writes, then fdatasync) ->
- * freed
+ * flush:   GATHERING (writer->open) -> CLOSED (padded; waits) -> FLYING (writes) -> written
+ *          -> syncing (a sync may cover several) -> freed
  * wpack:   CURRENT -> RETIRED (no new flushes) -> handed to a worker when the last flush is
  * through: sealed, or, if a
  *          flush failed, set broken */
@@ -19,6 +19,7 @@
 
 #include "common/list.h"
 #include "io/io.h"
+#include "pack/format.h"
 #include "pack/writer.h"
 
 struct fs_file;
@@ -27,9 +28,13 @@ enum {
 	CHUNK_SIZE = 1024 * 1024,        /* one write; a multiple of PACK_BLOCK */
 	FLUSH_CHUNKS_MAX = 8,            /* more than the largest record needs */
 	POOL_CHUNKS_MIN = 2 * FLUSH_CHUNKS_MAX,
+	FLIGHT_MIN = 256 * 1024,         /* bytes, to be launched while another flies */
+	FLIGHTS_MAX = 3,                 /* flushes of one writer under way */
 	NEW_PACKS_MAX = 3,               /* after a failed flush */
 	ALLOCATE_AHEAD = 8 * 1024 * 1024,
 	WRITER_BUCKETS = 1024,
+	INDEX_SHARE = 8,                 /* of the budget: 1/8 holds footers to be, the rest staging memory */
+	INDEX_ENTRIES_MIN = 256,
 	SCRATCH_SIZE = 64 + 3 * 65536 + 4 * 65, /* the longest record header */
 };
 
@@ -57,6 +62,7 @@ struct wpack {
 	int allocate_err;
 	int allocate_result;     /* the worker's, while allocating */
 	uint64_t allocate_to;
+	struct pack_index index; /* of all records laid out */
 	struct task task;
 };
 
@@ -75,7 +81,7 @@ struct flush {
 	uint32_t chunks[FLUSH_CHUNKS_MAX];
 	struct pack_append *first, *last;
 	uint32_t ops_pending;
-	int err;
+	bool is_written, is_syncing;
 	struct flush_op ops[FLUSH_CHUNKS_MAX];
 };
 
@@ -86,9 +92,11 @@ struct writer {
 	struct list ready;       /* core->ready */
 	uint64_t group, last_ns;
 	struct wpack *current, *next;
-	struct flush *flushes, *flushes_last; /* in order; the first may be flying, the last may be `open` */
+	struct flush *flushes, *flushes_last; /* in order; the first may fly, the last may be `open` */
 	struct flush *open;
-	bool flying, creating, create_waited, ahead_failed, wants_memory;
+	uint32_t flying;         /* flushes at the head that were launched, of one pack */
+	uint32_t ops_pending;    /* their writes and the sync */
+	bool syncing, creating, create_waited, ahead_failed, wants_memory;
 	struct pack_append *queue, *queue_last;
 	struct task create_task;
 	struct pack *created;    /* the worker's, while creating */
@@ -115,6 +123,8 @@ struct writers {
 	_Atomic bool stopping;
 	_Atomic uint64_t busy;   /* appends not done, tasks under way: 0 = idle */
 	_Atomic uint32_t open_count;
+	_Atomic uint64_t index_bytes;
+	uint64_t index_budget;
 	struct writer_core cores[];
 };
 
@@ -129,7 +139,7 @@ void staging_give(struct writers *writers, const uint32_t *chunks, uint32_t n);
 uint8_t *flush_at(struct flush *f, uint32_t offset);
 struct flush *flush_open(struct writer *w, struct wpack *wp);
 void flush_close(struct writer *w);
-void flush_launch(struct writer *w);
+void writer_launch(struct writer *w);
 void append_finish(struct writers *writers, struct pack_append *a, int err); /* posts done */
 
 /* writer_pack.c */
@@ -137,6 +147,8 @@ void wpack_create(struct writer *w);
 void wpack_allocate(struct wpack *wp, uint64_t end, bool waited);
 void wpack_retire(struct wpack *wp);
 void wpack_unused(struct wpack *wp); /* after its last flush, if retired: hands it over */
+void wpack_index_add(struct wpack *wp, const struct footer_entry *e);
+void wpack_index_release(struct wpack *wp);
 void wpack_release(struct wpack **wp); /* at stop: not sealed */
 
 /* writer.c */

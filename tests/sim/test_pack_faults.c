@@ -316,7 +316,7 @@ static bool recover(struct world *w)
 
 	for (uint32_t i = 0; i < n; i++)
 		if (info[i].state == PACK_OPEN && !info[i].mine) {
-			int err = pack_seal(w->packs, info[i].id);
+			int err = pack_seal(w->packs, info[i].id, NULL);
 
 			if (sim_power_was_cut(w->sim) || w->is_dead)
 				return false;

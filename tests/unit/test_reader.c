@@ -281,7 +281,7 @@ static void test_files_are_opened_on_the_way_and_dying_packs_are_stale(void **st
 	(void)desk_read(&d, looks, N, 0);
 	for (uint32_t i = 0, n = packs_list(b.packs, 0, info, 16); i < n; i++) {
 		if (info[i].state == PACK_OPEN)
-			assert_int_equal(pack_seal(b.packs, info[i].id), 0);
+			assert_int_equal(pack_seal(b.packs, info[i].id, NULL), 0);
 		pack = packs_ref(b.packs, info[i].id);
 		assert_int_equal(packs_retire(b.packs, pack), 0);
 		assert_null(packs_ref(b.packs, info[i].id));

@@ -142,8 +142,8 @@ static void test_open_packs_of_an_earlier_start_are_sealed_at_the_committed_end(
 	assert_int_equal(n, 1);
 	assert_int_equal(info[0].state, PACK_OPEN);
 	assert_false(info[0].mine);
-	assert_int_equal(pack_seal(b.packs, info[0].id), 0);
-	assert_int_equal(pack_seal(b.packs, info[0].id), -GRANARY_EINVAL);
+	assert_int_equal(pack_seal(b.packs, info[0].id, NULL), 0);
+	assert_int_equal(pack_seal(b.packs, info[0].id, NULL), -GRANARY_EINVAL);
 	records = walk_all(&b);
 	assert_int_equal(records, COMMITTED);
 	free(puts);
