@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* workers.c -- threads for what blocks, one FIFO between them. All fields are under `lock`. */
+/* workers.c -- threads for what blocks, one FIFO between them.
+ * Invariants: (1) all fields are under `lock`; (2) at most one thread is being woken at a time: a burst of short tasks
+ * is run by the few that are awake; (3) whoever takes a task and leaves others queued sees to it that one more thread
+ * is on its way, so a task that blocks holds up nobody. */
 #include <assert.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -13,7 +16,7 @@ struct workers {
 	pthread_cond_t work;
 	struct task *head, **tail;
 	uint32_t threads_count, idle_count;
-	bool stop;
+	bool waking, stop;
 	pthread_t threads[];
 };
 
@@ -29,6 +32,15 @@ static struct task *take(struct workers *w)
 	return t;
 }
 
+/* Under the lock. */
+static void wake_one(struct workers *w)
+{
+	if (w->head == NULL || w->idle_count == 0 || w->waking)
+		return;
+	w->waking = true;
+	pthread_cond_signal(&w->work);
+}
+
 static void *worker_main(void *arg)
 {
 	struct workers *w = arg;
@@ -36,6 +48,7 @@ static void *worker_main(void *arg)
 	for (;;) {
 		struct task *t = take(w);
 		if (t) {
+			wake_one(w);
 			pthread_mutex_unlock(&w->lock);
 			t->fn(t); /* may free or post itself again */
 			pthread_mutex_lock(&w->lock);
@@ -46,6 +59,7 @@ static void *worker_main(void *arg)
 		w->idle_count++;
 		pthread_cond_wait(&w->work, &w->lock);
 		w->idle_count--;
+		w->waking = false;
 	}
 	pthread_mutex_unlock(&w->lock);
 	return NULL;
@@ -108,10 +122,8 @@ void workers_post(struct workers *w, struct task *task)
 	task->next = NULL;
 	*w->tail = task;
 	w->tail = &task->next;
-	bool wake = w->idle_count > 0;
+	wake_one(w);
 	pthread_mutex_unlock(&w->lock);
-	if (wake)
-		pthread_cond_signal(&w->work);
 }
 
 uint32_t workers_turn(struct workers *w)
