@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* snap.h -- the files of a snapshot, FORMAT 8: a manifest that lists pages, data pages (one a pack: where every sample's
+ * bytes are) and names pages (key -> pack and slot). Written by the server, read by clients and by tools; pure: no I/O.
+ *
+ * Invariants: (1) a page depends on the rows of its pack alone, in the order of their addresses, so versions of a
+ * dataset share the pages of packs that did not change; pages are named by the content hash of their bytes; (2) dense
+ * id = samples of the pages before + slot in its page; (3) a parser checks lengths, counts, order and checksum of all
+ * it hands out before it hands it out, and never reads past the bytes it was given; (4) integers are little-endian and
+ * unaligned access is never assumed. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/bytes.h"
+#include "common/hash.h"
+
+enum {
+	SNAP_VERSION = 1,
+	SNAP_FIELDS_MAX = 64,       /* K: files of one sample */
+	SNAP_PAGES_MAX = 1 << 24,   /* of a manifest */
+	SNAP_HISTOGRAM = 48,        /* samples by floor(log2(size)), size 0 in the first */
+	SNAP_OPTIONS_MAX = 4096,
+};
+
+/* ---- data pages ---- */
+
+enum { SNAP_ROW_EMPTY = 1, SNAP_ROW_EXTENTS = 2, SNAP_ROW_PART = 4 };
+/* One piece of a row: `length` bytes at `offset` of pack `pack`, with the CRC-32C of exactly those bytes. */
+struct snap_extent { uint64_t pack; uint32_t offset, length, crc; };
+/* A row: sample * K + field. Most have one extent. */
+struct snap_row {
+	uint64_t size;              /* bytes of the row: the sum of its extents */
+	uint32_t extent_count;      /* 0 when it is empty */
+	uint8_t flags;
+	struct snap_extent first;   /* the only one unless SNAP_ROW_EXTENTS */
+	uint32_t extents_at;        /* for snap_page_extent() */
+};
+
+struct snap_page_builder;
+/* Page of `pack` with K fields a sample. NULL: no memory. */
+struct snap_page_builder *snap_page_builder_new(uint64_t pack, uint32_t fields);
+void snap_page_builder_free(struct snap_page_builder **b);
+/* The next row (rows come in order of sample, then field). count 0: an empty field. Extents that touch in one pack are
+ * not merged. 0; -GRANARY_ENOMEM; -GRANARY_ETOOBIG (a page is under 1 GiB). */
+int snap_page_add(struct snap_page_builder *b, const struct snap_extent *extents, uint32_t count, uint8_t flags);
+uint32_t snap_page_builder_samples(const struct snap_page_builder *b);
+/* The page's bytes (malloc; the caller frees) and their hash. Fails when the last sample has not all its fields. */
+int snap_page_finish(struct snap_page_builder *b, uint8_t **bytes, size_t *len, struct hash128 *hash);
+
+struct snap_page { /* borrows the bytes */
+	const uint8_t *bytes, *rows, *packs, *extents;
+	size_t len;
+	uint64_t pack;
+	uint32_t fields, samples, pack_count, extent_count;
+};
+int snap_page_parse(const uint8_t *bytes, size_t len, struct snap_page *out); /* 0 or -GRANARY_ECORRUPT, -GRANARY_EVERSION */
+/* row < samples * fields; rows were not checked one by one at parse: ECORRUPT when this one is damaged. */
+int snap_page_row(const struct snap_page *p, uint64_t row, struct snap_row *out);
+int snap_page_extent(const struct snap_page *p, const struct snap_row *row, uint32_t i, struct snap_extent *out);
+
+/* ---- names pages: sorted by key bytes; a page ends at a directory's border where it can ---- */
+
+struct snap_name { struct slice key; uint64_t pack; uint32_t slot; uint32_t field; }; /* slot: sample in the pack's page */
+struct snap_names_builder;
+struct snap_names_builder *snap_names_builder_new(void);
+void snap_names_builder_free(struct snap_names_builder **b);
+int snap_names_add(struct snap_names_builder *b, const struct snap_name *n); /* ascending keys, else -GRANARY_EINVAL */
+size_t snap_names_builder_size(const struct snap_names_builder *b); /* bytes so far: the caller cuts pages, ~256 KiB */
+int snap_names_finish(struct snap_names_builder *b, uint8_t **bytes, size_t *len, struct hash128 *hash); /* and empties it */
+
+struct snap_names { const uint8_t *bytes; size_t len; uint32_t count, restarts; const uint8_t *packs, *restart_table, *entries; uint32_t pack_count; };
+int snap_names_parse(const uint8_t *bytes, size_t len, struct snap_names *out);
+struct snap_names_iter { const struct snap_names *page; size_t at; uint32_t index; uint8_t key[1100]; uint32_t key_len; int err; };
+void snap_names_seek(const struct snap_names *p, struct slice key, struct snap_names_iter *it); /* first >= key */
+bool snap_names_next(struct snap_names_iter *it, struct snap_name *out); /* key borrows from *it; false: end or it->err */
+
+/* ---- the manifest: what a snapshot is; its hash is the snapshot's identity ---- */
+
+struct snap_page_ref { struct hash128 hash; uint64_t pack, bytes; uint32_t samples, size; }; /* size of the page itself */
+struct snap_names_ref { struct hash128 hash; uint32_t entries, size; struct slice first; };  /* its first key */
+struct snap_manifest {
+	uint32_t fields;
+	uint64_t samples, bytes, directories, incomplete; /* incomplete: groups left out for a missing field */
+	uint64_t created_ns;        /* store time */
+	uint8_t mode;               /* what `auto` means: ORDER_* of common/order.h */
+	uint64_t block, window; uint32_t lanes;
+	uint64_t smallest, largest;
+	uint64_t histogram[SNAP_HISTOGRAM];
+	struct slice prefix, options; /* as given at creation; options: lines "name=value" */
+	struct slice field_names;   /* K suffixes, each u8 length and bytes; empty when K is 1 */
+	uint32_t page_count, names_count;
+	struct snap_page_ref *pages;   /* in pack order */
+	struct snap_names_ref *names;  /* in key order */
+};
+int snap_manifest_encode(const struct snap_manifest *m, uint8_t **bytes, size_t *len, struct hash128 *hash);
+int snap_manifest_decode(const uint8_t *bytes, size_t len, struct snap_manifest *out); /* arrays malloc'ed; slices borrow */
+void snap_manifest_release(struct snap_manifest *m);
+
+/* CRC-32C of the concatenation of A and B from theirs and the length of B. */
+uint32_t crc32c_combine(uint32_t crc_a, uint32_t crc_b, uint64_t len_b);
