@@ -9,11 +9,11 @@
  * The low 8 bits of a hash choose the shard: a set, a mark and a ring belong to exactly one shard, whose lock guards
  * them.
  *
- * Invariants: (1) locks nest name shard -> id shard only, never two of a kind; (2) an entry is inserted under the
+ * Invariants: (1) no lock is taken while another is held; (2) an entry is inserted under the
  * lock of its name's shard while its mark has the stamp and busy == 0: a busy mark therefore comes either before (the
  * fill is refused) or after (it drops what was filled), so the id table needs no marks of its own; (3) that holds
  * because loc.h (1) makes each change of an object's row touch the very place a fill names; (4) a name entry is
- * believed only together with an id entry of its id; (5) path_state grows when a rename or removal of a directory
+ * believed only together with an id entry of its id, looked up after it: a change in between has dropped that one; (5) path_state grows when a rename or removal of a directory
  * begins and when it ends, path_busy counts those in between; a path or directory entry is believed only while its
  * stamp equals path_state; (6) eviction in a set is second chance: a hit sets the entry's bit, the hand clears bits
  * until it meets a clear one. */
@@ -331,43 +331,62 @@ bool loc_find_id(struct loc *loc, uint64_t object_id, struct obj_loc *out)
 	return id_find(loc, object_id, out);
 }
 
-bool loc_find_name(struct loc *loc, uint64_t dir_id, struct slice name, struct obj_loc *out)
+/* The id that the name stands for, 0: none. Starts fetching that one's entry. */
+static uint64_t name_find(struct loc *loc, const struct name_at *at)
 {
-	struct name_at at = name_at(loc, dir_id, name);
-	struct shard *s = &loc->name_shards[at.shard];
-	bool found = false;
+	struct shard *s = &loc->name_shards[at->shard];
+	uint64_t id = 0;
 	shard_lock(s);
-	int way = name_way(&at);
+	int way = name_way(at);
 	if (way >= 0) {
-		uint64_t id = at.set->id[way];
 		uint32_t shard;
+		id = at->set->id[way];
 		const struct id_set *ids = id_set_of(loc, id, &shard);
-		const char *hint = (const char *)&ids->e[at.set->ways[way]];
+		const char *hint = (const char *)&ids->e[at->set->ways[way]];
 		__builtin_prefetch(ids);
 		__builtin_prefetch(hint);
 		__builtin_prefetch(hint + 64);
-		at.set->used = (uint8_t)(at.set->used | 1u << way);
-		found = id_find(loc, id, out); /* nested, invariant (1) */
-	}
-	if (found)
+		at->set->used = (uint8_t)(at->set->used | 1u << way);
 		s->hits++;
-	else
+	} else {
 		s->misses++;
+	}
 	shard_unlock(s);
-	return found;
+	return id;
 }
 
-void loc_prefetch_name(struct loc *loc, uint64_t dir_id, struct slice name)
+bool loc_find_name(struct loc *loc, uint64_t dir_id, struct slice name, struct obj_loc *out)
 {
 	struct name_at at = name_at(loc, dir_id, name);
+	return id_find(loc, name_find(loc, &at), out);
+}
+
+void loc_probe_name(struct loc *loc, uint64_t dir_id, struct slice name, struct loc_probe *probe)
+{
+	struct name_at at = name_at(loc, dir_id, name);
+	*probe = (struct loc_probe){ .hash = at.hash, .set = at.set };
 	__builtin_prefetch(at.set, 1);
 	__builtin_prefetch((char *)at.set + 64, 1);
 }
 
-void loc_prefetch_id(struct loc *loc, uint64_t object_id)
+void loc_probe_id(struct loc *loc, uint64_t object_id, struct loc_probe *probe)
 {
 	uint32_t shard;
+	*probe = (struct loc_probe){ .id = object_id };
 	__builtin_prefetch(id_set_of(loc, object_id, &shard), 1);
+}
+
+void loc_probe_next(struct loc *loc, struct loc_probe *probe)
+{
+	if (probe->set == NULL)
+		return;
+	struct name_at at = { .hash = probe->hash, .shard = (uint32_t)probe->hash.lo & (SHARDS - 1), .set = probe->set };
+	probe->id = name_find(loc, &at);
+}
+
+bool loc_probe_end(struct loc *loc, const struct loc_probe *probe, struct obj_loc *out)
+{
+	return id_find(loc, probe->id, out);
 }
 
 uint64_t loc_stamp(struct loc *loc, uint64_t dir_id, struct slice name)

@@ -36,9 +36,13 @@ struct loc *loc_new(uint64_t budget_bytes); /* all of the memory, taken lazily *
 void loc_free(struct loc **loc);
 bool loc_find_name(struct loc *loc, uint64_t dir_id, struct slice name, struct obj_loc *out);
 bool loc_find_id(struct loc *loc, uint64_t object_id, struct obj_loc *out);
-/* Starts fetching the cache lines a find will touch: call for a whole batch, then find. */
-void loc_prefetch_name(struct loc *loc, uint64_t dir_id, struct slice name);
-void loc_prefetch_id(struct loc *loc, uint64_t object_id);
+/* The same in three steps, each of which starts fetching the cache lines that the next will touch: do one step for all
+ * of a batch, then the next. What is found was there at some time between the first step and the last. */
+struct loc_probe { struct hash128 hash; uint64_t id; void *set; };
+void loc_probe_name(struct loc *loc, uint64_t dir_id, struct slice name, struct loc_probe *probe);
+void loc_probe_id(struct loc *loc, uint64_t object_id, struct loc_probe *probe);
+void loc_probe_next(struct loc *loc, struct loc_probe *probe);
+bool loc_probe_end(struct loc *loc, const struct loc_probe *probe, struct obj_loc *out);
 
 uint64_t loc_stamp(struct loc *loc, uint64_t dir_id, struct slice name); /* before the row is read */
 void loc_fill(struct loc *loc, uint64_t stamp, uint64_t dir_id, struct slice name, const struct obj_loc *o);

@@ -71,8 +71,17 @@ struct ns_ref {
 
 /* Any thread, never blocks: 0 and *out, or -GRANARY_EAGAIN (ask ns_lookup on a worker). */
 int ns_find_cached(struct ns *ns, const struct ns_ref *ref, struct obj_loc *out);
-/* Any thread, never blocks: starts the cache misses of a later ns_find_cached. */
-void ns_prefetch(struct ns *ns, const struct ns_ref *ref);
+/* The same for a batch: one step for all its refs, then the next, so that their cache misses overlap. probe_begin is
+ * given the probe of the ref before (NULL: none): neighbours are mostly of one directory. The ref must stay. */
+struct ns_probe {
+	const struct ns_ref *ref;
+	struct slice dir_part;
+	uint64_t dir, stamp; /* dir 0: not known */
+	struct loc_probe loc;
+};
+void ns_probe_begin(struct ns *ns, const struct ns_ref *ref, const struct ns_probe *before, struct ns_probe *probe);
+void ns_probe_next(struct ns *ns, struct ns_probe *probe);
+int ns_probe_end(struct ns *ns, const struct ns_probe *probe, struct obj_loc *out);
 
 /* Where an entry lives. name borrows from the ref, from the row, or from buf: do not copy the struct. */
 struct ns_place {

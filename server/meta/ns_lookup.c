@@ -36,46 +36,50 @@ bool obj_loc_of(const struct object *o, uint64_t dir, struct obj_loc *out)
 	return true;
 }
 
-int ns_find_cached(struct ns *ns, const struct ns_ref *ref, struct obj_loc *out)
+void ns_probe_begin(struct ns *ns, const struct ns_ref *ref, const struct ns_probe *before, struct ns_probe *probe)
 {
-	struct slice dir_part, name;
-	uint64_t dir, stamp;
-	bool found = false;
+	struct slice name;
+	*probe = (struct ns_probe){ .ref = ref };
 	switch (ref->by) {
 	case NS_BY_KEY:
-		key_split(ref->name, &dir_part, &name);
-		stamp = loc_path_stamp(ns->loc);
-		found = loc_path_find(ns->loc, ref->bucket, dir_part, &dir) &&
-			loc_find_name(ns->loc, dir, name, out) &&
-			loc_path_stamp(ns->loc) == stamp; /* invariant (1) */
+		key_split(ref->name, &probe->dir_part, &name);
+		probe->stamp = loc_path_stamp(ns->loc);
+		if (before != NULL && before->ref->by == NS_BY_KEY && before->ref->bucket == ref->bucket &&
+		    before->stamp == probe->stamp && slice_eq(before->dir_part, probe->dir_part))
+			probe->dir = before->dir;
+		else if (!loc_path_find(ns->loc, ref->bucket, probe->dir_part, &probe->dir))
+			probe->dir = 0;
+		if (probe->dir != 0)
+			loc_probe_name(ns->loc, probe->dir, name, &probe->loc);
 		break;
 	case NS_BY_NAME:
-		found = loc_find_name(ns->loc, ref->dir, ref->name, out);
+		loc_probe_name(ns->loc, ref->dir, ref->name, &probe->loc);
 		break;
 	case NS_BY_ID:
-		found = loc_find_id(ns->loc, ref->id, out);
+		loc_probe_id(ns->loc, ref->id, &probe->loc);
 		break;
 	}
+}
+
+void ns_probe_next(struct ns *ns, struct ns_probe *probe)
+{
+	loc_probe_next(ns->loc, &probe->loc);
+}
+
+int ns_probe_end(struct ns *ns, const struct ns_probe *probe, struct obj_loc *out)
+{
+	bool found = loc_probe_end(ns->loc, &probe->loc, out);
+	if (probe->ref->by == NS_BY_KEY) /* invariant (1) */
+		found = found && probe->dir != 0 && loc_path_stamp(ns->loc) == probe->stamp;
 	return found ? 0 : -GRANARY_EAGAIN;
 }
 
-void ns_prefetch(struct ns *ns, const struct ns_ref *ref)
+int ns_find_cached(struct ns *ns, const struct ns_ref *ref, struct obj_loc *out)
 {
-	struct slice dir_part, name;
-	uint64_t dir;
-	switch (ref->by) {
-	case NS_BY_KEY:
-		key_split(ref->name, &dir_part, &name);
-		if (loc_path_find(ns->loc, ref->bucket, dir_part, &dir))
-			loc_prefetch_name(ns->loc, dir, name);
-		break;
-	case NS_BY_NAME:
-		loc_prefetch_name(ns->loc, ref->dir, ref->name);
-		break;
-	case NS_BY_ID:
-		loc_prefetch_id(ns->loc, ref->id);
-		break;
-	}
+	struct ns_probe probe;
+	ns_probe_begin(ns, ref, NULL, &probe);
+	ns_probe_next(ns, &probe);
+	return ns_probe_end(ns, &probe, out);
 }
 
 /* A directory's inode as an entry. */

@@ -87,19 +87,6 @@ static enum step_result read_parse(struct req *r)
 
 /* ---- find ---- */
 
-/* 0; EAGAIN: a worker has to; or the entry's error. */
-static int entry_find(struct read *b, struct read_entry *e)
-{
-	int err = auth_ref(&b->auth, &e->ref, false);
-
-	if (err < 0) return err;
-	if (b->verify) return -GRANARY_EAGAIN; /* past the tables, too */
-	err = ns_find_cached(b->auth.store->ns, &e->ref, &e->loc);
-	if (err == 0 && e->ref.by == NS_BY_ID)
-		err = auth_entry(&b->auth, e->loc.dir_id, slice_of(NULL, 0), false);
-	return err;
-}
-
 static void entry_found(struct read_entry *e, int err)
 {
 	e->err = (int16_t)err;
@@ -110,19 +97,40 @@ static void entry_found(struct read_entry *e, int err)
 		memset(&e->loc, 0, sizeof(e->loc));
 }
 
+/* 0; EAGAIN: a worker has to; or the entry's error. */
+static int entry_find(struct read *b, struct read_entry *e, const struct ns_probe *probe)
+{
+	int err = ns_probe_end(b->auth.store->ns, probe, &e->loc);
+
+	if (err == 0 && e->ref.by == NS_BY_ID)
+		err = auth_entry(&b->auth, e->loc.dir_id, slice_of(NULL, 0), false);
+	return err;
+}
+
 /* Returns how many are left for a worker. */
-static uint32_t find_chunk(struct read *b, uint32_t from, uint32_t to)
+static uint32_t find_chunk(struct read *b, uint32_t from, uint32_t count)
 {
 	struct ns *ns = b->auth.store->ns;
+	struct ns_probe probes[READ_CHUNK], *before = NULL;
 	uint32_t missing = 0;
 
-	for (uint32_t i = from; i < to; i++)
-		if (b->entries[i].err == 0) ns_prefetch(ns, &b->entries[i].ref);
-	for (uint32_t i = from; i < to; i++) {
-		struct read_entry *e = &b->entries[i];
-		int err = e->err < 0 ? e->err : entry_find(b, e);
+	for (uint32_t i = 0; i < count; i++) {
+		struct read_entry *e = &b->entries[from + i];
+
+		if (e->err == 0) e->err = (int16_t)auth_ref(&b->auth, &e->ref, false);
+		if (e->err == 0 && b->verify) e->err = -GRANARY_EAGAIN; /* past the tables, too */
+		if (e->err < 0) continue;
+		ns_probe_begin(ns, &e->ref, before, &probes[i]);
+		before = &probes[i];
+	}
+	for (uint32_t i = 0; i < count; i++)
+		if (b->entries[from + i].err == 0) ns_probe_next(ns, &probes[i]);
+	for (uint32_t i = 0; i < count; i++) {
+		struct read_entry *e = &b->entries[from + i];
+		int err = e->err < 0 ? e->err : entry_find(b, e, &probes[i]);
 
 		if (err == -GRANARY_EAGAIN) {
+			e->err = 0;
 			e->state = READ_LOOKING;
 			missing++;
 		} else {
@@ -194,7 +202,7 @@ static enum step_result read_find(struct req *r)
 	uint32_t missing = 0;
 
 	for (uint32_t i = 0; i < b->count; i += READ_CHUNK)
-		missing += find_chunk(b, i, i + READ_CHUNK < b->count ? i + READ_CHUNK : b->count);
+		missing += find_chunk(b, i, b->count - i < READ_CHUNK ? b->count - i : READ_CHUNK);
 	stat_add(&r->local->stats->entries[OP_READ], b->count);
 	if (missing > 0) {
 		look_start(b, missing);

@@ -65,26 +65,35 @@ static enum step_result stat_parse(struct req *r)
 }
 
 /* 0; EAGAIN: a worker has to; or the entry's error. */
-static int entry_find(struct stat_req *s, struct stat_entry *e)
+static int entry_find(struct stat_req *s, struct stat_entry *e, const struct ns_probe *probe)
 {
-	int err = auth_ref(&s->auth, &e->ref, false);
+	int err = ns_probe_end(s->auth.store->ns, probe, &e->loc);
 
-	if (err == 0) err = ns_find_cached(s->auth.store->ns, &e->ref, &e->loc);
 	if (err == 0 && e->ref.by == NS_BY_ID)
 		err = auth_entry(&s->auth, e->loc.dir_id, slice_of(NULL, 0), false);
 	if (err == 0 && s->want_meta && e->loc.has_meta) err = -GRANARY_EAGAIN;
 	return err;
 }
 
-static void find_chunk(struct stat_req *s, uint32_t from, uint32_t to)
+static void find_chunk(struct stat_req *s, struct stat_entry *entries, uint32_t count)
 {
-	for (uint32_t i = from; i < to; i++)
-		if (s->entries[i].err == 0) ns_prefetch(s->auth.store->ns, &s->entries[i].ref);
-	for (uint32_t i = from; i < to; i++) {
-		struct stat_entry *e = &s->entries[i];
+	struct ns *ns = s->auth.store->ns;
+	struct ns_probe probes[STAT_CHUNK], *before = NULL;
 
+	for (uint32_t i = 0; i < count; i++) {
+		struct stat_entry *e = &entries[i];
+
+		if (e->err == 0) e->err = (int16_t)auth_ref(&s->auth, &e->ref, false);
 		if (e->err < 0) continue;
-		e->err = (int16_t)entry_find(s, e);
+		ns_probe_begin(ns, &e->ref, before, &probes[i]);
+		before = &probes[i];
+	}
+	for (uint32_t i = 0; i < count; i++)
+		if (entries[i].err == 0) ns_probe_next(ns, &probes[i]);
+	for (uint32_t i = 0; i < count; i++) {
+		struct stat_entry *e = &entries[i];
+
+		if (e->err == 0) e->err = (int16_t)entry_find(s, e, &probes[i]);
 		e->is_missing = e->err == -GRANARY_EAGAIN;
 		s->missing += e->is_missing;
 	}
@@ -145,7 +154,7 @@ static enum step_result stat_find(struct req *r)
 	struct stat_req *s = stat_of(r);
 
 	for (uint32_t i = 0; i < s->count; i += STAT_CHUNK)
-		find_chunk(s, i, i + STAT_CHUNK < s->count ? i + STAT_CHUNK : s->count);
+		find_chunk(s, &s->entries[i], s->count - i < STAT_CHUNK ? s->count - i : STAT_CHUNK);
 	if (s->missing == 0) return STEP_NEXT;
 	r->step++;
 	return req_work(r, stat_work);

@@ -40,8 +40,16 @@ static void test_finds_what_was_filled_by_name_and_by_id(void **state)
 	struct loc *loc = *state;
 	struct obj_loc o;
 	fill(loc, 7, S("a"), 100);
-	loc_prefetch_name(loc, 7, S("a"));
-	loc_prefetch_id(loc, 100);
+	struct loc_probe probe;
+	loc_probe_name(loc, 7, S("a"), &probe);
+	loc_probe_next(loc, &probe);
+	assert_true(loc_probe_end(loc, &probe, &o));
+	loc_probe_id(loc, 100, &probe);
+	loc_probe_next(loc, &probe);
+	assert_true(loc_probe_end(loc, &probe, &o));
+	loc_probe_name(loc, 7, S("b"), &probe);
+	loc_probe_next(loc, &probe);
+	assert_false(loc_probe_end(loc, &probe, &o));
 	assert_true(loc_find_name(loc, 7, S("a"), &o));
 	assert_int_equal(o.version, 1000);
 	assert_true(loc_find_id(loc, 100, &o));
@@ -216,16 +224,19 @@ static void test_find_takes_well_under_a_microsecond(void **state)
 	}
 	uint64_t t0 = clock_thread_cpu_ns();
 	for (uint64_t base = 0; base < n; base += 64) {
+		struct loc_probe probes[64];
 		char names[64][16];
 		for (uint64_t j = 0; j < 64; j++) {
 			uint64_t i = (base + j) * 2654435761u % n + 1;
 			for (int k = 7; k >= 0; k--, i /= 10)
 				names[j][k] = (char)('0' + i % 10);
 			memcpy(names[j] + 8, ".jpg", 4);
-			loc_prefetch_name(loc, 1, slice_of(names[j], 12));
+			loc_probe_name(loc, 1, slice_of(names[j], 12), &probes[j]);
 		}
 		for (uint64_t j = 0; j < 64; j++)
-			found += loc_find_name(loc, 1, slice_of(names[j], 12), &o);
+			loc_probe_next(loc, &probes[j]);
+		for (uint64_t j = 0; j < 64; j++)
+			found += loc_probe_end(loc, &probes[j], &o);
 	}
 	uint64_t ns_each = (clock_thread_cpu_ns() - t0) / n;
 	print_message("%llu of %llu found, %llu ns each\n", (unsigned long long)found, (unsigned long long)n,

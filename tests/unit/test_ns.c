@@ -511,7 +511,6 @@ static void test_objects_are_found_by_key_name_and_id_and_cached(void **state)
 	assert_string_equal(f.name, "x");
 	struct ns_ref *refs[] = { &key, &name, &id };
 	for (int i = 0; i < 3; i++) {
-		ns_prefetch(w->ns, refs[i]);
 		assert_int_equal(ns_find_cached(w->ns, refs[i], &loc), 0);
 		assert_true(loc.id == m.id && loc.version == m.version && loc.size == 9 && loc.pack == WORLD_PACK);
 		assert_true(loc.record == 4096 && loc.skip == 100 && loc.crc_count == 1 && loc.crcs[0] == 0x04030201);
