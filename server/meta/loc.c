@@ -9,14 +9,14 @@
  * The low 8 bits of a hash choose the shard: a set, a mark and a ring belong to exactly one shard, whose lock guards
  * them.
  *
- * Invariants: (1) no lock is taken while another is held; (2) an entry is inserted under the
- * lock of its name's shard while its mark has the stamp and busy == 0: a busy mark therefore comes either before (the
- * fill is refused) or after (it drops what was filled), so the id table needs no marks of its own; (3) that holds
- * because loc.h (1) makes each change of an object's row touch the very place a fill names; (4) a name entry is
- * believed only together with an id entry of its id, looked up after it: a change in between has dropped that one; (5) path_state grows when a rename or removal of a directory
- * begins and when it ends, path_busy counts those in between; a path or directory entry is believed only while its
- * stamp equals path_state; (6) eviction in a set is second chance: a hit sets the entry's bit, the hand clears bits
- * until it meets a clear one. */
+ * Invariants: (1) locks nest name shard -> id shard only (a fill); (2) an entry is inserted under its name's shard lock
+ * while its mark has the stamp and busy == 0: a busy mark therefore comes either before (the fill is refused) or after
+ * (it drops what was filled), so the id table needs no marks of its own; (3) that holds because loc.h (1) makes each
+ * change of an object's row touch the very place a fill names; (4) a name entry is believed only together with an id
+ * entry of its id, looked up after it: a change in between has dropped that one; (5) path_state grows when a rename or
+ * removal of a directory begins and when it ends, path_busy counts those in between; a path or directory entry is
+ * believed only while its stamp equals path_state; (6) eviction in a set is second chance: a hit sets the entry's bit,
+ * the hand clears bits until it meets a clear one. */
 #include "meta/loc.h"
 
 #include <assert.h>
@@ -380,7 +380,8 @@ void loc_probe_next(struct loc *loc, struct loc_probe *probe)
 {
 	if (probe->set == NULL)
 		return;
-	struct name_at at = { .hash = probe->hash, .shard = (uint32_t)probe->hash.lo & (SHARDS - 1), .set = probe->set };
+	struct name_at at = { .hash = probe->hash, .set = probe->set };
+	at.shard = (uint32_t)probe->hash.lo & (SHARDS - 1);
 	probe->id = name_find(loc, &at);
 }
 
