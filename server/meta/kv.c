@@ -52,6 +52,11 @@ struct kv {
 
 int kv_get(struct kv *kv, struct slice key, struct kv_value *out) { return kv->engine->ops->get(kv->engine, key, out); }
 
+int kv_get_cached(struct kv *kv, struct slice key, struct kv_value *out)
+{
+	return kv->engine->ops->get_cached(kv->engine, key, out);
+}
+
 void kv_value_release(struct kv_value *v)
 {
 	if (v->unpin != NULL)

@@ -57,6 +57,8 @@ int kv_reopen(struct kv *kv);
 /* Value borrowed until kv_value_release. -GRANARY_ENOTFOUND when absent. */
 struct kv_value { struct slice v; void *pin; void (*unpin)(void *pin); };
 int kv_get(struct kv *kv, struct slice key, struct kv_value *out);
+/* The same where it needs no disk, for those who must not block: -GRANARY_EAGAIN when memory does not know. */
+int kv_get_cached(struct kv *kv, struct slice key, struct kv_value *out);
 void kv_value_release(struct kv_value *v);
 /* n gets; out[i] as kv_get's, err[i] 0 or -GRANARY_E...; order kept. */
 void kv_multi_get(struct kv *kv, const struct slice *keys, uint32_t n, struct kv_value *out, int *err);

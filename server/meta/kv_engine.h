@@ -31,6 +31,7 @@ struct kv_engine_ops {
 	const char *name;
 	bool has_committer; /* a thread of its own commits; else kv_turn() */
 	int (*get)(struct kv_engine *e, struct slice key, struct kv_value *out);
+	int (*get_cached)(struct kv_engine *e, struct slice key, struct kv_value *out); /* never blocks; or EAGAIN */
 	struct kv_snapshot *(*snapshot_new)(struct kv_engine *e);
 	void (*snapshot_free)(struct kv_engine *e, struct kv_snapshot *s);
 	struct kv_iter *(*iter_new)(struct kv_engine *e, struct kv_snapshot *s);

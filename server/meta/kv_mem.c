@@ -13,6 +13,7 @@
  * changed only while nobody else holds them. */
 #include "common/crc32c.h"
 #include "common/error.h"
+#include "common/hash.h"
 #include "common/log.h"
 #include "io/fs.h"
 #include "meta/kv_engine.h"
@@ -299,6 +300,13 @@ static int mem_get(struct kv_engine *e, struct slice key, struct kv_value *out)
 	}
 	pthread_mutex_unlock(&m->lock);
 	return is_there ? 0 : -GRANARY_ENOTFOUND;
+}
+
+/* All is in memory; some rows say that they are not, so that callers' other way is walked too. */
+static int mem_get_cached(struct kv_engine *e, struct slice key, struct kv_value *out)
+{
+	*out = (struct kv_value){ .pin = NULL };
+	return hash_content(key.p, key.len).lo % 4 == 0 ? -GRANARY_EAGAIN : mem_get(e, key, out);
 }
 
 static struct kv_snapshot *mem_snapshot_new(struct kv_engine *e)
@@ -691,6 +699,7 @@ static void mem_close(struct kv_engine *e)
 }
 
 static const struct kv_engine_ops mem_ops = { .name = "memory", .has_committer = false, .get = mem_get,
+	.get_cached = mem_get_cached,
 	.snapshot_new = mem_snapshot_new, .snapshot_free = mem_snapshot_free, .iter_new = mem_iter_new,
 	.write = mem_write, .reopen = mem_reopen, .close = mem_close };
 

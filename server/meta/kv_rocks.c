@@ -49,7 +49,7 @@ struct rocks {
 	rocksdb_options_t *options;
 	rocksdb_block_based_table_options_t *table;
 	rocksdb_cache_t *cache; /* outlives db: pinned values may be released after a reopen */
-	rocksdb_readoptions_t *read;
+	rocksdb_readoptions_t *read, *read_cached;
 	rocksdb_writeoptions_t *write;
 	rocksdb_writebatch_t *batch;
 	struct fs *fs;
@@ -128,13 +128,25 @@ static void thread_set_up(void)
 
 static void pin_release(void *pin) { rocksdb_pinnableslice_destroy(pin); }
 
+static int value_take(rocksdb_pinnableslice_t *pin, struct kv_value *out)
+{
+	size_t len;
+
+	if (pin == NULL)
+		return -GRANARY_ENOTFOUND;
+	out->v.p = (const uint8_t *)rocksdb_pinnableslice_value(pin, &len);
+	out->v.len = len;
+	out->pin = pin;
+	out->unpin = pin_release;
+	return 0;
+}
+
 static int rocks_get(struct kv_engine *e, struct slice key, struct kv_value *out)
 {
 	struct rocks *r = rocks_of(e);
 	rocksdb_pinnableslice_t *pin;
 	char *text = NULL;
 	bool is_open;
-	size_t len;
 
 	thread_set_up();
 	*out = (struct kv_value){ .pin = NULL };
@@ -144,15 +156,29 @@ static int rocks_get(struct kv_engine *e, struct slice key, struct kv_value *out
 	pthread_rwlock_unlock(&r->rw);
 	if (!is_open)
 		return -GRANARY_EIO;
-	if (text != NULL)
-		return error_take(text, "read a row");
-	if (pin == NULL)
-		return -GRANARY_ENOTFOUND;
-	out->v.p = (const uint8_t *)rocksdb_pinnableslice_value(pin, &len);
-	out->v.len = len;
-	out->pin = pin;
-	out->unpin = pin_release;
-	return 0;
+	return text != NULL ? error_take(text, "read a row") : value_take(pin, out);
+}
+
+/* Any error (it is "incomplete" when a block is not in the cache) leaves the row to who may block. */
+static int rocks_get_cached(struct kv_engine *e, struct slice key, struct kv_value *out)
+{
+	struct rocks *r = rocks_of(e);
+	rocksdb_pinnableslice_t *pin = NULL;
+	char *text = NULL;
+	bool is_open;
+
+	thread_set_up();
+	*out = (struct kv_value){ .pin = NULL };
+	if (pthread_rwlock_tryrdlock(&r->rw) != 0) /* it is being reopened */
+		return -GRANARY_EAGAIN;
+	is_open = r->db != NULL;
+	if (is_open)
+		pin = rocksdb_get_pinned(r->db, r->read_cached, (const char *)key.p, key.len, &text);
+	pthread_rwlock_unlock(&r->rw);
+	if (is_open && text == NULL)
+		return value_take(pin, out);
+	rocksdb_free(text);
+	return -GRANARY_EAGAIN;
 }
 
 static struct kv_snapshot *rocks_snapshot_new(struct kv_engine *e)
@@ -431,6 +457,7 @@ static void rocks_close(struct kv_engine *e)
 	rocksdb_writebatch_destroy(r->batch);
 	rocksdb_writeoptions_destroy(r->write);
 	rocksdb_readoptions_destroy(r->read);
+	rocksdb_readoptions_destroy(r->read_cached);
 	rocksdb_options_destroy(r->options);
 	rocksdb_block_based_options_destroy(r->table);
 	rocksdb_cache_destroy(r->cache);
@@ -443,6 +470,7 @@ static void rocks_close(struct kv_engine *e)
 }
 
 static const struct kv_engine_ops rocks_ops = { .name = "rocksdb", .has_committer = true, .get = rocks_get,
+	.get_cached = rocks_get_cached,
 	.snapshot_new = rocks_snapshot_new, .snapshot_free = rocks_snapshot_free, .iter_new = rocks_iter_new,
 	.write = rocks_write, .reopen = rocks_reopen, .close = rocks_close };
 
@@ -514,6 +542,8 @@ static int options_set_up(struct rocks *r, const struct kv_options *o)
 	table_set_up(r, o->block_cache_size);
 	r->read = rocksdb_readoptions_create();
 	rocksdb_readoptions_set_verify_checksums(r->read, 1);
+	r->read_cached = rocksdb_readoptions_create();
+	rocksdb_readoptions_set_read_tier(r->read_cached, 1); /* kBlockCacheTier */
 	r->write = rocksdb_writeoptions_create();
 	rocksdb_writeoptions_set_sync(r->write, 1);
 	r->batch = rocksdb_writebatch_create();

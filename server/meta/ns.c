@@ -68,7 +68,8 @@ int row_get(struct ns *ns, struct ns_plan *plan, struct slice key, struct kv_val
 	const struct plan_row *row = plan == NULL ? NULL : plan_row_find(plan, key);
 	*out = (struct kv_value){ .pin = NULL };
 	if (row == NULL || row->change == ROW_SAME)
-		return kv_get(ns->kv, key, out);
+		return plan != NULL && plan->may_not_block ? kv_get_cached(ns->kv, key, out)
+							   : kv_get(ns->kv, key, out);
 	if (row->change == ROW_DELETED)
 		return -GRANARY_ENOTFOUND;
 	out->v = row->value;

@@ -114,6 +114,9 @@ int ns_parent(struct ns *ns, const struct ns_ref *ref, uint64_t *dir, uint64_t *
 /* ---- plans ---- */
 struct ns_plan;
 struct ns_plan *ns_plan_new(struct ns *ns);
+/* Every ns_plan_... of it and ns_plan_finish answer -GRANARY_EAGAIN rather than block: free it then and plan on a
+ * worker. */
+void ns_plan_set_unblocking(struct ns_plan *plan);
 void ns_plan_free(struct ns_plan **plan);
 struct kv_txn *ns_plan_txn(struct ns_plan *plan); /* for the retry row, pack counters, kv_submit */
 /* Adds what must be judged over the whole plan (emptied directories, quota); call once, before submitting. */

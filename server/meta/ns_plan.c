@@ -70,6 +70,11 @@ void ns_plan_free(struct ns_plan **planp)
 	free(plan);
 }
 
+void ns_plan_set_unblocking(struct ns_plan *plan)
+{
+	plan->may_not_block = true;
+}
+
 struct kv_txn *ns_plan_txn(struct ns_plan *plan)
 {
 	return plan->txn;
@@ -256,6 +261,8 @@ int plan_scan(struct ns_plan *plan, struct slice prefix, int (*each)(void *arg, 
 	      void *arg)
 {
 	struct plan_scan s = { plan, each, arg };
+	if (plan->may_not_block)
+		return -GRANARY_EAGAIN;
 	int err = rows_scan(plan->ns, prefix, plan_scan_engine_row, &s);
 	for (uint32_t i = 0; err == 0 && i < plan->row_slots; i++)
 		for (struct plan_row *row = plan->rows[i]; err == 0 && row != NULL; row = row->next)
@@ -567,6 +574,8 @@ static int plan_judge_dirs(struct ns_plan *plan)
 			for (struct plan_dir *pd = plan->dirs[i]; err >= 0 && pd != NULL; pd = pd->next) {
 				if (!pd->has_lost || pd->is_removed || pd->is_judged)
 					continue;
+				if (plan->may_not_block)
+					return -GRANARY_EAGAIN;
 				if (it == NULL)
 					it = kv_iter_new(plan->ns->kv, NULL);
 				if (it == NULL)

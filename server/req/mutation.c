@@ -246,13 +246,14 @@ static void plan_session_rows(struct req *r, struct kv_txn *txn)
 		kv_delete(txn, row_retry(key, session_id(m->session), m->deletes[i]));
 }
 
-static int plan_make(struct req *r)
+static int plan_make(struct req *r, bool may_block)
 {
 	struct mutation *m = mutation_of(r);
 	int err;
 
 	m->plan = ns_plan_new(r->store->ns);
 	if (m->plan == NULL) return -GRANARY_ENOMEM;
+	if (!may_block) ns_plan_set_unblocking(m->plan);
 	err = m->ops->plan(r, m->plan);
 	if (err != 0) return err;
 	plan_session_rows(r, ns_plan_txn(m->plan));
@@ -264,6 +265,15 @@ static void commit_done(struct task *task)
 	req_resume(container_of(task, struct req, done));
 }
 
+static void plan_submit(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+
+	m->submitted = true;
+	r->done.fn = commit_done;
+	kv_submit(r->store->kv, ns_plan_txn(m->plan), r->local->reactor, &r->done);
+}
+
 static void mutation_plan_task(struct task *task)
 {
 	struct req *r = container_of(task, struct req, task);
@@ -272,14 +282,25 @@ static void mutation_plan_task(struct task *task)
 	if (m->ops->run != NULL)
 		m->err = m->ops->run(r);
 	else
-		m->err = plan_make(r);
-	if (m->err != 0 || m->ops->run != NULL) {
+		m->err = plan_make(r, true);
+	if (m->err != 0 || m->ops->run != NULL)
 		req_post(r);
-		return;
-	}
-	m->submitted = true;
-	r->done.fn = commit_done;
-	kv_submit(r->store->kv, ns_plan_txn(m->plan), r->local->reactor, &r->done);
+	else
+		plan_submit(r);
+}
+
+/* Two switches of threads cost more than a short plan. True when it is submitted. */
+static bool mutation_plan_here(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+
+	if (m->ops->is_short == NULL || !m->ops->is_short(r)) return false;
+	m->err = plan_make(r, false);
+	if (m->err == 0)
+		plan_submit(r);
+	else if (m->plan != NULL)
+		ns_plan_free(&m->plan);
+	return m->err == 0;
 }
 
 enum step_result mutation_plan(struct req *r)
@@ -290,6 +311,7 @@ enum step_result mutation_plan(struct req *r)
 	m->submitted = false;
 	r->step++;
 	r->pending++;
+	if (mutation_plan_here(r)) return STEP_WAIT;
 	r->task.fn = mutation_plan_task;
 	workers_post(r->store->workers, &r->task);
 	return STEP_WAIT;

@@ -13,6 +13,8 @@ struct mutation_ops {
 	/* Worker: fills the plan, statuses entry by entry. 0; MUTATION_NOTHING: no entry changes anything, answer;
 	 * ECHANGED: back to step `restart`; another error: the request fails with it (text set). */
 	int (*plan)(struct req *r, struct ns_plan *plan);
+	/* Few entries: planned on the reactor, as far as memory knows all their rows. May be NULL. */
+	bool (*is_short)(const struct req *r);
 	/* Instead of plan: worker: commits by itself. Remembered in RAM only. */
 	int (*run)(struct req *r);
 	/* Reactor, once after the commit or when there will be none (err: its result). May be NULL. */

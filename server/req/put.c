@@ -17,7 +17,7 @@
 #include "meta/ids.h"
 #include "tier/packs.h"
 
-enum { PUT_STEP_CHECK = 2, VERIFY_INLINE_MAX = 128 * 1024 };
+enum { PUT_STEP_CHECK = 2, VERIFY_INLINE_MAX = 128 * 1024, PUT_SHORT_MAX = 4 };
 
 static struct put *put_of(const struct req *r)
 {
@@ -278,7 +278,7 @@ static int put_plan(struct req *r, struct ns_plan *plan)
 
 		if (e->err < 0) continue;
 		e->planned = entry_plan(e, plan);
-		if (e->planned == -GRANARY_EBUSY) return e->planned;
+		if (e->planned == -GRANARY_EBUSY || e->planned == -GRANARY_EAGAIN) return e->planned;
 		if (e->planned == -GRANARY_ECHANGED && e->upload != NULL)
 			e->planned = -GRANARY_ESTALE;
 		e->again = e->planned == -GRANARY_ECHANGED;
@@ -289,6 +289,11 @@ static int put_plan(struct req *r, struct ns_plan *plan)
 	if (done == 0) return MUTATION_NOTHING;
 	put_account(p, ns_plan_txn(plan));
 	return 0;
+}
+
+static bool put_is_short(const struct req *r)
+{
+	return put_of(r)->count <= PUT_SHORT_MAX;
 }
 
 /* ---- the end ---- */
@@ -373,6 +378,7 @@ static void put_cleanup(struct req *r)
 
 static const struct mutation_ops put_ops = {
 	.plan = put_plan,
+	.is_short = put_is_short,
 	.settled = put_settled,
 	.answer = put_answer,
 	.meta_cap = put_meta_cap,
