@@ -231,8 +231,8 @@ static int entry_get(const struct snap_names *p, size_t at, uint32_t last_len, s
 	e->slot = varint_get(&c);
 	e->field = varint_get(&c);
 	e->rest = cur_bytes(&c, len);
-	if (!cur_ok(&c) || e->shared > last_len || len == 0 || len > SNAP_KEY_MAX - e->shared || e->pack >= p->pack_count ||
-	    e->field >= SNAP_FIELDS_MAX)
+	if (!cur_ok(&c) || e->shared > last_len || len == 0 || len > SNAP_KEY_MAX - e->shared ||
+	    e->pack >= p->pack_count || e->field >= SNAP_FIELDS_MAX)
 		return -GRANARY_ECORRUPT;
 	e->end = (size_t)(c.p - p->entries);
 	return 0;
