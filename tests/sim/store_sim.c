@@ -688,6 +688,25 @@ static void check_packs(struct sim_world *w)
 	free(text);
 }
 
+/* No delayed deletion (`g`) of a pack outlives it. */
+static void check_deletions(struct sim_world *w)
+{
+	struct kv_iter *it = kv_iter_new(w->w.store->kv, NULL);
+	struct pack_row row;
+
+	for (kv_iter_seek(it, slice_str("g")); kv_iter_valid(it); kv_iter_next(it)) {
+		struct slice key = kv_iter_key(it);
+
+		if (key.p[0] != 'g') break;
+		CHECK(key.len == 18);
+		if (key.p[9] == 1)
+			assert_int_equal(
+				packs_row(w->w.store->packs, be64_get(key.p + 10), &row), 0);
+	}
+	assert_int_equal(kv_iter_error(it), 0);
+	kv_iter_free(&it);
+}
+
 static void check_key(struct sim_world *w)
 {
 	const struct ns_access_key *key = ns_key_ref(w->w.store->ns, slice_str("root"));
@@ -821,6 +840,7 @@ static void after_restart(struct sim_world *w)
 	}
 	verify(w, READ_VERIFY);
 	check_packs(w);
+	check_deletions(w);
 	clients_down(w);
 	world_down(w);
 }
