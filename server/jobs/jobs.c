@@ -21,7 +21,8 @@
 #include "pack/cache.h"
 #include "pack/writer.h"
 
-enum { PASS_PACKS = 512, CLOCK_SAVE_S = 60, BACKOFF_S = 60, JOBS_NICE = 10, BACKOFF_FULL_S = 1 };
+enum { PASS_PACKS = 512, CLOCK_SAVE_S = 60, BACKOFF_S = 60, JOBS_NICE = 10, BACKOFF_FULL_S = 1,
+       DELETIONS_MAX = 1000 };
 #define REMOVAL_DELAY_FULL_NS UINT64_C(1000000000)
 
 static bool backoff_holds(struct jobs *j, uint64_t pack_id)
@@ -178,6 +179,32 @@ static int remove_dying(struct jobs *j, const struct pack_info *info)
 	return err;
 }
 
+/* A removal ends with its `g` row. When it was interrupted before that, the pack is not in the table any more and
+ * nobody would come back to the row. */
+static int sweep_deletions(struct jobs *j)
+{
+	struct kv_iter *it = kv_iter_new(j->o.kv, NULL);
+	struct kv_txn *txn = kv_txn_new(j->o.kv);
+	uint32_t n = 0;
+	int err = it && txn ? 0 : -GRANARY_ENOMEM;
+	if (err == 0) kv_iter_seek(it, slice_str("g"));
+	for (; err == 0 && kv_iter_valid(it) && n < DELETIONS_MAX; kv_iter_next(it)) {
+		struct slice key = kv_iter_key(it);
+		if (key.len != 18 || key.p[0] != 'g') break;
+		if (key.p[9] != 1) continue;
+		int is_gone = packs_is_gone(j->o.packs, be64_get(key.p + 10));
+		if (is_gone < 0) err = is_gone;
+		if (is_gone != 1) continue;
+		kv_delete(txn, key); /* ids of packs are never used again: nothing to guard against */
+		n++;
+	}
+	if (err == 0) err = kv_iter_error(it);
+	if (it) kv_iter_free(&it);
+	if (err == 0 && n > 0) err = kv_submit_wait(j->o.kv, txn);
+	kv_txn_free(&txn);
+	return err;
+}
+
 static int visit_pack(struct jobs *j, const struct pack_info *info)
 {
 	if (backoff_holds(j, info->id)) return 0;
@@ -225,6 +252,8 @@ int jobs_pass(struct jobs *j)
 		if (first == 0 && err < 0) first = err;
 	}
 	err = visit_all(j);
+	if (first == 0) first = err;
+	err = sweep_deletions(j);
 	if (first == 0) first = err;
 	if (j->o.extra && !jobs_stopping(j)) j->o.extra(j->o.extra_arg);
 	pthread_mutex_lock(&j->check.lock);

@@ -19,7 +19,7 @@ enum {
 };
 
 static_assert(TAG_CLASS == 25 && TAG_CHECKSUM == 32 && TAG_XATTR == 40 && TAG_ROW == 64, "FORMAT 5.2");
-static_assert(PTAG_LIVE_RECORDS == 74 && CTAG_SPARSE == 69 && LTAG_VERSIONS == 69, "FORMAT 6");
+static_assert(PTAG_LIVE_RECORDS == 74 && CTAG_SPARSE == 69 && LTAG_SIZES == 73, "FORMAT 6");
 static_assert(HTAG_LEASE == 69 && KTAG_NOTE == 68 && BTAG_CREATED == 69, "FORMAT 6");
 
 #define TAG_BIT(tag) (UINT64_C(1) << (tag))

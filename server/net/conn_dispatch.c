@@ -109,8 +109,9 @@ static void attach_done(struct conn *c)
 			&o->transcript, keys_secret(o->key), session_id(o->session), bytes);
 	if (err < 0) {
 		conn_fail_opening(c, OP_AUTH, o->request, err,
-			err == -GRANARY_EACCESS ? "the session belongs to another access key"
-						: error_text(err));
+			err == -GRANARY_EACCESS  ? "the session belongs to another access key"
+			: err == -GRANARY_ESTALE ? "the session is not known any more; begin a new one"
+						 : error_text(err));
 		return;
 	}
 	c->peer.key = o->key;

@@ -131,16 +131,32 @@ static uint32_t delete_statuses(const struct req *r, uint8_t *out)
 	return d->count;
 }
 
-/* What was deleted is gone: its version and size are answered as 0. */
-static void delete_replay(
-	struct req *r, struct slice statuses, uint64_t first_id, uint64_t first_version)
+static bool delete_list(const struct req *r, enum retry_field field, uint64_t *out)
+{
+	const struct delete_req *d = delete_of(r);
+
+	if (field != RETRY_VERSION && field != RETRY_SIZE) return false;
+	for (uint32_t i = 0; i < d->count; i++) {
+		const struct ns_deleted *was = &d->entries[i].out;
+
+		out[i] = field == RETRY_VERSION ? was->version : was->size;
+	}
+	return true;
+}
+
+/* What was deleted is gone: what the row of a large batch does not tell is answered as 0. */
+static void delete_replay(struct req *r, const struct retry_row *row)
 {
 	struct delete_req *d = delete_of(r);
 
-	(void)first_id;
-	(void)first_version;
-	for (uint32_t i = 0; i < d->count; i++)
-		d->entries[i].err = i < statuses.len ? -(int)statuses.p[i] : -GRANARY_EPROTO;
+	for (uint32_t i = 0; i < d->count; i++) {
+		struct delete_entry *e = &d->entries[i];
+
+		e->err = retry_row_err(row, i);
+		e->out = (struct ns_deleted){ 0 };
+		(void)retry_row_get(row, RETRY_VERSION, i, &e->out.version);
+		(void)retry_row_get(row, RETRY_SIZE, i, &e->out.size);
+	}
 }
 
 static void delete_cleanup(struct req *r)
@@ -155,6 +171,7 @@ static const struct mutation_ops delete_ops = {
 	.meta_cap = delete_meta_cap,
 	.replay = delete_replay,
 	.statuses = delete_statuses,
+	.list = delete_list,
 };
 static const struct req_step delete_steps[] = { { "parse", delete_begin }, MUTATION_STEPS };
 const struct req_kind delete_kind = {

@@ -111,23 +111,18 @@ static int retry_row_read(struct req *r)
 	struct mutation *m = mutation_of(r);
 	uint8_t key[ROW_KEY_MAX];
 	struct kv_value value;
-	struct slice statuses;
-	uint64_t op, id, version;
+	struct retry_row row;
 	int err = kv_get(r->store->kv, row_retry(key, session_id(m->session), m->sequence), &value);
 
 	if (err == -GRANARY_ENOTFOUND) return 0;
 	if (err < 0) return err;
-	if (!value_u64(value.v, LTAG_OP, 0, &op) || !value_u64(value.v, LTAG_ID, 0, &id) ||
-		!value_u64(value.v, LTAG_VERSION, 0, &version) ||
-		!value_bytes(value.v, LTAG_STATUS, &statuses))
-		err = -GRANARY_ECORRUPT;
-	else if (op != r->kind->op)
-		err = -GRANARY_EPROTO;
+	err = retry_row_decode(value.v, &row);
+	if (err == 0 && row.op != r->kind->op) err = -GRANARY_EPROTO;
 	if (err == 0) {
 		m->replayed = true;
-		m->first_id = id;
-		m->first_version = version;
-		if (m->ops->replay != NULL) m->ops->replay(r, statuses, id, version);
+		m->first_id = row.first_id;
+		m->first_version = row.first_version;
+		if (m->ops->replay != NULL) m->ops->replay(r, &row);
 	}
 	kv_value_release(&value);
 	return err;
@@ -201,20 +196,18 @@ enum step_result mutation_admit(struct req *r)
 static void put_retry_row(struct req *r, struct kv_txn *txn)
 {
 	struct mutation *m = mutation_of(r);
-	uint8_t key[ROW_KEY_MAX], value[WIRE_BATCH_MAX + 256], statuses[WIRE_BATCH_MAX] = { 0 };
+	uint8_t key[ROW_KEY_MAX], value[RETRY_ROW_MAX], statuses[WIRE_BATCH_MAX] = { 0 };
 	uint32_t n = m->ops->statuses != NULL ? m->ops->statuses(r, statuses) : 1;
-	struct wr w = wr_of(value, sizeof(value));
+	struct retry_row row = {
+		.op = r->kind->op,
+		.first_version = m->first_version,
+		.first_id = m->first_id,
+		.written_ns = store_clock_now(r->store->clock),
+		.statuses = slice_of(statuses, n),
+	};
+	size_t len = retry_row_encode(&row, m->ops->list, r, value);
 
-	assert(n <= WIRE_BATCH_MAX);
-	value_begin(&w);
-	tlv_put_u64(&w, LTAG_VERSION, m->first_version);
-	tlv_put_u64(&w, LTAG_ID, m->first_id);
-	tlv_put(&w, LTAG_STATUS, slice_of(statuses, n));
-	tlv_put(&w, LTAG_OP, slice_of(&r->kind->op, 1));
-	tlv_put_u64(&w, LTAG_WRITTEN, store_clock_now(r->store->clock));
-	assert(wr_ok(&w));
-	kv_put(txn, row_retry(key, session_id(m->session), m->sequence),
-		slice_of(value, wr_len(&w)));
+	kv_put(txn, row_retry(key, session_id(m->session), m->sequence), slice_of(value, len));
 }
 
 static void put_session_row(struct req *r, struct kv_txn *txn)

@@ -4,6 +4,7 @@
  * answer and its memory. */
 #pragma once
 
+#include "req/retry_row.h"
 #include "req/session.h"
 
 enum { MUTATION_TRIES_MAX = 8, MUTATION_NOTHING = 1 };
@@ -24,10 +25,11 @@ struct mutation_ops {
 	size_t (*meta_cap)(const struct req *r);
 	/* Worker: makes the entries' results as its retry row says, so that answer() can tell them.
 	 * NULL: there are no entries. */
-	void (*replay)(
-		struct req *r, struct slice statuses, uint64_t first_id, uint64_t first_version);
+	void (*replay)(struct req *r, const struct retry_row *row);
 	/* One status byte an entry; NULL: one byte, 0. Returns how many (at most WIRE_BATCH_MAX). */
 	uint32_t (*statuses)(const struct req *r, uint8_t *out);
+	/* What else the answer tells of the entries, for the retry row (retry_row.h). NULL: nothing. */
+	bool (*list)(const struct req *r, enum retry_field field, uint64_t *out);
 	uint32_t restart; /* step */
 };
 

@@ -339,29 +339,53 @@ static uint32_t put_statuses(const struct req *r, uint8_t *out)
 	return p->count;
 }
 
-/* The row knows statuses and versions; where the object still is that version, the rest can be
- * looked up. */
-static void put_replay(
-	struct req *r, struct slice statuses, uint64_t first_id, uint64_t first_version)
+static bool put_list(const struct req *r, enum retry_field field, uint64_t *out)
+{
+	const struct put *p = put_of(r);
+
+	for (uint32_t i = 0; i < p->count; i++) {
+		const struct put_entry *e = &p->entries[i];
+
+		switch (field) {
+		case RETRY_VERSION: out[i] = e->version; break;
+		case RETRY_ID: out[i] = e->id; break;
+		case RETRY_DIR: out[i] = e->dir; break;
+		case RETRY_REPLACED: out[i] = e->replaced; break;
+		default: return false;
+		}
+	}
+	return true;
+}
+
+/* What a row does not tell can be looked up while the object still is that version. */
+static void entry_look_up(struct ns *ns, struct put_entry *e)
+{
+	struct kv_value value = { 0 };
+	struct ns_place place;
+	struct object o;
+
+	if (ns_lookup(ns, &e->ref, &place, &o, &value) < 0) return;
+	if (o.version == e->version) {
+		e->id = o.id;
+		e->dir = place.dir;
+	}
+	kv_value_release(&value);
+}
+
+static void put_replay(struct req *r, const struct retry_row *row)
 {
 	struct put *p = put_of(r);
 
-	(void)first_id;
 	for (uint32_t i = 0; i < p->count; i++) {
 		struct put_entry *e = &p->entries[i];
-		struct kv_value value = { 0 };
-		struct ns_place place;
-		struct object o;
+		bool is_told;
 
-		e->err = i < statuses.len ? -(int)statuses.p[i] : -GRANARY_EPROTO;
-		e->version = first_version + i;
-		if (e->err < 0 || ns_lookup(r->store->ns, &e->ref, &place, &o, &value) < 0)
-			continue;
-		if (o.version == e->version) {
-			e->id = o.id;
-			e->dir = place.dir;
-		}
-		kv_value_release(&value);
+		e->err = retry_row_err(row, i);
+		(void)retry_row_get(row, RETRY_VERSION, i, &e->version);
+		(void)retry_row_get(row, RETRY_REPLACED, i, &e->replaced);
+		is_told = retry_row_get(row, RETRY_ID, i, &e->id);
+		is_told &= retry_row_get(row, RETRY_DIR, i, &e->dir);
+		if (e->err == 0 && !is_told) entry_look_up(r->store->ns, e);
 	}
 }
 
@@ -384,6 +408,7 @@ static const struct mutation_ops put_ops = {
 	.meta_cap = put_meta_cap,
 	.replay = put_replay,
 	.statuses = put_statuses,
+	.list = put_list,
 	.restart = PUT_STEP_CHECK,
 };
 static const struct req_step put_steps[] = {

@@ -120,9 +120,9 @@ struct req_stats {
 struct sessions;
 int sessions_open(struct store *store, struct sessions **out);
 void sessions_close(struct sessions **s);
-/* id 0: a new one. ACCESS when it belongs to another key. Counted reference; also after a restart
- * (row `h`). Blocks on the store only for an unknown id: front ends call it on a worker then;
- * -GRANARY_EAGAIN when may_block is false. */
+/* id 0: a new one. ACCESS when it belongs to another key; STALE when its rows were removed (a day
+ * after its lease). Counted reference; also after a restart (row `h`). Blocks on the store
+ * only for an unknown id: front ends call it on a worker then; -GRANARY_EAGAIN when may_block is false. */
 int session_attach(struct sessions *s, const struct ns_access_key *key, uint64_t id, bool may_block,
 		   struct session **out);
 void session_detach(struct sessions *s, struct session **session); /* starts its lease when it was the last */
@@ -130,4 +130,6 @@ uint64_t session_id(const struct session *s);
 /* Ends sessions without a connection for longer than their lease and waits that nothing will end.
  * Once a job pass; now: clock_mono_ns(). */
 void sessions_tick(struct sessions *s, uint64_t now_ns);
+/* Removes old rows of sessions, some of them a call, a sweep an hour at most. Once a job pass. */
+void sessions_sweep(struct sessions *s, uint64_t now_ns);
 uint64_t sessions_count(struct sessions *s);

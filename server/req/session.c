@@ -13,7 +13,8 @@
  * Invariants: (1) a sequence runs at most once at a time; (2) sequences up to `seen` are refused;
  * (3) a mutation that names one to follow runs only after that one is settled; (4) what waits is
  * woken at every settlement of what it waits for, or by the tick after WAIT_MAX_NS; (5) `lock`
- * guards all fields but refs, which the shard's lock guards. */
+ * guards all fields but refs, which the shard's lock guards; (6) a session comes into memory by its
+ * row `h` only through the gate, which the sweep closes while it removes such rows. */
 #include "req/session.h"
 
 #include <assert.h>
@@ -28,6 +29,7 @@
 #include "common/tlv.h"
 #include "meta/ids.h"
 #include "req/mutation.h"
+#include "req/session_sweep.h"
 
 enum { SHARDS = 64, SEQ_BUCKETS = 64 };
 static const uint64_t WAIT_MAX_NS = 10 * UINT64_C(1000000000);
@@ -67,6 +69,8 @@ struct shard {
 struct sessions {
 	struct store *store;
 	struct shard shards[SHARDS];
+	pthread_rwlock_t gate; /* read: an attachment by row; write: the sweep of rows `h` */
+	struct sweep sweep;    /* the job thread's */
 };
 
 /* ---- one session ---- */
@@ -345,6 +349,8 @@ int sessions_open(struct store *store, struct sessions **out)
 	struct sessions *all = req_alloc(sizeof(*all));
 
 	all->store = store;
+	pthread_rwlock_init(&all->gate, NULL);
+	sweep_init(&all->sweep, store, all);
 	for (uint32_t i = 0; i < SHARDS; i++) {
 		pthread_mutex_init(&all->shards[i].lock, NULL);
 		all->shards[i].first = NULL;
@@ -368,6 +374,7 @@ void sessions_close(struct sessions **allp)
 		}
 		pthread_mutex_destroy(&all->shards[i].lock);
 	}
+	pthread_rwlock_destroy(&all->gate);
 	free(all);
 }
 
@@ -414,6 +421,43 @@ static bool session_insert(struct sessions *all, struct session *s)
 	return other == NULL;
 }
 
+bool sessions_knows(struct sessions *all, uint64_t id)
+{
+	struct shard *shard = shard_of(all, id);
+	const struct session *s;
+
+	pthread_mutex_lock(&shard->lock);
+	for (s = shard->first; s != NULL && s->id != id; s = s->next) continue;
+	pthread_mutex_unlock(&shard->lock);
+	return s != NULL;
+}
+
+void sessions_gate_close(struct sessions *all)
+{
+	pthread_rwlock_wrlock(&all->gate);
+}
+void sessions_gate_open(struct sessions *all)
+{
+	pthread_rwlock_unlock(&all->gate);
+}
+
+/* No row: it never changed anything, or its row was removed long ago; then what it did is not known any more. */
+static int session_forgotten(struct sessions *all, uint64_t id)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_value value;
+	uint64_t highest;
+	int err = kv_get(all->store->kv, row_store(key, SESSIONS_MARK), &value);
+
+	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
+	if (!value_u64(value.v, SESSIONS_MARK_TAG, 0, &highest))
+		err = -GRANARY_ECORRUPT;
+	else if (id <= highest)
+		err = -GRANARY_ESTALE;
+	kv_value_release(&value);
+	return err;
+}
+
 /* A session of before a restart, or one whose lease ended: its row `h` says whose it is. */
 static int session_owner(struct sessions *all, uint64_t id, const char *key_id, bool *stored)
 {
@@ -423,7 +467,8 @@ static int session_owner(struct sessions *all, uint64_t id, const char *key_id, 
 	int err = kv_get(all->store->kv, row_session(key, id), &value);
 
 	*stored = err == 0;
-	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
+	if (err == -GRANARY_ENOTFOUND) return session_forgotten(all, id);
+	if (err < 0) return err;
 	if (!value_bytes(value.v, HTAG_KEY, &owner))
 		err = -GRANARY_ECORRUPT;
 	else if (!slice_eq(owner, slice_str(key_id)))
@@ -432,27 +477,47 @@ static int session_owner(struct sessions *all, uint64_t id, const char *key_id, 
 	return err;
 }
 
-int session_attach(struct sessions *all, const struct ns_access_key *key, uint64_t id,
-	bool may_block, struct session **out)
+/* 1: another connection was faster. */
+static int session_make(
+	struct sessions *all, uint64_t id, const char *key_id, bool stored, struct session **out)
 {
-	bool stored = false;
-	int err;
-
-	*out = NULL;
-	if (id != 0) {
-		err = session_ref_known(all, id, key->id, out);
-		if (err != -GRANARY_ENOTFOUND) return err;
-		if (!may_block) return -GRANARY_EAGAIN;
-		err = session_owner(all, id, key->id, &stored);
-		if (err < 0) return err;
-	} else {
-		id = ids_object(all->store->ids);
-	}
-	*out = session_new(id, key->id, stored);
+	*out = session_new(id, key_id, stored);
 	if (session_insert(all, *out)) return 0;
 	session_free(*out);
 	*out = NULL;
-	return session_attach(all, key, id, may_block, out);
+	return 1;
+}
+
+static int session_make_by_row(
+	struct sessions *all, uint64_t id, const char *key_id, struct session **out)
+{
+	bool stored;
+	int err;
+
+	pthread_rwlock_rdlock(&all->gate);
+	err = session_owner(all, id, key_id, &stored);
+	if (err == 0) err = session_make(all, id, key_id, stored, out);
+	pthread_rwlock_unlock(&all->gate);
+	return err;
+}
+
+int session_attach(struct sessions *all, const struct ns_access_key *key, uint64_t id,
+	bool may_block, struct session **out)
+{
+	int err;
+
+	*out = NULL;
+	do {
+		if (id == 0) {
+			err = session_make(all, ids_object(all->store->ids), key->id, false, out);
+			continue;
+		}
+		err = session_ref_known(all, id, key->id, out);
+		if (err != -GRANARY_ENOTFOUND) return err;
+		if (!may_block) return -GRANARY_EAGAIN;
+		err = session_make_by_row(all, id, key->id, out);
+	} while (err > 0);
+	return err;
 }
 
 void session_detach(struct sessions *all, struct session **sp)
@@ -511,6 +576,11 @@ void sessions_tick(struct sessions *all, uint64_t now_ns)
 			session_free(s);
 		}
 	}
+}
+
+void sessions_sweep(struct sessions *all, uint64_t now_ns)
+{
+	sweep_pass(&all->sweep, now_ns);
 }
 
 uint64_t sessions_count(struct sessions *all)

@@ -295,6 +295,7 @@ static void jobs_extra(void *arg)
 	struct store *store = arg;
 
 	sessions_tick(store->sessions, clock_mono_ns());
+	sessions_sweep(store->sessions, clock_mono_ns());
 	ballast_refill(store);
 }
 

@@ -347,6 +347,23 @@ int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out)
 	return err;
 }
 
+int packs_is_gone(struct packs *packs, uint64_t pack_id)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct pack_row row;
+	struct kv_value v;
+	int err = packs_row(packs, pack_id, &row);
+
+	if (err == 0 && row.state != 0)
+		return 0; /* without a state: a counter came late, there is no such pack */
+	if (err < 0 && err != -GRANARY_ENOTFOUND)
+		return err;
+	err = kv_get(packs->o.kv, row_copy(key, PACKS_STORE_ID, pack_id), &v);
+	if (err == 0)
+		kv_value_release(&v);
+	return err == -GRANARY_ENOTFOUND ? 1 : err;
+}
+
 uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max)
 {
 	uint32_t n = 0;

@@ -88,6 +88,8 @@ struct pack_info {
 };
 uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max);
 int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out); /* worker: as committed now */
+/* 1: no row of a pack or of a copy has this id any more; 0: there is one; or an error. Worker. */
+int packs_is_gone(struct packs *packs, uint64_t pack_id);
 /* Removes files of packs/ without a `c` row whose attempt is of an earlier incarnation, at most
  * max; returns how many (dry: would be), or an error: then nothing was concluded. */
 int packs_sweep_orphans(struct packs *packs, uint32_t max, bool dry);

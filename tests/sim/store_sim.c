@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* store_sim.c -- see store_sim.h. Everything is one thread: turns of the reactor, the workers and
  * the committer are taken in seeded order, so a seed decides all of a run but secrets. */
-#include "sim/store_sim.h"
+#include "sim/store_sim_priv.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -13,34 +13,10 @@
 #include "pack/writer.h"
 #include "sim/sim_clock.h"
 #include "sim/sim_log.h"
-#include "sim/store_model.h"
-#include "tier/packs.h"
 
-enum { TURNS_MAX = 200000, LIST_PAGE = 7, DAYS_30_S = 30 * 24 * 3600 };
+enum { TURNS_MAX = 200000, DAYS_30_S = 30 * 24 * 3600 };
 static const uint64_t SECOND = UINT64_C(1000000000);
 static const int64_t YEAR_NS = INT64_C(365) * 24 * 3600 * INT64_C(1000000000);
-
-struct client {
-	struct lane lane;
-	struct peer peer;
-	struct call *calls[OP_PIECES_MAX];
-	uint32_t call_count, left;
-	bool busy, putting; /* an op is under way; its own request, after its pieces */
-	bool unknown;       /* it will never be answered */
-	bool was_before;    /* the state found after the restart is the one before lane.op */
-	bool answered; /* lane.op was answered and is settled: a repetition gets the same answer */
-};
-
-struct sim_world {
-	struct store_run *run;
-	struct sim *sim;
-	struct world w; /* dir unused */
-	struct rng rng;
-	bool is_dead, is_verifying;
-	bool is_full, was_full; /* the disk is; requests that it met may still be answered */
-	uint64_t refused_full;
-	struct client clients[LANES];
-};
 
 static struct store_run current; /* seed 0: none */
 
@@ -55,13 +31,6 @@ void store_run_print(const struct store_run *r)
 		r->fail_persist, r->clock_jumps);
 }
 
-#define CHECK(what) check_that((what), #what, __LINE__)
-
-static void check_that(bool ok, const char *what, int line)
-{
-	if (!ok) fail_msg("%s: line %d of store_sim.c", what, line);
-}
-
 /* ---- up, down, turns ---- */
 
 static void on_fatal(void *arg, const char *what)
@@ -72,7 +41,7 @@ static void on_fatal(void *arg, const char *what)
 	w->is_dead = true;
 }
 
-static bool is_off(const struct sim_world *w)
+bool run_is_off(const struct sim_world *w)
 {
 	return w->is_dead || sim_power_was_cut(w->sim);
 }
@@ -97,7 +66,7 @@ static int world_up(struct sim_world *w)
 	err = store_open(&o, &w->w.store, why, sizeof(why));
 	if (err < 0) {
 		fs_free(&w->w.fs);
-		if (!is_off(w)) fail_msg("store_open: %s", why);
+		if (!run_is_off(w)) fail_msg("store_open: %s", why);
 	}
 	return err;
 }
@@ -117,7 +86,7 @@ static uint32_t turn(struct sim_world *w)
 	return ran;
 }
 
-static void pump(struct sim_world *w, const bool *done)
+void run_pump(struct sim_world *w, const bool *done)
 {
 	for (uint32_t i = 0; !*done; i++) {
 		if (i >= TURNS_MAX) fail_msg("a request hangs");
@@ -151,62 +120,18 @@ static void clients_down(struct sim_world *w)
 	for (uint32_t i = 0; i < LANES; i++) peer_release(&w->clients[i].peer);
 }
 
-static bool had_faults(const struct sim_world *w)
+bool run_had_faults(const struct sim_world *w)
 {
 	return (w->run->fail_at > 0 && sim_fail_count(w->sim) > 0) || w->is_full;
 }
 
-/* ---- reading back ---- */
-
-static struct call *call_now(struct sim_world *w, struct peer *p, uint8_t op, struct msg *m)
+struct call *run_call(struct sim_world *w, struct peer *p, uint8_t op, struct msg *m)
 {
 	struct call *c = call_start(p, op, 0, &m->w, NULL, 0);
 
 	free(m->buf);
-	pump(w, &c->done);
+	run_pump(w, &c->done);
 	return c;
-}
-
-static int read_now(struct sim_world *w, const char *key, uint8_t flags, struct read_result *r)
-{
-	struct msg m = read_msg("data", flags, 1);
-	struct call *c;
-	int err;
-
-	memset(r, 0, sizeof(*r));
-	wr_u8(&m.w, 0);
-	msg_key(&m, key);
-	c = call_now(w, &w->clients[0].peer, OP_READ, &m);
-	err = call_status(c);
-	if (err == 0) {
-		read_results(c, r, 1);
-		err = r->err;
-	}
-	call_free(c);
-	return err;
-}
-
-/* The object of this key has the bytes of k, or, while I/O fails, cannot be read. */
-static void check_bytes(
-	struct sim_world *w, const struct tree_key *k, uint64_t version, uint8_t flags)
-{
-	uint8_t *want = malloc(k->size + 8);
-	struct read_result r;
-	int err = read_now(w, k->key, flags, &r);
-
-	if (err < 0 && !is_off(w) && !(had_faults(w) && !w->is_verifying))
-		fail_msg("'%s' cannot be read: %s %s", k->key, error_text(err), r.text);
-	if (err == 0) {
-		fill(want, k->size, k->seed);
-		if (r.size != k->size || r.len != k->size || memcmp(r.data, want, k->size) != 0)
-			fail_msg("'%s' has other bytes: %" PRIu64 " of them, expected %u", k->key,
-				r.size, k->size);
-		if (version != 0 && r.version != version)
-			fail_msg("'%s' is read with another version than it is listed", k->key);
-		w->run->reads++;
-	}
-	free(want);
-	read_free(&r, 1);
 }
 
 /* ---- the workload ---- */
@@ -269,10 +194,10 @@ static void client_answered(struct sim_world *w, struct client *c)
 	/* Others may remove the shared directory, empty, and make it again while an upload to it goes on. */
 	bool is_stale = op->upload != 0 && op->got == 0 && op->e[0].got == -GRANARY_ESTALE &&
 			key_begins(op->e[0].key, "shared/");
-	bool may_fail = had_faults(w) || w->was_full || is_stale;
+	bool may_fail = run_had_faults(w) || w->was_full || is_stale;
 
 	if (is_traced()) trace(w, c);
-	if (is_off(w) && !op_is_as_expected(op)) {
+	if (run_is_off(w) && !op_is_as_expected(op)) {
 		c->unknown = true;
 		return;
 	}
@@ -305,14 +230,14 @@ static void client_step(struct sim_world *w, struct client *c)
 	for (uint32_t i = 0; !c->putting && i < c->call_count; i++)
 		err = err < 0 ? err : call_status(c->calls[i]);
 	calls_free(c);
-	if (!c->putting && !is_off(w) && err == 0) {
+	if (!c->putting && !run_is_off(w) && err == 0) {
 		c->putting = true;
 		c->calls[c->call_count++] = op_start(&c->peer, op, 0);
 		return;
 	}
 	c->busy = false;
 	if (!c->putting) { /* the object was never named */
-		CHECK(is_off(w) || had_faults(w) || w->was_full);
+		CHECK(run_is_off(w) || run_had_faults(w) || w->was_full);
 		op->wire = 0;
 		op->after = c->lane.tree;
 	} else if (w->is_dead) {
@@ -333,7 +258,7 @@ static bool any_busy(const struct sim_world *w)
 	return false;
 }
 
-static void jobs_now(struct sim_world *w)
+void run_jobs(struct sim_world *w)
 {
 	struct jobs_stats before, after;
 	int err;
@@ -345,7 +270,7 @@ static void jobs_now(struct sim_world *w)
 	w->run->compacted += after.compacted - before.compacted;
 	w->run->removed += after.removed_packs - before.removed_packs;
 	/* Busy: a record's object is being renamed just now; the next pass takes it. */
-	if (err < 0 && !is_off(w) && !had_faults(w) && !w->was_full &&
+	if (err < 0 && !run_is_off(w) && !run_had_faults(w) && !w->was_full &&
 		!(err == -GRANARY_EBUSY && any_busy(w)))
 		fail_msg("a job pass fails: %s", error_text(err));
 }
@@ -360,7 +285,7 @@ static void read_some(struct sim_world *w)
 	if (c->busy || c->unknown || c->lane.tree.count == 0) return;
 	k = &c->lane.tree.keys[rng_below(&w->rng, c->lane.tree.count)];
 	if (k->seed != 0)
-		check_bytes(w, k, k->version, rng_below(&w->rng, 3) == 0 ? READ_VERIFY : 0);
+		run_check_bytes(w, k, k->version, rng_below(&w->rng, 3) == 0 ? READ_VERIFY : 0);
 }
 
 static uint64_t space_used(struct sim_world *w)
@@ -393,7 +318,7 @@ static void happen(struct sim_world *w)
 	if (rng_below(&w->rng, 6) == 0) read_some(w);
 	switch (rng_below(&w->rng, 60)) {
 	case 0:
-	case 1: jobs_now(w); break;
+	case 1: run_jobs(w); break;
 	case 2: writers_rotate(w->w.store->writers, true); break;
 	case 3: sim_advance(w->sim, rng_below(&w->rng, 30 * SECOND)); break;
 	case 4:
@@ -429,7 +354,7 @@ static void workload(struct sim_world *w)
 	uint32_t left = LANES * w->run->ops;
 
 	for (uint32_t i = 0; i < LANES; i++) w->clients[i].left = w->run->ops;
-	while (left > 0 && !is_off(w)) {
+	while (left > 0 && !run_is_off(w)) {
 		struct client *c = &w->clients[rng_below(&w->rng, LANES)];
 
 		if (!c->busy && c->left > 0) {
@@ -443,279 +368,8 @@ static void workload(struct sim_world *w)
 		happen(w);
 	}
 	settle(w);
-	if (!is_off(w)) jobs_now(w);
-	if (w->was_full && !is_off(w)) after_full(w);
-}
-
-/* ---- reading all back ---- */
-
-struct found {
-	struct tree_key keys[LANES * TREE_MAX];
-	uint32_t count;
-};
-
-static bool list_page(struct sim_world *w, struct found *f)
-{
-	struct peer *p = &w->clients[0].peer;
-	struct msg m = msg_new("data");
-	struct call *c;
-	struct cur a;
-	bool more;
-	uint32_t n;
-
-	wr_bytes16(&m.w, slice_str(""));
-	wr_bytes16(&m.w, slice_str(""));
-	wr_bytes16(&m.w, slice_str(f->count > 0 ? f->keys[f->count - 1].key : ""));
-	wr_u32(&m.w, LIST_PAGE);
-	c = call_now(w, p, OP_LIST, &m);
-	if (call_status(c) < 0) fail_msg("cannot list: %s", error_text(call_status(c)));
-	a = cur_of(c->first->meta, c->first->meta_len);
-	more = cur_u8(&a) != 0;
-	n = cur_u32(&a);
-	for (uint32_t i = 0; i < n; i++) {
-		struct tree_key *k = &f->keys[f->count];
-		struct slice key;
-
-		CHECK(f->count < LANES * TREE_MAX && cur_u8(&a) == LIST_OBJECT);
-		key = cur_bytes16(&a);
-		CHECK(cur_ok(&a) && key.len > 0 && key.len < sizeof(k->key));
-		memcpy(k->key, key.p, key.len);
-		k->id = cur_u64(&a);
-		k->version = cur_u64(&a);
-		k->size = (uint32_t)cur_u64(&a);
-		(void)cur_u64(&a);
-		k->dir = cur_u64(&a);
-		(void)cur_bytes(&a, 4 + 1 + 16);
-		CHECK(f->count == 0 || strcmp(f->keys[f->count - 1].key, k->key) < 0);
-		f->count++;
-	}
-	CHECK(cur_done(&a));
-	call_free(c);
-	return more;
-}
-
-/* k is what the store listed; t says what it should be. */
-static bool is_same(const struct tree_key *k, const struct tree_key *t)
-{
-	return t != NULL &&
-	       (t->seed == 0 ||
-		       (k->size == t->size && (t->version == 0 || t->version == k->version)));
-}
-
-static bool is_of(const char *key, uint32_t lane)
-{
-	char a[16], b[16];
-
-	snprintf(a, sizeof(a), "l%u/", lane);
-	snprintf(b, sizeof(b), "shared/%u-", lane);
-	return key_begins(key, a) || key_begins(key, b);
-}
-
-static bool tree_is_listed(const struct found *f, uint32_t lane, struct tree *t)
-{
-	uint32_t n = 0;
-
-	for (uint32_t i = 0; i < f->count; i++) {
-		if (!is_of(f->keys[i].key, lane)) continue;
-		if (!is_same(&f->keys[i], tree_find(t, f->keys[i].key))) return false;
-		n++;
-	}
-	return n == t->count;
-}
-
-static void tree_print(const char *what, const struct tree *t)
-{
-	fprintf(stderr, "  %s:\n", what);
-	for (uint32_t i = 0; i < t->count; i++)
-		fprintf(stderr, "    %s size %u version %" PRIx64 "\n", t->keys[i].key,
-			t->keys[i].size, t->keys[i].version);
-}
-
-/* With a fault some entries of an unanswered batch may have failed before it was committed. */
-static bool tree_is_listed_in_part(const struct found *f, struct client *c)
-{
-	struct tree *before = &c->lane.tree, *after = &c->lane.op.after, mixed = { .count = 0 };
-
-	if (c->lane.op.wire != OP_PUT || c->lane.op.count < 2) return false;
-	for (uint32_t i = 0; i < f->count; i++) {
-		const struct tree_key *k = &f->keys[i];
-		struct tree_key *b, *a;
-
-		if (!is_of(k->key, c->lane.index)) continue;
-		b = tree_find(before, k->key);
-		a = tree_find(after, k->key);
-		if (!is_same(k, b) && !is_same(k, a)) return false;
-		tree_set(&mixed, is_same(k, b) ? b : a);
-	}
-	for (uint32_t i = 0; i < before->count; i++)
-		if (tree_find(&mixed, before->keys[i].key) == NULL) return false;
-	*after = mixed;
-	return true;
-}
-
-static void lane_print(const struct found *f, struct client *c)
-{
-	struct tree listed = { .count = 0 };
-
-	for (uint32_t i = 0; i < f->count; i++)
-		if (is_of(f->keys[i].key, c->lane.index)) tree_set(&listed, &f->keys[i]);
-	op_print(&c->lane, &c->lane.op);
-	tree_print("listed", &listed);
-	tree_print("before", &c->lane.tree);
-	tree_print("after", &c->lane.op.after);
-}
-
-/* Which state is there? Then that is the lane's state, with the versions that the store gave. */
-static void lane_settle(struct sim_world *w, const struct found *f, struct client *c)
-{
-	bool before = tree_is_listed(f, c->lane.index, &c->lane.tree);
-	bool after = c->unknown && tree_is_listed(f, c->lane.index, &c->lane.op.after);
-
-	if (!before && !after && c->unknown && (w->run->fail_at > 0 || w->run->fills))
-		after = tree_is_listed_in_part(f, c);
-	if (!before && !after) {
-		lane_print(f, c);
-		fail_msg("what is there is neither the state before nor the one after");
-	}
-	c->was_before = before;
-	if (!before) c->lane.tree = c->lane.op.after;
-	for (uint32_t i = 0; i < f->count; i++) {
-		struct tree_key *k = tree_find(&c->lane.tree, f->keys[i].key);
-
-		if (k != NULL) {
-			k->version = f->keys[i].version;
-			k->id = f->keys[i].id;
-		}
-	}
-}
-
-/* ---- counters and packs ---- */
-
-static void check_usage(struct sim_world *w, const struct found *f)
-{
-	struct ns_bucket b;
-	uint64_t bytes = 0, objects = 0, want = 0;
-
-	assert_int_equal(ns_bucket_find(w->w.store->ns, slice_str("data"), &b), 0);
-	assert_int_equal(ns_bucket_usage(w->w.store->ns, b.id, &bytes, &objects), 0);
-	for (uint32_t i = 0; i < f->count; i++) want += f->keys[i].size;
-	if (bytes != want || objects != f->count)
-		fail_msg("the bucket counts %" PRIu64 " bytes in %" PRIu64
-			 " objects; there are %" PRIu64 " in %u",
-			bytes, objects, want, f->count);
-}
-
-struct live {
-	uint64_t pack, bytes, records;
-};
-struct live_table {
-	struct live at[1024];
-	uint32_t count;
-};
-
-static void live_add(struct live_table *t, const struct extent *e)
-{
-	uint32_t i = 0;
-
-	while (i < t->count && t->at[i].pack != e->pack) i++;
-	if (i == t->count) {
-		CHECK(t->count < 1024);
-		t->at[t->count++] = (struct live){ .pack = e->pack };
-	}
-	t->at[i].bytes += extent_weight(e);
-	t->at[i].records++;
-}
-
-static void live_of_rows(struct kv *kv, struct live_table *t)
-{
-	struct kv_iter *it = kv_iter_new(kv, NULL);
-
-	for (kv_iter_seek(it, slice_str("d")); kv_iter_valid(it); kv_iter_next(it)) {
-		struct object o;
-
-		if (kv_iter_key(it).p[0] != 'd') break;
-		assert_int_equal(object_decode(kv_iter_value(it), &o), 0);
-		for (uint32_t i = 0; i < o.extent_count; i++) live_add(t, &o.extents[i]);
-	}
-	for (kv_iter_seek(it, slice_str("x")); kv_iter_valid(it); kv_iter_next(it)) {
-		struct extent e;
-
-		if (kv_iter_key(it).p[0] != 'x') break;
-		assert_int_equal(extent_row_decode(kv_iter_value(it), &e), 0);
-		live_add(t, &e);
-	}
-	assert_int_equal(kv_iter_error(it), 0);
-	kv_iter_free(&it);
-}
-
-static void check_live(struct sim_world *w)
-{
-	struct live_table *t = calloc(1, sizeof(*t));
-	struct pack_info info;
-	uint64_t after = 0;
-	uint32_t seen = 0;
-
-	live_of_rows(w->w.store->kv, t);
-	while (packs_list(w->w.store->packs, after, &info, 1) == 1) {
-		struct live want = { .pack = info.id };
-		struct pack_row row;
-
-		after = info.id;
-		assert_int_equal(packs_row(w->w.store->packs, info.id, &row), 0);
-		for (uint32_t i = 0; i < t->count; i++)
-			if (t->at[i].pack == info.id) {
-				want = t->at[i];
-				seen++;
-			}
-		if (row.live_bytes != want.bytes || row.live_records != want.records)
-			fail_msg("pack %016" PRIx64 " counts %" PRIu64 " live bytes in %" PRIu64
-				 " records; rows name %" PRIu64 " in %" PRIu64,
-				info.id, row.live_bytes, row.live_records, want.bytes,
-				want.records);
-	}
-	CHECK(seen == t->count); /* no row names a pack that is gone */
-	free(t);
-}
-
-static void check_packs(struct sim_world *w)
-{
-	char *text = calloc(1, 65536);
-
-	assert_int_equal(jobs_check_start(w->w.store->jobs), 0);
-	jobs_now(w);
-	assert_int_equal(jobs_check_status(w->w.store->jobs, text, 65536), 0);
-	if (strstr(text, "problems 0\n") == NULL) fail_msg("%s", text);
-	free(text);
-}
-
-static void check_key(struct sim_world *w)
-{
-	const struct ns_access_key *key = ns_key_ref(w->w.store->ns, slice_str("root"));
-
-	CHECK(key != NULL && ns_key_valid(w->w.store->ns, key));
-	ns_key_unref(w->w.store->ns, key);
-}
-
-static void verify(struct sim_world *w, uint8_t flags)
-{
-	struct found *f = calloc(1, sizeof(*f));
-
-	w->is_verifying = true;
-	while (list_page(w, f)) continue;
-	for (uint32_t i = 0; i < LANES; i++) lane_settle(w, f, &w->clients[i]);
-	for (uint32_t i = 0; i < f->count; i++) {
-		struct tree_key *k = NULL;
-
-		for (uint32_t l = 0; k == NULL && l < LANES; l++)
-			k = tree_find(&w->clients[l].lane.tree, f->keys[i].key);
-		CHECK(k != NULL);
-		if (k->seed != 0) check_bytes(w, k, f->keys[i].version, flags);
-	}
-	check_usage(w, f);
-	check_live(w);
-	check_key(w);
-	w->is_verifying = false;
-	free(f);
+	if (!run_is_off(w)) run_jobs(w);
+	if (w->was_full && !run_is_off(w)) after_full(w);
 }
 
 /* ---- the same sequence again ---- */
@@ -729,7 +383,7 @@ static bool resend(struct sim_world *w, struct client *c)
 	if (op->wire == 0 || (!c->unknown && !c->answered)) return true;
 	for (int tries = 0; tries < 8; tries++) { /* busy: nothing was changed, once more */
 		call = op_start(&c->peer, op, FRAME_RESENT);
-		pump(w, &call->done);
+		run_pump(w, &call->done);
 		op_take(op, call);
 		call_free(call);
 		if (op->got != -GRANARY_EBUSY) break;
@@ -778,7 +432,7 @@ static void first_start(struct sim_world *w)
 	free(key);
 	clients_up(w);
 	msg_sequence(&m, ++w->clients[0].lane.sequence, 0, 0);
-	c = call_now(w, p, OP_BUCKET_CREATE, &m);
+	c = run_call(w, p, OP_BUCKET_CREATE, &m);
 	assert_int_equal(call_status(c), 0);
 	call_free(c);
 }
@@ -800,8 +454,8 @@ static void restart(struct sim_world *w)
 		if (w->run->clock_jumps) sim_clock_jump(w->sim, i % 2 == 0 ? YEAR_NS : -YEAR_NS);
 		err = world_up(w);
 		if (err == 0 && again && i == 0)
-			jobs_now(w); /* sealing and compaction are cut as well */
-		if (err == 0 && !is_off(w)) break;
+			run_jobs(w); /* sealing and compaction are cut as well */
+		if (err == 0 && !run_is_off(w)) break;
 		CHECK(i == 0 && sim_power_was_cut(w->sim));
 		world_down(w);
 	}
@@ -811,16 +465,17 @@ static void restart(struct sim_world *w)
 static void after_restart(struct sim_world *w)
 {
 	clients_up(w);
-	verify(w, 0);
+	run_verify(w, 0);
 	resend_all(w);
-	verify(w, 0);
-	check_packs(w);
+	run_verify(w, 0);
+	run_check_packs(w);
 	for (int i = 0; i < 3; i++) { /* compacts, retires, removes */
 		sim_advance(w->sim, 70 * SECOND);
-		jobs_now(w);
+		run_jobs(w);
 	}
-	verify(w, READ_VERIFY);
-	check_packs(w);
+	run_verify(w, READ_VERIFY);
+	run_check_packs(w);
+	run_check_deletions(w);
 	clients_down(w);
 	world_down(w);
 }
@@ -850,7 +505,7 @@ void store_run(struct store_run *run)
 	if ((run->fail_at > 0 || run->fills) &&
 		!w->is_dead) { /* what failed left nothing wrong behind; then the fault is over */
 		sim_set_fail(w->sim, 0, 0, 0, false);
-		verify(w, 0);
+		run_verify(w, 0);
 	}
 	clients_down(w);
 	world_down(w);

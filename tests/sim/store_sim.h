@@ -5,7 +5,8 @@
  * What is verified after a restart: (1) each lane's names and bytes are those before or after its unanswered mutation,
  * whole; (2) that mutation, sent again with its sequence, is done once; the last answered one gets its old answer;
  * (3) the bucket's counters and the packs' live counters are what the rows sum up to; (4) every pack verifies; (5) the
- * access key, which has an expiry, still opens the door; (6) all of this again after compaction and removal. */
+ * access key, which has an expiry, still opens the door; (6) all of this again after compaction and removal;
+ * (7) no delayed deletion of a pack outlives it. */
 #pragma once
 
 #include <stdbool.h>

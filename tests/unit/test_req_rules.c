@@ -90,6 +90,117 @@ static void test_a_resent_put_is_remembered_over_a_restart(void **state)
 	assert_int_not_equal(again.version, first.version);
 }
 
+/* The server is another one, the session the same. */
+static void restart_in(uint64_t session)
+{
+	peer_release(&peer);
+	world_restart(&world);
+	peer_init(&peer, &world, "root", 1);
+	session_detach(world.store->sessions, &peer.peer.session);
+	peer_attach(&peer, session);
+}
+
+/* A batch of n keys "d<i % dirs>/<i>", from the first-th on. */
+static struct call *batch_call(
+	uint8_t op, uint16_t flags, uint64_t sequence, uint32_t first, uint32_t n, uint32_t dirs)
+{
+	struct msg m = msg_new("data");
+	uint8_t *data = calloc(1, 2 * (size_t)n);
+	uint32_t at = 0;
+	struct call *c;
+
+	msg_sequence(&m, sequence, 0, 0);
+	wr_u32(&m.w, n);
+	for (uint32_t i = first; i < first + n; i++) {
+		uint32_t size = op == OP_PUT ? 1 + i % 2 : 0;
+		char key[32];
+
+		snprintf(key, sizeof(key), "d%u/%u", i % dirs, i);
+		msg_key(&m, key);
+		if (op == OP_PUT) {
+			msg_put_rest(&m, i % 7 == 3 ? PUT_IF_ABSENT : PUT_ANY, 0, 0, data + at, size);
+		} else {
+			wr_u8(&m.w, 0);
+			wr_u64(&m.w, 0);
+		}
+		at += size;
+	}
+	c = msg_call(&peer, op, flags, &m, data, at);
+	assert_int_equal(call_status(c), 0);
+	free(data);
+	return c;
+}
+
+static void assert_same_answer(struct call *first, struct call *again)
+{
+	assert_int_equal(call_status(again), 0);
+	assert_int_equal(first->first->meta_len, again->first->meta_len);
+	assert_memory_equal(first->first->meta, again->first->meta, first->first->meta_len);
+	call_free(first);
+	call_free(again);
+}
+
+/* New objects, replaced ones, entries refused (every seventh the second time), deleted ones and ones that never were;
+ * what is there afterwards differs from what the answers told. */
+static void test_batches_are_answered_as_before_after_a_restart(void **state)
+{
+	uint64_t s = fresh(5), session = session_id(peer.peer.session);
+	struct call *calls[5];
+
+	(void)state;
+	for (int i = 0; i < 2; i++) calls[i] = batch_call(OP_PUT, 0, s + (uint64_t)i, 0, 150, 3);
+	calls[2] = batch_call(OP_PUT, 0, s + 2, 1000, 2000, 1); /* one directory, nothing replaced: short lists */
+	calls[3] = batch_call(OP_DELETE, 0, s + 3, 100, 100, 3);
+	calls[4] = batch_call(OP_DELETE, 0, s + 4, 0, 1, 1);
+	assert_true(put_result_of(calls[1], 4).replaced == put_result_of(calls[0], 4).version);
+	assert_int_equal(put_result_of(calls[1], 3).err, -GRANARY_EPRECONDITION);
+	assert_int_equal(delete_key(&peer, "data", "d0/1001"), 0);
+	restart_in(session);
+	for (int i = 0; i < 2; i++)
+		assert_same_answer(calls[i], batch_call(OP_PUT, FRAME_RESENT, s + (uint64_t)i, 0, 150, 3));
+	assert_same_answer(calls[2], batch_call(OP_PUT, FRAME_RESENT, s + 2, 1000, 2000, 1));
+	assert_same_answer(calls[3], batch_call(OP_DELETE, FRAME_RESENT, s + 3, 100, 100, 3));
+	assert_same_answer(calls[4], batch_call(OP_DELETE, FRAME_RESENT, s + 4, 0, 1, 1));
+}
+
+/* FORMAT 6.14: the row stays below its bound; what has no room is answered as 0, never as something else. */
+static void test_a_row_of_a_large_batch_tells_what_fits(void **state)
+{
+	uint64_t s = fresh(3), session = session_id(peer.peer.session);
+	struct call *made = batch_call(OP_PUT, 0, s, 0, 2000, 1), *over, *gone, *again;
+
+	(void)state;
+	over = batch_call(OP_PUT, 0, s + 1, 0, 2000, 1);
+	gone = batch_call(OP_DELETE, 0, s + 2, 1000, 1001, 1);
+	restart_in(session);
+	assert_same_answer(made, batch_call(OP_PUT, FRAME_RESENT, s, 0, 2000, 1));
+	again = batch_call(OP_PUT, FRAME_RESENT, s + 1, 0, 2000, 1);
+	for (uint32_t i = 0; i < 2000; i++) {
+		struct put_result was = put_result_of(over, i), now = put_result_of(again, i);
+
+		assert_int_equal(was.err, now.err);
+		assert_int_equal(was.version, now.version);
+		assert_int_equal(was.id, now.id);
+		assert_int_equal(was.dir, now.dir);
+		assert_int_equal(now.replaced, 0);
+	}
+	call_free(over);
+	call_free(again);
+	again = batch_call(OP_DELETE, FRAME_RESENT, s + 2, 1000, 1001, 1);
+	assert_int_equal(gone->first->meta_len, again->first->meta_len);
+	for (uint32_t i = 0; i < 1001; i++) {
+		struct cur was = cur_of(gone->first->meta + 4 + 18 * i, 18);
+		struct cur now = cur_of(again->first->meta + 4 + 18 * i, 18);
+		uint64_t version;
+
+		assert_int_equal(cur_u16(&was), cur_u16(&now));
+		version = cur_u64(&now);
+		assert_true(version == cur_u64(&was) || version == 0);
+	}
+	call_free(gone);
+	call_free(again);
+}
+
 static void test_a_refused_put_is_refused_again_and_not_tried(void **state)
 {
 	struct msg m;
@@ -583,6 +694,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_a_resent_put_gets_its_first_answer),
 		T(test_a_resent_put_is_remembered_over_a_restart),
+		T(test_batches_are_answered_as_before_after_a_restart),
+		T(test_a_row_of_a_large_batch_tells_what_fits),
 		T(test_a_refused_put_is_refused_again_and_not_tried),
 		T(test_sequences_that_do_not_fit_are_refused),
 		T(test_a_put_waits_for_the_one_it_follows),
