@@ -49,8 +49,8 @@ struct snap_page_builder *snap_page_builder_new(uint64_t pack, uint32_t fields);
 void snap_page_builder_free(struct snap_page_builder **b);
 /* The next row (rows come in order of sample, then field). count 0: a missing field; an object of no bytes is one
  * extent of length 0. Of the flags only SNAP_ROW_PART is the caller's (SNAP_ROW_EMPTY may be given with count 0).
- * Extents that touch in one pack are not merged. 0; -GRANARY_ENOMEM; -GRANARY_ETOOBIG (a page is under 1 GiB);
- * -GRANARY_EINVAL (an extent that passes 4 GiB, other flags): on an error nothing was added. */
+ * Extents that touch in one pack are not merged. 0; -GRANARY_EINVAL (an extent that passes 4 GiB, other flags):
+ * nothing was added; -GRANARY_ETOOBIG (a page is under 1 GiB): likewise; -GRANARY_ENOMEM: only free the builder. */
 int snap_page_add(struct snap_page_builder *b, const struct snap_extent *extents, uint32_t count, uint8_t flags);
 uint32_t snap_page_builder_samples(const struct snap_page_builder *b);
 /* The page's bytes (malloc; the caller frees) and their hash; the builder keeps its rows. -GRANARY_EINVAL when the last
@@ -81,7 +81,8 @@ struct snap_name {
 struct snap_names_builder;
 struct snap_names_builder *snap_names_builder_new(void);
 void snap_names_builder_free(struct snap_names_builder **b);
-/* Keys of 1..SNAP_KEY_MAX bytes, each above the one before, else -GRANARY_EINVAL. -GRANARY_ENOMEM, -GRANARY_ETOOBIG. */
+/* Keys of 1..SNAP_KEY_MAX bytes, each above the one before, else -GRANARY_EINVAL; -GRANARY_ETOOBIG: nothing was added;
+ * -GRANARY_ENOMEM: only free the builder. */
 int snap_names_add(struct snap_names_builder *b, const struct snap_name *n);
 size_t snap_names_builder_size(const struct snap_names_builder *b); /* bytes so far: the caller cuts pages, ~256 KiB */
 /* As snap_page_finish(), and empties the builder for the next page. -GRANARY_ENOMEM. */
