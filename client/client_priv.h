@@ -205,6 +205,7 @@ struct conn {
 	enum conn_state state;
 	bool want_write, broken;     /* broken: to be closed as soon as nobody is inside it */
 	uint32_t host_at, address_at, addresses_count, hosts_tried, backoff;
+	uint64_t hello_session; /* what HELLO asked for */
 	uint64_t next_try_ns, deadline_ns, last_rx_ns, generation;
 	struct { uint32_t len; uint8_t bytes[128]; } addresses[8];
 	uint32_t meta_max, data_max, flight_max, flight_count;

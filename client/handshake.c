@@ -42,7 +42,8 @@ int handshake_start(struct conn *k)
 	wr_u16(&w, WIRE_VERSION);
 	wr_u32(&w, RX_DATA_MAX);
 	wr_bytes(&w, nonce, sizeof(nonce));
-	wr_u64(&w, k->client->io.session.id);
+	k->hello_session = k->client->io.session.id;
+	wr_u64(&w, k->hello_session);
 	wr_u8(&w, 0);
 	wr_u16(&w, 0);
 	text_encode(&w, config->access_key);
@@ -148,12 +149,14 @@ static int auth_answered(struct conn *k, struct slice meta)
 	return 0;
 }
 
-/* Our session is not known any more, or belongs to another key: the next try asks for a new one. */
+/* Our session is not known any more: the next try asks for a new one. Of several connections that asked for it the
+ * first does so; the others must not forget the one that was begun since. */
 static void session_forget(struct conn *k, int err)
 {
 	struct granary_client *c = k->client;
 
-	if (c->io.session.id == 0 || (err != -GRANARY_ESTALE && err != -GRANARY_ENOTFOUND))
+	if (c->io.session.id == 0 || c->io.session.id != k->hello_session ||
+	    (err != -GRANARY_ESTALE && err != -GRANARY_ENOTFOUND))
 		return;
 	session_changed(c);
 	c->io.session.id = 0;

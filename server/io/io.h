@@ -12,7 +12,8 @@
  *      res is the full length, or 0..len for a read at the end of a file / recv, or -GRANARY_E...;
  *  (5) a failed or short completion never leaves bytes being written into the buffer afterwards;
  *  (6) io_cancel() makes an op complete soon with -GRANARY_ECANCELED unless it completed already, or the disk has it
- *      and it completes in full;
+ *      and it completes in full; of a cancelled io_recv() `done_len` bytes came before (kernels
+ *      before 6.1 may lose them: 0 does not mean that none came);
  *  (7) at most one op that receives (or accepts) and one that sends at a time on a descriptor;
  *  (8) what is in flight at io_free() is ended and waited for, and gets no done(). */
 #pragma once
@@ -41,7 +42,7 @@ struct io_op {
 	uint32_t buf_index, resumed;
 	struct fs_file *file;
 	uint64_t offset, deadline_ns;
-	size_t len, done_len;
+	size_t len, done_len; /* done_len: read by the owner of a cancelled recv, see (6) */
 	struct iovec *iov;
 	uint32_t iov_count, iov_at;
 	struct msghdr msg;

@@ -178,6 +178,16 @@ void sock_shutdown(int fd) { shutdown(fd, SHUT_RDWR); }
 
 void sock_end(int fd) { shutdown(fd, SHUT_WR); }
 
+int64_t sock_quiet_ns(int fd)
+{
+	struct tcp_info info = { 0 };
+	socklen_t len = sizeof(info);
+
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0)
+		return -1;
+	return (int64_t)info.tcpi_last_data_recv * 1000000;
+}
+
 void sock_prepare(int fd)
 {
 	int one = 1;

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* "tcp:HOST:PORT" ("tcp:[::1]:7420", port 0 = any) or "unix:/path". Sets TCP_NODELAY on what it accepts.
  * *fd out; text_out (cap >= 128) gets the address really bound, in the same spelling. */
@@ -12,5 +13,7 @@ bool sock_address_is_loopback(const char *address); /* unix, 127.0.0.0/8, ::1 */
 void sock_close(int fd);
 void sock_shutdown(int fd); /* makes pending ops on it end */
 void sock_end(int fd);      /* the peer sees the end after what was sent; receiving goes on */
+/* Nanoseconds since something came from the peer; -1: not known (sockets that are not TCP). */
+int64_t sock_quiet_ns(int fd);
 /* After accept: options for a connection. */
 void sock_prepare(int fd);

@@ -263,18 +263,34 @@ void conn_drain(struct conn *c)
 
 /* ---- time ---- */
 
-static void tick_in_frame(struct conn *c, uint64_t now)
+/* Judges the window that ends now; true: the next one began. */
+static bool watch_judge(struct conn *c)
 {
-	uint64_t window = CONN_PROGRESS_NS;
-
-	if (c->recving && c->direct && c->recv_want > CONN_PROGRESS_BYTES_S * 30)
-		window = c->recv_want * (UINT64_C(1000000000) / CONN_PROGRESS_BYTES_S);
-	if (now - c->watch_ns < window) return;
 	if (c->watch_bytes >= CONN_PROGRESS_BYTES_S * (CONN_PROGRESS_NS / UINT64_C(1000000000))) {
 		conn_watch(c);
-		return;
+		return true;
 	}
 	conn_refuse(c, -GRANARY_ETIMEDOUT, "a frame came slower than 1 KiB/s for 30 s");
+	return false;
+}
+
+/* A recv into the body tells nothing before all of it came, up to CONN_RECV_STEP_MAX: TCP knows when the last bytes
+ * came, and after a window it is cancelled to see how many there are. */
+static void tick_in_frame(struct conn *c, uint64_t now)
+{
+	bool direct = c->recving && c->direct;
+
+	if (c->probing || now - c->watch_ns < CONN_QUIET_NS) return;
+	if (direct && sock_quiet_ns(c->fd) >= (int64_t)CONN_PROGRESS_NS) {
+		conn_refuse(c, -GRANARY_ETIMEDOUT, "nothing came for 30 s in the middle of a frame");
+	} else if (now - c->watch_ns < CONN_PROGRESS_NS) {
+		return;
+	} else if (direct) {
+		c->probing = true;
+		io_cancel(c->nl->io, &c->recv);
+	} else {
+		(void)watch_judge(c);
+	}
 }
 
 void conn_tick(struct conn *c, uint64_t now)
@@ -411,11 +427,11 @@ void conn_retry(struct conn *c)
 }
 
 /* Nothing is wanted any more; what comes is read and thrown away until the peer closes or time is up. */
-static void recv_after_end(struct conn *c, const struct io_op *op)
+static void recv_after_end(struct conn *c, const struct io_op *op, bool probed)
 {
 	if (op->recv_buf) io_recv_give(c->nl->io, op->recv_buf);
 	inbound_free(c, &c->in);
-	if (c->state == CONN_CLOSING && op->res > 0) {
+	if (c->state == CONN_CLOSING && (op->res > 0 || probed)) {
 		conn_receive(c);
 		return;
 	}
@@ -423,16 +439,31 @@ static void recv_after_end(struct conn *c, const struct io_op *op)
 	conn_post_turn(c);
 }
 
+/* What came of a recv into the body that was cancelled to know just that. Too little, or lost by the kernel, ends the
+ * connection; else the body goes on where it is. */
+static void recv_probed(struct conn *c, const struct io_op *op)
+{
+	c->watch_bytes = op->done_len;
+	if (!watch_judge(c)) return;
+	framer_received(&c->framer, op->done_len);
+	conn_parse(c);
+}
+
 static void recv_done(struct io_op *op)
 {
 	struct conn *c = container_of(op, struct conn, recv);
-	bool direct = c->direct;
+	bool direct = c->direct, probed = c->probing && op->res == -GRANARY_ECANCELED;
 
 	assert(c->magic == CONN_MAGIC);
 	c->recving = false;
 	c->direct = false;
+	c->probing = false;
 	if (c->state >= CONN_CLOSING) {
-		recv_after_end(c, op);
+		recv_after_end(c, op, probed);
+		return;
+	}
+	if (probed) {
+		recv_probed(c, op);
 		return;
 	}
 	if (op->res <= 0 ||

@@ -38,6 +38,7 @@ enum {
 };
 #define CONN_HANDSHAKE_NS UINT64_C(10000000000)
 #define CONN_PROGRESS_NS UINT64_C(30000000000)
+#define CONN_QUIET_NS UINT64_C(5000000000) /* the peer has that long to send after we began to receive again */
 #define CONN_CLOSING_NS UINT64_C(2000000000)
 #define CONN_STALLED_NS UINT64_C(5000000000) /* a send that long in flight */
 #define CONN_WAITING_NS UINT64_C(2000000000) /* a request that long without an answer */
@@ -75,6 +76,7 @@ struct conn {
 	uint8_t state;           /* enum conn_state */
 	bool recving, direct;    /* a recv is in flight; into the body */
 	bool sending;
+	bool probing;            /* the recv in flight is being cancelled, to see how much came */
 	bool turn_posted;
 	bool dirty;              /* in nl->dirty: has answers to send or to drop */
 	bool parked;             /* input waits for requests, the queue or memory to shrink */

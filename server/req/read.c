@@ -239,7 +239,7 @@ static void piece_read_done(struct pack_read *read)
 	b->inflight--;
 	p->err = (int16_t)read->err;
 	p->held = read->err == 0;
-	if (read->err == -GRANARY_ESTALE && !p->retried)
+	if (read->err == -GRANARY_ESTALE && p->retries < READ_RETRIES_MAX)
 		read_piece_retry(b, p);
 	else
 		read_piece_ready(b, p);

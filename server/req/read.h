@@ -19,6 +19,7 @@
 enum {
 	READ_CHUNK = 64, /* entries whose cache misses overlap */
 	READ_AHEAD_BYTES = 8 * 1024 * 1024,
+	READ_RETRIES_MAX = 3,
 	READ_AHEAD_ENTRIES = 1024,
 	READ_FRAME_PIECES = 512,
 	READ_FRAME_EARLY = 128 * 1024,
@@ -42,7 +43,8 @@ struct read_piece {
 	uint32_t len;
 	uint16_t crc_count;
 	int16_t err;
-	bool first, last, ready, zeros, retried;
+	uint8_t retries; /* looked up again, as its pack was compacted away: READ_RETRIES_MAX times at most */
+	bool first, last, ready, zeros;
 	bool held, inside; /* read_release() is due; it is the entry's own */
 };
 

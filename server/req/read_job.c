@@ -104,7 +104,7 @@ static void verify_done(struct task *task)
 	}
 	free(j->data);
 	free(j);
-	if (p->err == -GRANARY_ESTALE && !p->retried)
+	if (p->err == -GRANARY_ESTALE && p->retries < READ_RETRIES_MAX)
 		read_piece_retry(b, p);
 	else
 		read_piece_ready(b, p);
@@ -193,7 +193,7 @@ static void retry_done(struct task *task)
 		j->fresh.read.done = p->read.done;
 		j->fresh.next = p->next;
 		j->fresh.inside = p->inside;
-		j->fresh.retried = true;
+		j->fresh.retries = p->retries;
 		*p = j->fresh;
 	}
 	if (j->err < 0) p->err = (int16_t)j->err;
@@ -222,7 +222,7 @@ static void retry_work(struct task *task)
 
 void read_piece_retry(struct read *b, struct read_piece *p)
 {
-	p->retried = true;
+	p->retries++;
 	p->err = 0;
 	job_start(b, p, retry_work);
 }

@@ -749,7 +749,7 @@ class Slow(Case):
 
     def test_slow_senders_are_cut_off_and_idle_ones_are_not(self):
         jobs = [self.silent, self.silent_after_hello, self.drip_hello, self.stuck_in_header, self.stuck_in_body,
-                self.drip_body, self.steady, self.idle]
+                self.stuck_in_large_body, self.drip_large_body, self.steady_large_body, self.drip_body, self.steady, self.idle]
         with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
             for job in [pool.submit(j) for j in jobs]:
                 job.result()
@@ -792,6 +792,32 @@ class Slow(Case):
         with server.client(timeout=90) as c:
             c.send(self.put_frame(c, 10_000)[:5000])
             self.cut_off(c, 28, 36, time.monotonic())
+
+    def stuck_in_large_body(self):
+        """Stops after the server began to receive in place."""
+        with server.client(timeout=200) as c:
+            c.send(self.put_frame(c, 4 * MIB)[:300_000])
+            self.cut_off(c, 28, 36, time.monotonic())
+
+    def drip_large_body(self):
+        with server.client(timeout=200) as c:
+            whole, began = self.put_frame(c, 4 * MIB), time.monotonic()
+            for at in range(0, 34 * 8, 8):
+                try:
+                    c.send(whole[at:at + 8] if at else whole[:2000])
+                except OSError:
+                    break
+                time.sleep(1)
+            self.cut_off(c, 28, 66, began)
+
+    def steady_large_body(self):
+        """3 KiB/s: judged in the middle of a piece of 128 KiB, and allowed."""
+        with server.client(timeout=200) as c:
+            whole = self.put_frame(c, 160_000)
+            for at in range(0, len(whole), 1536 * 2):
+                c.send(whole[at:at + 1536 * 2])
+                time.sleep(1)
+            self.assertEqual(c.next().status, 0)
 
     def drip_body(self):
         with server.client(timeout=90) as c:

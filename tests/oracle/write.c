@@ -330,21 +330,12 @@ static struct granary_ref ref_of(const char *path, char *copy)
 	return granary_ref_key(copy);
 }
 
-static uint64_t reconnects(struct worker *w)
-{
-	struct granary_info info = GRANARY_INIT(granary_info);
-
-	return granary_client_info(w->client, &info) == 0 ? info.reconnects : 0;
-}
-
-/* A repeated put that was done before a restart is answered from its retry row, which does not know what it
- * replaced. */
+/* Also of a put that was repeated: its retry row knows what it replaced. */
 static void judge_replaced(
-	struct worker *w, const struct op_entry *e, const struct granary_put *put, bool is_repeated)
+	struct worker *w, const struct op_entry *e, const struct granary_put *put)
 {
 	const struct item *before = model_find(&w->model, e->path);
 
-	if (is_repeated && put->replaced_version == 0) return;
 	if ((before == NULL) != (put->replaced_version == 0))
 		log_violation("put of %s says it replaced version %" PRIx64 ", the name was %s",
 			e->path, put->replaced_version, before ? "there" : "free");
@@ -359,7 +350,7 @@ static void judge_replaced(
 static void run_puts(struct worker *w)
 {
 	struct granary_put puts[ENTRIES_MAX];
-	uint64_t at = 0, reconnects_before = reconnects(w);
+	uint64_t at = 0;
 	int64_t n;
 
 	memset(puts, 0, sizeof(puts));
@@ -381,7 +372,7 @@ static void run_puts(struct worker *w)
 			    : n < 0                       ? (int32_t)n
 							  : STATUS_NONE;
 		if (e->status != 0) continue;
-		judge_replaced(w, e, &puts[i], reconnects(w) != reconnects_before);
+		judge_replaced(w, e, &puts[i]);
 		e->version = puts[i].version;
 		atomic_fetch_add(&bytes_written, e->size);
 	}

@@ -2,88 +2,30 @@
 /* Goal: what sessions leave in the metadata goes after a day of store time, not before, never by the wall clock, and
  * nothing that still counts goes with it. Method: a store on a simulated disk and clock, one thread; job passes by
  * hand, rows counted. */
-#include "unit/harness_store.h"
+#include "sim/sim_store.h"
 
 #include "common/tlv.h"
-#include "io/reactor.h"
 #include "jobs/jobs.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
 #include "meta/rows.h"
-#include "pack/writer.h"
-#include "sim/sim_clock.h"
-#include "tier/packs.h"
 
-enum { TURNS_MAX = 200000, MANY = 9500 };
+enum { MANY = 9500 };
 #define HOUR_NS UINT64_C(3600000000000)
 #define YEAR_NS ((int64_t)(365 * 24 * HOUR_NS))
-
-static struct sim *sim;
-static struct world world;
-static struct peer peer;
-
-static void up(void)
-{
-	struct store_options o;
-	char why[256] = "";
-
-	assert_int_equal(fs_new_sim(sim, "/data", &world.fs), 0);
-	o = world_options(world.fs);
-	o.simulated = true;
-	o.io = (struct io_options){ .engine = IO_ENGINE_SIM, .sim = sim, .depth = 64 };
-	if (store_open(&o, &world.store, why, sizeof(why)) < 0) fail_msg("store_open: %s", why);
-}
-
-static void down(void)
-{
-	store_close(&world.store);
-	fs_free(&world.fs);
-}
 
 static int set_up(void **state)
 {
 	(void)state;
-	sim = sim_new((struct sim_options){ .seed = 1 });
-	sim_clock_use(sim);
-	up();
-	key_make(&world, "root", ALL_ACTIONS, "", "");
-	peer_init(&peer, &world, "root", 0);
+	sim_store_new();
 	return 0;
 }
 
 static int tear_down(void **state)
 {
 	(void)state;
-	peer_release(&peer);
-	down();
-	sim_clock_use(NULL);
-	sim_free(&sim);
+	sim_store_free();
 	return 0;
-}
-
-static struct call *call_now(uint8_t op, uint16_t flags, struct msg *m, const char *data)
-{
-	struct call *c = call_start(&peer, op, flags, &m->w, data, strlen(data));
-	struct store *s = world.store;
-
-	free(m->buf);
-	for (uint32_t i = 0; !c->done; i++) {
-		assert_true(i < TURNS_MAX);
-		if (workers_turn(s->workers) + kv_turn(s->kv) + reactor_turn(s->reactors[0], false) == 0)
-			reactor_turn(s->reactors[0], true);
-	}
-	return c;
-}
-
-static void bucket_make(uint64_t sequence)
-{
-	struct msg m = msg_new("data");
-	struct call *c;
-
-	msg_sequence(&m, sequence, 0, 0);
-	c = call_now(OP_BUCKET_CREATE, 0, &m, "");
-	assert_int_equal(call_status(c), 0);
-	call_free(c);
 }
 
 static struct put_result put(uint16_t flags, uint64_t sequence, uint64_t seen, const char *key)

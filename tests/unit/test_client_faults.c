@@ -135,6 +135,18 @@ static void test_mutation_is_not_resent_into_a_new_session(void **state)
 	assert_int_equal(1, peer->last_sequence); /* the new session's first */
 }
 
+static void test_a_session_refused_at_the_log_in_is_begun_anew(void **state)
+{
+	(void)state;
+	assert_int_equal(0, granary_put(client, "a", "1", 1, NULL));
+	PEER_SET(peer, stale_session, peer->last_session);
+	PEER_SET(peer, drop_requests, 1);
+	assert_int_equal(-GRANARY_ECLOSED, granary_put(client, "a", "2", 1, NULL));
+	assert_int_equal(0, granary_put(client, "a", "3", 1, NULL));
+	assert_int_equal(1, peer->last_sequence);
+	assert_true(peer->last_session != peer->stale_session);
+}
+
 static void test_busy_is_repeated_under_a_new_sequence(void **state)
 {
 	(void)state;
@@ -432,6 +444,7 @@ int main(void)
 		TEST(test_read_goes_on_after_a_lost_connection),
 		TEST(test_mutation_is_resent_under_its_sequence),
 		TEST(test_mutation_is_not_resent_into_a_new_session),
+		TEST(test_a_session_refused_at_the_log_in_is_begun_anew),
 		TEST(test_busy_is_repeated_under_a_new_sequence),
 		TEST(test_upload_goes_on_after_a_lost_connection),
 		TEST(test_refused_login_is_final),

@@ -56,6 +56,7 @@ struct peer {
 	uint32_t bad_answers;    /* use bad_answer() */
 	void (*bad_answer)(struct peer *p, int fd, const struct frame *f);
 	bool refuse_auth, wrong_proof, silent, forget_sessions;
+	uint64_t stale_session; /* refused at the log-in */
 
 	/* seen */
 	uint32_t requests, reads, verifies, resent, extents, logins;
@@ -225,6 +226,13 @@ static inline bool peer_login(struct peer *p, int fd)
 	pthread_mutex_unlock(&p->lock);
 	if (refuse || memcmp(mac, expect, 32) != 0) {
 		peer_error(fd, &f, GRANARY_EAUTH, "unknown access key or wrong secret");
+		return false;
+	}
+	pthread_mutex_lock(&p->lock);
+	bool is_stale = session != 0 && session == p->stale_session;
+	pthread_mutex_unlock(&p->lock);
+	if (is_stale) {
+		peer_error(fd, &f, GRANARY_ESTALE, "the session is not known any more");
 		return false;
 	}
 	pthread_mutex_lock(&p->lock);

@@ -410,6 +410,40 @@ static void test_big_messages_go_through_whole(void **state)
 	}
 }
 
+/* io.h (6): what came before the cancel is there and counted, and the next recv goes on behind it. */
+static void test_a_cancelled_recv_tells_what_came(void **state)
+{
+	int fds[2];
+	(void)state;
+	struct io *io = open_io((struct io_options){ 0 });
+	struct test_op r = make_op(), s = make_op();
+	struct iovec iov = { mem, 1000 };
+	uint8_t *to = mem + BIG;
+	make_pair(fds);
+	for (uint32_t i = 0; i < 3000; i++)
+		mem[i] = (uint8_t)(i % 249);
+	memset(to, 0, 3000);
+	io_recv(io, &r.op, fds[0], to, 3000);
+	io_send(io, &s.op, fds[1], &iov, 1);
+	assert_int_equal(await(io, &s), 1000);
+	for (int i = 0; i < 20; i++) { /* until it has them */
+		io_submit_and_wait(io, io_now_ns(io) + SECOND / 200);
+		io_run(io, 256);
+	}
+	io_cancel(io, &r.op);
+	assert_int_equal(await(io, &r), -GRANARY_ECANCELED);
+	assert_int_equal(r.op.done_len, 1000);
+	r = s = make_op();
+	iov = (struct iovec){ mem + 1000, 2000 };
+	io_recv(io, &r.op, fds[0], to + 1000, 2000);
+	io_send(io, &s.op, fds[1], &iov, 1);
+	assert_int_equal(await(io, &r), 2000);
+	assert_memory_equal(mem, to, 3000);
+	close(fds[0]);
+	close(fds[1]);
+	io_free(&io);
+}
+
 static void test_peer_close_in_the_middle_of_a_recv(void **state)
 {
 	int fds[2];
@@ -593,6 +627,7 @@ static int run(const char *title, enum io_engine_kind engine, const char *plain)
 		cmocka_unit_test(test_accept_gives_every_connection_and_one_last),
 		cmocka_unit_test(test_small_messages_arrive_in_order_then_the_close),
 		cmocka_unit_test(test_big_messages_go_through_whole),
+		cmocka_unit_test(test_a_cancelled_recv_tells_what_came),
 		cmocka_unit_test(test_peer_close_in_the_middle_of_a_recv),
 		cmocka_unit_test(test_receivers_wait_when_buffers_are_out),
 		cmocka_unit_test(test_cancel_ends_what_waits_for_a_peer),
