@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goal: docs/ORDER.md is enough to recompute an epoch. Method: a second implementation, written from that text alone,
 agrees with the library (test_order dump, test_mix dump) over 10^6 positions of every mode, and with the golden values.
-`test_order.py golden` prints tests/golden/order.txt anew: only for a new version of the token."""
+`test_order.py golden` and `golden-mix` print tests/golden/order.txt and mix.txt: only for a new version of the token."""
 import math
 import os
 import pathlib
@@ -274,15 +274,30 @@ def mixtures(rng, count):
                sources, stages)
 
 
+def mixture_line(spec):
+    row = [*spec[:7], len(spec[7]), *(v for s in spec[7] for v in s), len(spec[8])]
+    return " ".join(map(str, row + [v for first, weights in spec[8] for v in (first, *weights)]))
+
+
+def mixture_of(row):
+    """What mixture_line() made of a spec, and the rest of the row."""
+    count = row[7]
+    end = 8 + 3 * count
+    sources = [tuple(row[i:i + 3]) for i in range(8, end, 3)]
+    stages, stages_count = [], row[end]
+    for i in range(stages_count):
+        at = end + 1 + i * (count + 1)
+        stages.append((row[at], row[at + 1:at + 1 + count]))
+    return Mix(*row[:7], sources, stages), row[end + 1 + stages_count * (count + 1):]
+
+
 def compare_mixtures(count):
     rng = random.Random(SEED + 1)
     text, cases = [], []
     for spec in mixtures(rng, count):
         mix = Mix(*spec)
         cases.append((spec, mix))
-        row = [*spec[:7], len(spec[7]), *(v for s in spec[7] for v in s), len(spec[8])]
-        row += [v for first, weights in spec[8] for v in (first, *weights)] + [0, 1, mix.N]
-        text.append(" ".join(map(str, row)) + "\n")
+        text.append(mixture_line(spec) + f" 0 1 {mix.N}\n")
     answers = iter(library("test_mix", "".join(text)))
     compared = 0
     for spec, mix in cases:
@@ -303,6 +318,26 @@ def golden_lines():
             yield " ".join(map(str, spec)) + f" {p} {order.at(p)}"
 
 
+def golden_mix_lines():
+    """One position a line: the mixture, the position, then source, pass and id."""
+    rng = random.Random(21)
+    for spec in mixtures(rng, 32):
+        mix = Mix(*spec)
+        for p in sorted({0, mix.N - 1, rng.randrange(mix.N), rng.randrange(mix.N)}):
+            yield mixture_line(spec) + f" {p} 1 1 " + " ".join(map(str, mix.at(p)))
+
+
+def check_golden_mix():
+    path = SRC / "tests" / "golden" / "mix.txt"
+    rows = [list(map(int, line.split())) for line in path.read_text().splitlines() if not line.startswith("#")]
+    text = "".join(" ".join(map(str, row[:-3])) + "\n" for row in rows)
+    for row, answer in zip(rows, library("test_mix", text), strict=True):
+        mix, rest = mixture_of(row)
+        if mix.at(rest[0]) != tuple(rest[3:]) or answer != " ".join(map(str, rest[3:])):
+            sys.exit(f"golden line '{row}': the text says {mix.at(rest[0])}, the library {answer}")
+    return len(rows)
+
+
 def check_golden():
     path = SRC / "tests" / "golden" / "order.txt"
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
@@ -318,8 +353,13 @@ def main():
         print("# mode N n G L seed epoch position id, docs/ORDER.md. These lines never change; new ones may be added.")
         print("\n".join(golden_lines()))
         return
+    if sys.argv[1:] == ["golden-mix"]:
+        print("# mode N n G L seed epoch, sources, each (samples weight repeat), stages, each (from, weights),")
+        print("# position 1 1, source pass id; docs/ORDER.md 7. These lines never change; new ones may be added.")
+        print("\n".join(golden_mix_lines()))
+        return
     print(f"seed={SEED}")
-    print(f"{check_golden()} golden values agree")
+    print(f"{check_golden()} and {check_golden_mix()} golden values agree")
     print(f"{compare_mixtures(MIXTURES)} positions of mixtures agree")
     print(f"{compare_orders(POSITIONS)} positions agree")
 

@@ -29,7 +29,7 @@ static void try_mix(const struct recipe *r)
 		return;
 	}
 	for (uint64_t i = 0; i < 16; i++)
-		mix_at(&m, m.order.samples / 16 * i + (i == 15 ? m.order.samples % 16 : 0));
+		mix_at(&m, (m.order.samples - 1) / 15 * i);
 	mix_release(&m);
 }
 
