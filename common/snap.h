@@ -22,17 +22,21 @@ enum {
 	SNAP_PAGES_MAX = 1 << 24,   /* of a manifest */
 	SNAP_HISTOGRAM = 48,        /* samples by floor(log2(size)), size 0 in the first */
 	SNAP_OPTIONS_MAX = 4096,
+	SNAP_PREFIX_MAX = 1024,
+	SNAP_KEY_MAX = 1100,        /* of a names page: a key, and room to name a part of the object */
+	SNAP_FILE_MAX = 1 << 30,    /* a page, a names page and a manifest are shorter than this */
 };
 
 /* ---- data pages ---- */
 
 enum { SNAP_ROW_EMPTY = 1, SNAP_ROW_EXTENTS = 2, SNAP_ROW_PART = 4 };
-/* One piece of a row: `length` bytes at `offset` of pack `pack`, with the CRC-32C of exactly those bytes. */
+/* One piece of a row: `length` bytes at `offset` of pack `pack`, with the CRC-32C of exactly those bytes. Pack 0: a hole,
+ * that many zero bytes (offset 0; their crc is crc32c_combine(UINT32_MAX, UINT32_MAX, length)). */
 struct snap_extent { uint64_t pack; uint32_t offset, length, crc; };
 /* A row: sample * K + field. Most have one extent. */
 struct snap_row {
 	uint64_t size;              /* bytes of the row: the sum of its extents */
-	uint32_t extent_count;      /* 0 when it is empty */
+	uint32_t extent_count;      /* 0 when the field is missing */
 	uint8_t flags;
 	struct snap_extent first;   /* the only one unless SNAP_ROW_EXTENTS */
 	uint32_t extents_at;        /* for snap_page_extent() */
@@ -42,11 +46,14 @@ struct snap_page_builder;
 /* Page of `pack` with K fields a sample. NULL: no memory. */
 struct snap_page_builder *snap_page_builder_new(uint64_t pack, uint32_t fields);
 void snap_page_builder_free(struct snap_page_builder **b);
-/* The next row (rows come in order of sample, then field). count 0: an empty field. Extents that touch in one pack are
- * not merged. 0; -GRANARY_ENOMEM; -GRANARY_ETOOBIG (a page is under 1 GiB). */
+/* The next row (rows come in order of sample, then field). count 0: a missing field; an object of no bytes is one extent
+ * of length 0. Of the flags only SNAP_ROW_PART is the caller's (SNAP_ROW_EMPTY may be given with count 0). Extents that
+ * touch in one pack are not merged. 0; -GRANARY_ENOMEM; -GRANARY_ETOOBIG (a page is under 1 GiB); -GRANARY_EINVAL (an
+ * extent that passes 4 GiB, other flags): on an error nothing was added. */
 int snap_page_add(struct snap_page_builder *b, const struct snap_extent *extents, uint32_t count, uint8_t flags);
 uint32_t snap_page_builder_samples(const struct snap_page_builder *b);
-/* The page's bytes (malloc; the caller frees) and their hash. Fails when the last sample has not all its fields. */
+/* The page's bytes (malloc; the caller frees) and their hash; the builder keeps its rows. -GRANARY_EINVAL when the last
+ * sample has not all its fields; -GRANARY_ENOMEM. */
 int snap_page_finish(struct snap_page_builder *b, uint8_t **bytes, size_t *len, struct hash128 *hash);
 
 struct snap_page { /* borrows the bytes */
@@ -66,13 +73,14 @@ struct snap_name { struct slice key; uint64_t pack; uint32_t slot; uint32_t fiel
 struct snap_names_builder;
 struct snap_names_builder *snap_names_builder_new(void);
 void snap_names_builder_free(struct snap_names_builder **b);
-int snap_names_add(struct snap_names_builder *b, const struct snap_name *n); /* ascending keys, else -GRANARY_EINVAL */
+/* Keys of 1..SNAP_KEY_MAX bytes, each above the one before, else -GRANARY_EINVAL. -GRANARY_ENOMEM, -GRANARY_ETOOBIG. */
+int snap_names_add(struct snap_names_builder *b, const struct snap_name *n);
 size_t snap_names_builder_size(const struct snap_names_builder *b); /* bytes so far: the caller cuts pages, ~256 KiB */
 int snap_names_finish(struct snap_names_builder *b, uint8_t **bytes, size_t *len, struct hash128 *hash); /* and empties it */
 
 struct snap_names { const uint8_t *bytes; size_t len; uint32_t count, restarts; const uint8_t *packs, *restart_table, *entries; uint32_t pack_count; };
 int snap_names_parse(const uint8_t *bytes, size_t len, struct snap_names *out);
-struct snap_names_iter { const struct snap_names *page; size_t at; uint32_t index; uint8_t key[1100]; uint32_t key_len; int err; };
+struct snap_names_iter { const struct snap_names *page; size_t at; uint32_t index; uint8_t key[SNAP_KEY_MAX]; uint32_t key_len; int err; };
 void snap_names_seek(const struct snap_names *p, struct slice key, struct snap_names_iter *it); /* first >= key */
 bool snap_names_next(struct snap_names_iter *it, struct snap_name *out); /* key borrows from *it; false: end or it->err */
 
@@ -94,8 +102,11 @@ struct snap_manifest {
 	struct snap_page_ref *pages;   /* in pack order */
 	struct snap_names_ref *names;  /* in key order */
 };
+/* -GRANARY_EINVAL: what a decoder would refuse (limits of SNAP_*; sums of the pages other than samples and bytes; histogram
+ * that does not add up to samples; first keys not ascending; field names not K); -GRANARY_ENOMEM, -GRANARY_ETOOBIG. */
 int snap_manifest_encode(const struct snap_manifest *m, uint8_t **bytes, size_t *len, struct hash128 *hash);
-int snap_manifest_decode(const uint8_t *bytes, size_t len, struct snap_manifest *out); /* arrays malloc'ed; slices borrow */
+/* Arrays are malloc'ed, slices borrow from bytes. -GRANARY_ECORRUPT, -GRANARY_EVERSION, -GRANARY_ENOMEM: nothing to release. */
+int snap_manifest_decode(const uint8_t *bytes, size_t len, struct snap_manifest *out);
 void snap_manifest_release(struct snap_manifest *m);
 
 /* CRC-32C of the concatenation of A and B from theirs and the length of B. */
