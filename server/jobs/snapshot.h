@@ -93,6 +93,8 @@ struct snapshot_open {
 	struct snapshot_open *next;
 	uint32_t refs;
 	bool gone;
+	struct hash128 *pages;  /* sorted; NULL: not read yet; under the table's lock */
+	uint32_t page_count;
 };
 /* Any thread, never blocks: EAGAIN: snapshot_ref() on a worker. NOTFOUND; BUSY: it is being made. */
 int snapshot_ref_cached(struct snapshots *s, uint64_t bucket, struct slice name, struct snapshot_open **out);
@@ -100,6 +102,9 @@ int snapshot_ref(struct snapshots *s, uint64_t bucket, struct slice name, struct
 void snapshot_unref(struct snapshots *s, struct snapshot_open **o);
 bool snapshot_pins(const struct snapshot_open *o, uint64_t pack);
 
+/* 0 when the manifest lists this page, -GRANARY_ENOTFOUND, or an error. The manifest is read at the first question and
+ * kept in order of hash with the open snapshot. Worker. */
+int snapshot_has_page(struct snapshots *s, struct snapshot_open *o, struct hash128 hash);
 /* Bytes of a page (of `hash`) or of a manifest from `offset` on, at most len, verified; *size: of all of it. Worker. */
 int64_t snapshot_read_page(struct snapshots *s, struct hash128 hash, uint64_t offset, void *buf, size_t len, uint64_t *size);
 int64_t snapshot_read_manifest(struct snapshots *s, struct hash128 hash, uint64_t offset, void *buf, size_t len,

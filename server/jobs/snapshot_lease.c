@@ -94,7 +94,8 @@ static int row_put(struct snapshots *s, const struct snapshot_report *r, uint64_
 			char note[SNAPSHOT_NOTE_MAX];
 			size_t len = row.note.len;
 
-			memcpy(note, row.note.p, len);
+			if (len > 0)
+				memcpy(note, row.note.p, len);
 			kv_value_release(&v);
 			err = snapshots_note(s, r->bucket, r->name, slice_of(note, len), now + AUTOMATIC_KEEP_NS);
 		}

@@ -442,11 +442,43 @@ static int mark_manifest(struct sweep *w, const uint8_t *bytes, size_t len)
 	return err;
 }
 
+static int mark_of(struct sweep *w, struct hash128 manifest)
+{
+	uint8_t *bytes;
+	size_t len;
+	int err = object_read_all(w->s, manifest, true, &bytes, &len);
+
+	if (err < 0)
+		return err;
+	err = mark_manifest(w, bytes, len);
+	free(bytes);
+	return err;
+}
+
+int object_pages_of(struct snapshots *s, struct hash128 manifest, struct hash128 **pages, uint32_t *count)
+{
+	struct sweep w = { .s = s };
+	int err = mark_of(&w, manifest);
+
+	if (err < 0) {
+		free(w.used);
+		return err;
+	}
+	if (w.used_count > 0)
+		qsort(w.used, w.used_count, sizeof(*w.used), hash_compare);
+	*pages = w.used;
+	*count = (uint32_t)w.used_count;
+	return 0;
+}
+
+bool object_hash_in(const struct hash128 *sorted, uint32_t count, struct hash128 hash)
+{
+	return count > 0 && bsearch(&hash, sorted, count, sizeof(hash), hash_compare) != NULL;
+}
+
 static int mark(void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *row)
 {
 	struct sweep *w = arg;
-	uint8_t *bytes;
-	size_t len;
 	int err;
 
 	(void)bucket;
@@ -454,11 +486,7 @@ static int mark(void *arg, uint64_t bucket, struct slice name, const struct snap
 		return 0;
 	err = use(w, row->manifest);
 	if (err == 0)
-		err = object_read_all(w->s, row->manifest, true, &bytes, &len);
-	if (err == 0) {
-		err = mark_manifest(w, bytes, len);
-		free(bytes);
-	}
+		err = mark_of(w, row->manifest);
 	if (err < 0)
 		log_error("cannot read the manifest of snapshot '%.*s': %s; no page is removed", (int)name.len,
 			(const char *)name.p, error_text(err));
@@ -515,7 +543,7 @@ static int sweep_object(void *arg, struct slice key, const struct object *o)
 	if (atomic_load(&w->s->stopping))
 		return -GRANARY_ESHUTDOWN;
 	if (key.len >= OBJECT_KEY_MAX || !key_hash(key, &hash) ||
-	    bsearch(&hash, w->used, w->used_count, sizeof(hash), hash_compare) != NULL)
+	    object_hash_in(w->used, (uint32_t)w->used_count, hash))
 		return 0;
 	memcpy(w->keys[w->key_count], key.p, key.len);
 	w->keys[w->key_count++][key.len] = '\0';

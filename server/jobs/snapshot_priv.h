@@ -44,6 +44,9 @@ int objects_put(struct snapshots *s, const struct object_put *list, uint32_t cou
 int64_t object_read(struct snapshots *s, struct hash128 hash, bool is_manifest, uint64_t offset, uint8_t *buf, size_t len,
 	uint64_t *size);
 int object_read_all(struct snapshots *s, struct hash128 hash, bool is_manifest, uint8_t **bytes, size_t *len);
+/* Hashes of all pages that a manifest lists, sorted; malloc'd. */
+int object_pages_of(struct snapshots *s, struct hash128 manifest, struct hash128 **pages, uint32_t *count);
+bool object_hash_in(const struct hash128 *sorted, uint32_t count, struct hash128 hash);
 /* Deletes pages and manifests that no snapshot uses. */
 int objects_sweep(struct snapshots *s);
 
