@@ -435,7 +435,7 @@ static void build_release(struct build *b)
 	sorter_free(&b->rows);
 	spool_free(&b->lists);
 	spool_free(&b->names);
-	group_free(b);
+	build_group_free(b);
 	free(b->packs);
 	free(b->slots);
 	free(b->extents);

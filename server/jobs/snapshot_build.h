@@ -52,7 +52,7 @@ int build_sample(struct build *b, const struct slice *keys);
 void build_count_directory(struct build *b, struct slice key);
 
 /* snapshot_group.c */
-int group_begin(struct build *b);                                        /* finds out the fields: a scan of its own */
-int group_file(struct build *b, struct slice key, const struct object *o); /* in key order */
-int group_end(struct build *b);
-void group_free(struct build *b);
+int build_group_begin(struct build *b);                                        /* finds out the fields: a scan of its own */
+int build_group_file(struct build *b, struct slice key, const struct object *o); /* in key order */
+int build_group_end(struct build *b);
+void build_group_free(struct build *b);

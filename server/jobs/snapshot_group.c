@@ -161,7 +161,7 @@ static bool is_of_group(const struct group *g, struct slice key, uint32_t base_l
 	       (key.len > base_len) == (g->members[0].key_len > base_len);
 }
 
-int group_file(struct build *b, struct slice key, const struct object *o)
+int build_group_file(struct build *b, struct slice key, const struct object *o)
 {
 	struct group *g = b->group;
 	uint32_t base_len = base_of(key);
@@ -198,10 +198,10 @@ static int count_file(void *arg, struct slice key, const struct object *o)
 		return -GRANARY_ESHUTDOWN;
 	memcpy(text, key.p + from, key.len - from);
 	text[key.len - from] = '\0';
-	return o->is_dir || !build_options_want(b->o, text) ? 0 : group_file(b, key, o);
+	return o->is_dir || !build_options_want(b->o, text) ? 0 : build_group_file(b, key, o);
 }
 
-int group_begin(struct build *b)
+int build_group_begin(struct build *b)
 {
 	struct group *g = b->group = calloc(1, sizeof(*g));
 	int err;
@@ -225,7 +225,7 @@ int group_begin(struct build *b)
 	return 0;
 }
 
-int group_end(struct build *b)
+int build_group_end(struct build *b)
 {
 	int err = group_close(b);
 
@@ -236,7 +236,7 @@ int group_end(struct build *b)
 	return err;
 }
 
-void group_free(struct build *b)
+void build_group_free(struct build *b)
 {
 	for (uint32_t i = 0; b->group != NULL && i < b->group->set_count; i++)
 		free(b->group->sets[i].bytes);

@@ -348,7 +348,7 @@ static int visit(void *arg, struct slice key, const struct object *o)
 	if (o->is_dir || !is_wanted(b, key)) /* the entry of empty name of a directory that was made */
 		return 0;
 	if (b->o->group)
-		return group_file(b, key, o);
+		return build_group_file(b, key, o);
 	err = build_take_extents(b, key, o, &b->fields[0]);
 	if (err < 0)
 		return err;
@@ -358,11 +358,11 @@ static int visit(void *arg, struct slice key, const struct object *o)
 
 int build_scan(struct build *b)
 {
-	int err = b->o->group ? group_begin(b) : 0;
+	int err = b->o->group ? build_group_begin(b) : 0;
 
 	if (err == 0)
 		err = ns_scan(b->s->o.ns, b->view, b->m->bucket, b->m->prefix, visit, b);
 	if (err == 0 && b->o->group)
-		err = group_end(b);
+		err = build_group_end(b);
 	return err;
 }
