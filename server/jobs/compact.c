@@ -17,6 +17,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/error.h"
 #include "common/log.h"
@@ -30,6 +31,7 @@ enum {
 	CHUNK_SIZE = 8 * 1024 * 1024,
 	CHUNK_MOVES_MAX = 32 * 1024,
 	MOVES_A_TXN = 1000,
+	HOLD_POLL_US = 10000,
 	COMMIT_TRIES = 8
 };
 
@@ -121,6 +123,20 @@ static void account(
 	kv_max(txn, key, PTAG_END, end);
 }
 
+/* A snapshot being made wants addresses as they are: the swap waits for its end. EAGAIN: give up for now, the source
+ * has a pin since, or there is nobody but us to end the hold. */
+static int swap_begin(struct compaction *c)
+{
+	while (!packs_change_begin(c->packs)) {
+		if (jobs_stopping(c->j)) return -GRANARY_ESHUTDOWN;
+		if (!c->j->has_thread) return -GRANARY_EAGAIN;
+		usleep(HOLD_POLL_US);
+	}
+	if (pack_pins(c->source) == 0) return 0;
+	packs_change_end(c->packs);
+	return -GRANARY_EAGAIN;
+}
+
 /* One transaction for moves[from..to). -GRANARY_EBUSY: a row changed under way. */
 static int commit_some(struct compaction *c, uint32_t from, uint32_t to)
 {
@@ -158,8 +174,12 @@ static int chunk_commit(struct compaction *c)
 		uint32_t to =
 			from + MOVES_A_TXN < c->move_count ? from + MOVES_A_TXN : c->move_count;
 		int err = -GRANARY_EBUSY;
-		for (int tries = 0; err == -GRANARY_EBUSY && tries < COMMIT_TRIES; tries++)
+		for (int tries = 0; err == -GRANARY_EBUSY && tries < COMMIT_TRIES; tries++) {
+			err = swap_begin(c);
+			if (err < 0) return err;
 			err = commit_some(c, from, to);
+			packs_change_end(c->packs);
+		}
 		if (err < 0) return err;
 		atomic_fetch_add(&c->j->moved_records, to - from);
 	}
@@ -335,14 +355,15 @@ static int compact_referenced(struct compaction *c)
 	struct pack_row row;
 	int err = packs_row(c->packs, c->source_id, &row);
 	if (err < 0) return err;
-	if (row.pins > 0 || packs_pending_count(c->source) > 0) return 0;
+	if (row.pins > 0 || pack_pins(c->source) > 0 || packs_pending_count(c->source) > 0) return 0;
 	c->group = row.group;
 	err = pack_file(c->source) ? 0 : packs_open_file(c->packs, c->source);
 	if (err == 0) err = copy_live(c, row.committed_end);
-	if (err < 0) return err;
+	if (err < 0) return err == -GRANARY_EAGAIN ? 0 : err;
 	err = pack_has_owner(c->j, c->source, row.committed_end);
 	if (err != 0) return err < 0 ? err : -GRANARY_EBUSY;
 	err = packs_retire(c->packs, c->source);
+	if (err == -GRANARY_EBUSY) return 0; /* a snapshot pinned it, or is being made: found again, with nothing live in it */
 	return err < 0 ? err : 1;
 }
 

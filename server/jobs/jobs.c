@@ -126,7 +126,7 @@ static int second_look_and_remove(struct jobs *j, uint64_t pack_id, uint64_t end
 	}
 	if (err == 0) {
 		cache_drop_pack(j->o.cache, pack_id);
-		err = packs_remove(j->o.packs, pack);
+		err = packs_remove(j->o.packs, pack); /* BUSY: a hold; the next pass tries it again */
 	}
 	packs_unref(j->o.packs, pack);
 	return err;
@@ -169,6 +169,10 @@ static int remove_dying(struct jobs *j, const struct pack_info *info)
 		return 0;
 	}
 	err = second_look_and_remove(j, info->id, row.committed_end);
+	if (err == -GRANARY_EBUSY) {
+		kv_txn_free(&txn);
+		return 0;
+	}
 	if (err == 0) {
 		atomic_fetch_add(&j->removed, 1);
 		kv_delete(txn, row_deletion(buf, since, 1, info->id));

@@ -51,11 +51,14 @@ int ns_bucket_find(
 	struct ns *ns, struct slice name, struct ns_bucket *out); /* any thread, never blocks */
 int ns_bucket_by_id(
 	struct ns *ns, uint64_t id, struct ns_bucket *out); /* any thread, never blocks */
-/* b in name order, after `after`; returns how many (at most max). Any thread, never blocks. */
+/* b in name order, after `after`, but those of the system; returns how many (at most max). Any thread, never blocks. */
 uint32_t ns_bucket_list(struct ns *ns, struct slice after, struct ns_bucket *out, uint32_t max);
 int ns_bucket_create(
 	struct ns *ns, struct slice name, struct slice owner_key); /* commits; EXIST, NAME */
 int ns_bucket_remove(struct ns *ns, struct slice name);            /* commits; NOTEMPTY, NOBUCKET */
+/* The system's own bucket: made when it is not there. No client sees, lists or changes it. Worker or job. */
+#define NS_SYSTEM_BUCKET ".granary"
+int ns_bucket_system(struct ns *ns, struct ns_bucket *out);
 int ns_bucket_usage(struct ns *ns, uint64_t bucket, uint64_t *bytes, uint64_t *objects);
 
 /* ---- addressing ---- */
@@ -186,6 +189,14 @@ struct ns_list {
  * lists one directory. */
 int ns_list(struct ns *ns, const struct ns_list *l,
 	int (*each)(void *arg, struct slice key, const struct object *o), void *arg, bool *more);
+
+/* Every file below the prefix as `view` has it, in key order, without a limit; non-zero from each() stops and is
+ * returned. Blocks for as long as it takes: jobs. */
+int ns_scan(struct ns *ns, struct kv_snapshot *view, uint64_t bucket, struct slice prefix,
+	int (*each)(void *arg, struct slice key, const struct object *o), void *arg);
+/* As ns_extents, all of them, as `view` has them (NULL: now). */
+int ns_extents_in(struct ns *ns, struct kv_snapshot *view, const struct object *o,
+	int (*each)(void *arg, const struct extent *e), void *arg);
 
 /* ---- access keys: a table in RAM, all rows loaded at start ---- */
 enum { NS_ACT_READ = 1, NS_ACT_LIST = 2, NS_ACT_WRITE = 4, NS_ACT_DELETE = 8, NS_ACT_ADMIN = 16 };

@@ -8,6 +8,7 @@
 
 #include "common/tlv.h"
 #include "meta/ns_priv.h"
+#include "meta/snapshot.h"
 
 enum { BUCKET_ROW_MAX = 1024 };
 
@@ -169,8 +170,9 @@ uint32_t ns_bucket_list(struct ns *ns, struct slice after, struct ns_bucket *out
 	uint32_t at = bucket_at(ns, after);
 	if (at < ns->bucket_count && slice_eq(bucket_name(&ns->buckets[at]), after))
 		at++;
-	while (n < max && at < ns->bucket_count)
-		out[n++] = ns->buckets[at++];
+	for (; n < max && at < ns->bucket_count; at++)
+		if (ns->buckets[at].name[0] != '.') /* FORMAT 1.5: the system's own */
+			out[n++] = ns->buckets[at];
 	pthread_rwlock_unlock(&ns->bucket_lock);
 	return n;
 }
@@ -214,12 +216,10 @@ static int bucket_commit_create(struct ns *ns, const struct ns_bucket *b, struct
 	return err;
 }
 
-int ns_bucket_create(struct ns *ns, struct slice name, struct slice owner_key)
+static int bucket_make(struct ns *ns, struct slice name, struct slice owner_key)
 {
 	struct ns_bucket b = { 0 };
-	int err = bucket_name_check(name);
-	if (err < 0)
-		return err;
+	int err;
 	if (ns_bucket_find(ns, name, &b) == 0)
 		return -GRANARY_EEXIST;
 	memset(&b, 0, sizeof(b));
@@ -239,6 +239,25 @@ int ns_bucket_create(struct ns *ns, struct slice name, struct slice owner_key)
 	return err;
 }
 
+int ns_bucket_create(struct ns *ns, struct slice name, struct slice owner_key)
+{
+	int err = bucket_name_check(name);
+	return err < 0 ? err : bucket_make(ns, name, owner_key);
+}
+
+int ns_bucket_system(struct ns *ns, struct ns_bucket *out)
+{
+	struct slice name = slice_str(NS_SYSTEM_BUCKET);
+	for (int tries = 0; tries < WALK_TRIES; tries++) {
+		if (ns_bucket_find(ns, name, out) == 0)
+			return 0;
+		int err = bucket_make(ns, name, slice_of(NULL, 0));
+		if (err < 0 && err != -GRANARY_EEXIST)
+			return err;
+	}
+	return -GRANARY_EBUSY;
+}
+
 static int bucket_commit_remove(struct ns *ns, const struct ns_bucket *b)
 {
 	uint8_t buf[ROW_KEY_MAX];
@@ -249,6 +268,7 @@ static int bucket_commit_remove(struct ns *ns, const struct ns_bucket *b)
 	kv_pre_id(txn, 0, key, b->id, false);
 	kv_delete(txn, key);
 	kv_pre_range(txn, row_entry_prefix(buf, b->root), true);
+	kv_pre_range(txn, row_snapshot_prefix(buf, b->id), true);
 	kv_delete(txn, row_inode(buf, b->root));
 	kv_delete(txn, row_quota(buf, b->id));
 	kv_txn_touch(txn, 0, slice_of(NULL, 0), 0);
@@ -272,6 +292,8 @@ int ns_bucket_remove(struct ns *ns, struct slice name)
 		if (err < 0)
 			return err;
 		err = rows_scan(ns, row_entry_prefix(buf, b.root), bucket_found_row, NULL);
+		if (err == 0)
+			err = rows_scan(ns, row_snapshot_prefix(buf, b.id), bucket_found_row, NULL);
 		if (err != 0)
 			return err < 0 ? err : -GRANARY_ENOTEMPTY;
 		err = bucket_commit_remove(ns, &b);

@@ -34,8 +34,10 @@ struct lister {
 	struct walk_iter iters[ITERS_MAX];
 	uint32_t depth; /* frames[depth] is walked */
 	bool is_slash;  /* the delimiter is "/" */
+	bool is_scan;   /* ns_scan: no limit, what each() says is returned */
 	bool more;
 	uint32_t given;
+	int stopped;    /* is_scan: what each() said */
 	struct slice from;    /* keys below are not wanted */
 	bool is_exclusive;    /* nor `from` itself */
 	struct slice skipped; /* the common prefix given or passed last, in skipped_buf */
@@ -175,18 +177,19 @@ static int walk_start(struct lister *s, uint64_t base, size_t base_len)
 
 static int give(struct lister *s, size_t key_len, const struct object *o)
 {
-	if (s->given == s->l->max) {
+	if (!s->is_scan && s->given == s->l->max) {
 		s->more = true;
 		return STEP_END;
 	}
 	s->given++;
-	return s->each(s->arg, slice_of(s->key, key_len), o) != 0 ? STEP_END : STEP_ON;
+	s->stopped = s->each(s->arg, slice_of(s->key, key_len), o);
+	return s->stopped != 0 ? STEP_END : STEP_ON;
 }
 
 static int give_object(struct lister *s, size_t key_len, struct slice value)
 {
 	struct object o;
-	if (s->given == s->l->max) {
+	if (!s->is_scan && s->given == s->l->max) {
 		s->more = true;
 		return STEP_END;
 	}
@@ -327,29 +330,62 @@ static int list_run(struct lister *s)
 	return err < 0 ? err : walk(s);
 }
 
-int ns_list(struct ns *ns, const struct ns_list *l, int (*each)(void *arg, struct slice key, const struct object *o),
-	    void *arg, bool *more)
+static struct lister *lister_new(struct ns *ns, const struct ns_list *l,
+	int (*each)(void *arg, struct slice key, const struct object *o), void *arg)
 {
-	*more = false;
-	int err = list_check(l);
-	if (err < 0)
-		return err;
 	struct lister *s = malloc(sizeof(*s));
 	if (s == NULL)
-		return -GRANARY_ENOMEM;
+		return NULL;
 	memset(s, 0, offsetof(struct lister, frames));
 	s->ns = ns;
 	s->l = l;
 	s->each = each;
 	s->arg = arg;
-	s->snapshot = kv_snapshot_new(ns->kv);
-	err = s->snapshot == NULL ? -GRANARY_ENOMEM : list_run(s);
+	return s;
+}
+
+static void lister_free(struct lister *s)
+{
 	for (uint32_t i = 0; i < ITERS_MAX; i++)
 		if (s->iters[i].it != NULL)
 			kv_iter_free(&s->iters[i].it);
-	if (s->snapshot != NULL)
-		kv_snapshot_free(ns->kv, &s->snapshot);
-	*more = s->more;
 	free(s);
+}
+
+int ns_list(struct ns *ns, const struct ns_list *l, int (*each)(void *arg, struct slice key, const struct object *o),
+	    void *arg, bool *more)
+{
+	struct kv_snapshot *view;
+	*more = false;
+	int err = list_check(l);
+	if (err < 0)
+		return err;
+	struct lister *s = lister_new(ns, l, each, arg);
+	if (s == NULL)
+		return -GRANARY_ENOMEM;
+	view = s->snapshot = kv_snapshot_new(ns->kv);
+	err = view == NULL ? -GRANARY_ENOMEM : list_run(s);
+	*more = s->more;
+	lister_free(s);
+	if (view != NULL)
+		kv_snapshot_free(ns->kv, &view);
+	return err;
+}
+
+int ns_scan(struct ns *ns, struct kv_snapshot *view, uint64_t bucket, struct slice prefix,
+	    int (*each)(void *arg, struct slice key, const struct object *o), void *arg)
+{
+	struct ns_list l = { .bucket = bucket, .prefix = prefix };
+	if (prefix.len > 0 && key_check(prefix) < 0)
+		return -GRANARY_ENAME;
+	struct lister *s = lister_new(ns, &l, each, arg);
+	if (s == NULL)
+		return -GRANARY_ENOMEM;
+	s->snapshot = view;
+	s->is_scan = true;
+	int err = list_run(s);
+	if (err == 0)
+		err = s->stopped;
+	lister_free(s);
 	return err;
 }

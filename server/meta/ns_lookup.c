@@ -166,26 +166,24 @@ int ns_lookup(struct ns *ns, const struct ns_ref *ref, struct ns_place *place, s
 
 /* ---- extents past those in the row ---- */
 
-int ns_extents(struct ns *ns, const struct object *o, uint64_t offset, uint64_t len,
-	       int (*each)(void *arg, const struct extent *e), void *arg)
+struct extents_wanted { uint64_t from, offset, end; };
+
+static int extents_scan(struct ns *ns, struct kv_snapshot *view, const struct object *o, const struct extents_wanted *w,
+			int (*each)(void *arg, const struct extent *e), void *arg)
 {
 	uint8_t buf[ROW_KEY_MAX], prefix_buf[ROW_KEY_MAX];
 	struct slice prefix = row_extent_prefix(prefix_buf, o->id, o->generation);
-	uint64_t end = len > UINT64_MAX - offset ? UINT64_MAX : offset + len;
-	uint64_t from = offset < EXTENT_LEN_MAX ? 0 : offset - EXTENT_LEN_MAX; /* the first that may reach to offset */
+	struct kv_iter *it = kv_iter_new(ns->kv, view);
 	int err = 0;
-	if (o->extents_outside == 0 || len == 0)
-		return 0;
-	struct kv_iter *it = kv_iter_new(ns->kv, NULL);
 	if (it == NULL)
 		return -GRANARY_ENOMEM;
-	kv_iter_seek(it, row_extent(buf, o->id, o->generation, from));
+	kv_iter_seek(it, row_extent(buf, o->id, o->generation, w->from));
 	while (err == 0 && kv_iter_valid(it) && slice_begins(kv_iter_key(it), prefix)) {
 		struct extent e;
 		err = extent_row_decode(kv_iter_value(it), &e);
-		if (err == 0 && e.logical >= end)
+		if (err == 0 && e.logical >= w->end)
 			break;
-		if (err == 0 && e.logical + e.length > offset)
+		if (err == 0 && e.logical + e.length > w->offset)
 			err = each(arg, &e);
 		kv_iter_next(it);
 	}
@@ -193,4 +191,23 @@ int ns_extents(struct ns *ns, const struct object *o, uint64_t offset, uint64_t 
 		err = kv_iter_error(it);
 	kv_iter_free(&it);
 	return err;
+}
+
+int ns_extents(struct ns *ns, const struct object *o, uint64_t offset, uint64_t len,
+	       int (*each)(void *arg, const struct extent *e), void *arg)
+{
+	struct extents_wanted w = {
+		.from = offset < EXTENT_LEN_MAX ? 0 : offset - EXTENT_LEN_MAX, /* the first that may reach to offset */
+		.offset = offset, .end = len > UINT64_MAX - offset ? UINT64_MAX : offset + len,
+	};
+	if (o->extents_outside == 0 || len == 0)
+		return 0;
+	return extents_scan(ns, NULL, o, &w, each, arg);
+}
+
+int ns_extents_in(struct ns *ns, struct kv_snapshot *view, const struct object *o,
+		  int (*each)(void *arg, const struct extent *e), void *arg)
+{
+	struct extents_wanted w = { .end = UINT64_MAX };
+	return o->extents_outside == 0 ? 0 : extents_scan(ns, view, o, &w, each, arg);
 }

@@ -69,6 +69,7 @@ int auth_begin(const struct req *r, struct auth *a, uint8_t actions, struct slic
 	a->everything = whole(a->key, actions, slice_of(NULL, 0));
 	if (bucket.len == 0) return 0;
 	if (bucket.len > BUCKET_LEN_MAX) return -GRANARY_ENAME;
+	if (bucket.p[0] == '.') return -GRANARY_EACCESS; /* the system's own */
 	if (!auth_any_in(a->key, actions,
 		    bucket)) /* before NOBUCKET: names of others' buckets are not told */
 		return -GRANARY_EACCESS;
@@ -121,11 +122,12 @@ int auth_entry(struct auth *a, uint64_t dir, struct slice name, bool may_block)
 	char full[2 * KEY_LEN_MAX + 1];
 	int err;
 
-	if (a->everything) return 0;
-	if (dir == 0) return -GRANARY_ENOTFOUND;
+	if (a->everything && (a->actions & ~(GRANT_READ | GRANT_LIST)) == 0) return 0;
+	if (dir == 0) return a->everything ? 0 : -GRANARY_ENOTFOUND;
 	err = auth_load_dir(a, dir, may_block);
-	if (err < 0) return err;
-	if (a->dir_whole) return 0;
+	if (err < 0) return a->everything && err != -GRANARY_EAGAIN ? 0 : err; /* what follows tells it better */
+	if (a->dir_bucket_name[0] == '.') return -GRANARY_EACCESS;             /* the system's own */
+	if (a->dir_whole || a->everything) return 0;
 	if (name.p == NULL || name.len > KEY_LEN_MAX)
 		return may_block ? -GRANARY_EACCESS : -GRANARY_EAGAIN;
 	memcpy(full, a->path, a->path_len);

@@ -4,7 +4,8 @@
  * table holds one reference, so the count meets zero once, after the pack is gone, and whoever
  * brings it there frees it; (2) `state` changes only after the row that says so is committed; (3)
  * lock order: files_lock, a shard's lock; nothing blocks under a shard's lock; (4) rows change by
- * commutative operations only (kv_max), except when made and when deleted. */
+ * commutative operations only (kv_max), except when made and when deleted; (5) `pins` of a pack
+ * grow only inside a hold, so what packs_change_begin() let in sees all of them. */
 #include "tier/packs_priv.h"
 
 #include <assert.h>
@@ -244,6 +245,14 @@ void packs_pending(struct pack *pack, int delta)
 }
 
 int64_t packs_pending_count(const struct pack *pack) { return atomic_load(&pack->pending); }
+uint64_t pack_pins(const struct pack *pack) { return (uint64_t)atomic_load(&pack->pins); }
+uint64_t pack_order(const struct pack *pack) { return pack->order; }
+
+uint64_t pack_fixed_size(const struct pack *pack)
+{
+	return atomic_load(&pack->state) == PACK_SEALED ? atomic_load(&pack->file_size) : 0;
+}
+
 void packs_set_end(struct pack *pack, uint64_t end) { atomic_store(&pack->end, end); }
 uint64_t packs_allocated(const struct pack *pack) { return atomic_load(&pack->allocated); }
 uint64_t packs_end(const struct pack *pack) { return atomic_load(&pack->end); }
@@ -319,18 +328,82 @@ int packs_set_broken(struct packs *packs, struct pack *pack)
 	return err;
 }
 
-int packs_retire(struct packs *packs, struct pack *pack)
+/* ---- pins and holds ---- */
+
+void packs_pin(struct packs *packs, uint64_t pack_id, int delta)
+{
+	struct pack *pack = packs_ref_any(packs, pack_id);
+	int64_t before;
+
+	if (pack == NULL)
+		return;
+	before = atomic_fetch_add(&pack->pins, delta);
+	assert(before + delta >= 0);
+	packs_unref(packs, pack);
+}
+
+void packs_hold(struct packs *packs)
+{
+	pthread_mutex_lock(&packs->hold_lock);
+	packs->holds++;
+	while (packs->changes > 0)
+		pthread_cond_wait(&packs->hold_changed, &packs->hold_lock);
+	pthread_mutex_unlock(&packs->hold_lock);
+}
+
+void packs_unhold(struct packs *packs)
+{
+	pthread_mutex_lock(&packs->hold_lock);
+	assert(packs->holds > 0);
+	packs->holds--;
+	pthread_mutex_unlock(&packs->hold_lock);
+}
+
+bool packs_change_begin(struct packs *packs)
+{
+	bool may;
+
+	pthread_mutex_lock(&packs->hold_lock);
+	may = packs->holds == 0;
+	packs->changes += may;
+	pthread_mutex_unlock(&packs->hold_lock);
+	return may;
+}
+
+void packs_change_end(struct packs *packs)
+{
+	pthread_mutex_lock(&packs->hold_lock);
+	assert(packs->changes > 0);
+	if (--packs->changes == 0)
+		pthread_cond_broadcast(&packs->hold_changed);
+	pthread_mutex_unlock(&packs->hold_lock);
+}
+
+static int retire(struct packs *packs, struct pack *pack)
 {
 	uint8_t state = atomic_load(&pack->state);
 	int err = 0;
 
-	assert(atomic_load(&pack->pending) == 0);
-	if (state == PACK_DYING)
-		return 0;
+	if (pack_pins(pack) > 0)
+		return -GRANARY_EBUSY;
 	if (state != PACK_BROKEN)
 		err = commit_state(packs, pack, PACK_DYING, 0);
 	if (err == 0)
 		pack_set_state(packs, pack, PACK_DYING);
+	return err;
+}
+
+int packs_retire(struct packs *packs, struct pack *pack)
+{
+	int err;
+
+	assert(atomic_load(&pack->pending) == 0);
+	if (atomic_load(&pack->state) == PACK_DYING)
+		return 0;
+	if (!packs_change_begin(packs))
+		return -GRANARY_EBUSY;
+	err = retire(packs, pack);
+	packs_change_end(packs);
 	return err;
 }
 
@@ -405,6 +478,7 @@ static int load_pack(struct packs *packs, struct slice key, struct slice value)
 	p->group = row.group;
 	p->order = row.order;
 	atomic_store(&p->file_size, row.file_size);
+	atomic_store(&p->pins, (int64_t)row.pins);
 	err = packs_insert(packs, p);
 	if (err < 0)
 		pack_free(&p);
@@ -474,6 +548,8 @@ int packs_open(const struct packs_options *options, struct packs **out)
 	pthread_rwlock_init(&packs->index_lock, NULL);
 	pthread_mutex_init(&packs->files_lock, NULL);
 	pthread_mutex_init(&packs->dirs_lock, NULL);
+	pthread_mutex_init(&packs->hold_lock, NULL);
+	pthread_cond_init(&packs->hold_changed, NULL);
 	list_init(&packs->files);
 	err = make_root(packs->o.fs);
 	if (err == 0)
@@ -516,6 +592,8 @@ void packs_close(struct packs **pp)
 	pthread_rwlock_destroy(&packs->index_lock);
 	pthread_mutex_destroy(&packs->files_lock);
 	pthread_mutex_destroy(&packs->dirs_lock);
+	pthread_mutex_destroy(&packs->hold_lock);
+	pthread_cond_destroy(&packs->hold_changed);
 	free(packs->ids);
 	free(packs);
 }

@@ -11,7 +11,9 @@
  * Invariants: (1) a path comes from the `c` row's name, never from the id; (2) packs_ref fails for
  * DYING packs: the reader looks the object up once more; (3) at most files_max descriptors are
  * open, least recently used close first, never one that is referenced; (4) `pending` counts appends
- * whose transaction is not settled: a pack with pending appends is neither compacted nor judged. */
+ * whose transaction is not settled: a pack with pending appends is neither compacted nor judged;
+ * (5) a pack with pins (snapshots that need its bytes) is neither compacted, retired nor removed;
+ * while there is a hold no pack is retired or removed and no swap of addresses begins. */
 #pragma once
 
 #include <stdbool.h>
@@ -73,10 +75,25 @@ bool packs_seal_begin(struct pack *pack);
 void packs_seal_end(struct pack *pack, bool leave_open);
 int packs_set_sealed(struct packs *packs, struct pack *pack, uint64_t file_size); /* commits; worker */
 int packs_set_broken(struct packs *packs, struct pack *pack);
-/* Commits state dying; worker. A broken pack's row stays `broken` (a state only grows): after a
+/* Snapshots. A pin stands in the `p` row (tag 70, kv_add by the transaction that names the snapshot)
+ * and here: packs_pin() follows right after that commit, inside a hold when delta is 1. */
+void packs_pin(struct packs *packs, uint64_t pack_id, int delta);
+uint64_t pack_pins(const struct pack *pack);
+/* A hold waits until no swap, retirement or removal is under way; then none begins until the last
+ * hold ended. Blocks for as long as one transaction: jobs. */
+void packs_hold(struct packs *packs);
+void packs_unhold(struct packs *packs);
+/* Around what a hold keeps away; false: there is a hold. */
+bool packs_change_begin(struct packs *packs);
+void packs_change_end(struct packs *packs);
+/* A pack's order number, and how much of its file can be read by units that are kept: the size of a
+ * sealed one, 0 while it may still grow. */
+uint64_t pack_order(const struct pack *pack);
+uint64_t pack_fixed_size(const struct pack *pack);
+/* BUSY: it is pinned or there is a hold. Commits state dying; worker. A broken pack's row stays `broken` (a state only grows): after a
  * crash it is judged again. */
 int packs_retire(struct packs *packs, struct pack *pack);
-/* Removes the dying pack's name, syncs the directory, deletes its rows. Job, after the second look,
+/* BUSY as packs_retire. Removes the dying pack's name, syncs the directory, deletes its rows. Job, after the second look,
  * with its own reference (packs_ref_any); readers that still hold one keep the bytes through the
  * open descriptor. */
 int packs_remove(struct packs *packs, struct pack *pack);

@@ -419,12 +419,14 @@ static int rows_delete(struct packs *packs, const struct pack *pack)
 	return err;
 }
 
-int packs_remove(struct packs *packs, struct pack *pack)
+static int remove_pack(struct packs *packs, struct pack *pack)
 {
 	char path[PACK_PATH_SIZE], dir[16];
 	int err = 0;
 
 	assert(atomic_load(&pack->state) == PACK_DYING);
+	if (pack_pins(pack) > 0)
+		return -GRANARY_EBUSY;
 	if (pack->name[0] != 0) {
 		snprintf(dir, sizeof(dir), "packs/%02x", (unsigned)(pack->id & 0xff));
 		pack_path(pack, path);
@@ -438,6 +440,17 @@ int packs_remove(struct packs *packs, struct pack *pack)
 		return err;
 	packs_make_gone(packs, pack);
 	return 0;
+}
+
+int packs_remove(struct packs *packs, struct pack *pack)
+{
+	int err;
+
+	if (!packs_change_begin(packs))
+		return -GRANARY_EBUSY;
+	err = remove_pack(packs, pack);
+	packs_change_end(packs);
+	return err;
 }
 
 /* ---- scanning names ---- */

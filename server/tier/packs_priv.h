@@ -28,6 +28,7 @@ struct pack {
 	bool gone;               /* under the shard's lock: name removed, no new references at all */
 	_Atomic int64_t refs;    /* the table holds one until the pack is gone */
 	_Atomic int64_t pending;
+	_Atomic int64_t pins;    /* of its row, as committed */
 	_Atomic(struct fs_file *) file; /* set under files_lock; cleared under files_lock and the shard's lock */
 	_Atomic uint64_t end, allocated, file_size;
 	uint64_t id, group, order;
@@ -56,6 +57,9 @@ struct packs {
 	uint32_t files_open;
 	pthread_mutex_t dirs_lock;
 	bool dir_made[256];          /* packs/XX exists and its name is synced */
+	pthread_mutex_t hold_lock;   /* before all others */
+	pthread_cond_t hold_changed;
+	uint32_t holds, changes;
 	_Atomic uint64_t space_total, space_available;
 	_Atomic uint64_t by_state[PACK_BROKEN + 1];
 };
