@@ -104,6 +104,7 @@ struct granary_op {
 	struct lease lease;
 	int64_t result;
 	pthread_cond_t cond;
+	pthread_cond_t *watch;       /* NULL, or signaled when it is done, with the client's lock held */
 	char bucket[GRANARY_BUCKET_LEN_MAX + 1];
 	char error[ERROR_TEXT_SIZE]; /* "" or a text */
 };
@@ -171,6 +172,7 @@ struct rx_block {
 	uint32_t cut_from;  /* with `cut_to`: bytes [cut_from, cut_from + cut_len) of it are what is wanted */
 	uint32_t cut_len;
 	uint8_t *cut_to;    /* NULL: received in place */
+	uint32_t *run;      /* the checksum of what comes before it and belongs to it; carried on. NULL: nothing does */
 };
 struct rx_piece {
 	uint32_t slot;      /* READ: which entry of the request */

@@ -161,8 +161,11 @@ void rx_abandon(struct rx *rx, const struct rpc *r)
 
 static void block_verify(struct conn *k, struct rx *rx, const struct rx_block *b)
 {
-	bool good = !b->check || crc32c(0, b->dst, b->len) == b->crc;
+	uint32_t crc = b->check || b->run ? crc32c(b->run ? *b->run : 0, b->dst, b->len) : 0;
+	bool good = !b->check || crc == b->crc;
 
+	if (b->run)
+		*b->run = crc;
 	if (good && b->cut_to)
 		memcpy(b->cut_to, b->dst + b->cut_from, b->cut_len);
 	if (good)
