@@ -235,6 +235,25 @@ int snapshot_page(struct granary_snapshot *s, uint32_t index, const struct snap_
 	return err;
 }
 
+int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_t field, struct granary_snapshot_row *row)
+{
+	const struct snap_page *page;
+	struct snap_row r;
+
+	memset(row, 0, sizeof(*row));
+	if (id >= snapshot->manifest.samples || field >= snapshot->manifest.fields)
+		return error_fail(snapshot->client, -GRANARY_ERANGE, "snapshot '%s' has no such sample or field", snapshot->name);
+	uint32_t index = snapshot_page_of(snapshot, id);
+	int err = snapshot_page(snapshot, index, &page);
+	if (err == 0)
+		err = snap_page_row(page, (id - snapshot->first_ids[index]) * snapshot->manifest.fields + field, &r);
+	if (err == 0 && r.extent_count > 1)
+		err = snap_page_extent(page, &r, 0, &r.first);
+	if (err == 0)
+		*row = (struct granary_snapshot_row){ r.size, r.first.pack, r.first.offset, r.extent_count, r.first.crc };
+	return err;
+}
+
 /* ---- names ---- */
 
 /* The dense id that a row of a names page means; false when the manifest has no such sample. */

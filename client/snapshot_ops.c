@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "common/order.h"
+
 #define SNAPSHOT_RPC(op) \
 	{ .wire_op = (op), .body_size = simple_body_size, .encode = simple_encode, .answer = simple_answer }
 
@@ -145,6 +147,8 @@ static char *options_text(const struct granary_snapshot_spec *spec)
 	option_number(to, "block", spec->block);
 	option_number(to, "window", spec->window);
 	option_number(to, "lanes", spec->lanes);
+	option_text(to, "mode", spec->mode > 0 && spec->mode <= GRANARY_MODE_NONE ? order_mode_name((uint8_t)spec->mode) :
+		NULL);
 	option_number(to, "expire", spec->expire_s);
 	option_text(to, "note", spec->note);
 	option_number(to, "keep-last", spec->keep_last);

@@ -757,9 +757,12 @@ struct granary_snapshot_spec {
 	const char *include;    /* globs on the key, one a line; NULL: everything */
 	const char *exclude;    /* globs on the key, one a line */
 	const char *note;       /* a text for people */
-	uint64_t block, window; /* bytes, for the order `blocks`; 0: chosen from the data (DESIGN.md 7) */
+	uint64_t block, window; /* for the order `blocks`: samples a block, a power of two; blocks a window of one lane;
+	                         * 0: chosen from the data (docs/ORDER.md) */
 	uint64_t expire_s;      /* seconds from now; 0: never */
 	uint32_t lanes;         /* 0: chosen */
+	uint32_t mode;          /* what `auto` is to mean, enum granary_mode; 0: chosen */
+	uint32_t reserved;
 	uint32_t keep_last;     /* removes older snapshots of the same prefix beyond so many; 0: none */
 };
 
@@ -875,7 +878,7 @@ struct granary_snapshot_detail {
 	uint64_t incomplete;       /* groups left out because a file was missing */
 	uint64_t created_ns;       /* store time */
 	uint64_t smallest, largest; /* bytes of a sample */
-	uint64_t block, window;    /* bytes, for the order `blocks` */
+	uint64_t block, window;    /* for the order `blocks`: samples a block, blocks a window of one lane */
 	uint32_t lanes, mode;      /* mode: what `auto` means, enum granary_mode */
 	uint32_t fields;           /* files of a sample */
 	uint32_t pages, names_pages;
@@ -931,6 +934,17 @@ GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_read(struct granary_snapshot
  * @return 0; -GRANARY_ENOTFOUND. Blocks when that part of the table is not here. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_find(struct granary_snapshot *snapshot, const char *key,
 	uint64_t *id, uint32_t *field);
+
+struct granary_snapshot_row {
+	uint64_t size;     /* bytes */
+	uint64_t pack, offset; /* where they begin; 0 when there are none */
+	uint32_t extents;  /* pieces that they lie in */
+	uint32_t crc32c;   /* of the first piece */
+};
+/** Where one file of a sample lies. Two snapshots with equal rows have the same bytes there.
+ * @return 0; -GRANARY_ERANGE; -GRANARY_ECORRUPT. Blocks when that part of the table is not here. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_t field,
+	struct granary_snapshot_row *row);
 
 /** Takes one name of a snapshot. @return 0 to go on; anything else ends the walk with that code. */
 typedef int granary_name_fn(void *arg, const char *key, uint64_t id, uint32_t field);
