@@ -123,6 +123,7 @@ struct rpc_kind {
 	uint8_t wire_op;
 	bool mutation; /* carries PROTOCOL 5.1 after the bucket */
 	bool plain;    /* no bucket in front */
+	bool own_meta; /* the answer has data and a meta of its own, not the data's checksums */
 	/* Writes what follows bucket and 5.1 and sets data; called at each attempt. body_size(): bytes it may need. */
 	size_t (*body_size)(struct rpc *r);
 	int (*encode)(struct rpc *r, struct wr *w);
@@ -156,6 +157,8 @@ struct rpc {
 	uint32_t data_len;
 	uint8_t *answer;       /* data of the answer, other than READ's */
 	size_t answer_len;
+	uint8_t *meta;         /* own_meta: of the last frame that has any */
+	size_t meta_len;
 };
 
 /* ---- connections (conn.c, handshake.c, tx.c, rx.c) ------------------------------------------------------------- */

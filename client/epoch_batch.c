@@ -203,6 +203,9 @@ static bool batch_room(const struct granary_epoch *e)
 
 static bool batch_plan_one(struct granary_epoch *e, struct batch *b)
 {
+	if (!b->located && e->holding && !hold_planned(e, b->pub.position + e->ranks.global_batch - 1) &&
+		!hold_fetch_blocked(e))
+		return false;
 	if (!b->located)
 		for (uint32_t i = 0; i < b->pub.count; i++)
 			row_locate(e, b, i);

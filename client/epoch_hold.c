@@ -445,6 +445,15 @@ struct hold *hold_of(struct granary_epoch *e, struct order_place at, uint32_t *i
 	return &e->gens[window % EPOCH_GENS_MAX].holds[(size_t)lane * e->window_blocks + block];
 }
 
+bool hold_planned(const struct granary_epoch *e, uint64_t position)
+{
+	uint64_t span = e->order.spec.window << e->order.block_shift;
+
+	/* In some lanes a window begins up to a block earlier than in others. */
+	return e->gen_end == e->windows ||
+		(position / e->order.spec.lanes + e->order.spec.block) / span < e->gen_end;
+}
+
 void hold_drawn(struct granary_epoch *e, struct hold *h)
 {
 	if (h->left > 0 && --h->left == 0 && h->state != HOLD_COMING)

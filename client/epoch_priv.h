@@ -145,6 +145,7 @@ void hold_release(struct granary_epoch *e);
 bool hold_fetch_more(struct granary_epoch *e);
 bool hold_collect(struct granary_epoch *e);
 bool hold_fetch_blocked(const struct granary_epoch *e); /* no room for the next block */
+bool hold_planned(const struct granary_epoch *e, uint64_t position); /* all windows up to there are known */
 struct hold *hold_of(struct granary_epoch *e, struct order_place at, uint32_t *index);
 uint64_t hold_sample_id(const struct granary_epoch *e, const struct hold *h, uint32_t index);
 const struct hold_row *hold_rows(const struct granary_epoch *e, const struct hold *h, uint32_t index);
