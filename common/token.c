@@ -182,7 +182,8 @@ int token_check(const struct token *t, struct hash128 source, bool of_recipe, ui
 			t->of_recipe ? "recipe" : "snapshot", what);
 	if (t->source.lo != source.lo || t->source.hi != source.hi)
 		return refuse(why, cap, -GRANARY_EINVAL,
-			"token: of another %s: it names %016llx%016llx, this is %016llx%016llx", what, (ull)t->source.hi, (ull)t->source.lo, (ull)source.hi, (ull)source.lo);
+			"token: of another %s: it names %016llx%016llx, this is %016llx%016llx", what,
+			(ull)t->source.hi, (ull)t->source.lo, (ull)source.hi, (ull)source.lo);
 	if (t->position > samples)
 		return refuse(why, cap, -GRANARY_EINVAL, "token: position %llu; the %s has %llu samples",
 			(ull)t->position, what, (ull)samples);

@@ -103,6 +103,25 @@ void answer_text(struct req *r, const char *text, size_t len)
 	answer_send(r, &box->a, true);
 }
 
+void answer_data(struct req *r, const struct wr *meta, uint8_t *data, size_t len)
+{
+	struct answer_box *box = box_new(r, wr_len(meta));
+
+	assert(wr_ok(meta) && len <= UINT32_MAX);
+	box->own = data;
+	box->a.meta = (uint8_t *)(box + 1);
+	box->a.meta_len = (uint32_t)wr_len(meta);
+	memcpy(box->a.meta, meta->start, wr_len(meta));
+	box->one = (struct iovec){ data, len };
+	box->a.data_len = (uint32_t)len;
+	box->a.memory += len;
+	if (len > 0) {
+		box->a.iov = &box->one;
+		box->a.iov_count = 1;
+	}
+	answer_send(r, &box->a, true);
+}
+
 void answer_error(struct req *r, int err, const char *text)
 {
 	size_t len = strlen(text);

@@ -36,6 +36,8 @@ void answer_send(struct req *r, struct answer *a, bool last);
 void answer_empty(struct req *r);
 void answer_text(struct req *r, const char *text, size_t len); /* as data */
 void answer_error(struct req *r, int err, const char *text);
+/* One frame, the last: meta copied, malloc'd data taken over. */
+void answer_data(struct req *r, const struct wr *meta, uint8_t *data, size_t len);
 void *req_alloc(size_t size); /* malloc that is never NULL: stops the process instead */
 
 /* ---- refs and grants (ref.c) ---- */
@@ -83,4 +85,6 @@ extern const struct req_kind read_kind, stat_kind, list_kind, bucket_list_kind, 
 extern const struct req_kind put_kind, extent_kind, abort_kind, delete_kind, mkdir_kind, rmdir_kind,
 	rename_kind;
 extern const struct req_kind bucket_create_kind, bucket_remove_kind;
+extern const struct req_kind snapshot_list_kind, snapshot_show_kind, snapshot_page_kind, snapshot_create_kind,
+	snapshot_remove_kind, snapshot_note_kind, range_kind, stream_report_kind, stream_list_kind;
 extern const struct req_kind key_create_kind, key_remove_kind, key_list_kind, task_kind;

@@ -37,6 +37,12 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_LIST] = &list_kind,
 	[OP_BUCKET_LIST] = &bucket_list_kind,
 	[OP_STATUS] = &status_kind,
+	[OP_SNAPSHOT_LIST] = &snapshot_list_kind,
+	[OP_SNAPSHOT_SHOW] = &snapshot_show_kind,
+	[OP_SNAPSHOT_PAGE] = &snapshot_page_kind,
+	[OP_RANGE] = &range_kind,
+	[OP_STREAM_REPORT] = &stream_report_kind,
+	[OP_STREAM_LIST] = &stream_list_kind,
 	[OP_PUT] = &put_kind,
 	[OP_EXTENT] = &extent_kind,
 	[OP_ABORT] = &abort_kind,
@@ -50,6 +56,9 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_KEY_REMOVE] = &key_remove_kind,
 	[OP_KEY_LIST] = &key_list_kind,
 	[OP_TASK] = &task_kind,
+	[OP_SNAPSHOT_CREATE] = &snapshot_create_kind,
+	[OP_SNAPSHOT_REMOVE] = &snapshot_remove_kind,
+	[OP_SNAPSHOT_NOTE] = &snapshot_note_kind,
 };
 
 const struct req_kind *req_kind_of(uint8_t op)

@@ -27,6 +27,7 @@
 #include "io/fs.h"
 #include "io/reactor.h"
 #include "jobs/jobs.h"
+#include "jobs/snapshot.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
 #include "meta/loc.h"
@@ -295,7 +296,26 @@ static void jobs_extra(void *arg)
 	struct store *store = arg;
 
 	sessions_tick(store->sessions, clock_mono_ns());
+	snapshots_tick(store->snapshots);
 	ballast_refill(store);
+}
+
+static int open_snapshots(struct store *store)
+{
+	struct snapshots_options o = {
+		.fs = store->fs,
+		.kv = store->kv,
+		.ids = store->ids,
+		.ns = store->ns,
+		.packs = store->packs,
+		.clock = store->clock,
+		.writers = store->writers,
+		.workers = store->workers,
+		.reactors = store->reactors,
+		.simulated = store->options.simulated,
+	};
+
+	return snapshots_open(&o, &store->snapshots);
 }
 
 static int open_jobs(struct store *store)
@@ -333,6 +353,10 @@ static int open_services(struct store *store, const uint8_t master[32], char *wh
 	if (err == 0) {
 		what = "threads and their rings";
 		err = open_threads(store);
+	}
+	if (err == 0) {
+		what = "the snapshots";
+		err = open_snapshots(store);
 	}
 	if (err == 0) {
 		what = "background jobs";
@@ -412,9 +436,11 @@ void store_close(struct store **sp)
 	*sp = NULL;
 	if (store == NULL) return;
 	atomic_store(&store->draining, true);
+	if (store->snapshots != NULL) snapshots_stop(store->snapshots);
 	if (store->jobs != NULL) jobs_close(&store->jobs);
 	if (store->sessions != NULL) sessions_close(&store->sessions);
 	close_threads(store);
+	if (store->snapshots != NULL) snapshots_close(&store->snapshots);
 	if (store->clock != NULL) store_clock_save(store->clock, store->kv);
 	if (store->cache != NULL) cache_free(&store->cache);
 	if (store->packs != NULL) packs_close(&store->packs);

@@ -20,6 +20,7 @@ struct packs;
 struct reactor;
 struct reader;
 struct sessions;
+struct snapshots;
 struct store_clock;
 struct workers;
 struct writers;
@@ -70,6 +71,7 @@ struct store {
 	struct workers *workers;
 	struct writers *writers;
 	struct sessions *sessions;
+	struct snapshots *snapshots;
 	struct jobs *jobs;
 	struct reactor *reactors[REACTORS_MAX];
 	struct store_local locals[REACTORS_MAX];

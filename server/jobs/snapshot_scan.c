@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* snapshot_scan.c -- from the namespace as one view has it to rows of samples: where their bytes are, and their names.
+ * Invariants: (1) all that is read comes from build.view; (2) a sample's sequence number is its place in key order, which
+ * is the order of `names`; (3) no allocation a file. */
+#include "jobs/snapshot_build.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "meta/kv.h"
+#include "tier/packs.h"
+
+enum { EXTENTS_MAX = 1 << 20, HOLE_MAX = 1 << 30, LOOK_EVERY = 4096 };
+
+static void *grow(void *p, uint32_t count, uint32_t *cap, size_t size)
+{
+	uint32_t wide = *cap ? 2 * *cap : 64;
+
+	if (count < *cap)
+		return p;
+	p = realloc(p, wide * size);
+	if (p != NULL)
+		*cap = wide;
+	return p;
+}
+
+/* ---- packs ---- */
+
+static uint32_t slot_of(const struct build *b, uint64_t id)
+{
+	uint32_t i = (uint32_t)hash_u64(id + 1) & (b->slot_count - 1);
+
+	while (b->slots[i] != 0 && b->packs[b->slots[i] - 1].id != id)
+		i = (i + 1) & (b->slot_count - 1);
+	return i;
+}
+
+static int slots_grow(struct build *b)
+{
+	uint32_t count = b->slot_count ? 2 * b->slot_count : 1024;
+
+	if (2 * (b->pack_count + 1) <= b->slot_count)
+		return 0;
+	free(b->slots);
+	b->slots = calloc(count, sizeof(*b->slots));
+	if (b->slots == NULL)
+		return -GRANARY_ENOMEM;
+	b->slot_count = count;
+	for (uint32_t i = 0; i < b->pack_count; i++)
+		b->slots[slot_of(b, b->packs[i].id)] = i + 1;
+	return 0;
+}
+
+static int pack_add(struct build *b, uint64_t id, uint32_t *out)
+{
+	struct pack *pack = id == 0 ? NULL : packs_ref(b->s->o.packs, id);
+	struct build_pack *wide = grow(b->packs, b->pack_count, &b->pack_cap, sizeof(*wide));
+
+	if (wide != NULL) {
+		b->packs = wide;
+		b->packs[b->pack_count] = (struct build_pack){ id, pack != NULL ? pack_order(pack) : 0 };
+		b->slots[slot_of(b, id)] = ++b->pack_count;
+		*out = b->pack_count - 1;
+	}
+	if (pack != NULL)
+		packs_unref(b->s->o.packs, pack);
+	else if (id != 0)
+		return -GRANARY_ECORRUPT; /* a row names a pack that there is none of */
+	return wide != NULL ? 0 : -GRANARY_ENOMEM;
+}
+
+static int pack_index(struct build *b, uint64_t id, uint32_t *out)
+{
+	int err;
+
+	if (b->pack_count > 0 && b->packs[b->last_pack].id == id) {
+		*out = b->last_pack;
+		return 0;
+	}
+	err = slots_grow(b);
+	if (err < 0)
+		return err;
+	*out = b->slots[slot_of(b, id)];
+	if (*out > 0)
+		*out -= 1;
+	else
+		err = pack_add(b, id, out);
+	if (err == 0)
+		b->last_pack = *out;
+	return err;
+}
+
+/* ---- extents ---- */
+
+static int extent_add(struct build *b, const struct row_extent *e)
+{
+	struct row_extent *wide;
+
+	if (b->extent_count >= EXTENTS_MAX)
+		return -GRANARY_ETOOBIG;
+	wide = grow(b->extents, b->extent_count, &b->extent_cap, sizeof(*wide));
+	if (wide == NULL)
+		return -GRANARY_ENOMEM;
+	b->extents = wide;
+	b->extents[b->extent_count++] = *e;
+	return 0;
+}
+
+static int hole_add(struct build *b, uint64_t len)
+{
+	int err = 0;
+
+	while (err == 0 && len > 0) {
+		uint32_t n = len < HOLE_MAX ? (uint32_t)len : HOLE_MAX;
+
+		err = extent_add(b, &(struct row_extent){ HOLE, 0, n, crc32c_combine(UINT32_MAX, UINT32_MAX, n) });
+		len -= n;
+	}
+	return err;
+}
+
+static uint32_t whole_crc(const struct extent *e)
+{
+	uint32_t crc = e->crc_count > 0 ? extent_crc(e, 0) : 0;
+
+	for (uint32_t i = 1; i < e->crc_count; i++) {
+		uint32_t left = e->length - i * CRC_BLOCK_SIZE;
+
+		crc = crc32c_combine(crc, extent_crc(e, i), left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE);
+	}
+	return crc;
+}
+
+struct taking { struct build *b; uint64_t at; };
+
+static int take_extent(void *arg, const struct extent *e)
+{
+	struct taking *t = arg;
+	uint64_t offset = e->record + e->skip;
+	struct row_extent r = { .offset = (uint32_t)offset, .length = e->length };
+	int err = e->logical < t->at ? -GRANARY_ECORRUPT : hole_add(t->b, e->logical - t->at);
+
+	if (err < 0)
+		return err;
+	t->at = e->logical + e->length;
+	if (e->flags & EXTENT_HOLE)
+		return hole_add(t->b, e->length);
+	if (e->crc_count != crc_block_count(e->length) || offset + e->length > UINT32_MAX)
+		return -GRANARY_EUNSUPPORTED; /* begins inside a block: nothing writes that yet */
+	err = pack_index(t->b, e->pack, &r.pack);
+	if (err < 0)
+		return err;
+	r.crc = whole_crc(e);
+	return extent_add(t->b, &r);
+}
+
+/* The attributes of a file with several names stand in its inode. */
+static int take_inode(struct build *b, const struct object *o, int (*then)(struct taking *t, const struct object *o),
+	struct taking *t)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	struct slice key = row_inode(buf, o->id);
+	struct kv_iter *it = kv_iter_new(b->s->o.kv, b->view);
+	struct object inode;
+	int err = it != NULL ? 0 : -GRANARY_ENOMEM;
+
+	if (err < 0)
+		return err;
+	kv_iter_seek(it, key);
+	err = kv_iter_error(it);
+	if (err == 0 && (!kv_iter_valid(it) || !slice_eq(kv_iter_key(it), key)))
+		err = -GRANARY_ECORRUPT;
+	if (err == 0)
+		err = object_decode(kv_iter_value(it), &inode);
+	if (err == 0)
+		err = then(t, &inode);
+	kv_iter_free(&it);
+	return err;
+}
+
+static int take_all(struct taking *t, const struct object *o)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < o->extent_count && err == 0; i++)
+		err = take_extent(t, &o->extents[i]);
+	if (err == 0)
+		err = ns_extents_in(t->b->s->o.ns, t->b->view, o, take_extent, t);
+	if (err == 0 && t->at > o->size)
+		err = -GRANARY_ECORRUPT;
+	return err < 0 ? err : hole_add(t->b, o->size - t->at);
+}
+
+int build_take_extents(struct build *b, struct slice key, const struct object *o, struct build_field *out)
+{
+	struct taking t = { .b = b };
+	char text[256];
+	int err;
+
+	out->first = b->extent_count;
+	err = o->nlink == 1 ? take_all(&t, o) : take_inode(b, o, take_all, &t);
+	if (err == 0 && b->extent_count == out->first) { /* nothing of it is anywhere */
+		struct row_extent none = { 0 };
+
+		err = pack_index(b, 0, &none.pack);
+		if (err == 0)
+			err = extent_add(b, &none);
+	}
+	out->count = b->extent_count - out->first;
+	if (err < 0 && b->m->text[0] == '\0')
+		making_fail(b->m, err, "'%s': %s", name_escape(text, sizeof(text), key), error_text(err));
+	return err;
+}
+
+/* ---- samples ---- */
+
+static int name_add(struct build *b, struct slice key)
+{
+	uint16_t lens[2] = { 0, 0 };
+	int err;
+
+	while (lens[0] < b->last_key_len && lens[0] < key.len && b->last_key[lens[0]] == key.p[lens[0]])
+		lens[0]++;
+	lens[1] = (uint16_t)(key.len - lens[0]);
+	err = spool_append(b->names, lens, sizeof(lens));
+	if (err == 0)
+		err = spool_append(b->names, key.p + lens[0], lens[1]);
+	memcpy(b->last_key + lens[0], key.p + lens[0], lens[1]);
+	b->last_key_len = (uint32_t)key.len;
+	return err;
+}
+
+static int list_add(struct build *b)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++) {
+		const struct build_field *f = &b->fields[i];
+
+		err = spool_append(b->lists, &f->count, sizeof(f->count));
+		if (err == 0)
+			err = spool_append(b->lists, &b->extents[f->first], f->count * sizeof(*b->extents));
+	}
+	return err;
+}
+
+static void count_sample(struct build *b)
+{
+	struct snap_manifest *m = &b->manifest;
+	uint64_t size = 0;
+
+	for (uint32_t i = 0; i < b->extent_count; i++)
+		size += b->extents[i].length;
+	m->samples++;
+	m->bytes += size;
+	m->histogram[size == 0 ? 0 : 63 - __builtin_clzll(size)]++;
+	if (size < m->smallest || m->samples == 1)
+		m->smallest = size;
+	if (size > m->largest)
+		m->largest = size;
+}
+
+int build_sample(struct build *b, const struct slice *keys)
+{
+	struct sort_row row = { .value = { 0, b->manifest.samples } };
+	const struct row_extent *first = NULL;
+	uint32_t pack;
+	int err = 0;
+
+	for (uint32_t i = 0; i < b->extent_count && first == NULL; i++)
+		if (b->extents[i].pack != HOLE)
+			first = &b->extents[i];
+	if (first != NULL)
+		pack = first->pack;
+	else
+		err = pack_index(b, 0, &pack);
+	if (err < 0)
+		return err;
+	row.key[0] = b->packs[pack].order;
+	row.key[1] = (uint64_t)pack << 32 | (first != NULL ? first->offset : 0);
+	if (b->manifest.fields == 1 && b->extent_count == 1 && first != NULL) {
+		row.value[0] = (uint64_t)first->length << 32 | first->crc;
+	} else {
+		row.value[0] = spool_size(b->lists);
+		row.value[1] |= ROW_LISTED;
+		err = list_add(b);
+	}
+	for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++)
+		err = name_add(b, keys[i]);
+	if (err == 0)
+		err = sorter_add(b->rows, &row);
+	count_sample(b);
+	b->extent_count = 0;
+	return err;
+}
+
+/* Keys come depth first: a directory was met before if its path is still among those above. */
+void build_count_directory(struct build *b, struct slice key)
+{
+	struct slice dir, leaf;
+	uint32_t common = 0;
+
+	key_split(key, &dir, &leaf);
+	if (b->dir_depth > 0 && dir.len == b->dir_len && (dir.len == 0 || memcmp(dir.p, b->dir_key, dir.len) == 0) &&
+	    b->dir_lens[b->dir_depth - 1] == b->dir_len) {
+		if (++b->dir_run > b->dir_run_max)
+			b->dir_run_max = b->dir_run;
+		return;
+	}
+	while (common < b->dir_len && common < dir.len && b->dir_key[common] == dir.p[common])
+		common++;
+	while (b->dir_depth > 0 && b->dir_lens[b->dir_depth - 1] > common)
+		b->dir_depth--;
+	if (b->dir_depth == 0 || b->dir_lens[b->dir_depth - 1] != dir.len) {
+		b->dir_lens[b->dir_depth++] = (uint32_t)dir.len;
+		b->manifest.directories++;
+	}
+	memcpy(b->dir_key + common, dir.p + common, dir.len - common);
+	b->dir_len = (uint32_t)dir.len;
+	b->dir_run = 1;
+	if (b->dir_run_max == 0)
+		b->dir_run_max = 1;
+}
+
+/* ---- the walk ---- */
+
+static bool is_wanted(const struct build *b, struct slice key)
+{
+	char text[KEY_LEN_MAX + 1];
+	size_t from = b->m->prefix.len;
+
+	if (b->o->include_count == 0 && b->o->exclude_count == 0)
+		return true;
+	memcpy(text, key.p + from, key.len - from);
+	text[key.len - from] = '\0';
+	return build_options_want(b->o, text);
+}
+
+static int visit(void *arg, struct slice key, const struct object *o)
+{
+	struct build *b = arg;
+	int err;
+
+	if (++b->scanned % LOOK_EVERY == 0 && atomic_load_explicit(&b->s->stopping, memory_order_relaxed))
+		return -GRANARY_ESHUTDOWN;
+	if (o->is_dir || !is_wanted(b, key)) /* the entry of empty name of a directory that was made */
+		return 0;
+	if (b->o->group)
+		return build_group_file(b, key, o);
+	err = build_take_extents(b, key, o, &b->fields[0]);
+	if (err < 0)
+		return err;
+	build_count_directory(b, key);
+	return build_sample(b, &key);
+}
+
+int build_scan(struct build *b)
+{
+	int err = b->o->group ? build_group_begin(b) : 0;
+
+	if (err == 0)
+		err = ns_scan(b->s->o.ns, b->view, b->m->bucket, b->m->prefix, visit, b);
+	if (err == 0 && b->o->group)
+		err = build_group_end(b);
+	return err;
+}

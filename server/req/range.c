@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* range.c -- byte ranges of packs that a snapshot pins (PROTOCOL 4.8): PARSE -> OPEN -> RUN (until the last piece is in a
+ * frame).
+ *
+ * A range is cut where the units of the cache end: a unit is RANGE_UNIT bytes of the pack's file from k * RANGE_UNIT + 1
+ * on. Data of records lies at even offsets and is cached by them, so the two never meet; ranges in one unit share one
+ * read of the disk and one place in the cache. Of a pack that may still grow exactly what is asked for is read, past the
+ * cache: what a unit holds must never change.
+ *
+ * Invariants: (1) pieces of an entry leave in order; with RANGE_IN_ORDER entries in order too; (2) bytes of pieces made
+ * and not released count in peer->ahead_bytes, as those of batch reads do, and the same limits hold; (3) the body
+ * outlives the request: every frame holds a reference; (4) a range is read only from a pack that the snapshot pins. */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "jobs/snapshot.h"
+#include "meta/snapshot.h"
+#include "pack/format.h"
+#include "req/read.h"
+#include "tier/packs.h"
+
+enum { RANGE_UNIT = 256 * 1024, PIECE_META = 4 + 2 + 1 + 1 + 4 + 4, TEXT_MAX = 128 };
+_Static_assert((int)RANGE_UNIT <= (int)CACHE_UNIT_MAX && RANGE_UNIT % 2 == 0, "a unit of the reader, at odd offsets");
+
+struct range;
+struct range_entry;
+
+struct piece {
+	struct pack_read read;
+	struct range_entry *entry;
+	struct piece *next; /* in its queue, then in its frame */
+	uint32_t at, len;   /* in the entry */
+	int16_t err;
+	bool last, ready, held, inside;
+};
+struct queue { struct piece *head, **tail; };
+struct range_entry {
+	struct range *range;
+	uint64_t pack;
+	uint32_t offset, length, at; /* at: next byte to make a piece of */
+	int16_t err;
+	bool ended;                  /* its last piece is made */
+	bool told;                   /* that it failed, which was its last piece */
+	bool used;                   /* `first` is */
+	struct queue queue;
+	struct piece first;
+};
+struct range {
+	struct req *r;
+	struct store *store;
+	struct store_local *local;
+	struct req_peer *peer;
+	struct snapshot_open *open;
+	struct slice name;
+	struct hash128 manifest;
+	uint32_t refs;               /* the request and every frame */
+	uint32_t count, next, left;  /* entries; next to start; whose last piece is not in a frame */
+	uint32_t inflight;
+	bool in_order, scheduled;
+	int err;
+	struct task run;
+	struct queue queue;          /* in order: all pieces */
+	struct piece *gathered, **gathered_tail;
+	uint32_t gathered_count, gathered_bytes;
+	struct auth auth;
+	struct range_entry entries[];
+};
+struct range_frame {
+	struct answer a;
+	struct range *body;
+	struct piece *pieces;
+	uint32_t count;
+	uint64_t ahead;
+	struct iovec iov[];
+};
+
+static void queue_init(struct queue *q)
+{
+	q->head = NULL;
+	q->tail = &q->head;
+}
+
+static void queue_push(struct queue *q, struct piece *p)
+{
+	p->next = NULL;
+	*q->tail = p;
+	q->tail = &p->next;
+}
+
+static struct piece *queue_pop(struct queue *q)
+{
+	struct piece *p = q->head;
+
+	q->head = p->next;
+	if (q->head == NULL) q->tail = &q->head;
+	return p;
+}
+
+static void body_unref(struct range *b)
+{
+	if (--b->refs > 0) return;
+	snapshot_unref(b->store->snapshots, &b->open);
+	free(b);
+}
+
+static void piece_release(struct range *b, struct piece *p)
+{
+	if (p->held) read_release(b->local->reader, &p->read);
+	if (!p->inside) free(p);
+}
+
+/* ---- frames ---- */
+
+static void frame_released(struct answer *a)
+{
+	struct range_frame *f = container_of(a, struct range_frame, a);
+	struct req_peer *peer = f->body->peer;
+
+	for (struct piece *p = f->pieces, *next; p != NULL; p = next) {
+		next = p->next;
+		piece_release(f->body, p);
+	}
+	assert(peer->ahead_bytes >= f->ahead && peer->ahead_entries >= f->count);
+	peer->ahead_bytes -= f->ahead;
+	peer->ahead_entries -= f->count;
+	if (!list_empty(&peer->waiting)) req_drained(peer);
+	body_unref(f->body);
+	free(f);
+}
+
+static const char *piece_text(const struct piece *p, char buf[TEXT_MAX])
+{
+	const struct range_entry *e = p->entry;
+
+	snprintf(buf, TEXT_MAX, "%s; pack=%016" PRIx64 " offset=%u length=%u",
+		p->err == -GRANARY_EACCESS ? "the snapshot does not pin this pack" : error_text(p->err), e->pack, e->offset,
+		e->length);
+	return buf;
+}
+
+static void piece_put(struct wr *w, const struct range *b, const struct piece *p)
+{
+	char text[TEXT_MAX];
+
+	wr_u32(w, (uint32_t)(p->entry - b->entries));
+	wr_u16(w, (uint16_t)-p->err);
+	wr_u8(w, (uint8_t)((p->last ? RANGE_LAST : 0) | (p->err < 0 ? RANGE_TEXT : 0)));
+	wr_u8(w, 0);
+	wr_u32(w, p->at);
+	wr_u32(w, p->len);
+	if (p->err < 0) wr_bytes16(w, slice_str(piece_text(p, text)));
+}
+
+static void frame_send(struct range *b, bool last)
+{
+	size_t cap = 2 + b->gathered_count * (size_t)PIECE_META;
+	struct range_frame *f;
+	struct wr w;
+
+	for (const struct piece *p = b->gathered; p != NULL; p = p->next) cap += p->err < 0 ? 2 + TEXT_MAX : 0;
+	f = req_alloc(sizeof(*f) + b->gathered_count * sizeof(struct iovec) + cap);
+	memset(f, 0, sizeof(*f));
+	f->body = b;
+	b->refs++;
+	f->pieces = b->gathered;
+	f->count = b->gathered_count;
+	f->a.request = b->r->frame.request;
+	f->a.op = OP_RANGE;
+	f->a.released = frame_released;
+	f->a.iov = f->iov;
+	f->a.meta = (uint8_t *)&f->iov[f->count];
+	w = wr_of(f->a.meta, cap);
+	wr_u16(&w, (uint16_t)f->count);
+	for (const struct piece *p = f->pieces; p != NULL; p = p->next) {
+		piece_put(&w, b, p);
+		if (p->len == 0) continue;
+		f->iov[f->a.iov_count++] = (struct iovec){ (void *)(uintptr_t)p->read.data, p->len };
+		f->a.data_len += p->len;
+	}
+	assert(wr_ok(&w));
+	f->a.meta_len = (uint32_t)wr_len(&w);
+	f->ahead = f->a.data_len;
+	f->a.memory = sizeof(*f) + f->count * sizeof(struct iovec) + cap + f->a.data_len;
+	b->gathered = NULL;
+	b->gathered_tail = &b->gathered;
+	b->gathered_count = b->gathered_bytes = 0;
+	answer_send(b->r, &f->a, last);
+}
+
+static void piece_send(struct range *b, struct piece *p)
+{
+	uint32_t cap = b->peer->data_cap < WIRE_COALESCE_MAX ? b->peer->data_cap : WIRE_COALESCE_MAX;
+
+	if (b->gathered_count > 0 && (b->gathered_count == READ_FRAME_PIECES || b->gathered_bytes + p->len > cap))
+		frame_send(b, false);
+	if (p->last) b->left--;
+	p->next = NULL;
+	*b->gathered_tail = p;
+	b->gathered_tail = &p->next;
+	b->gathered_count++;
+	b->gathered_bytes += p->len;
+}
+
+/* p is next in order. What follows a failed piece of the same entry is dropped. */
+static void piece_next(struct range *b, struct piece *p)
+{
+	struct range_entry *e = p->entry;
+
+	if (e->err < 0 && p->err != e->err) p->err = e->err;
+	if (p->err < 0) {
+		b->peer->ahead_bytes -= p->len;
+		p->len = 0;
+		e->err = p->err;
+		e->ended = true;
+		if (e->told) {
+			b->peer->ahead_entries--;
+			piece_release(b, p);
+			return;
+		}
+		p->last = e->told = true;
+	}
+	piece_send(b, p);
+}
+
+static void piece_ready(struct range *b, struct piece *p)
+{
+	struct queue *q = b->in_order ? &b->queue : &p->entry->queue;
+
+	p->ready = true;
+	while (q->head != NULL && q->head->ready) piece_next(b, queue_pop(q));
+}
+
+/* ---- parse, open ---- */
+
+static void entry_parse(struct range *b, struct range_entry *e, struct cur *c)
+{
+	e->range = b;
+	e->pack = cur_u64(c);
+	e->offset = cur_u32(c);
+	e->length = cur_u32(c);
+	e->at = 0;
+	e->err = 0;
+	e->ended = e->used = e->told = false;
+	queue_init(&e->queue);
+	if (e->length == 0 || e->length > EXTENT_LEN_MAX) c->bad = true;
+}
+
+static struct range *body_new(struct req *r, uint32_t count)
+{
+	struct range *b = req_alloc(sizeof(*b) + count * sizeof(struct range_entry));
+
+	memset(b, 0, offsetof(struct range, auth));
+	b->r = r;
+	b->store = r->store;
+	b->local = r->local;
+	b->peer = r->peer;
+	b->refs = 1;
+	b->count = b->left = count;
+	b->gathered_tail = &b->gathered;
+	queue_init(&b->queue);
+	return b;
+}
+
+static enum step_result range_parse(struct req *r)
+{
+	struct cur c = cur_of(r->meta, r->frame.meta_len);
+	struct slice bucket = cur_bytes16(&c), name = cur_bytes16(&c);
+	struct hash128 manifest = { .lo = cur_u64(&c) };
+	struct range *b;
+	uint32_t count;
+	uint8_t flags;
+	int err;
+
+	manifest.hi = cur_u64(&c);
+	flags = cur_flags(&c, RANGE_IN_ORDER);
+	count = cur_u32(&c);
+	if (!cur_ok(&c) || bucket.len == 0 || count == 0 || count > WIRE_BATCH_MAX || r->frame.data_len != 0)
+		return req_fail(r, -GRANARY_EPROTO, "RANGE does not parse, or has not 1 to %d entries", WIRE_BATCH_MAX);
+	r->body = b = body_new(r, count);
+	b->name = name;
+	b->manifest = manifest;
+	b->in_order = (flags & RANGE_IN_ORDER) != 0;
+	for (uint32_t i = 0; i < count; i++) entry_parse(b, &b->entries[i], &c);
+	if (!cur_done(&c))
+		return req_fail(r, -GRANARY_EPROTO, "RANGE: an entry does not parse, or is not 1 byte to 4 MiB long");
+	err = auth_begin(r, &b->auth, GRANT_READ, bucket);
+	if (err == 0) err = snapshot_name_check(name);
+	if (err < 0) return req_fail(r, err, "cannot read from this snapshot: %s", error_text(err));
+	return STEP_NEXT;
+}
+
+static void open_work(struct req *r)
+{
+	struct range *b = r->body;
+
+	b->err = snapshot_ref(r->store->snapshots, b->auth.bucket.id, b->name, &b->open);
+}
+
+static enum step_result range_open(struct req *r)
+{
+	struct range *b = r->body;
+
+	b->err = snapshot_ref_cached(r->store->snapshots, b->auth.bucket.id, b->name, &b->open);
+	if (b->err != -GRANARY_EAGAIN) return STEP_NEXT;
+	r->step++;
+	return req_work(r, open_work);
+}
+
+static enum step_result range_check(struct req *r)
+{
+	struct range *b = r->body;
+	const struct snapshot_open *o = b->open;
+	char text[160];
+
+	name_escape(text, sizeof(text), b->name);
+	if (b->err < 0) return req_fail(r, b->err, "snapshot '%s': %s", text, error_text(b->err));
+	if (!auth_key(&b->auth, slice_of(o->prefix, o->prefix_len)))
+		return req_fail(r, -GRANARY_EACCESS, "the key may not read all of snapshot '%s'", text);
+	if (o->manifest.lo != b->manifest.lo || o->manifest.hi != b->manifest.hi)
+		return req_fail(r, -GRANARY_ECHANGED, "snapshot '%s' is another one than when it was opened", text);
+	stat_add(&r->local->stats->entries[OP_RANGE], b->count);
+	return STEP_NEXT;
+}
+
+/* ---- run ---- */
+
+static void run_task(struct task *task)
+{
+	struct range *b = container_of(task, struct range, run);
+
+	b->scheduled = false;
+	if (b->r->pending == 0) /* it runs already, or the turn that waits comes */
+		return;
+	b->r->pending = 1;
+	req_resume(b->r);
+}
+
+static void schedule(struct range *b)
+{
+	if (b->scheduled) return;
+	b->scheduled = true;
+	b->run.fn = run_task;
+	reactor_defer(b->local->reactor, &b->run);
+}
+
+static void piece_read_done(struct pack_read *read)
+{
+	struct piece *p = container_of(read, struct piece, read);
+	struct range *b = p->entry->range;
+
+	b->inflight--;
+	/* A file that is shorter than the range: nobody said that there is more. */
+	p->err = (int16_t)(read->err == -GRANARY_ECORRUPT ? -GRANARY_ERANGE : read->err);
+	p->held = read->err == 0;
+	piece_ready(b, p);
+	schedule(b);
+}
+
+/* The unit around byte x, as much of it as is wanted and there. 0, or the entry's error. */
+static int piece_place(struct range *b, struct range_entry *e, struct piece *p, uint64_t fixed)
+{
+	uint64_t x = (uint64_t)e->offset + e->at, unit = (x - 1) / RANGE_UNIT * RANGE_UNIT + 1;
+	uint32_t left = e->length - e->at, room = (uint32_t)(unit + RANGE_UNIT - x);
+	struct pack_read *read = &p->read;
+
+	(void)b;
+	p->at = e->at;
+	p->len = left < room ? left : room;
+	read->pack = e->pack;
+	read->want_len = p->len;
+	if (fixed == 0) { /* it may still grow */
+		read->bypass = true;
+		read->unit_offset = x;
+		read->unit_len = p->len;
+		return 0;
+	}
+	if (x + p->len > fixed) return -GRANARY_ERANGE;
+	read->unit_offset = unit;
+	read->unit_len = fixed - unit < RANGE_UNIT ? (uint32_t)(fixed - unit) : RANGE_UNIT;
+	read->want_offset = (uint32_t)(x - unit);
+	return 0;
+}
+
+static int piece_make(struct range *b, struct range_entry *e, struct piece *p)
+{
+	struct pack *pack;
+	uint64_t fixed;
+
+	if (!snapshot_pins(b->open, e->pack)) return -GRANARY_EACCESS;
+	if (e->offset < PACK_DATA_START) return -GRANARY_ERANGE;
+	pack = packs_ref(b->store->packs, e->pack);
+	if (pack == NULL) return -GRANARY_ESTALE;
+	fixed = pack_fixed_size(pack);
+	packs_unref(b->store->packs, pack);
+	return piece_place(b, e, p, fixed);
+}
+
+static bool has_room(const struct range *b, uint32_t making)
+{
+	const struct req_peer *peer = b->peer;
+
+	if (peer->ahead_entries == 0 && making == 0) return true;
+	return peer->ahead_bytes < READ_AHEAD_BYTES && peer->ahead_entries < READ_AHEAD_ENTRIES;
+}
+
+static struct piece *next_piece(struct range *b)
+{
+	struct range_entry *e;
+	struct piece *p;
+
+	while (b->next < b->count && b->entries[b->next].ended) b->next++;
+	if (b->next == b->count) return NULL;
+	e = &b->entries[b->next];
+	p = e->used ? req_alloc(sizeof(*p)) : &e->first;
+	memset(p, 0, sizeof(*p));
+	p->inside = !e->used;
+	e->used = true;
+	p->entry = e;
+	p->read.done = piece_read_done;
+	p->err = (int16_t)piece_make(b, e, p);
+	if (p->err < 0) p->len = 0;
+	e->at += p->len;
+	p->last = p->err < 0 || e->at == e->length;
+	e->ended = p->last;
+	b->peer->ahead_bytes += p->len;
+	b->peer->ahead_entries++;
+	queue_push(b->in_order ? &b->queue : &e->queue, p);
+	return p;
+}
+
+/* Pieces of one chunk: prefetched together, the misses go to the reader in one call, which sorts and merges them. */
+static uint32_t run_chunk(struct range *b)
+{
+	struct piece *pieces[READ_CHUNK];
+	struct pack_read *misses[READ_CHUNK];
+	uint32_t n = 0, missed = 0;
+
+	while (n < READ_CHUNK && has_room(b, n)) {
+		struct piece *p = next_piece(b);
+
+		if (p == NULL) break;
+		if (p->err == 0 && !p->read.bypass) read_prefetch(b->local->reader, &p->read);
+		pieces[n++] = p;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		struct piece *p = pieces[i];
+
+		if (p->err == 0 && !read_cached(b->local->reader, &p->read)) {
+			misses[missed++] = &p->read;
+			continue;
+		}
+		p->held = p->err == 0;
+		piece_ready(b, p);
+	}
+	b->inflight += missed;
+	if (missed > 0) read_start(b->local->reader, misses, missed);
+	return n;
+}
+
+/* Few bytes wait for more of them while reads are under way. Returns whether a frame left. */
+static bool flush_ripe(struct range *b)
+{
+	if (b->gathered_count == 0) return false;
+	if (b->gathered_bytes < READ_FRAME_EARLY && b->inflight > 0 && b->left > 0) return false;
+	frame_send(b, b->left == 0);
+	return true;
+}
+
+static enum step_result range_run(struct req *r)
+{
+	struct range *b = r->body;
+
+	if (!list_empty(&r->wait_node)) list_remove(&r->wait_node);
+	do /* frames may be released at once: then there is room again */
+		while (run_chunk(b) > 0) continue;
+	while (flush_ripe(b));
+	if (b->left == 0 && b->inflight == 0 && !b->scheduled && !r->waking) return STEP_DONE;
+	if (b->left > 0 && b->next < b->count && !has_room(b, 0)) {
+		if (list_empty(&r->wait_node)) list_push(&r->peer->waiting, &r->wait_node);
+	} else {
+		assert(b->inflight > 0 || b->scheduled || r->waking);
+	}
+	r->pending = 1;
+	return STEP_WAIT;
+}
+
+static void range_cleanup(struct req *r)
+{
+	struct range *b = r->body;
+
+	r->body = NULL;
+	if (b != NULL) body_unref(b);
+}
+
+static const struct req_step range_steps[] = { { "parse", range_parse }, { "open", range_open }, { "check", range_check },
+	{ "run", range_run } };
+const struct req_kind range_kind = {
+	.op = OP_RANGE,
+	.name = "range",
+	.action = GRANT_READ,
+	.steps = range_steps,
+	.step_count = 4,
+	.cleanup = range_cleanup,
+};

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* report.c -- consumers of snapshots tell what they do, which is their lease, and who asks gets the list (PROTOCOL 4.9). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "jobs/snapshot.h"
+#include "meta/snapshot.h"
+#include "req/kind.h"
+
+struct report_req {
+	struct auth auth;
+	struct snapshot_report report;
+	uint64_t share;
+	char *text;
+	size_t len;
+	int err;
+};
+
+static void body_free(struct req *r)
+{
+	struct report_req *b = r->body;
+
+	r->body = NULL;
+	if (b != NULL) free(b->text);
+	free(b);
+}
+
+static struct report_req *body_new(struct req *r)
+{
+	struct report_req *b = req_alloc(sizeof(*b));
+
+	memset(b, 0, sizeof(*b));
+	r->body = b;
+	return b;
+}
+
+/* Jobs and hosts stand in lines of name=value pairs. */
+static bool is_word(struct slice s)
+{
+	for (size_t i = 0; i < s.len; i++)
+		if (s.p[i] <= ' ' || s.p[i] >= 127) return false;
+	return s.len > 0 && s.len <= LEASE_JOB_MAX;
+}
+
+/* ---- report ---- */
+
+static void report_work(struct req *r)
+{
+	struct report_req *b = r->body;
+	struct snapshots *s = r->store->snapshots;
+	struct snapshot_open *o;
+
+	b->err = snapshot_ref(s, b->report.bucket, b->report.name, &o);
+	if (b->err < 0) return;
+	if (!auth_key(&b->auth, slice_of(o->prefix, o->prefix_len))) b->err = -GRANARY_EACCESS;
+	snapshot_unref(s, &o);
+	if (b->err == 0) b->err = snapshots_report(s, &b->report, &b->share);
+}
+
+static enum step_result report_parse(struct req *r)
+{
+	struct cur c = cur_of(r->meta, r->frame.meta_len);
+	struct report_req *b = body_new(r);
+	struct snapshot_report *p = &b->report;
+	int err;
+
+	p->bucket_name = cur_bytes16(&c);
+	p->name = cur_bytes16(&c);
+	p->job = cur_bytes16(&c);
+	p->host = cur_bytes16(&c);
+	p->rank = cur_u32(&c);
+	p->world = cur_u32(&c);
+	p->weight = cur_u32(&c);
+	p->epoch = cur_u64(&c);
+	p->position = cur_u64(&c);
+	p->of = cur_u64(&c);
+	p->samples = cur_u64(&c);
+	p->bytes = cur_u64(&c);
+	p->waited_ns = cur_u64(&c);
+	p->ended = cur_flags(&c, 1) != 0;
+	if (!cur_done(&c) || p->bucket_name.len == 0) return req_fail(r, -GRANARY_EPROTO, "STREAM_REPORT does not parse");
+	if (snapshot_name_check(p->name) < 0 || !is_word(p->job) || !is_word(p->host))
+		return req_fail(r, -GRANARY_EINVAL, "job and host are 1 to %d visible ASCII characters without spaces",
+			LEASE_JOB_MAX);
+	err = auth_begin(r, &b->auth, GRANT_READ, p->bucket_name);
+	if (err < 0) return req_fail(r, err, "cannot report: %s", error_text(err));
+	p->bucket = b->auth.bucket.id;
+	r->step++;
+	return req_work(r, report_work);
+}
+
+static enum step_result report_answer(struct req *r)
+{
+	struct report_req *b = r->body;
+	struct answer *a;
+	struct wr w;
+
+	if (b->err < 0) return req_fail(r, b->err, "cannot keep the report: %s", error_text(b->err));
+	a = answer_new(r, 8);
+	w = wr_of(a->meta, 8);
+	wr_u64(&w, b->share);
+	a->meta_len = 8;
+	answer_send(r, a, true);
+	return STEP_DONE;
+}
+
+/* ---- list ---- */
+
+static bool may_list(void *arg, struct slice bucket)
+{
+	const struct req *r = arg;
+
+	return auth_any_in(r->peer->key, GRANT_READ, bucket);
+}
+
+static void list_work(struct req *r)
+{
+	struct report_req *b = r->body;
+
+	b->text = snapshots_consumers(r->store->snapshots, b->report.bucket, may_list, r, &b->len);
+}
+
+static enum step_result list_parse(struct req *r)
+{
+	struct cur c = cur_of(r->meta, r->frame.meta_len);
+	struct report_req *b = body_new(r);
+	int err;
+
+	b->report.bucket_name = cur_bytes16(&c);
+	if (!cur_done(&c)) return req_fail(r, -GRANARY_EPROTO, "STREAM_LIST does not parse");
+	err = auth_begin(r, &b->auth, GRANT_READ, b->report.bucket_name);
+	if (err < 0) return req_fail(r, err, "cannot list streams: %s", error_text(err));
+	b->report.bucket = b->report.bucket_name.len > 0 ? b->auth.bucket.id : 0;
+	r->step++;
+	return req_work(r, list_work);
+}
+
+static enum step_result list_answer(struct req *r)
+{
+	struct report_req *b = r->body;
+
+	if (b->text == NULL) return req_fail(r, -GRANARY_ENOMEM, "no memory for the list of streams");
+	answer_text(r, b->text, b->len < r->peer->data_cap ? b->len : r->peer->data_cap);
+	return STEP_DONE;
+}
+
+static const struct req_step report_steps[] = { { "parse", report_parse }, { "answer", report_answer } };
+static const struct req_step list_steps[] = { { "parse", list_parse }, { "answer", list_answer } };
+const struct req_kind stream_report_kind = {
+	.op = OP_STREAM_REPORT,
+	.name = "stream_report",
+	.action = GRANT_READ,
+	.steps = report_steps,
+	.step_count = 2,
+	.cleanup = body_free,
+};
+const struct req_kind stream_list_kind = {
+	.op = OP_STREAM_LIST,
+	.name = "stream_list",
+	.action = GRANT_READ,
+	.steps = list_steps,
+	.step_count = 2,
+	.cleanup = body_free,
+};

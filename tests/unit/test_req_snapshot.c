@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Goal: a snapshot is one instant of the namespace, its bytes stay readable until it is removed, and what may not be
+ * asked is refused. Method: a store on real threads, peers without sockets; snapshots are read back through their pages
+ * and ranges of packs alone. */
+#include "harness_snapshot.h"
+
+#include "jobs/jobs.h"
+#include "jobs/snapshot.h"
+#include "pack/writer.h"
+#include "tier/packs.h"
+
+static struct world world;
+static struct peer peer;
+
+static int set_up(void **state)
+{
+	(void)state;
+	world_new(&world);
+	key_make(&world, "root", ALL_ACTIONS, "", "");
+	peer_init(&peer, &world, "root", 0);
+	assert_int_equal(simple_call(&peer, OP_BUCKET_CREATE, "data"), 0);
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	peer_release(&peer);
+	world_free(&world);
+	return 0;
+}
+
+static void restart(void)
+{
+	peer_release(&peer);
+	world_restart(&world);
+	peer_init(&peer, &world, "root", 0);
+}
+
+/* Bytes that follow from the key and a round. */
+static void put_file(const char *key, uint32_t size, uint64_t round)
+{
+	uint8_t *data = malloc(size + 8);
+
+	fill(data, size, hash_content(key, strlen(key)).lo + round);
+	assert_int_equal(put_key(&peer, "data", key, data, size).err, 0);
+	free(data);
+}
+
+static void check_file(const struct snap_files *all, const char *key, uint32_t size, uint64_t round)
+{
+	const struct snap_file *f = snap_find(all, key);
+	uint8_t *want = malloc(size + 8);
+
+	if (f == NULL) fail_msg("'%s' is not in the snapshot", key);
+	assert_int_equal(f->size, size);
+	fill(want, size, hash_content(key, strlen(key)).lo + round);
+	if (size > 0) assert_memory_equal(f->data, want, size);
+	free(want);
+}
+
+static void put_some(uint32_t count, uint64_t round)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		char key[64];
+
+		snprintf(key, sizeof(key), "train/%u/f%03u", i % 7, i);
+		put_file(key, i * 37 % 5000, round);
+	}
+}
+
+static void check_some(const struct snap_files *all, uint32_t count, uint64_t round)
+{
+	assert_int_equal(all->count, count);
+	for (uint32_t i = 0; i < count; i++) {
+		char key[64];
+
+		snprintf(key, sizeof(key), "train/%u/f%03u", i % 7, i);
+		check_file(all, key, i * 37 % 5000, round);
+	}
+}
+
+/* Seals what is open and waits for it, then compacts until nothing moves. */
+static void compact(void)
+{
+	char text[512];
+
+	writers_rotate(world.store->writers, true);
+	usleep(200000);
+	for (int i = 0; i < 4; i++) assert_int_equal(jobs_compact_now(world.store->jobs, text, sizeof(text)), 0);
+}
+
+static void test_a_snapshot_has_every_file_below_its_prefix(void **state)
+{
+	struct snap_files all;
+	struct snap_entry e;
+
+	(void)state;
+	put_some(200, 0);
+	put_file("other/x", 10, 0);
+	put_file("train/big", 3000000, 0);
+	e = snap_create(&peer, "data", "v1", "train/", "note=first");
+	if (e.err < 0) fail_msg("%s", e.text);
+	assert_int_equal(e.state, SNAPSHOT_READY);
+	assert_int_equal(e.samples, 201);
+	snap_read_all(&peer, "data", "v1", &all);
+	assert_int_equal(all.m.samples, 201);
+	assert_int_equal(all.m.directories, 8);
+	assert_int_equal(all.m.largest, 3000000);
+	assert_int_equal(all.m.smallest, 0);
+	check_file(&all, "train/big", 3000000, 0);
+	check_file(&all, "train/0/f000", 0, 0);
+	check_file(&all, "train/6/f006", 6 * 37, 0);
+	assert_null(snap_find(&all, "other/x"));
+	snap_files_free(&all);
+	e = snap_create(&peer, "data", "v1", "train/", "");
+	assert_int_equal(e.err, -GRANARY_EEXIST);
+}
+
+static void test_pinned_packs_survive_delete_compaction_and_restart(void **state)
+{
+	struct packs_stats before, after;
+	struct snap_files all;
+	struct snap_entry e;
+
+	(void)state;
+	put_some(150, 0);
+	e = snap_create(&peer, "data", "v1", "", "");
+	assert_int_equal(e.err, 0);
+	for (uint32_t i = 0; i < 150; i++) {
+		char key[64];
+
+		snprintf(key, sizeof(key), "train/%u/f%03u", i % 7, i);
+		if (i % 2 == 0)
+			assert_int_equal(delete_key(&peer, "data", key), 0);
+		else
+			put_file(key, i * 37 % 5000, 1);
+	}
+	compact();
+	snap_read_all(&peer, "data", "v1", &all);
+	check_some(&all, 150, 0);
+	snap_files_free(&all);
+	restart();
+	compact();
+	snap_read_all(&peer, "data", "v1", &all);
+	check_some(&all, 150, 0);
+	snap_files_free(&all);
+	packs_get_stats(world.store->packs, &before);
+	assert_int_equal(snap_remove(&peer, "data", "v1", 0, NULL), 0);
+	compact();
+	packs_get_stats(world.store->packs, &after);
+	assert_true(after.dying > before.dying || after.packs < before.packs); /* its space comes back */
+	assert_int_equal(read_err(&peer, "data", "train/1/f001"), 0);
+}
+
+/* What the system's bucket holds. */
+static uint64_t system_objects(void)
+{
+	struct ns_bucket b;
+	uint64_t bytes, objects;
+
+	if (ns_bucket_find(world.store->ns, slice_str(NS_SYSTEM_BUCKET), &b) < 0) return 0;
+	assert_int_equal(ns_bucket_usage(world.store->ns, b.id, &bytes, &objects), 0);
+	return objects;
+}
+
+static void test_removing_deletes_the_pages_that_nobody_else_uses(void **state)
+{
+	struct snap_files all;
+	uint64_t one, two;
+
+	(void)state;
+	put_some(20, 0);
+	assert_int_equal(snap_create(&peer, "data", "v1", "", "").err, 0);
+	one = system_objects();
+	assert_int_equal(one, 3); /* a page, its names, a manifest */
+	assert_int_equal(snap_create(&peer, "data", "v2", "", "").err, 0);
+	two = system_objects();
+	assert_int_equal(two, one + 1); /* versions share pages that did not change */
+	assert_int_equal(snap_remove(&peer, "data", "v1", 0, NULL), 0);
+	assert_int_equal(system_objects(), one);
+	snap_read_all(&peer, "data", "v2", &all);
+	check_some(&all, 20, 0);
+	snap_files_free(&all);
+	assert_int_equal(snap_remove(&peer, "data", "v2", 0, NULL), 0);
+	assert_int_equal(system_objects(), 0);
+	assert_int_equal(snap_remove(&peer, "data", "v2", 0, NULL), -GRANARY_ENOTFOUND);
+}
+
+static void test_ranges_give_the_right_bytes_in_every_shape(void **state)
+{
+	struct snap_files all;
+	struct snap_range list[64];
+	struct snap_page page;
+	struct snap_row row;
+	uint8_t *bytes, *data = malloc(4000000 + 8);
+	size_t len;
+	struct rng rng;
+
+	(void)state;
+	put_file("f", 4000000, 0);
+	fill(data, 4000000, hash_content("f", 1).lo);
+	rng_seed(&rng, 3);
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	for (int sealed = 0; sealed < 3; sealed++) { /* open, sealed, from the cache */
+		snap_read_all(&peer, "data", "v", &all);
+		assert_int_equal(snap_page(&peer, "data", "v", all.m.pages[0].hash, &bytes, &len), 0);
+		assert_int_equal(snap_page_parse(bytes, len, &page), 0);
+		assert_int_equal(snap_page_row(&page, 0, &row), 0);
+		assert_int_equal(row.size, 4000000);
+		for (uint8_t flags = 0; flags < 2; flags++) {
+			memset(list, 0, sizeof(list));
+			for (int i = 0; i < 64; i++) {
+				uint32_t at = (uint32_t)rng_below(&rng, 3900000), n = 1 + (uint32_t)rng_below(&rng, i < 50 ? 9000 : 90000);
+
+				list[i] = (struct snap_range){ .pack = row.first.pack, .offset = row.first.offset + at, .length = n };
+			}
+			assert_int_equal(ranges_get(&peer, "data", "v", all.hash, flags, list, 64), 0);
+			for (int i = 0; i < 64; i++) {
+				assert_int_equal(list[i].err, 0);
+				assert_memory_equal(list[i].data, data + (list[i].offset - row.first.offset), list[i].length);
+				free(list[i].data);
+			}
+		}
+		free(bytes);
+		snap_files_free(&all);
+		writers_rotate(world.store->writers, true);
+		usleep(200000);
+	}
+	free(data);
+}
+
+static void test_ranges_that_may_not_be_read_are_refused(void **state)
+{
+	struct snap_files all;
+	struct snap_range list[4] = { 0 };
+	struct hash128 other;
+	struct peer deep;
+	uint64_t pack;
+
+	(void)state;
+	put_file("a/f", 1000, 0);
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	writers_rotate(world.store->writers, true);
+	usleep(200000);
+	put_file("b/g", 1000, 0); /* in another pack */
+	assert_int_equal(snap_create(&peer, "data", "w", "b/", "").err, 0);
+	snap_read_all(&peer, "data", "v", &all);
+	pack = all.m.pages[0].pack;
+	other = all.hash;
+	other.lo++;
+	list[0] = (struct snap_range){ .pack = pack, .offset = 4096, .length = 64 };
+	list[1] = (struct snap_range){ .pack = pack, .offset = 60000000, .length = 64 };
+	list[2] = (struct snap_range){ .pack = pack + 1000, .offset = 4096, .length = 64 };
+	list[3] = (struct snap_range){ .pack = pack, .offset = 0, .length = 64 };
+	assert_int_equal(ranges_get(&peer, "data", "v", other, 0, list, 1), -GRANARY_ECHANGED);
+	assert_int_equal(ranges_get(&peer, "data", "gone", all.hash, 0, list, 1), -GRANARY_ENOTFOUND);
+	assert_int_equal(ranges_get(&peer, "data", "v", all.hash, 0, list, 4), 0);
+	assert_int_equal(list[0].err, 0);
+	assert_int_equal(list[1].err, -GRANARY_ERANGE);
+	assert_int_equal(list[2].err, -GRANARY_EACCESS);
+	assert_int_equal(list[3].err, -GRANARY_ERANGE);
+	for (int i = 0; i < 4; i++) {
+		free(list[i].data);
+		list[i] = (struct snap_range){ .pack = pack, .offset = 4096, .length = 0 };
+	}
+	assert_int_equal(ranges_get(&peer, "data", "v", all.hash, 0, list, 1), -GRANARY_EPROTO);
+	list[0].length = 5 << 20;
+	assert_int_equal(ranges_get(&peer, "data", "v", all.hash, 0, list, 1), -GRANARY_EPROTO);
+	list[0].length = 64;
+	key_make(&world, "deep", GRANT_READ, "data", "b/");
+	peer_init(&deep, &world, "deep", 0);
+	assert_int_equal(ranges_get(&deep, "data", "v", all.hash, 0, list, 1), -GRANARY_EACCESS);
+	assert_int_equal(snap_create(&deep, "data", "x", "b/", "").err, -GRANARY_EACCESS);
+	peer_release(&deep);
+	snap_files_free(&all);
+}
+
+static void release_held(struct task *task)
+{
+	struct answer *a, *next;
+
+	pthread_mutex_lock(&peer.lock);
+	a = peer.held;
+	peer.held = NULL;
+	peer.held_data = 0;
+	pthread_mutex_unlock(&peer.lock);
+	for (; a != NULL; a = next) {
+		next = a->next;
+		a->released(a);
+	}
+	free(task);
+}
+
+static void test_a_slow_peer_holds_back_ranges(void **state)
+{
+	enum { COUNT = 16 };
+	struct snap_files all;
+	struct snap_range list[COUNT] = { 0 };
+	struct msg m;
+	struct call *c;
+	bool done = false;
+
+	(void)state;
+	put_file("f", 4000000, 0);
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	snap_read_all(&peer, "data", "v", &all);
+	for (int i = 0; i < COUNT; i++)
+		list[i] = (struct snap_range){ .pack = all.m.pages[0].pack, .offset = 4096, .length = 3900000 };
+	m = range_msg("data", "v", all.hash, 0, list, COUNT);
+	peer.hold = true;
+	c = call_start(&peer, OP_RANGE, 0, &m.w, NULL, 0);
+	for (uint32_t i = 0; i < 10000 && !done; i++) {
+		struct task *t = calloc(1, sizeof(*t));
+
+		usleep(2000);
+		pthread_mutex_lock(&peer.lock);
+		assert_true(peer.held_data <= 9 * MIB);
+		done = c->done;
+		peer.hold = !done;
+		pthread_mutex_unlock(&peer.lock);
+		t->fn = release_held;
+		reactor_post(peer.peer.local->reactor, t);
+	}
+	assert_true(done);
+	ranges_take(c, list, COUNT, false);
+	for (int i = 0; i < COUNT; i++) free(list[i].data);
+	call_free(c);
+	c = call(&peer, OP_RANGE, 0, &m.w, NULL, 0); /* behind the last release: nothing is left over */
+	assert_int_equal(call_status(c), 0);
+	call_free(c);
+	restart(); /* the reactor's memory is ours now */
+	free(m.buf);
+	snap_files_free(&all);
+}
+
+static void test_groups_are_samples_of_several_files(void **state)
+{
+	struct snap_files all;
+	struct snap_entry e;
+
+	(void)state;
+	for (uint32_t i = 0; i < 30; i++) {
+		char key[64];
+
+		snprintf(key, sizeof(key), "t/s%02u.jpg", i);
+		put_file(key, 100 + i, 0);
+		snprintf(key, sizeof(key), "t/s%02u.json", i);
+		if (i != 7) put_file(key, 50 + i, 0);
+		snprintf(key, sizeof(key), "t/s%02u.seg.png", i);
+		put_file(key, 10 + i, 0);
+	}
+	put_file("t/README", 10, 0);
+	put_file("t/s03.extra", 10, 0);
+	e = snap_create(&peer, "data", "g", "t/", "group=basename");
+	if (e.err < 0) fail_msg("%s", e.text);
+	assert_int_equal(e.samples, 29);
+	assert_non_null(strstr(e.warnings, "'t/s07'"));
+	snap_read_all(&peer, "data", "g", &all);
+	assert_int_equal(all.m.fields, 3);
+	assert_int_equal(all.m.incomplete, 2);
+	assert_int_equal(all.count, 87);
+	check_file(&all, "t/s00.jpg", 100, 0);
+	check_file(&all, "t/s03.json", 53, 0);
+	check_file(&all, "t/s29.seg.png", 39, 0);
+	assert_null(snap_find(&all, "t/s07.jpg"));
+	assert_null(snap_find(&all, "t/s03.extra"));
+	assert_int_equal(snap_find(&all, "t/s03.json")->field, 1);
+	snap_files_free(&all);
+}
+
+static void test_globs_choose_and_bad_options_are_refused(void **state)
+{
+	static const char *const bad[] = { "block=3", "lanes=0", "expire=5y", "nonsense", "color=red", "include=", "group=all" };
+	struct snap_entry e;
+
+	(void)state;
+	put_some(40, 0);
+	put_file("train/0/x.txt", 10, 0);
+	e = snap_create(&peer, "data", "a", "train/", "include=0/*\nexclude=*.txt\n");
+	assert_int_equal(e.err, 0);
+	assert_int_equal(e.samples, 6);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		e = snap_create(&peer, "data", "b", "", bad[i]);
+		assert_true(e.err == -GRANARY_EINVAL || e.err == -GRANARY_EUNSUPPORTED);
+	}
+	assert_int_equal(snap_create(&peer, "data", "b", "", "split=lines").err, -GRANARY_EUNSUPPORTED);
+	assert_int_equal(snap_create(&peer, "data", "b", "nothing/", "").err, -GRANARY_ENOTFOUND);
+	assert_int_equal(snap_create(&peer, "data", "a b", "", "").err, -GRANARY_ENAME);
+	assert_int_equal(snap_create(&peer, "data", "..", "", "").err, -GRANARY_ENAME);
+	assert_int_equal(snap_create(&peer, "data", "b", "", "keep-last=1").err, 0); /* a's prefix is another */
+	assert_int_equal(snap_create(&peer, "data", "c", "", "keep-last=1").err, 0);
+	assert_int_equal(snap_remove(&peer, "data", "b", 0, NULL), -GRANARY_ENOTFOUND);
+	assert_int_equal(snap_remove(&peer, "data", "a", 0, NULL), 0);
+}
+
+static void test_a_bucket_with_snapshots_stays(void **state)
+{
+	(void)state;
+	put_file("f", 100, 0);
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	assert_int_equal(delete_key(&peer, "data", "f"), 0);
+	assert_int_equal(simple_call(&peer, OP_BUCKET_REMOVE, "data"), -GRANARY_ENOTEMPTY);
+	assert_int_equal(snap_remove(&peer, "data", "v", 0, NULL), 0);
+	assert_int_equal(simple_call(&peer, OP_BUCKET_REMOVE, "data"), 0);
+}
+
+static void test_the_systems_bucket_is_closed(void **state)
+{
+	struct msg m;
+	struct call *c;
+	struct cur a;
+
+	(void)state;
+	put_file("f", 100, 0);
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	assert_int_equal(put_key(&peer, NS_SYSTEM_BUCKET, "x", "y", 1).err, -GRANARY_EACCESS);
+	assert_int_equal(read_err(&peer, NS_SYSTEM_BUCKET, "x"), -GRANARY_EACCESS);
+	m = msg_new("");
+	wr_u32(&m.w, 100);
+	c = msg_call(&peer, OP_BUCKET_LIST, 0, &m, NULL, 0);
+	a = cur_of(c->first->meta, c->first->meta_len);
+	cur_u8(&a);
+	assert_int_equal(cur_u32(&a), 1);
+	call_free(c);
+}
+
+/* ---- leases ---- */
+
+static int report(const char *job, uint8_t flags)
+{
+	struct msg m = msg_new("data");
+	struct call *c;
+	int err;
+
+	wr_bytes16(&m.w, slice_str("v"));
+	wr_bytes16(&m.w, slice_str(job));
+	wr_bytes16(&m.w, slice_str("host1"));
+	wr_u32(&m.w, 0);
+	wr_u32(&m.w, 1);
+	wr_u32(&m.w, 1);
+	for (int i = 0; i < 6; i++) wr_u64(&m.w, 7);
+	wr_u8(&m.w, flags);
+	c = msg_call(&peer, OP_STREAM_REPORT, 0, &m, NULL, 0);
+	err = call_status(c);
+	call_free(c);
+	return err;
+}
+
+static void test_a_lease_keeps_a_snapshot_also_over_a_restart(void **state)
+{
+	struct msg m;
+	struct call *c;
+	char text[512];
+
+	(void)state;
+	put_file("f", 100, 0);
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	assert_int_equal(report("train-7", 0), 0);
+	assert_int_equal(report("bad job", 0), -GRANARY_EINVAL);
+	assert_int_equal(snap_remove(&peer, "data", "v", 0, text), -GRANARY_EBUSY);
+	assert_non_null(strstr(text, "train-7"));
+	m = msg_new("");
+	c = msg_call(&peer, OP_STREAM_LIST, 0, &m, NULL, 0);
+	assert_int_equal(call_status(c), 0);
+	c->first->data[c->first->data_len] = '\0';
+	assert_non_null(strstr((char *)c->first->data, "job=train-7 snapshot=data@v host=host1 rank=0"));
+	call_free(c);
+	restart();
+	assert_int_equal(snap_remove(&peer, "data", "v", 0, text), -GRANARY_EBUSY);
+	assert_int_equal(report("train-7", 0), 0);
+	assert_int_equal(report("train-7", 1), 0);
+	restart();
+	assert_int_equal(snap_remove(&peer, "data", "v", 0, text), 0);
+	assert_int_equal(report("train-7", 0), -GRANARY_ENOTFOUND);
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	assert_int_equal(report("train-7", 0), 0);
+	assert_int_equal(snap_remove(&peer, "data", "v", SNAPSHOT_FORCE, text), 0);
+}
+
+static void test_an_expired_snapshot_goes_with_the_next_pass(void **state)
+{
+	char text[512];
+
+	(void)state;
+	put_file("f", 100, 0);
+	assert_int_equal(snap_create(&peer, "data", "short", "", "expire=1s").err, 0);
+	assert_int_equal(snap_create(&peer, "data", "long", "", "expire=1d").err, 0);
+	usleep(1100000);
+	assert_int_equal(jobs_compact_now(world.store->jobs, text, sizeof(text)), 0);
+	assert_int_equal(snap_remove(&peer, "data", "short", 0, NULL), -GRANARY_ENOTFOUND);
+	assert_int_equal(snap_remove(&peer, "data", "long", 0, NULL), 0);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		T(test_a_snapshot_has_every_file_below_its_prefix),
+		T(test_pinned_packs_survive_delete_compaction_and_restart),
+		T(test_removing_deletes_the_pages_that_nobody_else_uses),
+		T(test_ranges_give_the_right_bytes_in_every_shape),
+		T(test_ranges_that_may_not_be_read_are_refused),
+		T(test_a_slow_peer_holds_back_ranges),
+		T(test_groups_are_samples_of_several_files),
+		T(test_globs_choose_and_bad_options_are_refused),
+		T(test_a_bucket_with_snapshots_stays),
+		T(test_the_systems_bucket_is_closed),
+		T(test_a_lease_keeps_a_snapshot_also_over_a_restart),
+		T(test_an_expired_snapshot_goes_with_the_next_pass),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
