@@ -81,6 +81,8 @@ static int snapshot_load(struct granary_snapshot *s)
 	size_t len;
 	int err = snapshot_fetch_manifest(s->client, s->name, &info, &s->bytes, &len, &call);
 
+	if (err == -GRANARY_ENOTFOUND)
+		error_fail(s->client, err, "there is no snapshot '%s' in bucket '%s'", s->name, s->bucket);
 	if (err == 0 && info->state != GRANARY_SNAPSHOT_READY)
 		err = error_fail(s->client, -GRANARY_ENOTFOUND, "snapshot '%s' is %s", s->name,
 			info->state == GRANARY_SNAPSHOT_CREATING ? "still being made" : "being removed");
