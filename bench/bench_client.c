@@ -11,9 +11,13 @@
  *   bench_client putbatch BUCKET PREFIX BATCH SIZE INFLIGHT SECONDS   keys in a random order
  *   bench_client stat BUCKET KEYFILE BATCH INFLIGHT SECONDS random keys of the file
  *   bench_client list BUCKET PREFIX ROUNDS                  whole listings, pages of 1,000
+ *   bench_client stream BUCKET@NAME MODE BATCH RANKS SECONDS  epochs of a snapshot, the ranks as threads of this process,
+ *                                                           each with a client of its own; one after the other until
+ *                                                           SECONDS are over
  *
  * Prints one JSON object: per_s (samples or keys), MB/s, CPU microseconds a sample of this process and of the server's
  * (from status). Every byte that is read is verified by the library. */
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -406,6 +410,91 @@ static void run_stat(const char *bucket, const char *file, const struct load *l)
 	granary_close(&c);
 }
 
+/* ---- streams ---------------------------------------------------------------------------------------------------- */
+
+struct consumer {
+	const char *snapshot, *mode;
+	uint32_t batch, rank, ranks;
+	double end;
+	double samples, bytes, waited_s, fetched;
+	double first_s; /* open to first batch */
+	pthread_t thread;
+};
+
+static uint32_t mode_number(const char *mode)
+{
+	static const char *const names[] = { "auto", "exact", "blocks", "none" };
+	for (uint32_t i = 0; i < 4; i++)
+		if (strcmp(mode, names[i]) == 0) return i;
+	die("mode is none of auto, exact, blocks, none", NULL, -GRANARY_EINVAL);
+	return 0;
+}
+
+/* One epoch, or what of it fits before the end; touches a byte of each sample as a trainer would. */
+static void stream_epoch(struct granary_client *c, struct consumer *k, uint64_t number)
+{
+	struct granary_epoch_options o = GRANARY_INIT(granary_epoch_options);
+	struct granary_epoch_info info = GRANARY_INIT(granary_epoch_info);
+	const struct granary_epoch_batch *b;
+	struct granary_epoch *e;
+	double start = now();
+	volatile uint8_t touched = 0;
+	o.snapshot = k->snapshot;
+	o.mode = mode_number(k->mode);
+	o.batch = k->batch;
+	o.rank = k->rank;
+	o.world = k->ranks;
+	o.epoch = number;
+	int more = granary_epoch_open(c, &o, &e);
+	if (more < 0) die("stream", c, more);
+	while (now() < k->end && (more = granary_epoch_next(e, &b)) > 0) {
+		if (k->first_s == 0) k->first_s = now() - start;
+		for (uint32_t i = 0; i < b->count; i++)
+			if (b->sizes[i] > 0) touched = (uint8_t)(touched + b->data[b->offsets[i]]);
+		granary_epoch_release(e, &b);
+	}
+	if (more < 0) die("stream", c, more);
+	granary_epoch_info(e, &info);
+	k->samples += (double)info.samples_read;
+	k->bytes += (double)info.bytes_read;
+	k->fetched += (double)info.bytes_fetched;
+	k->waited_s += (double)info.waited_ns * 1e-9;
+	granary_epoch_close(&e);
+}
+
+static void *consumer_main(void *arg)
+{
+	struct consumer *k = arg;
+	struct granary_client *c = open_client(1);
+	for (uint64_t n = 0; now() < k->end; n++) stream_epoch(c, k, n);
+	granary_close(&c);
+	return NULL;
+}
+
+static void run_stream(const char *snapshot, const char *mode, uint32_t batch, uint32_t ranks, double seconds)
+{
+	struct granary_client *c = open_client(1);
+	struct consumer *all = calloc(ranks, sizeof *all), sum = { 0 };
+	if (!all) die("memory", NULL, -GRANARY_ENOMEM);
+	struct meter m = meter_start(c);
+	for (uint32_t r = 0; r < ranks; r++) {
+		all[r] = (struct consumer){ .snapshot = snapshot, .mode = mode, .batch = batch, .rank = r,
+			.ranks = ranks, .end = now() + seconds };
+		if (pthread_create(&all[r].thread, NULL, consumer_main, &all[r]) != 0)
+			die("thread", NULL, -GRANARY_ENOMEM);
+	}
+	for (uint32_t r = 0; r < ranks; r++) {
+		pthread_join(all[r].thread, NULL);
+		sum.samples += all[r].samples;
+		sum.bytes += all[r].bytes;
+		sum.fetched += all[r].fetched;
+	}
+	fprintf(stderr, "first batch %.3f s, fetched/delivered %.3f\n", all[0].first_s, sum.fetched / (sum.bytes + 1));
+	meter_report(&m, "stream", sum.samples, sum.bytes);
+	free(all);
+	granary_close(&c);
+}
+
 static void run_list(const char *bucket, const char *prefix, int rounds)
 {
 	struct granary_client *c = open_client(1);
@@ -465,6 +554,9 @@ int main(int argc, char **argv)
 		struct load l = { strtod(argv[6], NULL), (uint32_t)number(argv[4]),
 			(uint32_t)number(argv[5]), 1, "" };
 		run_stat(s.bucket, argv[3], &l);
+	} else if (argc == 7 && strcmp(mode, "stream") == 0) {
+		run_stream(argv[2], argv[3], (uint32_t)number(argv[4]), (uint32_t)number(argv[5]),
+			strtod(argv[6], NULL));
 	} else if (argc == 5 && strcmp(mode, "list") == 0) {
 		run_list(s.bucket, s.prefix, (int)number(argv[4]));
 	} else {

@@ -104,6 +104,7 @@ struct granary_op {
 	struct lease lease;
 	int64_t result;
 	pthread_cond_t cond;
+	pthread_cond_t *watch;       /* NULL, or signaled when it is done, with the client's lock held */
 	char bucket[GRANARY_BUCKET_LEN_MAX + 1];
 	char error[ERROR_TEXT_SIZE]; /* "" or a text */
 };
@@ -122,6 +123,7 @@ struct rpc_kind {
 	uint8_t wire_op;
 	bool mutation; /* carries PROTOCOL 5.1 after the bucket */
 	bool plain;    /* no bucket in front */
+	bool own_meta; /* the answer has data and a meta of its own, not the data's checksums */
 	/* Writes what follows bucket and 5.1 and sets data; called at each attempt. body_size(): bytes it may need. */
 	size_t (*body_size)(struct rpc *r);
 	int (*encode)(struct rpc *r, struct wr *w);
@@ -155,6 +157,8 @@ struct rpc {
 	uint32_t data_len;
 	uint8_t *answer;       /* data of the answer, other than READ's */
 	size_t answer_len;
+	uint8_t *meta;         /* own_meta: of the last frame that has any */
+	size_t meta_len;
 };
 
 /* ---- connections (conn.c, handshake.c, tx.c, rx.c) ------------------------------------------------------------- */
@@ -171,6 +175,7 @@ struct rx_block {
 	uint32_t cut_from;  /* with `cut_to`: bytes [cut_from, cut_from + cut_len) of it are what is wanted */
 	uint32_t cut_len;
 	uint8_t *cut_to;    /* NULL: received in place */
+	uint32_t *run;      /* the checksum of what comes before it and belongs to it; carried on. NULL: nothing does */
 };
 struct rx_piece {
 	uint32_t slot;      /* READ: which entry of the request */

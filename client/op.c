@@ -219,6 +219,8 @@ static void op_hand_over(struct granary_client *c, struct granary_op *op, bool *
 	atomic_store_explicit(&op->state, OP_DONE, memory_order_release);
 	if (op->waiters > 0)
 		pthread_cond_broadcast(&op->cond);
+	if (op->watch)
+		pthread_cond_signal(op->watch);
 }
 
 void op_announce(struct granary_client *c)

@@ -58,6 +58,7 @@ void rpc_free(struct rpc *r)
 		r->kind->free(r);
 	free(r->out);
 	free(r->answer);
+	free(r->meta);
 	free(r);
 }
 

@@ -117,16 +117,32 @@ uint8_t *rx_scratch_take(struct rx *rx, size_t size)
 	return rx->scratch + rx->scratch_used - size;
 }
 
+/* The meta is gone from rx->buf when the data is whole. */
+static bool meta_keep(struct rpc *r, struct slice meta)
+{
+	uint8_t *copy = malloc(meta.len > 0 ? meta.len : 1);
+
+	if (!copy)
+		return false;
+	memcpy(copy, meta.p, meta.len);
+	free(r->meta);
+	r->meta = copy;
+	r->meta_len = meta.len;
+	return true;
+}
+
 /* Data of an answer that is not READ's: appended to one buffer; checksums where the meta is exactly those. */
 static int plan_gather(struct rpc *r, struct slice meta, struct rx *rx)
 {
 	uint32_t count = crc_block_count(rx->f.data_len);
-	bool check = meta.len == (size_t)count * 4;
+	bool check = !r->kind->own_meta && meta.len == (size_t)count * 4;
 	struct cur crcs = cur_of(meta.p, meta.len);
 	uint8_t *grown;
 
 	if (r->answer_len + rx->f.data_len > RX_ANSWER_MAX)
 		return -GRANARY_ETOOBIG;
+	if (r->kind->own_meta && !meta_keep(r, meta))
+		return -GRANARY_ENOMEM;
 	grown = realloc(r->answer, r->answer_len + rx->f.data_len);
 	if (!grown)
 		return -GRANARY_ENOMEM;
@@ -161,8 +177,11 @@ void rx_abandon(struct rx *rx, const struct rpc *r)
 
 static void block_verify(struct conn *k, struct rx *rx, const struct rx_block *b)
 {
-	bool good = !b->check || crc32c(0, b->dst, b->len) == b->crc;
+	uint32_t crc = b->check || b->run ? crc32c(b->run ? *b->run : 0, b->dst, b->len) : 0;
+	bool good = !b->check || crc == b->crc;
 
+	if (b->run)
+		*b->run = crc;
 	if (good && b->cut_to)
 		memcpy(b->cut_to, b->dst + b->cut_from, b->cut_len);
 	if (good)
@@ -232,6 +251,8 @@ static int frame_finished(struct conn *k, struct slice meta)
 	rx->state = RX_HEADER;
 	if (damaged)
 		return rx_lost(k, -GRANARY_ECLOSED, "an answer was damaged on its way");
+	if (r && r->op && r->meta && f.status == 0)
+		meta = slice_of(r->meta, r->meta_len);
 	if (r)
 		rpc_answered(r, &f, meta);
 	rx->rpc = NULL;

@@ -80,6 +80,43 @@ static const struct verb verbs[] = {
 		{ "granary import ./imagenet granary://localhost/vision/imagenet",
 			"granary import --layout shuffled:7 ./coco granary://localhost/vision/coco",
 			"granary import --dry-run train val granary://localhost/vision/2024" } },
+	{ "snapshot create", "BUCKET@NAME", 1, 1, run_snapshot_create,
+		"freeze the objects below a prefix as a dataset",
+		"A snapshot copies no bytes and never changes; its bytes are kept until it is removed. "
+		"BUCKET@NAME is at the server of --url, GRANARY_URL or the credentials file; "
+		"granary://HOST/BUCKET@NAME says it all. --group basename makes one sample of files alike "
+		"up to the first dot of the name; --split makes several of a file.",
+		{ "granary snapshot create vision@v1 --prefix train/",
+			"granary snapshot create granary://localhost/vision@v2 --expire 30d --note 'cleaned'",
+			"granary snapshot create text@t1 --split lines --include '*.jsonl'" } },
+	{ "snapshot ls", "BUCKET", 1, 1, run_snapshot_ls, "list snapshots",
+		"ALONE is what the removal of that snapshot would set free.",
+		{ "granary snapshot ls vision", "granary snapshot ls --json vision" } },
+	{ "snapshot show", "BUCKET@NAME", 1, 1, run_snapshot_show, "show all that is known of a snapshot", NULL,
+		{ "granary snapshot show vision@v1" } },
+	{ "snapshot rm", "BUCKET@NAME...", 1, 1 << 20, run_snapshot_rm, "remove snapshots",
+		"Asks first. One that a job reads is kept, and the job is named, unless --force.",
+		{ "granary snapshot rm vision@v1 --dry-run" } },
+	{ "snapshot diff", "BUCKET@OLD BUCKET@NEW", 2, 2, run_snapshot_diff,
+		"list what was added, removed and changed between two snapshots",
+		"One line each: + added, - removed, ~ changed.", { "granary snapshot diff vision@v1 vision@v2" } },
+	{ "snapshot verify", "BUCKET@NAME", 1, 1, run_snapshot_verify,
+		"read every sample of a snapshot and verify its checksum", NULL,
+		{ "granary snapshot verify vision@v1" } },
+	{ "stream", "BUCKET@NAME", 1, 1, run_stream, "read one rank's part of an epoch in batches",
+		"The order is that of seed and epoch alone, whatever the number of ranks. Without @NAME an "
+		"automatic snapshot of BUCKET/PREFIX is made for the job. With --tar the samples go to "
+		"standard output. After --batches, and at an error, it says how to go on: --resume TOKEN.",
+		{ "granary stream vision@v1 --batch 256",
+			"granary stream vision@v1 --rank 3 --world 8 --seed 7 --epoch 2 --job r50",
+			"granary stream vision@v1 --mode none --tar | tar t" } },
+	{ "jobs", "[URL]", 0, 1, run_jobs, "show who streams what, how fast, and when it will be done", NULL,
+		{ "granary jobs", "granary jobs --json" } },
+	{ "shuffle-quality", "BUCKET@NAME", 1, 1, run_shuffle_quality,
+		"say how well the order `blocks` mixes directories",
+		"Distinct directories in a batch, over those of the order `exact`: for one rank, a rank of 8, "
+		"and the global batch of 8. --block, --window and --lanes try others than the snapshot's.",
+		{ "granary shuffle-quality vision@v1", "granary shuffle-quality vision@v1 --batch 64" } },
 	{ "status", "[URL]", 0, 1, run_status, "show the server's state and counters", NULL,
 		{ "granary status granary://localhost", "granary status --json" } },
 	{ "check", "[URL]", 0, 1, run_check, "have the server read and verify everything it keeps",
@@ -101,7 +138,7 @@ static const struct verb verbs[] = {
 };
 enum { VERBS_COUNT = sizeof(verbs) / sizeof(verbs[0]) };
 
-enum option_type { TYPE_FLAG, TYPE_TEXT, TYPE_NUMBER, TYPE_SIZE, TYPE_DURATION, TYPE_GRANT };
+enum option_type { TYPE_FLAG, TYPE_TEXT, TYPE_NUMBER, TYPE_SIZE, TYPE_DURATION, TYPE_GRANT, TYPE_LINES };
 
 struct option_row {
 	char letter; /* or 0 */
@@ -130,12 +167,55 @@ static const struct option_row rows[] = {
 		"what the key may do; may be given again" },
 	{ 0, "expires", "TIME", TYPE_DURATION, AT(expires_s), 1, 3600ull * 24 * 36500,
 		" key_create ", "when the key ends, from now: 30d, 12h (default: never)" },
-	{ 0, "note", "TEXT", TYPE_TEXT, AT(note), 0, 0, " key_create ",
-		"what it is for, shown by key ls" },
+	{ 0, "note", "TEXT", TYPE_TEXT, AT(note), 0, 0, " key_create snapshot_create ",
+		"what it is for, shown by ls" },
+	{ 0, "prefix", "PREFIX", TYPE_TEXT, AT(prefix), 0, 0, " snapshot_create ",
+		"only what lies below it (default: the whole bucket)" },
+	{ 0, "group", "HOW", TYPE_TEXT, AT(group), 0, 0, " snapshot_create ",
+		"basename: files alike up to the first dot are one sample" },
+	{ 0, "split", "HOW", TYPE_TEXT, AT(split), 0, 0, " snapshot_create ",
+		"lines, tar, fixed:BYTES: several samples in a file" },
+	{ 0, "include", "GLOB", TYPE_LINES, AT(include), 0, 0, " snapshot_create ",
+		"only keys that match; may be given again" },
+	{ 0, "exclude", "GLOB", TYPE_LINES, AT(exclude), 0, 0, " snapshot_create ",
+		"no keys that match; may be given again" },
+	{ 0, "block", "N", TYPE_NUMBER, AT(block), 1, 1ull << 32, " snapshot_create shuffle-quality ",
+		"samples a block, a power of two (about 256 KiB)" },
+	{ 0, "window", "N", TYPE_NUMBER, AT(window), 1, 1ull << 40, " snapshot_create shuffle-quality ",
+		"blocks a window of one lane" },
+	{ 0, "lanes", "N", TYPE_NUMBER, AT(lanes), 1, 32768, " snapshot_create shuffle-quality ", "lanes" },
+	{ 0, "expire", "TIME", TYPE_DURATION, AT(expire_s), 1, 3600ull * 24 * 36500, " snapshot_create ",
+		"when it ends, from now: 30d, 12h (default: never)" },
+	{ 0, "keep-last", "N", TYPE_NUMBER, AT(keep_last), 1, 1000000, " snapshot_create ",
+		"remove older ones of the same prefix beyond N" },
+	{ 0, "force", NULL, TYPE_FLAG, AT(force), 0, 0, " snapshot_rm ", "also while a job reads it" },
+	{ 0, "mode", "ORDER", TYPE_TEXT, AT(mode), 0, 0, " stream snapshot_create ",
+		"auto (default), exact, blocks, none" },
+	{ 0, "seed", "N", TYPE_NUMBER, AT(seed), 0, UINT64_MAX, " stream shuffle-quality ", "of the order (0)" },
+	{ 0, "epoch", "N", TYPE_NUMBER, AT(epoch), 0, UINT64_MAX, " stream ", "number of the epoch (0)" },
+	{ 0, "rank", "N", TYPE_NUMBER, AT(rank), 0, 1u << 20, " stream ", "which rank this is (0)" },
+	{ 0, "world", "N", TYPE_NUMBER, AT(world), 0, 1u << 20, " stream ", "how many ranks there are (1)" },
+	{ 0, "last", "HOW", TYPE_TEXT, AT(last), 0, 0, " stream ",
+		"the last batch: pad (default), drop, keep" },
+	{ 0, "resume", "TOKEN", TYPE_TEXT, AT(resume), 0, 0, " stream ", "go on where a stream stopped" },
+	{ 0, "batches", "N", TYPE_NUMBER, AT(batches), 1, UINT64_MAX, " stream ", "stop after so many" },
+	{ 0, "on-error", "HOW", TYPE_TEXT, AT(on_error), 0, 0, " stream ",
+		"a sample that cannot be read: raise (default), skip" },
+	{ 0, "max-errors", "N", TYPE_NUMBER, AT(max_errors), 1, 1u << 30, " stream ", "of skip (100)" },
+	{ 0, "stall-timeout", "TIME", TYPE_DURATION, AT(stall_s), 1, 4000000, " stream ",
+		"give up when nothing comes for so long (300s)" },
+	{ 0, "memory", "BYTES", TYPE_SIZE, AT(memory), 1 << 20, 1ull << 50, " stream ",
+		"budget for reading ahead (two windows)" },
+	{ 0, "read-ahead", "N", TYPE_NUMBER, AT(read_ahead), 1, 4096, " stream ", "batches" },
+	{ 0, "job", "NAME", TYPE_TEXT, AT(job), 0, 0, " stream ", "shown by granary jobs" },
+	{ 0, "weight", "N", TYPE_NUMBER, AT(weight), 1, 1000, " stream ", "share of the server (1)" },
+	{ 0, "tar", NULL, TYPE_FLAG, AT(tar), 0, 0, " stream ", "samples as a tar archive on standard output" },
+	{ 0, "ids", NULL, TYPE_FLAG, AT(ids), 0, 0, " stream ",
+		"a line a batch: the dense ids of its samples; p padded, s skipped" },
 	{ 'o', "output", "FILE", TYPE_TEXT, AT(output), 0, 0, " key_create ",
 		"the credentials file to write; - to print it" },
-	{ 0, "batch", "N", TYPE_NUMBER, AT(batch), 1, 4096, " bench_read bench_put ",
-		"samples a batch (read 64, put 1)" },
+	{ 0, "batch", "N", TYPE_NUMBER, AT(batch), 1, 4096, " bench_read bench_put stream shuffle-quality ",
+		"samples a batch (put 1, quality 256, else 64)" },
 	{ 0, "shuffle", "SEED", TYPE_TEXT, AT(shuffle), 0, 0, " bench_read ",
 		"order of the first epoch (1); no: by name" },
 	{ 0, "epochs", "N", TYPE_NUMBER, AT(epochs), 1, 1000000, " bench_read ",
@@ -153,9 +233,9 @@ static const struct option_row rows[] = {
 	{ 0, "clients", "N", TYPE_NUMBER, AT(clients), 1, 1024, " bench_put ",
 		"connections that write at once (1)" },
 	{ 0, "keep", NULL, TYPE_FLAG, AT(keep), 0, 0, " bench_put ", "leave the objects there" },
-	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0, " cp import rm mv bucket_rm key_rm ",
+	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0, " cp import rm mv bucket_rm key_rm snapshot_rm snapshot_create ",
 		"say what would be done, change nothing" },
-	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0, " rm mv bucket_rm key_rm key_create ",
+	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0, " rm mv bucket_rm key_rm key_create snapshot_rm ",
 		"do not ask" },
 	{ 0, "json", NULL, TYPE_FLAG, AT(json), 0, 0, NULL, "one JSON object a line, raw numbers" },
 	{ 'q', "quiet", NULL, TYPE_FLAG, AT(quiet), 0, 0, NULL, "no progress, no remarks" },
@@ -345,7 +425,7 @@ static void print_help(const char *group)
 	for (size_t i = 0; i < VERBS_COUNT; i++)
 		if (strncmp(verbs[i].name, group, len) == 0 &&
 			(len == 0 || verbs[i].name[len] == ' '))
-			printf("  %-14s %s\n", verbs[i].name, verbs[i].summary);
+			printf("  %-15s %s\n", verbs[i].name, verbs[i].summary);
 	printf("\nOPTIONS OF EVERY VERB\n");
 	print_options(NULL, true);
 	printf("\nAn address is granary://HOST[:PORT]/BUCKET[/PATH]. Exit codes: 0 done, 1 failed, "
@@ -375,7 +455,18 @@ static int set_number(const struct option_row *row, const char *text)
 	if (value < row->min || value > row->max)
 		return fail(CLI_USAGE, "--%s: %s is outside %" PRIu64 "..%" PRIu64, row->name,
 			shown(text), row->min, row->max);
+	if (row->offset == AT(world)) opts.world_given = true;
 	memcpy((char *)&opts + row->offset, &value, sizeof(value));
+	return CLI_OK;
+}
+
+static int add_line(char **lines, const char *text)
+{
+	size_t had = *lines != NULL ? strlen(*lines) : 0, len = strlen(text);
+
+	*lines = must_alloc(realloc(*lines, had + len + 2));
+	memcpy(*lines + had, text, len);
+	memcpy(*lines + had + len, "\n", 2);
 	return CLI_OK;
 }
 
@@ -389,6 +480,7 @@ static int set_option(const struct option_row *row, const char *text)
 			return fail(CLI_USAGE, "--grant: more than %d of them", CLI_GRANTS_MAX);
 		opts.grants[opts.grants_count++] = text;
 		return CLI_OK;
+	case TYPE_LINES: return add_line((char **)(void *)((char *)&opts + row->offset), text);
 	case TYPE_NUMBER:
 	case TYPE_SIZE:
 	case TYPE_DURATION: break;
@@ -504,6 +596,7 @@ static const struct verb *find_verb(int count, char **words, int *used)
 	if (!is_group) {
 		nearest_try(&near, "bucket");
 		nearest_try(&near, "key");
+		nearest_try(&near, "snapshot");
 		nearest_try(&near, "bench");
 	}
 	if (near.best != NULL)

@@ -38,7 +38,10 @@ static int remote_parse(struct remote *r, const char *text, int need)
 			shown(text), SCHEME);
 	if (granary_url_parse(text, &url, why, sizeof(why)) < 0) return fail(CLI_USAGE, "%s", why);
 	if (url.snapshot[0] != '\0')
-		return fail(CLI_USAGE, "'%s': this version has no snapshots to read", shown(text));
+		return fail(CLI_USAGE,
+			"'%s' names a snapshot: read it with granary stream, see granary snapshot "
+			"--help",
+			shown(text));
 	if (need >= NEED_BUCKET && url.bucket[0] == '\0')
 		return fail(CLI_USAGE, "'%s' names no bucket; write %sHOST/BUCKET%s", shown(text),
 			SCHEME, need == NEED_PATH ? "/PATH" : "");
@@ -82,6 +85,32 @@ int remote_open(struct remote *r, const char *text, int need, uint32_t connectio
 	}
 	if (text == NULL) snprintf(r->bucket, sizeof(r->bucket), "%s", granary_bucket(r->client));
 	return CLI_OK;
+}
+
+int remote_open_snapshot(
+	struct remote *r, const char *text, char name[SNAPSHOT_NAME_CAP], uint32_t connections)
+{
+	char address[sizeof(r->server) + GRANARY_BUCKET_LEN_MAX + 2], path[GRANARY_KEY_LEN_MAX + 1];
+	struct granary_url url;
+	char why[256], whole[2048];
+	int code;
+
+	/* A bare BUCKET@NAME is at the server of --url, GRANARY_URL or the credentials file. */
+	snprintf(whole, sizeof(whole), "%s%s", is_remote(text) ? "" : SCHEME "host/", text);
+	if (granary_url_parse(whole, &url, why, sizeof(why)) < 0)
+		return fail(CLI_USAGE, "'%s': %s", shown(text), why);
+	if (url.bucket[0] == '\0')
+		return fail(CLI_USAGE, "'%s' names no bucket; write BUCKET@NAME or %sHOST/BUCKET@NAME",
+			shown(text), SCHEME);
+	snprintf(name, SNAPSHOT_NAME_CAP, "%s", url.snapshot);
+	snprintf(path, sizeof(path), "%s", url.path);
+	snprintf(address, sizeof(address), "%.*s/%s",
+		(int)(strlen(SCHEME) + strcspn(whole + strlen(SCHEME), "/")), whole, url.bucket);
+	code = remote_open(r, is_remote(text) ? address : NULL, is_remote(text) ? NEED_BUCKET : NEED_NOTHING,
+		connections);
+	snprintf(r->bucket, sizeof(r->bucket), "%s", url.bucket);
+	snprintf(r->path, sizeof(r->path), "%s", path);
+	return code;
 }
 
 void remote_close(struct remote *r)

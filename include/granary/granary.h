@@ -744,6 +744,383 @@ GRANARY_API GRANARY_MUST_CHECK int granary_rename(struct granary_client *client,
 GRANARY_API GRANARY_MUST_CHECK int granary_rename_start(struct granary_client *client, struct granary_ref from,
 	struct granary_ref to, uint32_t flags, const struct granary_call *call, struct granary_op **op);
 
+/* ---- snapshots ----------------------------------------------------------------------------- */
+/* A snapshot is a fixed set of samples of a bucket: the objects below a prefix at one instant. It copies no bytes and
+ * never changes. Its samples have dense ids 0..samples-1 in the order of their bytes on disk. Calls take the bucket from
+ * `call`, else from the client's address; names are 1..255 characters without `/` and `@`. */
+
+struct granary_snapshot_spec {
+	size_t size;
+	const char *prefix;     /* NULL: all of the bucket */
+	const char *group;      /* "basename": files alike up to the first dot of the name are one sample */
+	const char *split;      /* "lines", "tar", "fixed:BYTES": several samples in a file */
+	const char *include;    /* globs on the key, one a line; NULL: everything */
+	const char *exclude;    /* globs on the key, one a line */
+	const char *note;       /* a text for people */
+	uint64_t block, window; /* for the order `blocks`: samples a block, a power of two; blocks a window of one lane;
+	                         * 0: chosen from the data (docs/ORDER.md) */
+	uint64_t expire_s;      /* seconds from now; 0: never */
+	uint32_t lanes;         /* 0: chosen */
+	uint32_t mode;          /* what `auto` is to mean, enum granary_mode; 0: chosen */
+	uint32_t reserved;
+	uint32_t keep_last;     /* removes older snapshots of the same prefix beyond so many; 0: none */
+};
+
+enum granary_snapshot_state { GRANARY_SNAPSHOT_CREATING = 1, GRANARY_SNAPSHOT_READY = 2, GRANARY_SNAPSHOT_REMOVING = 3 };
+
+struct granary_snapshot_info {
+	const char *name, *prefix, *note;
+	const char *warnings;            /* of granary_snapshot_create(), lines; else "" */
+	uint64_t created_ns, expires_ns; /* store time; expires 0: never */
+	uint64_t samples, bytes;
+	uint64_t bytes_alone;            /* what its removal would set free */
+	uint32_t state;                  /* enum granary_snapshot_state */
+	uint32_t reserved;
+	uint8_t id[16];                  /* hash of its manifest: the same id is the same samples */
+};
+
+/** Makes a snapshot. Answers when it is ready: seconds for millions of objects, while writes go on.
+ * @param name  within the bucket; borrowed, like the spec and its texts. @param spec  NULL: all of the bucket
+ * @param out   NULL, or receives what was made: one block, granary_free() it; NULL on error
+ * @return 0; -GRANARY_EEXIST; -GRANARY_EINVAL (an option the server does not take; its text names it); -GRANARY_ENAME.
+ *         When the answer is lost the call is repeated: -GRANARY_EEXIST may then mean that the first attempt did it.
+ * Blocks; give it a timeout that fits the data. Any thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *
+ *	int freeze(struct granary_client *client)
+ *	{
+ *		struct granary_snapshot_spec spec = GRANARY_INIT(granary_snapshot_spec);
+ *
+ *		spec.prefix = "train/";
+ *		spec.note = "as trained for the paper";
+ *		return granary_snapshot_create(client, "v1", &spec, NULL, GRANARY_CALL(.timeout_ms = 600000));
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_create(struct granary_client *client, const char *name,
+	const struct granary_snapshot_spec *spec, struct granary_snapshot_info **out, const struct granary_call *call);
+
+struct granary_snapshot_page {
+	uint32_t count;
+	uint32_t more;
+	struct granary_snapshot_info *entries;
+};
+/** Snapshots of a bucket, by name. @param after  NULL, or the last name of the page before.
+ * @param page  one block, granary_free() it; NULL on error. @return 0 or an error. Blocks. Any thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *	#include <stdio.h>
+ *
+ *	int print_snapshots(struct granary_client *client)
+ *	{
+ *		struct granary_snapshot_page *page;
+ *		int err = granary_snapshot_list(client, NULL, &page, NULL);
+ *
+ *		for (uint32_t i = 0; err == 0 && i < page->count; i++)
+ *			printf("%s: %llu samples\n", page->entries[i].name,
+ *				(unsigned long long)page->entries[i].samples);
+ *		granary_free(page);
+ *		return err;
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_list(struct granary_client *client, const char *after,
+	struct granary_snapshot_page **page, const struct granary_call *call);
+/** One snapshot's row. @param out  one block, granary_free() it; NULL on error. @return 0; -GRANARY_ENOTFOUND. Blocks.
+ * Any thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *	#include <stdio.h>
+ *
+ *	int print_size(struct granary_client *client)
+ *	{
+ *		struct granary_snapshot_info *info;
+ *		int err = granary_snapshot_show(client, "v1", &info, NULL);
+ *
+ *		if (err == 0)
+ *			printf("%llu bytes\n", (unsigned long long)info->bytes);
+ *		granary_free(info);
+ *		return err;
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_show(struct granary_client *client, const char *name,
+	struct granary_snapshot_info **out, const struct granary_call *call);
+
+enum granary_snapshot_remove_flag { GRANARY_SNAPSHOT_FORCE = 1 /* also while a job reads it */ };
+/** Removes a snapshot; the bytes that it alone held become free.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_EBUSY: a job reads it, the text names the job. Repeated after a lost answer:
+ *         -GRANARY_ENOTFOUND may then mean that the first attempt did it. Blocks. Any thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *
+ *	int forget(struct granary_client *client)
+ *	{
+ *		return granary_snapshot_remove(client, "v1", 0, NULL);
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_remove(struct granary_client *client, const char *name,
+	uint32_t flags, const struct granary_call *call);
+/** Changes the note of a snapshot and when it ends. @param expires_ns  store time; 0: never.
+ * @return 0; -GRANARY_ENOTFOUND. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_note(struct granary_client *client, const char *name,
+	const char *note, uint64_t expires_ns, const struct granary_call *call);
+
+struct granary_snapshot; /* a snapshot open for reading: its table is fetched as it is needed */
+
+struct granary_snapshot_detail {
+	size_t size;
+	const char *name, *bucket, *prefix; /* these texts are valid as long as the handle */
+	const char *options;       /* as given at creation: lines `name=value` */
+	uint64_t samples, bytes, directories;
+	uint64_t incomplete;       /* groups left out because a file was missing */
+	uint64_t created_ns;       /* store time */
+	uint64_t smallest, largest; /* bytes of a sample */
+	uint64_t block, window;    /* for the order `blocks`: samples a block, blocks a window of one lane */
+	uint32_t lanes, mode;      /* mode: what `auto` means, enum granary_mode */
+	uint32_t fields;           /* files of a sample */
+	uint32_t pages, names_pages;
+	uint32_t reserved;
+	uint64_t histogram[48];    /* samples by floor(log2(size)); size 0 is in the first */
+	uint8_t id[16];
+};
+
+/** Opens a snapshot: fetches its manifest (about 50 bytes for each 256 MiB of data). The rest of its table is fetched as it
+ * is needed and shared by all processes of the user on this machine, as read-only files named by their hash below
+ * $XDG_RUNTIME_DIR (else /dev/shm/granary-UID).
+ * @param out  granary_snapshot_close() it; NULL on error. The client must stay open as long.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_ECORRUPT (what came does not have its hash); -GRANARY_EVERSION. Blocks. Any
+ * thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *	#include <stdio.h>
+ *
+ *	int first_sample(struct granary_client *client)
+ *	{
+ *		struct granary_snapshot *snapshot;
+ *		void *data;
+ *		size_t len;
+ *		int err = granary_snapshot_open(client, "v1", &snapshot, NULL);
+ *
+ *		if (err < 0)
+ *			return err;
+ *		err = granary_snapshot_read(snapshot, 0, &data, &len, NULL);
+ *		if (err == 0)
+ *			printf("%zu bytes\n", len);
+ *		granary_free(data);
+ *		granary_snapshot_close(&snapshot);
+ *		return err;
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_open(struct granary_client *client, const char *name,
+	struct granary_snapshot **out, const struct granary_call *call);
+/** Ends a handle and sets *snapshot to NULL, which is allowed. No other thread may be using it. Since 0.1. */
+GRANARY_API void granary_snapshot_close(struct granary_snapshot **snapshot);
+/** What the manifest says. @param detail  `size` set by the caller. @return 0 or -GRANARY_EINVAL. Does not block. Any
+ * thread. Since 0.1. */
+GRANARY_API int granary_snapshot_describe(const struct granary_snapshot *snapshot,
+	struct granary_snapshot_detail *detail);
+/** Samples of the snapshot: dense ids are below it. Does not block. Any thread. Since 0.1. */
+GRANARY_API uint64_t granary_snapshot_samples(const struct granary_snapshot *snapshot);
+/** Reads one sample by its dense id, the fields of a group one after the other.
+ * @param data  a block, granary_free() it; NULL on error, and a valid pointer for an empty sample. @param len  bytes
+ * @return 0; -GRANARY_ERANGE (no such id); -GRANARY_ECORRUPT. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_read(struct granary_snapshot *snapshot, uint64_t id, void **data,
+	size_t *len, const struct granary_call *call);
+/** The dense id of the sample that a key belongs to. @param field  NULL, or receives which of its fields the key is.
+ * @return 0; -GRANARY_ENOTFOUND. Blocks when that part of the table is not here. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_find(struct granary_snapshot *snapshot, const char *key,
+	uint64_t *id, uint32_t *field);
+
+struct granary_snapshot_row {
+	uint64_t size;     /* bytes */
+	uint64_t pack, offset; /* where they begin; 0 when there are none */
+	uint32_t extents;  /* pieces that they lie in */
+	uint32_t crc32c;   /* of the first piece */
+};
+/** Where one file of a sample lies. Two snapshots with equal rows have the same bytes there.
+ * @return 0; -GRANARY_ERANGE; -GRANARY_ECORRUPT. Blocks when that part of the table is not here. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_t field,
+	struct granary_snapshot_row *row);
+
+/** Takes one name of a snapshot. @return 0 to go on; anything else ends the walk with that code. */
+typedef int granary_name_fn(void *arg, const char *key, uint64_t id, uint32_t field);
+/** Gives the names of a snapshot's files to a function, in the order of the keys.
+ * @param from  NULL, or the first key wanted. @param fn  called in the calling thread
+ * @return 0 at the end, what `fn` returned, or an error. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_names(struct granary_snapshot *snapshot, const char *from,
+	granary_name_fn *fn, void *arg);
+
+/** The consumers that streams with a job name report: a line each, `name=value` pairs separated by blanks: job, host, rank,
+ * world, snapshot, epoch, position, of, samples, bytes, waited_ns and more. @param text  NUL-terminated block,
+ * granary_free() it. @return 0 or an error. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_jobs(struct granary_client *client, char **text,
+	const struct granary_call *call);
+
+/* ---- epochs -------------------------------------------------------------------------------- */
+/* An epoch is every sample of a snapshot once, in an order that seed and epoch number alone give (docs/ORDER.md). It is a
+ * sequence of global batches; each of `world` ranks takes `batch` samples of each. For one world * batch, step k holds the
+ * same samples whatever the world is. Samples come in whole batches, each one contiguous buffer, read ahead by a
+ * thread of the epoch within its memory budget, verified as they arrive. A lost connection is made good without losing or
+ * repeating a sample. */
+
+struct granary_epoch; /* one rank's part of one epoch */
+
+enum granary_mode {
+	GRANARY_MODE_AUTO = 0,  /* exact or blocks, as recorded in the snapshot */
+	GRANARY_MODE_EXACT = 1, /* one permutation of all samples */
+	GRANARY_MODE_BLOCKS = 2, /* blocks of neighbours, permuted, then shuffled within windows: large reads */
+	GRANARY_MODE_NONE = 3   /* by dense id */
+};
+enum granary_last {
+	GRANARY_LAST_PAD = 0,  /* the last batch is filled with samples from the beginning, marked */
+	GRANARY_LAST_DROP = 1, /* samples that fill no batch are left out */
+	GRANARY_LAST_KEEP = 2  /* the last batch is short; then ranks may have different numbers of batches */
+};
+enum granary_on_error {
+	GRANARY_ERROR_RAISE = 0, /* a sample that cannot be read ends the epoch */
+	GRANARY_ERROR_SKIP = 1   /* another takes its place, marked: the same one on every run */
+};
+#define GRANARY_TOKEN_MAX 64
+
+/* Where an epoch goes on: equal on all ranks after equally many batches, valid for any world and batch. */
+struct granary_token {
+	uint32_t len; /* bytes; 0: none */
+	uint8_t bytes[GRANARY_TOKEN_MAX];
+};
+
+enum { GRANARY_TOKEN_TEXT_LEN = 80 };
+/** A token as text of GRANARY_TOKEN_TEXT_LEN characters of A-Z a-z 0-9 - _. @return 0 or -GRANARY_EINVAL (it is none).
+ * Does not block. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_token_text(const struct granary_token *token,
+	char out[GRANARY_TOKEN_TEXT_LEN + 1]);
+/** The token of a text. @return 0; -GRANARY_EINVAL, -GRANARY_ECORRUPT (damaged or truncated); -GRANARY_EVERSION; the text is
+ * at granary_last_error(NULL). Does not block. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_token_parse(const char *text, struct granary_token *token);
+
+struct granary_epoch_options {
+	size_t size;
+	const char *snapshot;   /* NAME, BUCKET@NAME or granary://HOST/BUCKET@NAME (the host is not looked at). Without
+	                         * @: BUCKET or BUCKET/PREFIX, and an automatic snapshot of it is made, one for each job and
+	                         * prefix; granary_epoch_info() has its name */
+	uint64_t seed, epoch;
+	uint32_t mode;          /* enum granary_mode */
+	uint32_t rank, world;   /* world 0 is refused: say 1 */
+	uint32_t batch;         /* samples a batch of this rank, 1..4,096 */
+	uint32_t last;          /* enum granary_last */
+	uint32_t on_error;      /* enum granary_on_error */
+	uint32_t max_errors;    /* with SKIP: more than so many end the epoch; 0: 100 */
+	uint32_t stall_timeout_ms; /* no byte for so long, and a batch is waited for: -GRANARY_ETIMEDOUT; 0: 300,000 */
+	uint32_t read_ahead;    /* batches; 0: enough to keep a disk busy */
+	uint32_t weight;        /* of the job's share of the server, 1..1,000; 0: 1 */
+	uint64_t memory;        /* bytes for batches and what is read ahead; 0: two windows of the order `blocks`, at least
+	                         * 64 MiB, at most a quarter of the machine. With less than two windows the
+	                         * order is the same and reading is slower */
+	const char *job;        /* NULL, or a name under which the stream is shown by granary_jobs() */
+	const struct granary_token *token; /* NULL, or where to go on: it then gives seed, epoch and order */
+};
+
+enum granary_sample_flag {
+	GRANARY_SAMPLE_PADDED = 1, /* from the beginning of the epoch, to fill the last batch; not counted as read */
+	GRANARY_SAMPLE_SKIPPED = 2 /* in the place of one that could not be read */
+};
+
+/* One batch. Sample i has `fields` files: file f of it is sizes[i * fields + f] bytes at data + offsets[i * fields + f];
+ * the files of a sample lie side by side. */
+struct granary_epoch_batch {
+	uint64_t number;         /* of the batches of this epoch handle, from 0 */
+	uint64_t position;       /* of the epoch: where its global batch begins */
+	const uint8_t *data;
+	uint64_t data_size;
+	const uint64_t *offsets, *sizes;
+	const uint64_t *ids;     /* dense id of each sample */
+	const uint32_t *flags;   /* enum granary_sample_flag of each sample */
+	uint32_t count, fields;
+};
+
+struct granary_epoch_info {
+	size_t size;
+	const char *bucket, *snapshot; /* valid as long as the epoch */
+	uint64_t samples;      /* of the snapshot */
+	uint64_t batches;      /* of this rank, from where the handle began */
+	uint64_t delivered;    /* batches handed out */
+	uint64_t position;     /* of the epoch, after those */
+	uint64_t samples_read, bytes_read; /* handed out, without padded ones */
+	uint64_t waited_ns;    /* in granary_epoch_next(), for data */
+	uint64_t skipped;      /* samples replaced by another */
+	uint64_t seed, epoch;
+	uint64_t memory, memory_used;
+	uint32_t mode;         /* never AUTO */
+	uint32_t rank, world, batch;
+	uint64_t bytes_fetched; /* asked from the server, with what is between samples */
+};
+
+/** Opens one rank's part of an epoch and begins to read ahead.
+ * @param options  borrowed for the call
+ * @param out      granary_epoch_close() it, before the client; NULL on error
+ * @return 0; -GRANARY_EINVAL (world 0, rank not below world, batch 0, an unknown mode, a token of another snapshot);
+ *         -GRANARY_ECORRUPT (a damaged token); -GRANARY_EVERSION (a token of a later
+ *         version); -GRANARY_ETOOBIG (a sample is larger than the memory budget; the text says how large);
+ *         -GRANARY_ENOTFOUND (no such snapshot). Blocks. Any thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *	#include <stdio.h>
+ *
+ *	int train(struct granary_client *client, uint32_t rank, uint32_t world)
+ *	{
+ *		struct granary_epoch_options options = GRANARY_INIT(granary_epoch_options);
+ *		const struct granary_epoch_batch *batch;
+ *		struct granary_epoch *epoch;
+ *		int more;
+ *
+ *		options.snapshot = "vision@v1";
+ *		options.seed = 7;
+ *		options.rank = rank;
+ *		options.world = world;
+ *		options.batch = 256;
+ *		more = granary_epoch_open(client, &options, &epoch);
+ *		if (more < 0)
+ *			return more;
+ *		while ((more = granary_epoch_next(epoch, &batch)) > 0) {
+ *			for (uint32_t i = 0; i < batch->count; i++)
+ *				printf("%llu bytes\n", (unsigned long long)batch->sizes[i]);
+ *			granary_epoch_release(epoch, &batch);
+ *		}
+ *		if (more < 0)
+ *			fprintf(stderr, "%s\n", granary_last_error(client));
+ *		granary_epoch_close(&epoch);
+ *		return more;
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_epoch_open(struct granary_client *client,
+	const struct granary_epoch_options *options, struct granary_epoch **out);
+/** The next batch, leased until granary_epoch_release(); several may be held.
+ * @return 1; 0 at the end; or the error that ended the epoch, the same from then on: -GRANARY_ETIMEDOUT (it stalled),
+ *         -GRANARY_ECORRUPT (a sample; the text names it), -GRANARY_ENOTFOUND, -GRANARY_ECHANGED and -GRANARY_EACCESS (the
+ *         snapshot is gone, or the key). Blocks until the batch is whole. One thread at a time. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_epoch_next(struct granary_epoch *epoch,
+	const struct granary_epoch_batch **batch);
+/** The next batch, its bytes copied to memory of the caller (page-locked memory is fine); the arrays of *batch stay leased.
+ * @param buf, size  caller's memory. @return as granary_epoch_next(), or -GRANARY_ETOOBIG: the batch has more than `size`
+ *         bytes (*batch is NULL, *need says how many; call again, nothing is lost). @param need  may be NULL. Blocks. One
+ *         thread at a time. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_epoch_next_into(struct granary_epoch *epoch, void *buf, size_t size,
+	const struct granary_epoch_batch **batch, uint64_t *need);
+/** Gives a batch back and sets *batch to NULL, which is allowed. Any thread. Since 0.1. */
+GRANARY_API void granary_epoch_release(struct granary_epoch *epoch, const struct granary_epoch_batch **batch);
+/** Where to go on after the batches handed out so far. @return 0 or an error. Does not block. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_epoch_token(struct granary_epoch *epoch, struct granary_token *token);
+/** What an epoch is and how far it got. @param info  `size` set by the caller. @return 0 or -GRANARY_EINVAL. Does not block.
+ * Any thread. Since 0.1. */
+GRANARY_API int granary_epoch_info(struct granary_epoch *epoch, struct granary_epoch_info *info);
+/** Ends an epoch, with all its batches, and sets *epoch to NULL, which is allowed. Blocks until nothing of it is under way
+ * (milliseconds; with a job name also for one round trip). No other thread may be using it. Since 0.1. */
+GRANARY_API void granary_epoch_close(struct granary_epoch **epoch);
+
 /* ---- buckets, keys, the server ------------------------------------------------------------- */
 /* These block, take any thread, and are since 0.1. The bucket of `call` is not used. */
 

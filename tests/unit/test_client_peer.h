@@ -55,6 +55,7 @@ struct peer {
 	uint32_t corrupt_verify; /* the same for READ_VERIFY */
 	uint32_t bad_answers;    /* use bad_answer() */
 	void (*bad_answer)(struct peer *p, int fd, const struct frame *f);
+	bool (*others)(struct peer *p, int fd, const struct frame *f, struct cur c); /* requests not known here; NULL: none */
 	bool refuse_auth, wrong_proof, silent, forget_sessions;
 	uint64_t stale_session; /* refused at the log-in */
 
@@ -589,7 +590,10 @@ static inline bool peer_request(struct peer *p, int fd, const struct frame *f, s
 	case OP_EXTENT: return peer_extent(p, fd, f, c, data);
 	case OP_DELETE: return peer_delete(p, fd, f, c);
 	case OP_STATUS: return peer_frame(fd, f, FRAME_LAST, 0, slice_of(NULL, 0), slice_str("requests 1\n"));
-	default: return peer_error(fd, f, GRANARY_EUNSUPPORTED, "the test peer does not know this");
+	default:
+		if (p->others)
+			return p->others(p, fd, f, c);
+		return peer_error(fd, f, GRANARY_EUNSUPPORTED, "the test peer does not know this");
 	}
 }
 

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* stream.c -- reads one rank's part of an epoch: rates, ids or a tar archive; who streams; how well an order mixes. */
+#include "cli.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/order.h"
+
+enum { STREAM_BATCH = 64, QUALITY_BATCH = 256, QUALITY_ROUNDS = 64, QUALITY_WORLD = 8, TAR_BLOCK = 512 };
+
+static int word_of(const char *option, const char *text, const char *const *words, uint32_t *out)
+{
+	*out = 0;
+	for (uint32_t i = 0; text != NULL && words[i] != NULL; i++)
+		if (strcmp(text, words[i]) == 0) {
+			*out = i;
+			return CLI_OK;
+		}
+	return text == NULL ? CLI_OK : fail(CLI_USAGE, "--%s: '%s' is none of its words; see --help", option, shown(text));
+}
+
+/* ---- names of samples ---------------------------------------------------------------------- */
+
+struct id_names {
+	const char **keys; /* id * fields + field */
+	uint32_t fields;
+	struct arena texts;
+};
+
+static int id_name(void *arg, const char *key, uint64_t id, uint32_t field)
+{
+	struct id_names *n = arg;
+
+	if (n->keys[id * n->fields + field] == NULL)
+		n->keys[id * n->fields + field] = arena_text(&n->texts, key, strlen(key));
+	return 0;
+}
+
+static int id_names_read(struct id_names *n, struct remote *r, const char *bucket, const char *name)
+{
+	struct granary_snapshot_detail d = GRANARY_INIT(granary_snapshot_detail);
+	struct granary_snapshot *snapshot;
+	int err = granary_snapshot_open(r->client, name, &snapshot, GRANARY_CALL(.bucket = bucket));
+
+	if (err < 0) return err;
+	granary_snapshot_describe(snapshot, &d);
+	n->fields = d.fields;
+	n->keys = must_alloc(calloc((size_t)(d.samples * d.fields + 1), sizeof(*n->keys)));
+	err = granary_snapshot_names(snapshot, NULL, id_name, n);
+	granary_snapshot_close(&snapshot);
+	return err;
+}
+
+static void id_names_free(struct id_names *n)
+{
+	free(n->keys);
+	arena_free(&n->texts);
+}
+
+/* ---- tar ----------------------------------------------------------------------------------- */
+
+static void tar_header(const char *name, uint64_t size, char type)
+{
+	char h[TAR_BLOCK] = { 0 };
+	unsigned sum = 0;
+
+	snprintf(h, 101, "%s", name);
+	snprintf(h + 100, 8, "%07o", 0644);
+	snprintf(h + 108, 8, "%07o", 0);
+	snprintf(h + 116, 8, "%07o", 0);
+	if (size < 1ull << 33) {
+		snprintf(h + 124, 12, "%011" PRIo64, size);
+	} else {
+		h[124] = (char)0x80;
+		for (int i = 0; i < 8; i++) h[135 - i] = (char)(size >> (8 * i));
+	}
+	snprintf(h + 136, 12, "%011o", 0);
+	memset(h + 148, ' ', 8);
+	h[156] = type;
+	memcpy(h + 257, "ustar  ", 8);
+	for (int i = 0; i < TAR_BLOCK; i++) sum += (unsigned char)h[i];
+	snprintf(h + 148, 8, "%06o", sum);
+	fwrite(h, 1, sizeof(h), stdout);
+}
+
+static void tar_data(const void *data, uint64_t size)
+{
+	static const char zeros[TAR_BLOCK];
+
+	fwrite(data, 1, size, stdout);
+	fwrite(zeros, 1, (size_t)((TAR_BLOCK - size % TAR_BLOCK) % TAR_BLOCK), stdout);
+}
+
+static void tar_member(const char *name, const void *data, uint64_t size)
+{
+	char cut[101];
+
+	if (strlen(name) > 100) { /* the way of GNU tar */
+		tar_header("././@LongLink", strlen(name) + 1, 'L');
+		tar_data(name, strlen(name) + 1);
+	}
+	snprintf(cut, sizeof(cut), "%.100s", name);
+	tar_header(cut, size, '0');
+	tar_data(data, size);
+}
+
+static void tar_batch(const struct granary_epoch_batch *b, const struct id_names *n)
+{
+	char name[64];
+
+	for (uint32_t i = 0; i < b->count; i++) {
+		if (b->flags[i] & GRANARY_SAMPLE_PADDED) continue;
+		for (uint32_t f = 0; f < b->fields; f++) {
+			const char *key = n->keys[b->ids[i] * b->fields + f];
+			size_t at = (size_t)i * b->fields + f;
+			snprintf(name, sizeof(name), "%012" PRIu64 ".%u", b->ids[i], f);
+			if (key != NULL || b->sizes[at] > 0)
+				tar_member(key != NULL ? key : name, b->data + b->offsets[at], b->sizes[at]);
+		}
+	}
+}
+
+/* ---- stream -------------------------------------------------------------------------------- */
+
+static void ids_line(const struct granary_epoch_batch *b)
+{
+	printf("%" PRIu64, b->position);
+	for (uint32_t i = 0; i < b->count; i++)
+		printf(" %" PRIu64 "%s%s", b->ids[i], b->flags[i] & GRANARY_SAMPLE_PADDED ? "p" : "",
+			b->flags[i] & GRANARY_SAMPLE_SKIPPED ? "s" : "");
+	putchar('\n');
+}
+
+static void stream_report(struct granary_epoch *epoch, double seconds, bool ended)
+{
+	static const char *const modes[] = { "auto", "exact", "blocks", "none" };
+	struct granary_epoch_info i = GRANARY_INIT(granary_epoch_info);
+	char samples[TEXT_SHORT], bytes[TEXT_SHORT], rate[TEXT_SHORT], token_text[GRANARY_TOKEN_TEXT_LEN + 1] = "";
+	struct granary_token token;
+	struct json j;
+	FILE *to = opts.tar || opts.ids ? stderr : stdout;
+
+	granary_epoch_info(epoch, &i);
+	if (granary_epoch_token(epoch, &token) < 0 || granary_token_text(&token, token_text) < 0) token_text[0] = '\0';
+	if (!opts.json) {
+		if (opts.quiet && to == stderr) return;
+		fprintf(to, "%s@%s epoch %" PRIu64 " %s: %s samples, %s in %.2f s: %s samples/s, %.1f MB/s; waited %.2f s%s\n",
+			i.bucket, i.snapshot, i.epoch, modes[i.mode & 3], human_count(samples, i.samples_read),
+			human_bytes(bytes, i.bytes_read), seconds,
+			human_count(rate, (uint64_t)((double)i.samples_read / seconds)),
+			(double)i.bytes_read / seconds / 1e6, (double)i.waited_ns / 1e9,
+			i.skipped > 0 ? "; some samples were SKIPPED" : "");
+		if (!ended) fprintf(to, "go on with --resume %s\n", token_text);
+		return;
+	}
+	json_open(&j, to);
+	json_text(&j, "bucket", i.bucket);
+	json_text(&j, "snapshot", i.snapshot);
+	json_text(&j, "mode", modes[i.mode & 3]);
+	json_number(&j, "seed", i.seed);
+	json_number(&j, "epoch", i.epoch);
+	json_number(&j, "rank", i.rank);
+	json_number(&j, "world", i.world);
+	json_number(&j, "batch", i.batch);
+	json_number(&j, "batches", i.batches);
+	json_number(&j, "delivered", i.delivered);
+	json_number(&j, "position", i.position);
+	json_number(&j, "samples", i.samples_read);
+	json_number(&j, "bytes", i.bytes_read);
+	json_number(&j, "bytes_fetched", i.bytes_fetched);
+	json_number(&j, "skipped", i.skipped);
+	json_real(&j, "seconds", seconds);
+	json_real(&j, "samples_per_s", (double)i.samples_read / seconds);
+	json_real(&j, "mb_per_s", (double)i.bytes_read / seconds / 1e6);
+	json_real(&j, "waited_s", (double)i.waited_ns / 1e9);
+	json_text(&j, "token", token_text);
+	json_close(&j);
+}
+
+static int stream_run(struct remote *r, struct granary_epoch *epoch)
+{
+	struct granary_epoch_info info = GRANARY_INIT(granary_epoch_info);
+	const struct granary_epoch_batch *b;
+	struct id_names names = { .keys = NULL };
+	struct progress progress;
+	uint64_t taken = 0;
+	int more = 1, err;
+
+	granary_epoch_info(epoch, &info);
+	err = opts.tar ? id_names_read(&names, r, info.bucket, info.snapshot) : 0;
+	if (err < 0) return fail_remote(r->client, err, "cannot read the names of '%s@%s'", info.bucket, info.snapshot);
+	progress_start(&progress, "streaming");
+	atomic_store(&progress.files_total, (opts.batches && opts.batches < info.batches ? opts.batches : info.batches) *
+		info.batch);
+	while ((opts.batches == 0 || taken < opts.batches) && !ferror(stdout) &&
+		(more = granary_epoch_next(epoch, &b)) > 0) {
+		taken++;
+		progress_add(&progress, b->count, b->data_size);
+		if (opts.tar) tar_batch(b, &names);
+		if (opts.ids) ids_line(b);
+		granary_epoch_release(epoch, &b);
+	}
+	progress_stop(&progress);
+	if (opts.tar && more >= 0) fwrite((char[2 * TAR_BLOCK]){ 0 }, 1, 2 * TAR_BLOCK, stdout);
+	if (more < 0) err = fail_remote(r->client, more, "the stream of '%s@%s' ended", info.bucket, info.snapshot);
+	if (opts.tar || opts.ids) fflush(stdout);
+	stream_report(epoch, progress_seconds(&progress), more == 0);
+	id_names_free(&names);
+	return more < 0 ? err : CLI_OK;
+}
+
+static int stream_options(struct granary_epoch_options *o)
+{
+	static const char *const modes[] = { "auto", "exact", "blocks", "none", NULL };
+	static const char *const lasts[] = { "pad", "drop", "keep", NULL };
+	static const char *const errors[] = { "raise", "skip", NULL };
+	int code = word_of("mode", opts.mode, modes, &o->mode);
+
+	if (code == CLI_OK) code = word_of("last", opts.last, lasts, &o->last);
+	if (code == CLI_OK) code = word_of("on-error", opts.on_error, errors, &o->on_error);
+	o->seed = opts.seed;
+	o->epoch = opts.epoch;
+	o->rank = (uint32_t)opts.rank;
+	o->world = opts.world_given ? (uint32_t)opts.world : 1;
+	o->batch = opts.batch > 0 ? (uint32_t)opts.batch : STREAM_BATCH;
+	o->max_errors = (uint32_t)opts.max_errors;
+	o->stall_timeout_ms = (uint32_t)(opts.stall_s * 1000);
+	o->read_ahead = (uint32_t)opts.read_ahead;
+	o->weight = (uint32_t)opts.weight;
+	o->memory = opts.memory;
+	o->job = opts.job;
+	if (code == CLI_OK && o->last == GRANARY_LAST_KEEP && o->world > 1)
+		note("warning: with --last keep ranks may have different numbers of batches");
+	return code;
+}
+
+int run_stream(int count, char **args)
+{
+	struct granary_epoch_options options = GRANARY_INIT(granary_epoch_options);
+	char name[SNAPSHOT_NAME_CAP], address[SNAPSHOT_NAME_CAP + GRANARY_KEY_LEN_MAX + 80];
+	struct granary_epoch_info info = GRANARY_INIT(granary_epoch_info);
+	struct granary_epoch *epoch;
+	struct granary_token token;
+	struct remote r;
+	int err = 0, code = stream_options(&options);
+
+	(void)count;
+	if (code != CLI_OK) return code;
+	if (opts.resume != NULL) err = granary_token_parse(opts.resume, &token);
+	if (err < 0) return fail(CLI_USAGE, "--resume: %s", granary_last_error(NULL));
+	if (opts.resume != NULL) options.token = &token;
+	code = remote_open_snapshot(&r, args[0], name, 1);
+	if (code != CLI_OK) return code;
+	snprintf(address, sizeof(address), "%s%s%s", r.bucket, name[0] != '\0' ? "@" : "/",
+		name[0] != '\0' ? name : r.path);
+	options.snapshot = address;
+	err = granary_epoch_open(r.client, &options, &epoch);
+	if (err < 0) {
+		code = fail_remote(r.client, err, "cannot stream '%s'", shown(args[0]));
+		if (err == -GRANARY_EINVAL) code = CLI_USAGE;
+	} else {
+		granary_epoch_info(epoch, &info);
+		if (name[0] == '\0') note("reading snapshot %s@%s", info.bucket, info.snapshot);
+		code = stream_run(&r, epoch);
+		granary_epoch_close(&epoch);
+	}
+	remote_close(&r);
+	return code;
+}
+
+/* ---- jobs ---------------------------------------------------------------------------------- */
+
+/* The value of `name=` in a line of pairs; "" without it. */
+static const char *pair(const char *line, const char *name, char out[128])
+{
+	size_t len = strlen(name);
+
+	out[0] = '\0';
+	for (const char *p = line; *p != '\0'; p += strcspn(p, " "), p += *p == ' ')
+		if (strncmp(p, name, len) == 0 && p[len] == '=')
+			snprintf(out, 128, "%.*s", (int)strcspn(p + len + 1, " \n"), p + len + 1);
+	return out;
+}
+
+static void job_json(const char *line)
+{
+	struct json j;
+
+	json_open(&j, stdout);
+	for (const char *p = line; *p != '\0'; p += strcspn(p, " "), p += *p == ' ') {
+		char name[64], value[300];
+		uint64_t number;
+		size_t len = strcspn(p, "= ");
+		if (p[len] != '=') continue;
+		snprintf(name, sizeof(name), "%.*s", (int)len, p);
+		snprintf(value, sizeof(value), "%.*s", (int)strcspn(p + len + 1, " "), p + len + 1);
+		if (parse_number(value, &number) == 0)
+			json_number(&j, name, number);
+		else
+			json_text(&j, name, value);
+	}
+	json_close(&j);
+}
+
+static void job_row(struct table *t, const char *line)
+{
+	static const char *const names[] = { "job", "host", "rank", "snapshot", "position", "of", "samples", "bytes" };
+	char values[8][128];
+	const char *cells[8];
+
+	for (size_t i = 0; i < 8; i++) {
+		pair(line, names[i], values[i]);
+		cells[i] = values[i];
+	}
+	table_row(t, cells);
+}
+
+int run_jobs(int count, char **args)
+{
+	char *text, *line, *next;
+	struct table t;
+	struct remote r;
+	int err, code = remote_open(&r, count > 0 ? args[0] : NULL, NEED_NOTHING, 1);
+
+	if (code != CLI_OK) return code;
+	err = granary_jobs(r.client, &text, GRANARY_CALL(.bucket = r.bucket));
+	if (err < 0) {
+		code = fail_remote(r.client, err, "cannot list the jobs");
+		remote_close(&r);
+		return code;
+	}
+	table_init(&t, 8, 0);
+	if (!opts.json && stdout_is_tty() && text[0] != '\0')
+		table_row(&t, (const char *[]){ "JOB", "HOST", "RANK", "SNAPSHOT", "POSITION", "OF", "SAMPLES", "BYTES" });
+	for (line = text; *line != '\0'; line = next) {
+		size_t len = strcspn(line, "\n");
+		next = line + len + (line[len] != '\0');
+		line[len] = '\0';
+		if (len > 0 && opts.json) job_json(line);
+		if (len > 0 && !opts.json) job_row(&t, line);
+	}
+	table_end(&t);
+	granary_free(text);
+	remote_close(&r);
+	return CLI_OK;
+}
+
+/* ---- shuffle-quality ----------------------------------------------------------------------- */
+
+struct quality {
+	uint32_t *dirs; /* of each sample */
+	uint32_t dirs_count;
+	uint32_t *seen; /* round in which a directory was seen */
+	uint32_t round;
+	char last[GRANARY_KEY_LEN_MAX + 1];
+};
+
+static int quality_name(void *arg, const char *key, uint64_t id, uint32_t field)
+{
+	struct quality *q = arg;
+	const char *slash = strrchr(key, '/');
+	size_t len = slash != NULL ? (size_t)(slash - key) : 0;
+
+	if (field != 0) return 0;
+	if (q->dirs_count == 0 || strlen(q->last) != len || memcmp(q->last, key, len) != 0) {
+		q->dirs_count++;
+		memcpy(q->last, key, len);
+		q->last[len] = '\0';
+	}
+	q->dirs[id] = q->dirs_count - 1;
+	return 0;
+}
+
+/* Distinct directories among `rows` positions from `start` on, `step` apart. */
+static uint64_t quality_batch(struct quality *q, const struct order *o, uint64_t start, uint64_t rows, uint64_t step)
+{
+	uint64_t distinct = 0;
+
+	q->round++;
+	for (uint64_t i = 0; i < rows && start + i * step < o->spec.samples; i++) {
+		uint32_t dir = q->dirs[order_at(o, start + i * step)];
+		distinct += q->seen[dir] != q->round;
+		q->seen[dir] = q->round;
+	}
+	return distinct;
+}
+
+static double quality_of(struct quality *q, const struct order *o, uint64_t rows, uint64_t step)
+{
+	uint64_t span = rows * step, sum = 0;
+
+	if (span > o->spec.samples) span = o->spec.samples;
+	for (uint64_t k = 0; k < QUALITY_ROUNDS; k++)
+		sum += quality_batch(q, o, (o->spec.samples - span) / QUALITY_ROUNDS * k, rows, step);
+	return (double)sum / QUALITY_ROUNDS;
+}
+
+static int quality_report(struct quality *q, const struct granary_snapshot_detail *d)
+{
+	struct order_spec spec = { .mode = ORDER_BLOCKS, .samples = d->samples, .block = opts.block ? opts.block : d->block,
+		.window = opts.window ? opts.window : d->window, .lanes = opts.lanes ? (uint32_t)opts.lanes : d->lanes,
+		.seed = opts.seed };
+	struct { const char *what; uint64_t rows, step; } of[] = { { "one rank", 0, 1 },
+		{ "a rank of 8", 0, QUALITY_WORLD }, { "the global batch of 8", 0, 1 } };
+	struct order blocks, exact;
+	struct json j;
+	char why[256];
+	uint64_t batch = opts.batch ? opts.batch : QUALITY_BATCH;
+
+	if (order_init(&blocks, &spec, why, sizeof(why)) < 0) return fail(CLI_USAGE, "%s", why);
+	spec.mode = ORDER_EXACT;
+	if (order_init(&exact, &spec, why, sizeof(why)) < 0) return fail(CLI_USAGE, "%s", why);
+	of[0].rows = of[1].rows = batch;
+	of[2].rows = batch * QUALITY_WORLD;
+	for (size_t i = 0; i < 3; i++) {
+		double b = quality_of(q, &blocks, of[i].rows, of[i].step), e = quality_of(q, &exact, of[i].rows, of[i].step);
+		if (!opts.json) {
+			printf("%-22s blocks %8.1f   exact %8.1f   ratio %.3f\n", of[i].what, b, e, e > 0 ? b / e : 1);
+			continue;
+		}
+		json_open(&j, stdout);
+		json_text(&j, "of", of[i].what);
+		json_number(&j, "directories", q->dirs_count);
+		json_number(&j, "batch", batch);
+		json_real(&j, "blocks", b);
+		json_real(&j, "exact", e);
+		json_real(&j, "ratio", e > 0 ? b / e : 1);
+		json_close(&j);
+	}
+	return CLI_OK;
+}
+
+int run_shuffle_quality(int count, char **args)
+{
+	struct granary_snapshot_detail d = GRANARY_INIT(granary_snapshot_detail);
+	struct quality q = { .dirs = NULL };
+	struct granary_snapshot *snapshot;
+	char name[SNAPSHOT_NAME_CAP];
+	struct remote r;
+	int err, code = remote_open_snapshot(&r, args[0], name, 1);
+
+	(void)count;
+	if (code != CLI_OK) return code;
+	err = granary_snapshot_open(r.client, name, &snapshot, GRANARY_CALL(.bucket = r.bucket));
+	if (err == 0) {
+		granary_snapshot_describe(snapshot, &d);
+		q.dirs = must_alloc(calloc((size_t)d.samples + 1, sizeof(*q.dirs)));
+		err = granary_snapshot_names(snapshot, NULL, quality_name, &q);
+		q.seen = must_alloc(calloc((size_t)q.dirs_count + 1, sizeof(*q.seen)));
+		if (err == 0) code = quality_report(&q, &d);
+		granary_snapshot_close(&snapshot);
+	}
+	if (err < 0) code = fail_remote(r.client, err, "cannot read '%s'", shown(args[0]));
+	free(q.dirs);
+	free(q.seen);
+	remote_close(&r);
+	return code;
+}

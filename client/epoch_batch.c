@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* epoch_batch.c -- batches: where each sample of one is to come from, its layout, its filling.
+ *
+ * new      -> LOCATED  batch_locate()  positions, dense ids, the blocks that hold them
+ * LOCATED  -> FILLING  batch_fill()    laid out; what no block will bring is under way, straight to its place
+ * FILLING  -> ready    batch_finish()  all came; copied from the blocks; what was bad is read again or replaced
+ *
+ * (1) a row is drawn from its block once, by the batch that it belongs to; padded rows never draw.
+ * (2) a row whose block is not coming yet waits for it, unless the first batches would wait for a whole window, or there
+ *     is no room for the block: then it is read by itself. Which way a row came never shows in its bytes. */
+#include "epoch_priv.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/clock.h"
+
+enum { SUBSTITUTES_MAX = 16, ERRORS_DEFAULT = 100 };
+
+/* ---- batches ---- */
+
+static size_t align8(size_t n) { return (n + 7) & ~(size_t)7; }
+
+static struct batch *batch_new(const struct granary_epoch *e)
+{
+	size_t count = e->ranks.spec.batch, rows = count * e->snapshot->manifest.fields;
+	struct batch *b = calloc(1, align8(sizeof(*b)) + (2 * rows + 2 * count) * sizeof(uint64_t) +
+		count * sizeof(struct row_place) + count * sizeof(uint32_t));
+
+	if (!b)
+		return NULL;
+	list_init(&b->link);
+	b->offsets = (uint64_t *)(void *)((char *)b + align8(sizeof(*b)));
+	b->sizes = b->offsets + rows;
+	b->ids = b->sizes + rows;
+	b->positions = b->ids + count;
+	b->places = (struct row_place *)(void *)(b->positions + count);
+	b->flags = (uint32_t *)(void *)(b->places + count);
+	b->pub = (struct granary_epoch_batch){ .offsets = b->offsets, .sizes = b->sizes, .ids = b->ids, .flags = b->flags,
+		.fields = e->snapshot->manifest.fields };
+	return b;
+}
+
+void batch_free(struct granary_epoch *e, struct batch *b)
+{
+	granary_op_free(&b->op);
+	mem_put(&e->mem, b->data, b->data_cap);
+	range_plan_release(&b->plan);
+	free(b);
+}
+
+void batch_recycle(struct granary_epoch *e, struct batch *b)
+{
+	mem_put(&e->mem, b->data, b->data_cap);
+	b->data = NULL;
+	b->data_cap = 0;
+	list_push(&e->spare, &b->link);
+}
+
+static struct batch *batch_take(struct granary_epoch *e)
+{
+	struct list *at = list_pop(&e->spare);
+	struct batch *b = at ? container_of(at, struct batch, link) : batch_new(e);
+
+	if (!b)
+		return NULL;
+	list_init(&b->link);
+	range_plan_clear(&b->plan);
+	b->located = b->filling = false;
+	b->direct = 0;
+	b->bytes_read = b->samples_read = 0;
+	b->pub.number = e->planned;
+	b->pub.position = e->ranks.spec.start + e->planned * e->ranks.global_batch;
+	b->pub.count = order_ranks_rows(&e->ranks, e->planned);
+	return b;
+}
+
+/* ---- locating ---- */
+
+static void row_locate(struct granary_epoch *e, struct batch *b, uint32_t i)
+{
+	uint64_t position = order_ranks_position(&e->ranks, b->pub.number, i);
+	bool padded = order_ranks_padded(&e->ranks, position);
+
+	position = order_ranks_source(&e->ranks, position);
+	b->positions[i] = position;
+	b->flags[i] = padded ? GRANARY_SAMPLE_PADDED : 0;
+	b->places[i] = (struct row_place){ NULL, 0 };
+	if (e->holding && !padded) {
+		struct order_place at = order_place(&e->order, position);
+		struct row_place *p = &b->places[i];
+		p->hold = hold_of(e, at, &p->index);
+		if (p->hold && p->hold->state != HOLD_GONE) {
+			b->ids[i] = hold_sample_id(e, p->hold, p->index);
+			return;
+		}
+		p->hold = NULL;
+	}
+	b->ids[i] = order_at(&e->order, position);
+}
+
+/* Rows whose block is not coming yet, and of which there is no telling when: in bytes, about. */
+static uint64_t rows_unsettled(const struct granary_epoch *e, const struct batch *b)
+{
+	const struct snap_manifest *m = &e->snapshot->manifest;
+	uint64_t rows = 0;
+
+	for (uint32_t i = 0; i < b->pub.count; i++)
+		rows += b->places[i].hold && b->places[i].hold->state == HOLD_PLANNED;
+	return rows * (m->bytes / m->samples + 1);
+}
+
+/* Decides for every row that is not to come from a block. False: it must wait for blocks to be asked for. */
+static bool batch_settle(struct granary_epoch *e, struct batch *b)
+{
+	uint64_t unsettled = rows_unsettled(e, b);
+
+	if (unsettled > 0 && unsettled > e->early_left && !hold_fetch_blocked(e))
+		return false;
+	e->early_left -= unsettled < e->early_left ? unsettled : e->early_left;
+	for (uint32_t i = 0; i < b->pub.count; i++) {
+		struct row_place *p = &b->places[i];
+		if (p->hold && (p->hold->state == HOLD_PLANNED || p->hold->state == HOLD_NEVER)) {
+			hold_drawn(e, p->hold);
+			p->hold = NULL;
+		}
+		b->direct += p->hold == NULL;
+	}
+	return true;
+}
+
+/* ---- layout ---- */
+
+static int batch_measure(struct granary_epoch *e, struct batch *b)
+{
+	uint32_t fields = b->pub.fields;
+	uint64_t at = 0, size;
+
+	for (uint32_t i = 0; i < b->pub.count; i++) {
+		uint64_t *sizes = b->sizes + (size_t)i * fields;
+		const struct row_place *p = &b->places[i];
+		int err = p->hold ? 0 : range_sample_size(e->snapshot, b->ids[i], &size, sizes);
+		if (err < 0)
+			return err;
+		for (uint32_t f = 0; f < fields; f++) {
+			if (p->hold)
+				sizes[f] = hold_rows(e, p->hold, p->index)[f].size;
+			b->offsets[(size_t)i * fields + f] = at;
+			at += sizes[f];
+		}
+	}
+	b->pub.data_size = at;
+	return 0;
+}
+
+static int batch_start(struct granary_epoch *e, struct batch *b)
+{
+	int err = 0;
+
+	if (b->direct == 0)
+		return 0;
+	for (uint32_t i = 0; err == 0 && i < b->pub.count; i++) {
+		uint32_t before = b->plan.units_count;
+		if (!b->places[i].hold)
+			err = range_add_sample(&b->plan, e->snapshot, b->ids[i],
+				b->data + b->offsets[(size_t)i * b->pub.fields]);
+		for (uint32_t u = before; u < b->plan.units_count; u++)
+			b->plan.units[u].tag = i;
+	}
+	if (err == 0)
+		err = range_merge(&b->plan);
+	if (err == 0 && b->plan.wants_count > 0)
+		err = range_start(&b->plan, e->snapshot, GRANARY_FOREVER, &e->wake, &b->op);
+	e->bytes_seen += b->plan.bytes;
+	return err;
+}
+
+static int batch_fill(struct granary_epoch *e, struct batch *b)
+{
+	int err = batch_measure(e, b);
+
+	if (err < 0)
+		return err;
+	b->data_cap = b->pub.data_size + 64;
+	b->data = mem_get(&e->mem, b->data_cap);
+	if (!b->data)
+		return -GRANARY_ENOMEM;
+	b->pub.data = b->data;
+	b->filling = true;
+	e->filled_bytes += mem_size(b->data_cap);
+	return batch_start(e, b);
+}
+
+/* Is there room to plan one more? One may always be. */
+static bool batch_room(const struct granary_epoch *e)
+{
+	uint64_t count = e->planned - e->seen_taken, bytes = e->filled_bytes - e->seen_taken_bytes;
+
+	if (count == 0)
+		return true;
+	return count < e->ahead && bytes < (e->holding ? e->memory / 4 : e->memory / 2);
+}
+
+static bool batch_plan_one(struct granary_epoch *e, struct batch *b)
+{
+	if (!b->located && e->holding && !hold_planned(e, b->pub.position + e->ranks.global_batch - 1) &&
+		!hold_fetch_blocked(e))
+		return false;
+	if (!b->located)
+		for (uint32_t i = 0; i < b->pub.count; i++)
+			row_locate(e, b, i);
+	b->located = true;
+	if (e->holding && !batch_settle(e, b))
+		return false;
+	b->direct = e->holding ? b->direct : b->pub.count;
+	int err = batch_fill(e, b);
+	if (err < 0)
+		epoch_fail(e, err, "cannot read batch %llu of '%s@%s': %s", (unsigned long long)b->pub.number,
+			e->snapshot->bucket, e->snapshot->name, granary_last_error(e->client));
+	return err == 0;
+}
+
+bool batch_plan_more(struct granary_epoch *e)
+{
+	bool moved = false;
+
+	while (e->err == 0 && batch_room(e)) {
+		struct batch *last = list_empty(&e->pipeline) ? NULL : container_of(e->pipeline.prev, struct batch, link);
+		if (!last || last->filling) {
+			if (e->planned == e->ranks.batches)
+				break;
+			last = batch_take(e);
+			if (!last) {
+				epoch_fail(e, -GRANARY_ENOMEM, "out of memory");
+				break;
+			}
+			e->planned++;
+			list_push(&e->pipeline, &last->link);
+		}
+		if (!batch_plan_one(e, last))
+			break;
+		moved = true;
+	}
+	return moved;
+}
+
+/* ---- samples that could not be read ---- */
+
+/* Reads one sample into a block of its own; two attempts. */
+static int sample_read(struct granary_epoch *e, uint64_t id, uint8_t *to)
+{
+	struct range_plan plan = { .units = NULL };
+	int err = range_add_sample(&plan, e->snapshot, id, to);
+
+	if (err == 0)
+		err = range_run(&plan, e->snapshot, e->options.stall_timeout_ms);
+	e->bytes_seen += plan.bytes;
+	range_plan_release(&plan);
+	return err;
+}
+
+/* Which sample takes the place of one that cannot be read: of the position and a number, nothing else. */
+static uint64_t substitute_id(const struct granary_epoch *e, uint64_t position, uint32_t number)
+{
+	const struct order_spec *s = &e->order.spec;
+	uint64_t key = order_key_add(order_key_add(order_key_add(1, s->seed), s->epoch), position);
+
+	return order_at(&e->order, order_key_add(key, number) % s->samples);
+}
+
+/* The bytes of row i lie elsewhere from now on: behind what there is, in a larger block. */
+static int batch_replace(struct granary_epoch *e, struct batch *b, uint32_t i, uint64_t id)
+{
+	uint64_t *sizes = b->sizes + (size_t)i * b->pub.fields, *offsets = b->offsets + (size_t)i * b->pub.fields, size;
+	int err = range_sample_size(e->snapshot, id, &size, sizes);
+
+	if (err < 0)
+		return err;
+	size_t cap = b->pub.data_size + size + 64;
+	uint8_t *data = mem_get(&e->mem, cap);
+	if (!data)
+		return -GRANARY_ENOMEM;
+	memcpy(data, b->data, b->pub.data_size);
+	e->filled_bytes += mem_size(cap) - mem_size(b->data_cap);
+	mem_put(&e->mem, b->data, b->data_cap);
+	b->data = data;
+	b->data_cap = cap;
+	b->pub.data = data;
+	uint64_t at = b->pub.data_size;
+	for (uint32_t f = 0; f < b->pub.fields; f++) {
+		offsets[f] = at;
+		at += sizes[f];
+	}
+	b->ids[i] = id;
+	err = sample_read(e, id, data + b->pub.data_size);
+	b->pub.data_size += err == 0 ? size : 0;
+	return err;
+}
+
+static int sample_corrupt(struct granary_epoch *e, uint64_t id, const char *what)
+{
+	char key[GRANARY_KEY_LEN_MAX + 1] = "";
+
+	if (snapshot_key_of(e->snapshot, id, key, sizeof(key)) < 0)
+		snprintf(key, sizeof(key), "(key not known)");
+	epoch_fail(e, -GRANARY_ECORRUPT, "sample %llu of '%s@%s', '%.200s': wrong checksum, also when read again%s",
+		(unsigned long long)id, e->snapshot->bucket, e->snapshot->name, key, what);
+	return -GRANARY_ECORRUPT;
+}
+
+static int row_skip(struct granary_epoch *e, struct batch *b, uint32_t i)
+{
+	uint32_t most = e->options.max_errors ? e->options.max_errors : ERRORS_DEFAULT;
+	uint64_t lost = b->ids[i];
+	int err = -GRANARY_ECORRUPT;
+
+	if (e->skipped >= most)
+		return sample_corrupt(e, lost, "; more than max_errors samples were replaced");
+	for (uint32_t n = 0; err == -GRANARY_ECORRUPT && n < SUBSTITUTES_MAX; n++)
+		err = batch_replace(e, b, i, substitute_id(e, b->positions[i], n));
+	if (err == -GRANARY_ECORRUPT)
+		return sample_corrupt(e, lost, ", and so are those that could replace it");
+	if (err < 0)
+		return err;
+	b->flags[i] |= GRANARY_SAMPLE_SKIPPED;
+	pthread_mutex_lock(&e->client->lock);
+	e->skipped++;
+	pthread_mutex_unlock(&e->client->lock);
+	return 0;
+}
+
+/* A row that did not come whole: asked for again, then on_error. */
+static int row_repair(struct granary_epoch *e, struct batch *b, uint32_t i)
+{
+	int err = sample_read(e, b->ids[i], b->data + b->offsets[(size_t)i * b->pub.fields]);
+
+	if (err == -GRANARY_ECORRUPT && e->options.on_error == GRANARY_ERROR_SKIP)
+		err = row_skip(e, b, i);
+	else if (err == -GRANARY_ECORRUPT)
+		err = sample_corrupt(e, b->ids[i], "");
+	if (err < 0)
+		epoch_fail(e, err, "cannot read sample %llu of '%s@%s': %s", (unsigned long long)b->ids[i],
+			e->snapshot->bucket, e->snapshot->name, granary_last_error(e->client));
+	return err;
+}
+
+/* ---- finishing ---- */
+
+static bool batch_came(const struct batch *b)
+{
+	if (b->op && !granary_op_done(b->op))
+		return false;
+	for (uint32_t i = 0; i < b->pub.count; i++)
+		if (b->places[i].hold && b->places[i].hold->state == HOLD_COMING)
+			return false;
+	return true;
+}
+
+/* Copies a row out of its block; false when it is bad there. */
+static bool row_copy(struct granary_epoch *e, struct batch *b, uint32_t i)
+{
+	struct row_place *p = &b->places[i];
+	const struct hold_row *rows = hold_rows(e, p->hold, p->index);
+	bool good = true;
+
+	for (uint32_t f = 0; f < b->pub.fields; f++) {
+		good = good && rows[f].offset != HOLD_BAD;
+		if (good && rows[f].size > 0)
+			memcpy(b->data + b->offsets[(size_t)i * b->pub.fields + f], p->hold->mem + rows[f].offset,
+				rows[f].size);
+	}
+	return good;
+}
+
+static int batch_copy(struct granary_epoch *e, struct batch *b)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; err == 0 && i < b->pub.count; i++) {
+		struct hold *h = b->places[i].hold;
+		bool good = !h || row_copy(e, b, i);
+		b->places[i].hold = NULL;
+		if (h)
+			hold_drawn(e, h);
+		if (!good)
+			err = row_repair(e, b, i);
+	}
+	return err;
+}
+
+static int batch_direct_done(struct granary_epoch *e, struct batch *b)
+{
+	int64_t bad = b->op ? granary_wait(b->op, 0) : 0;
+	int err = bad < 0 ? (int)bad : 0;
+	uint32_t last = UINT32_MAX;
+
+	if (err < 0)
+		epoch_fail(e, err, "cannot read samples of '%s@%s': %s", e->snapshot->bucket, e->snapshot->name,
+			granary_op_error(b->op));
+	granary_op_free(&b->op);
+	for (uint32_t u = 0; err == 0 && bad > 0 && u < b->plan.units_count; u++) {
+		uint32_t row = b->plan.units[u].tag;
+		if (!b->plan.units[u].bad || row == last)
+			continue;
+		last = row;
+		err = row_repair(e, b, row);
+	}
+	return err;
+}
+
+static void batch_ready(struct granary_epoch *e, struct batch *b)
+{
+	for (uint32_t i = 0; i < b->pub.count; i++) {
+		if (b->flags[i] & GRANARY_SAMPLE_PADDED)
+			continue;
+		b->samples_read++;
+		for (uint32_t f = 0; f < b->pub.fields; f++)
+			b->bytes_read += b->sizes[(size_t)i * b->pub.fields + f];
+	}
+	if (e->holding)
+		hold_forget(e, b->pub.position + e->ranks.global_batch);
+	e->progress_ns = clock_mono_ns();
+	pthread_mutex_lock(&e->client->lock);
+	list_remove(&b->link);
+	list_push(&e->ready, &b->link);
+	e->bytes_fetched = e->bytes_seen;
+	e->memory_used = e->mem.used + e->mem.idle;
+	pthread_cond_broadcast(&e->ready_cond);
+	pthread_mutex_unlock(&e->client->lock);
+}
+
+bool batch_finish_more(struct granary_epoch *e)
+{
+	bool moved = false;
+
+	while (e->err == 0 && !list_empty(&e->pipeline)) {
+		struct batch *b = container_of(e->pipeline.next, struct batch, link);
+		if (!b->filling || !batch_came(b))
+			break;
+		/* Rows are copied first: what is read again may move the bytes. */
+		int err = batch_copy(e, b);
+		if (err == 0)
+			err = batch_direct_done(e, b);
+		if (err < 0)
+			break;
+		batch_ready(e, b);
+		moved = true;
+	}
+	return moved;
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* epoch_open.c -- from options to a snapshot, an order and ranks; automatic snapshots; tokens. */
+#include "epoch_priv.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/token.h"
+
+enum { STALL_DEFAULT_MS = 300000, AHEAD_SAMPLES = 512, AHEAD_MIN = 3, AHEAD_MAX = 64, WEIGHT_MAX = 1000 };
+#define MEMORY_LEAST ((uint64_t)64 << 20)
+#define AHEAD_BYTES ((uint64_t)16 << 20)
+#define AUTO_EXPIRE_S ((uint64_t)24 * 3600)
+
+struct address {
+	char bucket[GRANARY_BUCKET_LEN_MAX + 1];
+	char snapshot[SNAPSHOT_NAME_MAX + 1]; /* "": none was named */
+	char prefix[GRANARY_KEY_LEN_MAX + 1];
+};
+
+/* ---- what is streamed ---- */
+
+static int address_url(struct granary_client *c, const char *text, struct address *a)
+{
+	struct granary_url url;
+	char why[256];
+
+	if (granary_url_parse(text, &url, why, sizeof(why)) < 0)
+		return error_fail(c, -GRANARY_EINVAL, "%s", why);
+	snprintf(a->bucket, sizeof(a->bucket), "%s", url.bucket);
+	snprintf(a->snapshot, sizeof(a->snapshot), "%s", url.snapshot);
+	snprintf(a->prefix, sizeof(a->prefix), "%s", url.path);
+	return 0;
+}
+
+/* NAME, BUCKET@NAME, BUCKET/PREFIX; a client with a bucket takes a bare word as the name of a snapshot. */
+static int address_read(struct granary_client *c, const char *text, struct address *a)
+{
+	const char *own = c->config.bucket, *at, *slash;
+
+	memset(a, 0, sizeof(*a));
+	if (!text || text[0] == '\0')
+		return error_fail(c, -GRANARY_EINVAL, "granary_epoch_options.snapshot: which snapshot?");
+	if (strncmp(text, "granary://", 10) == 0)
+		return address_url(c, text, a);
+	at = strchr(text, '@');
+	slash = strchr(text, '/');
+	size_t bucket_len = at ? (size_t)(at - text) : slash ? (size_t)(slash - text) : own[0] ? 0 : strlen(text);
+	if (bucket_len >= sizeof(a->bucket))
+		return error_fail(c, -GRANARY_ENAME, "the bucket's name in '%.300s' is too long", text);
+	if (bucket_len == 0)
+		snprintf(a->bucket, sizeof(a->bucket), "%s", own);
+	else
+		snprintf(a->bucket, sizeof(a->bucket), "%.*s", (int)bucket_len, text);
+	const char *name = at ? at + 1 : slash || !own[0] ? "" : text;
+	if (strlen(name) >= sizeof(a->snapshot) || (slash && !at && strlen(slash + 1) >= sizeof(a->prefix)))
+		return error_fail(c, -GRANARY_ENAME, "'%.300s' is too long", text);
+	snprintf(a->snapshot, sizeof(a->snapshot), "%s", name);
+	snprintf(a->prefix, sizeof(a->prefix), "%s", slash && !at ? slash + 1 : "");
+	return 0;
+}
+
+/* One automatic snapshot for each job and prefix: all ranks make the same name, the first one makes the snapshot. */
+static int snapshot_automatic(struct granary_client *c, struct address *a, const char *job)
+{
+	struct granary_snapshot_spec spec = GRANARY_INIT(granary_snapshot_spec);
+	struct granary_call call = { .size = sizeof(call), .bucket = a->bucket, .timeout_ms = GRANARY_FOREVER };
+	char text[sizeof(a->prefix) + 256], word[40];
+	size_t n = 0;
+
+	for (const char *p = job ? job : "stream"; *p && n < sizeof(word) - 1; p++)
+		word[n++] = isalnum((unsigned char)*p) ? (char)tolower((unsigned char)*p) : '-';
+	word[n] = '\0';
+	n = (size_t)snprintf(text, sizeof(text), "%.200s\n%s", job ? job : "", a->prefix);
+	struct hash128 h = hash_content(text, n);
+	snprintf(a->snapshot, sizeof(a->snapshot), "auto-%s-%012llx", word, (unsigned long long)(h.lo & 0xffffffffffffull));
+	spec.prefix = a->prefix;
+	spec.expire_s = AUTO_EXPIRE_S;
+	spec.note = "made by a stream that named no snapshot";
+	int err = granary_snapshot_create(c, a->snapshot, &spec, NULL, &call);
+	return err == -GRANARY_EEXIST ? 0 : err;
+}
+
+static int epoch_snapshot(struct granary_epoch *e)
+{
+	struct granary_client *c = e->client;
+	struct address a;
+	int err = address_read(c, e->options.snapshot, &a);
+
+	if (err == 0 && a.snapshot[0] == '\0')
+		err = snapshot_automatic(c, &a, e->options.job);
+	if (err < 0)
+		return err;
+	/* Another rank may be making it: wait as long as a stalled stream would. */
+	for (uint32_t waited = 0;; waited += 100) {
+		err = granary_snapshot_open(c, a.snapshot, &e->snapshot,
+			GRANARY_CALL(.bucket = a.bucket, .timeout_ms = e->options.stall_timeout_ms));
+		if (err != -GRANARY_ENOTFOUND || strncmp(a.snapshot, "auto-", 5) != 0 ||
+			waited > e->options.stall_timeout_ms)
+			return err;
+		usleep(100000);
+	}
+}
+
+/* ---- order and ranks ---- */
+
+static int token_read(struct granary_epoch *e, struct order_spec *spec, uint64_t *start)
+{
+	const struct granary_token *given = e->options.token;
+	char why[256] = "";
+	struct token t;
+	int err;
+
+	if (!given || given->len == 0)
+		return 0;
+	err = given->len > sizeof(given->bytes) ? -GRANARY_ECORRUPT :
+		token_decode(&t, given->bytes, given->len, why, sizeof(why));
+	if (err == 0)
+		err = token_check(&t, e->snapshot->hash, false, spec->samples, why, sizeof(why));
+	if (err < 0)
+		return error_fail(e->client, err, "the token cannot be used: %s", why[0] ? why : error_text(err));
+	*spec = token_order(&t, spec->samples);
+	*start = t.position;
+	return 0;
+}
+
+static int epoch_order(struct granary_epoch *e)
+{
+	const struct snap_manifest *m = &e->snapshot->manifest;
+	const struct granary_epoch_options *o = &e->options;
+	struct order_spec spec = { .mode = (uint8_t)(o->mode ? o->mode : m->mode), .samples = m->samples,
+		.block = m->block, .window = m->window, .lanes = m->lanes, .seed = o->seed, .epoch = o->epoch };
+	struct order_ranks_spec ranks = { .samples = m->samples, .ranks = o->world, .rank = o->rank, .batch = o->batch,
+		.last = (uint8_t)o->last };
+	char why[256];
+
+	if (o->mode > GRANARY_MODE_NONE || o->last > GRANARY_LAST_KEEP || o->on_error > GRANARY_ERROR_SKIP)
+		return error_fail(e->client, -GRANARY_EINVAL, "granary_epoch_options: mode, last or on_error is out of range");
+	int err = token_read(e, &spec, &ranks.start);
+	if (err < 0)
+		return err;
+	err = order_init(&e->order, &spec, why, sizeof(why));
+	if (err == 0)
+		err = order_ranks_init(&e->ranks, &ranks, why, sizeof(why));
+	return err < 0 ? error_fail(e->client, err, "cannot stream '%s@%s': %s", e->snapshot->bucket, e->snapshot->name,
+		why) : 0;
+}
+
+/* ---- memory ---- */
+
+static uint64_t machine_memory(void)
+{
+	long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+
+	return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : (uint64_t)1 << 30;
+}
+
+static uint64_t two_windows(const struct granary_epoch *e)
+{
+	const struct snap_manifest *m = &e->snapshot->manifest;
+	const struct order_spec *s = &e->order.spec;
+	uint64_t mean = m->bytes / s->samples + 1, all = m->bytes / e->ranks.spec.ranks;
+
+	if (!e->holding)
+		return 0;
+	/* Block sizes differ, and memory comes in size classes: a quarter more. */
+	uint64_t two = 2 * mean * s->block * s->window * (s->lanes / e->ranks.spec.ranks);
+	all += mean * s->block * 2 * (s->lanes / e->ranks.spec.ranks);
+	return (two < all ? two : all) / 4 * 5;
+}
+
+static int epoch_budget(struct granary_epoch *e)
+{
+	const struct snap_manifest *m = &e->snapshot->manifest;
+	uint64_t mean = m->bytes / m->samples + 1, batch = mean * e->ranks.spec.batch;
+	uint64_t want = two_windows(e) + 4 * batch + MEMORY_LEAST, most = machine_memory() / 4;
+
+	e->memory = e->options.memory ? e->options.memory : want < most ? want : most;
+	e->mem.limit = e->memory;
+	if (m->largest > e->memory)
+		return error_fail(e->client, -GRANARY_ETOOBIG, "the largest sample of '%s@%s' has %llu bytes, the memory budget "
+			"is %llu: give it more", e->snapshot->bucket, e->snapshot->name, (unsigned long long)m->largest,
+			(unsigned long long)e->memory);
+	e->ahead = e->options.read_ahead;
+	if (e->ahead == 0) {
+		e->ahead = AHEAD_SAMPLES / e->ranks.spec.batch + AHEAD_MIN;
+		if (e->ahead < AHEAD_BYTES / batch + 1)
+			e->ahead = AHEAD_BYTES / batch + 1;
+		e->ahead = e->ahead < AHEAD_MAX ? e->ahead : AHEAD_MAX;
+	}
+	uint64_t batches = e->ahead * batch < e->memory / 4 ? e->ahead * batch : e->memory / 4;
+	e->hold_limit = e->memory - batches - e->memory / 16;
+	return 0;
+}
+
+int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *options)
+{
+	size_t size = options->size;
+	int err;
+
+	memcpy(&e->options, options, size < sizeof(e->options) ? size : sizeof(e->options));
+	struct granary_epoch_options *o = &e->options;
+	o->stall_timeout_ms = o->stall_timeout_ms ? o->stall_timeout_ms : STALL_DEFAULT_MS;
+	o->weight = o->weight ? o->weight : 1;
+	if (o->weight > WEIGHT_MAX)
+		return error_fail(e->client, -GRANARY_EINVAL, "granary_epoch_options.weight: 1 to %d", WEIGHT_MAX);
+	if (o->world == 0 || o->rank >= o->world || o->batch == 0 || o->batch > ORDER_BATCH_MAX)
+		return error_fail(e->client, -GRANARY_EINVAL, "rank %u of world %u with batches of %u: the world is at least 1, "
+			"the rank is below it, a batch has 1 to %d samples", o->rank, o->world, o->batch, ORDER_BATCH_MAX);
+	if (o->job && !(e->job = strdup(o->job)))
+		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
+	if (gethostname(e->host, sizeof(e->host) - 1) < 0)
+		e->host[0] = '\0';
+	err = epoch_snapshot(e);
+	if (err == 0)
+		err = epoch_order(e);
+	if (err < 0)
+		return err;
+	e->holding = e->order.spec.mode == ORDER_BLOCKS && e->order.spec.lanes % e->ranks.spec.ranks == 0 &&
+		e->order.spec.block * e->snapshot->manifest.fields <= 1 << 20;
+	err = epoch_budget(e);
+	if (err == 0 && e->holding && hold_setup(e) < 0)
+		err = error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
+	o->snapshot = o->job = NULL; /* the caller's */
+	o->token = NULL;
+	return err;
+}
+
+/* ---- tokens ---- */
+
+int granary_epoch_token(struct granary_epoch *epoch, struct granary_token *token)
+{
+	const struct order_spec *s = &epoch->order.spec;
+	struct token t = { .mode = s->mode, .source = epoch->snapshot->hash, .block = s->block, .window = s->window,
+		.lanes = s->lanes, .seed = s->seed, .epoch = s->epoch };
+	char why[256];
+
+	pthread_mutex_lock(&epoch->client->lock);
+	t.position = order_ranks_resume(&epoch->ranks, epoch->delivered);
+	pthread_mutex_unlock(&epoch->client->lock);
+	memset(token, 0, sizeof(*token));
+	int err = token_encode(&t, token->bytes, why, sizeof(why));
+	if (err < 0)
+		return error_fail(epoch->client, err, "%s", why);
+	token->len = TOKEN_SIZE;
+	return 0;
+}
+
+int granary_token_text(const struct granary_token *token, char out[GRANARY_TOKEN_TEXT_LEN + 1])
+{
+	struct token t;
+	char why[256];
+
+	_Static_assert((int)GRANARY_TOKEN_TEXT_LEN == (int)TOKEN_TEXT_LEN, "the header and the format agree");
+	out[0] = '\0';
+	int err = token->len > sizeof(token->bytes) ? -GRANARY_EINVAL :
+		token_decode(&t, token->bytes, token->len, why, sizeof(why));
+	return err < 0 ? -GRANARY_EINVAL : token_to_text(&t, out, why, sizeof(why));
+}
+
+int granary_token_parse(const char *text, struct granary_token *token)
+{
+	struct token t;
+	char why[256] = "";
+
+	memset(token, 0, sizeof(*token));
+	int err = text ? token_from_text(&t, text, strlen(text), why, sizeof(why)) : -GRANARY_EINVAL;
+	if (err == 0)
+		err = token_encode(&t, token->bytes, why, sizeof(why));
+	if (err < 0)
+		return error_fail(NULL, err, "this is no token: %s", why);
+	token->len = TOKEN_SIZE;
+	return 0;
+}

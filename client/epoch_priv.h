@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* epoch_priv.h -- a stream of batches, shared by epoch.c (the calls), epoch_open.c (from options to an order), epoch_run.c
+ * (its thread), epoch_batch.c (batches), epoch_hold.c (blocks held in memory), epoch_mem.c (their memory).
+ *
+ * (1) what is under "run" belongs to the epoch's thread, what is under "lock" to whoever holds the client's lock, the rest
+ *     never changes after granary_epoch_open().
+ * (2) batches are handed out in their order; a batch on the ready list is whole and verified.
+ * (3) memory of a batch or a hold is written by the client's thread only while its operation is not done. */
+#pragma once
+
+#include "client_priv.h"
+#include "common/order.h"
+#include "range.h"
+
+enum {
+	EPOCH_GENS_MAX = 64,
+	MEM_CLASSES = 256,
+};
+
+/* ---- memory (epoch_mem.c): blocks by size class, kept when they come back: their pages are there ---- */
+
+struct mem {
+	uint64_t used, idle;          /* bytes handed out; kept */
+	uint64_t limit;               /* of both: what is kept goes first */
+	void *free[MEM_CLASSES];
+};
+size_t mem_size(size_t size);     /* what a request of so many bytes takes */
+uint8_t *mem_get(struct mem *m, size_t size);
+void mem_put(struct mem *m, uint8_t *p, size_t size); /* the size it was asked with */
+void mem_release(struct mem *m);
+
+/* ---- blocks held while their samples are drawn (epoch_hold.c) ---- */
+
+enum hold_state { HOLD_PLANNED, HOLD_NEVER, HOLD_COMING, HOLD_HERE, HOLD_GONE };
+struct hold_row { uint32_t offset, size; };  /* in its memory; offset HOLD_BAD: to be read again */
+#define HOLD_BAD UINT32_MAX
+struct fetch;
+struct hold {
+	uint64_t first_id;
+	uint32_t count, count_first;  /* samples; those before the ids go on at 0 */
+	uint32_t left;                /* samples still to be drawn */
+	uint8_t state;
+	uint8_t *mem;                 /* rows, then bytes */
+	size_t size;
+	struct fetch *fetch;          /* HOLD_COMING */
+};
+/* The windows with one number of all lanes of this rank. */
+struct gen {
+	uint64_t window;
+	struct hold *holds;           /* lane index * blocks of a window + block */
+	uint32_t *order;              /* holds by first_id */
+	uint32_t count, next;         /* of order; the first not looked at for fetching */
+};
+struct fetch {
+	struct list link;             /* run: coming, or spare */
+	struct hold *hold;
+	struct range_plan plan;
+	struct granary_op *op;
+	uint64_t bytes;
+};
+
+/* ---- batches (epoch_batch.c) ---- */
+
+struct row_place {
+	struct hold *hold;            /* NULL: read by itself */
+	uint32_t index;               /* of the sample in it */
+};
+struct batch {
+	struct granary_epoch_batch pub; /* first: what callers have is a pointer to it */
+	struct list link;
+	uint64_t *offsets, *sizes, *ids, *positions;
+	uint32_t *flags;
+	struct row_place *places;
+	uint8_t *data;
+	size_t data_cap;
+	bool located, filling;
+	uint32_t direct;              /* rows read by themselves */
+	uint64_t bytes_read, samples_read;
+	struct range_plan plan;
+	struct granary_op *op;
+};
+
+/* ---- the epoch ---- */
+
+struct granary_epoch {
+	struct granary_client *client;
+	struct granary_snapshot *snapshot;
+	uint32_t generation;          /* of the client, when it was opened: forks */
+	struct order order;
+	struct order_ranks ranks;
+	struct granary_epoch_options options; /* texts are ours or NULL */
+	char *job;
+	char host[64];
+	uint64_t memory, ahead;
+	bool holding;                 /* this rank reads whole blocks of its lanes */
+	pthread_t thread;
+	bool thread_runs;
+
+	/* run */
+	struct mem mem;
+	struct list pipeline;         /* batches being planned and filled, in order */
+	struct list spare;
+	uint64_t planned;             /* batches put into the pipeline */
+	uint64_t filled_bytes;        /* memory of all batches ever laid out */
+	uint64_t seen_taken, seen_taken_bytes;
+	struct gen gens[EPOCH_GENS_MAX];
+	uint64_t gen_first, gen_end;  /* windows that have a gen */
+	uint64_t windows;             /* of the longest lane */
+	uint32_t lanes_count, window_blocks;
+	uint32_t *lane_cut;           /* of each lane of this rank: how much of the first block belongs to others */
+	uint64_t hold_share;          /* in 1/65,536: how many blocks are held at all */
+	uint64_t hold_limit, held, coming_bytes;
+	uint64_t early_left;          /* bytes that may be read by themselves although their block will come */
+	struct list coming, fetches;
+	struct hold_row *rows;        /* scratch, of one block */
+	uint64_t progress_ns, report_ns, bytes_seen;
+	struct granary_op *report;
+
+	/* lock */
+	pthread_cond_t wake;          /* for its thread */
+	pthread_cond_t ready_cond;    /* for the caller */
+	struct list ready, taken, returned;
+	uint64_t taken_count, taken_bytes; /* ever handed out */
+	struct granary_op *ready_op;
+	bool closing, ended;
+	int err;
+	char error[ERROR_TEXT_SIZE];
+	uint64_t delivered, samples_read, bytes_read, waited_ns, skipped, bytes_fetched, memory_used;
+};
+
+/* epoch_open.c */
+int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *options);
+/* epoch_run.c */
+void *epoch_main(void *epoch);
+void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void epoch_report(struct granary_epoch *e, bool ended);
+/* epoch_batch.c (run); true: something moved */
+bool batch_plan_more(struct granary_epoch *e);
+bool batch_finish_more(struct granary_epoch *e);
+void batch_free(struct granary_epoch *e, struct batch *b);
+void batch_recycle(struct granary_epoch *e, struct batch *b);
+/* epoch_hold.c (run) */
+int hold_setup(struct granary_epoch *e);
+void hold_release(struct granary_epoch *e);
+bool hold_fetch_more(struct granary_epoch *e);
+bool hold_collect(struct granary_epoch *e);
+bool hold_fetch_blocked(const struct granary_epoch *e); /* no room for the next block */
+bool hold_planned(const struct granary_epoch *e, uint64_t position); /* all windows up to there are known */
+struct hold *hold_of(struct granary_epoch *e, struct order_place at, uint32_t *index);
+uint64_t hold_sample_id(const struct granary_epoch *e, const struct hold *h, uint32_t index);
+const struct hold_row *hold_rows(const struct granary_epoch *e, const struct hold *h, uint32_t index);
+void hold_drawn(struct granary_epoch *e, struct hold *h);
+void hold_forget(struct granary_epoch *e, uint64_t position); /* all before it is drawn */

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* range.h -- reading samples of a snapshot where its table says that they are: extents become units (bytes with a
+ * checksum and a place to go), neighbours in one pack become one wanted range, ranges become RANGE requests (PROTOCOL
+ * 4.8). Every unit is verified as it arrives. */
+#pragma once
+
+#include "snapshot_priv.h"
+
+enum {
+	RANGE_LENGTH_MAX = 4 * 1024 * 1024, /* of a range: the protocol's cap */
+	RANGE_MERGE_MAX = 1024 * 1024,      /* neighbours are merged up to so much */
+	RANGE_GAP_MAX = 1024,               /* and over so much that nobody wants: headers between records */
+};
+
+struct range_unit {
+	uint8_t *dst;
+	uint64_t pack;
+	uint32_t offset, len, crc;
+	uint32_t tag;               /* the owner's */
+	uint32_t run;               /* checksum of what came so far */
+	bool bad;                   /* answered: wrong checksum, or the server could not read it */
+};
+struct range_want {
+	uint64_t pack;
+	uint8_t *base;              /* where its first byte goes, gaps and all; NULL: gaps are thrown away */
+	uint32_t offset, length;
+	uint32_t first, count;      /* its units, ascending, not overlapping */
+	uint32_t got, unit_at, unit_got;
+	int16_t status;
+	bool done, again;
+};
+struct range_plan {
+	struct range_unit *units;
+	struct range_want *wants;
+	uint32_t units_count, units_cap, wants_count, wants_cap;
+	uint64_t bytes;             /* of all wants */
+};
+
+/* Bytes of a sample; sizes: NULL, or those of its fields. */
+int range_sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, uint64_t *sizes);
+/* Adds the units of a sample whose bytes go to dst, fields one after the other; holes are zeroed at once. */
+int range_add_sample(struct range_plan *p, struct granary_snapshot *s, uint64_t id, uint8_t *dst);
+int range_add_unit(struct range_plan *p, const struct snap_extent *e, uint8_t *dst, uint32_t tag);
+/* Sorts the units and makes the wants. */
+int range_merge(struct range_plan *p);
+void range_plan_clear(struct range_plan *p); /* keeps its memory */
+void range_plan_release(struct range_plan *p);
+
+/* Starts the requests of a merged plan, which stays the operation's until it is done. `watch` is signaled when it is
+ * done, with the client's lock held. The result is the number of units that are bad. */
+int range_start(struct range_plan *p, struct granary_snapshot *s, uint32_t timeout_ms, pthread_cond_t *watch,
+	struct granary_op **op);
+/* Merges, runs and waits. -GRANARY_ECORRUPT: a unit is bad. */
+int range_run(struct range_plan *p, struct granary_snapshot *s, uint32_t timeout_ms);

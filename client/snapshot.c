@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* snapshot.c -- a snapshot open for reading: its manifest, its pages as they are needed, its names, single samples.
+ *
+ * (1) what came has the hash it was asked by: a page that is loaded never changes and stays until the handle is closed.
+ * (2) the lock covers loading; a loaded page is read without it. */
+#include "snapshot_priv.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/clock.h"
+#include "range.h"
+
+static struct granary_call snapshot_call(const struct granary_snapshot *s)
+{
+	return (struct granary_call){ .size = sizeof(struct granary_call), .bucket = s->bucket,
+		.timeout_ms = s->timeout_ms };
+}
+
+/* ---- open, close ---- */
+
+static int call_read(struct granary_snapshot *s, const char *name, const struct granary_call *call)
+{
+	struct granary_call all = { .size = 0 };
+
+	if (call)
+		memcpy(&all, call, call->size < sizeof(all) ? call->size : sizeof(all));
+	const char *bucket = all.bucket ? all.bucket : s->client->config.bucket;
+	if (!name || strlen(name) >= sizeof(s->name) || strlen(bucket) >= sizeof(s->bucket))
+		return error_fail(s->client, -GRANARY_ENAME, "no name of a snapshot, or one that is too long");
+	snprintf(s->name, sizeof(s->name), "%s", name);
+	snprintf(s->bucket, sizeof(s->bucket), "%s", bucket);
+	s->timeout_ms = all.timeout_ms;
+	return 0;
+}
+
+static char *slice_text(struct slice from)
+{
+	char *text = malloc(from.len + 1);
+
+	if (!text)
+		return NULL;
+	if (from.len > 0)
+		memcpy(text, from.p, from.len);
+	text[from.len] = '\0';
+	return text;
+}
+
+static int manifest_take(struct granary_snapshot *s, size_t len, const uint8_t id[16])
+{
+	struct hash128 hash = hash_content(s->bytes, len);
+	struct snap_manifest *m = &s->manifest;
+
+	if (memcmp(&hash, id, sizeof(hash)) != 0)
+		return error_fail(s->client, -GRANARY_ECORRUPT, "the manifest of snapshot '%s' does not have its hash",
+			s->name);
+	int err = snap_manifest_decode(s->bytes, len, m);
+	if (err < 0)
+		return error_fail(s->client, err, "the manifest of snapshot '%s' cannot be read: %s", s->name,
+			error_text(err));
+	s->hash = hash;
+	s->prefix = slice_text(m->prefix);
+	s->options = slice_text(m->options);
+	s->first_ids = calloc((size_t)m->page_count + 1, sizeof(*s->first_ids));
+	s->pages = calloc((size_t)m->page_count + 1, sizeof(*s->pages));
+	s->parsed = calloc((size_t)m->page_count + 1, sizeof(*s->parsed));
+	s->loaded = calloc((size_t)m->page_count + 1, sizeof(*s->loaded));
+	if (!s->prefix || !s->options || !s->first_ids || !s->pages || !s->parsed || !s->loaded)
+		return error_fail(s->client, -GRANARY_ENOMEM, "out of memory");
+	for (uint32_t i = 0; i < m->page_count; i++)
+		s->first_ids[i + 1] = s->first_ids[i] + m->pages[i].samples;
+	if (s->first_ids[m->page_count] != m->samples)
+		return error_fail(s->client, -GRANARY_ECORRUPT, "the manifest of snapshot '%s' contradicts itself", s->name);
+	return 0;
+}
+
+static int snapshot_load(struct granary_snapshot *s)
+{
+	struct granary_snapshot_info *info;
+	struct granary_call call = snapshot_call(s);
+	size_t len;
+	int err = snapshot_fetch_manifest(s->client, s->name, &info, &s->bytes, &len, &call);
+
+	if (err == -GRANARY_ENOTFOUND)
+		error_fail(s->client, err, "there is no snapshot '%s' in bucket '%s'", s->name, s->bucket);
+	if (err == 0 && info->state != GRANARY_SNAPSHOT_READY)
+		err = error_fail(s->client, -GRANARY_ENOTFOUND, "snapshot '%s' is %s", s->name,
+			info->state == GRANARY_SNAPSHOT_CREATING ? "still being made" : "being removed");
+	if (err == 0)
+		err = manifest_take(s, len, info->id);
+	free(info);
+	return err;
+}
+
+int granary_snapshot_open(struct granary_client *client, const char *name, struct granary_snapshot **out,
+	const struct granary_call *call)
+{
+	int err = client_enter(client);
+
+	*out = NULL;
+	if (err < 0)
+		return err;
+	struct granary_snapshot *s = calloc(1, sizeof(*s));
+	if (!s)
+		return error_fail(client, -GRANARY_ENOMEM, "out of memory");
+	s->client = client;
+	pthread_mutex_init(&s->lock, NULL);
+	err = call_read(s, name, call);
+	if (err == 0)
+		err = snapshot_load(s);
+	if (err < 0) {
+		granary_snapshot_close(&s);
+		return err;
+	}
+	*out = s;
+	return 0;
+}
+
+void granary_snapshot_close(struct granary_snapshot **snapshot)
+{
+	struct granary_snapshot *s = snapshot ? *snapshot : NULL;
+
+	if (!s)
+		return;
+	*snapshot = NULL;
+	for (uint32_t i = 0; s->pages && i < s->manifest.page_count; i++)
+		stored_close(&s->pages[i]);
+	snap_manifest_release(&s->manifest);
+	free(s->pages);
+	free(s->parsed);
+	free(s->loaded);
+	free(s->first_ids);
+	free(s->prefix);
+	free(s->options);
+	free(s->bytes);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
+
+uint64_t granary_snapshot_samples(const struct granary_snapshot *snapshot)
+{
+	return snapshot->manifest.samples;
+}
+
+int granary_snapshot_describe(const struct granary_snapshot *s, struct granary_snapshot_detail *detail)
+{
+	const struct snap_manifest *m = &s->manifest;
+	struct granary_snapshot_detail all = {
+		.name = s->name, .bucket = s->bucket, .prefix = s->prefix, .options = s->options,
+		.samples = m->samples, .bytes = m->bytes, .directories = m->directories, .incomplete = m->incomplete,
+		.created_ns = m->created_ns, .smallest = m->smallest, .largest = m->largest, .block = m->block,
+		.window = m->window, .lanes = m->lanes, .mode = m->mode, .fields = m->fields, .pages = m->page_count,
+		.names_pages = m->names_count,
+	};
+
+	if (!detail || detail->size < offsetof(struct granary_snapshot_detail, samples))
+		return -GRANARY_EINVAL;
+	_Static_assert(sizeof(all.histogram) == sizeof(m->histogram), "as many classes in both");
+	memcpy(all.histogram, m->histogram, sizeof(all.histogram));
+	memcpy(all.id, &s->hash, sizeof(all.id));
+	all.size = detail->size;
+	memcpy(detail, &all, detail->size < sizeof(all) ? detail->size : sizeof(all));
+	return 0;
+}
+
+/* ---- pages ---- */
+
+uint32_t snapshot_page_of(const struct granary_snapshot *s, uint64_t id)
+{
+	uint32_t low = 0, high = s->manifest.page_count;
+
+	while (high - low > 1) {
+		uint32_t middle = low + (high - low) / 2;
+		if (s->first_ids[middle] <= id)
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Bytes that have the hash: from this machine, else from the server. */
+static int file_get(struct granary_snapshot *s, struct hash128 hash, size_t size, struct stored *out)
+{
+	struct granary_call call = snapshot_call(s);
+
+	if (stored_open(hash, size, out))
+		return 0;
+	uint8_t *block = malloc(size > 0 ? size : 1);
+	if (!block)
+		return error_fail(s->client, -GRANARY_ENOMEM, "out of memory");
+	int err = snapshot_fetch_page(s->client, s->name, hash, block, size, &call);
+	struct hash128 is = err == 0 ? hash_content(block, size) : hash;
+	if (err == 0 && (is.lo != hash.lo || is.hi != hash.hi))
+		err = error_fail(s->client, -GRANARY_ECORRUPT, "a page of snapshot '%s' does not have its hash", s->name);
+	if (err < 0) {
+		free(block);
+		return err;
+	}
+	stored_keep(hash, block, size, out);
+	return 0;
+}
+
+static int page_load(struct granary_snapshot *s, uint32_t index)
+{
+	const struct snap_page_ref *ref = &s->manifest.pages[index];
+	struct stored *file = &s->pages[index];
+	struct snap_page *page = &s->parsed[index];
+	int err = file_get(s, ref->hash, ref->size, file);
+
+	if (err < 0)
+		return err;
+	err = snap_page_parse(file->p, file->len, page);
+	if (err == 0 && (page->samples != ref->samples || page->fields != s->manifest.fields))
+		err = -GRANARY_ECORRUPT;
+	if (err < 0) {
+		stored_close(file);
+		return error_fail(s->client, err, "page %u of snapshot '%s' cannot be read: %s", index, s->name,
+			error_text(err));
+	}
+	s->held += file->len;
+	atomic_store_explicit(&s->loaded[index], true, memory_order_release);
+	return 0;
+}
+
+int snapshot_page(struct granary_snapshot *s, uint32_t index, const struct snap_page **out)
+{
+	int err = 0;
+
+	*out = &s->parsed[index];
+	if (atomic_load_explicit(&s->loaded[index], memory_order_acquire))
+		return 0;
+	pthread_mutex_lock(&s->lock);
+	if (!atomic_load_explicit(&s->loaded[index], memory_order_relaxed))
+		err = page_load(s, index);
+	pthread_mutex_unlock(&s->lock);
+	return err;
+}
+
+int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_t field, struct granary_snapshot_row *row)
+{
+	const struct snap_page *page;
+	struct snap_row r;
+
+	memset(row, 0, sizeof(*row));
+	if (id >= snapshot->manifest.samples || field >= snapshot->manifest.fields)
+		return error_fail(snapshot->client, -GRANARY_ERANGE, "snapshot '%s' has no such sample or field", snapshot->name);
+	uint32_t index = snapshot_page_of(snapshot, id);
+	int err = snapshot_page(snapshot, index, &page);
+	if (err == 0)
+		err = snap_page_row(page, (id - snapshot->first_ids[index]) * snapshot->manifest.fields + field, &r);
+	if (err == 0 && r.extent_count > 1)
+		err = snap_page_extent(page, &r, 0, &r.first);
+	if (err == 0)
+		*row = (struct granary_snapshot_row){ r.size, r.first.pack, r.first.offset, r.extent_count, r.first.crc };
+	return err;
+}
+
+/* ---- names ---- */
+
+/* The dense id that a row of a names page means; false when the manifest has no such sample. */
+static bool name_id(const struct granary_snapshot *s, const struct snap_name *n, uint64_t *id)
+{
+	const struct snap_page_ref *pages = s->manifest.pages;
+	uint32_t low = 0, high = s->manifest.page_count;
+
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		if (pages[middle].pack < n->pack)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == s->manifest.page_count || pages[low].pack != n->pack || n->slot >= pages[low].samples)
+		return false;
+	*id = s->first_ids[low] + n->slot;
+	return true;
+}
+
+static int slice_compare(struct slice a, struct slice b)
+{
+	size_t both = a.len < b.len ? a.len : b.len;
+	int order = both > 0 ? memcmp(a.p, b.p, both) : 0;
+
+	return order != 0 ? order : a.len < b.len ? -1 : a.len > b.len;
+}
+
+/* The names page in which a key would be. */
+static uint32_t names_page_of(const struct granary_snapshot *s, struct slice key)
+{
+	uint32_t low = 0, high = s->manifest.names_count;
+
+	while (high - low > 1) {
+		uint32_t middle = low + (high - low) / 2;
+		if (slice_compare(s->manifest.names[middle].first, key) <= 0)
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+struct walk {
+	struct granary_snapshot *snapshot;
+	granary_name_fn *fn;
+	void *arg;
+	bool stopped;
+};
+
+static int names_walk_page(struct walk *w, const struct stored *file, struct slice from)
+{
+	struct snap_names page;
+	struct snap_names_iter it;
+	struct snap_name n;
+	char key[SNAP_KEY_MAX + 1];
+	uint64_t id;
+	int err = snap_names_parse(file->p, file->len, &page);
+
+	if (err < 0)
+		return err;
+	snap_names_seek(&page, from, &it);
+	while (snap_names_next(&it, &n)) {
+		if (n.key.len > SNAP_KEY_MAX || !name_id(w->snapshot, &n, &id))
+			return -GRANARY_ECORRUPT;
+		memcpy(key, n.key.p, n.key.len);
+		key[n.key.len] = '\0';
+		int stop = w->fn(w->arg, key, id, n.field);
+		if (stop != 0) {
+			w->stopped = true;
+			return stop;
+		}
+	}
+	return it.err;
+}
+
+int granary_snapshot_names(struct granary_snapshot *snapshot, const char *from, granary_name_fn *fn, void *arg)
+{
+	struct walk w = { snapshot, fn, arg, false };
+	struct slice key = slice_str(from ? from : "");
+	int err = client_enter(snapshot->client);
+
+	for (uint32_t i = names_page_of(snapshot, key); err == 0 && i < snapshot->manifest.names_count; i++) {
+		const struct snap_names_ref *ref = &snapshot->manifest.names[i];
+		struct stored file;
+		err = file_get(snapshot, ref->hash, ref->size, &file);
+		if (err < 0)
+			return err;
+		err = names_walk_page(&w, &file, key);
+		stored_close(&file);
+		if (err < 0 && !w.stopped)
+			error_fail(snapshot->client, err, "the names of snapshot '%s' cannot be read: %s", snapshot->name,
+				error_text(err));
+	}
+	return err;
+}
+
+struct find {
+	const char *key;
+	uint64_t *id;
+	uint32_t *field;
+	bool found;
+};
+
+static int find_name(void *arg, const char *key, uint64_t id, uint32_t field)
+{
+	struct find *f = arg;
+
+	f->found = strcmp(key, f->key) == 0;
+	if (f->found) {
+		*f->id = id;
+		if (f->field)
+			*f->field = field;
+	}
+	return 1;
+}
+
+int granary_snapshot_find(struct granary_snapshot *snapshot, const char *key, uint64_t *id, uint32_t *field)
+{
+	struct find f = { key, id, field, false };
+	int err = granary_snapshot_names(snapshot, key, find_name, &f);
+
+	if (err < 0)
+		return err;
+	return f.found ? 0 : error_fail(snapshot->client, -GRANARY_ENOTFOUND, "'%.300s' is not in snapshot '%s'", key,
+		snapshot->name);
+}
+
+struct reverse {
+	uint64_t id;
+	char *out;
+	size_t cap;
+};
+
+static int match_id(void *arg, const char *key, uint64_t id, uint32_t field)
+{
+	struct reverse *r = arg;
+
+	if (id != r->id || field != 0)
+		return 0;
+	snprintf(r->out, r->cap, "%s", key);
+	return 1;
+}
+
+int snapshot_key_of(struct granary_snapshot *s, uint64_t id, char *out, size_t cap)
+{
+	struct reverse r = { id, out, cap };
+	int err = granary_snapshot_names(s, NULL, match_id, &r);
+
+	return err == 1 ? 0 : err < 0 ? err : -GRANARY_ENOTFOUND;
+}
+
+/* ---- one sample ---- */
+
+int granary_snapshot_read(struct granary_snapshot *snapshot, uint64_t id, void **data, size_t *len,
+	const struct granary_call *call)
+{
+	struct range_plan plan = { .units = NULL };
+	uint64_t size;
+	int err = client_enter(snapshot->client);
+
+	*data = NULL;
+	*len = 0;
+	if (err == 0 && id >= snapshot->manifest.samples)
+		err = error_fail(snapshot->client, -GRANARY_ERANGE, "snapshot '%s' has no sample %llu", snapshot->name,
+			(unsigned long long)id);
+	if (err == 0)
+		err = range_sample_size(snapshot, id, &size, NULL);
+	if (err < 0)
+		return err;
+	uint8_t *block = size < GRANARY_READ_SIZE_MAX ? malloc(size > 0 ? size : 1) : NULL;
+	if (!block)
+		return error_fail(snapshot->client, -GRANARY_ENOMEM, "out of memory");
+	err = range_add_sample(&plan, snapshot, id, block);
+	for (int tries = 0; err == 0 && tries < 2; tries++) {
+		err = range_run(&plan, snapshot, call ? call->timeout_ms : snapshot->timeout_ms);
+		if (err != -GRANARY_ECORRUPT)
+			break;
+		err = tries == 0 ? 0 : err;
+	}
+	if (err == -GRANARY_ECORRUPT)
+		error_fail(snapshot->client, err, "sample %llu of '%s@%s': checksum mismatch", (unsigned long long)id,
+			snapshot->bucket, snapshot->name);
+	range_plan_release(&plan);
+	if (err < 0) {
+		free(block);
+		return err;
+	}
+	*data = block;
+	*len = size;
+	return 0;
+}
