@@ -546,9 +546,14 @@ int snapshots_open(const struct snapshots_options *options, struct snapshots **o
 	return 0;
 }
 
-void snapshots_stop(struct snapshots *s)
+void snapshots_abort(struct snapshots *s)
 {
 	atomic_store(&s->stopping, true);
+}
+
+void snapshots_stop(struct snapshots *s)
+{
+	snapshots_abort(s);
 	pthread_mutex_lock(&s->lock);
 	while (!s->o.simulated && s->making > 0) pthread_cond_wait(&s->changed, &s->lock);
 	pthread_mutex_unlock(&s->lock);

@@ -50,6 +50,7 @@ struct snapshots_options {
 };
 /* Removes what was being made when the server stopped. */
 int snapshots_open(const struct snapshots_options *options, struct snapshots **out);
+void snapshots_abort(struct snapshots *s); /* what is being made ends soon, with SHUTDOWN; does not wait */
 void snapshots_stop(struct snapshots *s); /* ends what is being made, waits for it */
 void snapshots_close(struct snapshots **s);
 void snapshots_tick(

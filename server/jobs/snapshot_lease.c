@@ -160,27 +160,21 @@ static void fill(struct lease *l, const struct snapshot_report *r, uint64_t now)
 	copy(l->host, sizeof(l->host), r->host);
 }
 
-/* A job's weight counts once, however many ranks it has. */
+/* Each of a job's ranks stands for its part of the job's weight. */
 static uint64_t share_of(struct snapshots *s, struct slice job, uint64_t now)
 {
 	uint64_t sum = 0, mine = 0;
 
 	for (struct list *n = s->leases.next; n != &s->leases; n = n->next) {
-		const struct lease *l = container_of(n, struct lease, node), *first = NULL;
+		const struct lease *l = container_of(n, struct lease, node);
+		uint64_t part = ((uint64_t)l->weight << 20) / (l->world > 0 ? l->world : 1);
 
 		if (l->from_row || now - l->seen_ns > ACTIVE_NS) continue;
-		for (struct list *k = s->leases.next; k != n && first == NULL; k = k->next) {
-			const struct lease *e = container_of(k, struct lease, node);
-
-			if (!e->from_row && now - e->seen_ns <= ACTIVE_NS &&
-				strcmp(e->job, l->job) == 0)
-				first = e;
-		}
-		if (first != NULL) continue;
-		sum += l->weight;
-		if (slice_eq(slice_str(l->job), job)) mine = l->weight;
+		sum += part;
+		if (slice_eq(slice_str(l->job), job)) mine += part;
 	}
-	return sum == 0 || mine == 0 ? SHARE_ONE : mine * SHARE_ONE / sum;
+	return sum == 0 || mine == 0 ? SHARE_ONE
+				     : (uint64_t)((double)mine / (double)sum * SHARE_ONE);
 }
 
 static int keep(struct snapshots *s, const struct snapshot_report *r, uint64_t now, bool *write_row,

@@ -19,7 +19,7 @@ static inline void snap_entry_take(struct snap_entry *e, struct cur *m)
 {
 	struct slice name = cur_bytes16(m);
 
-	snprintf(e->name, sizeof(e->name), "%.*s", (int)name.len, (const char *)name.p);
+	if (name.len > 0 && name.len < sizeof(e->name)) memcpy(e->name, name.p, name.len);
 	e->state = cur_u8(m);
 	e->created = cur_u64(m);
 	e->expires = cur_u64(m);

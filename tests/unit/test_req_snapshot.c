@@ -440,6 +440,145 @@ static void test_the_systems_bucket_is_closed(void **state)
 	call_free(c);
 }
 
+/* Names of a page of the list, separated by spaces. */
+static void list_names(struct peer *p, const char *after, uint32_t max, char names[512], bool *more)
+{
+	struct msg m = msg_new("data");
+	struct call *c;
+	struct cur a;
+	uint32_t n;
+
+	wr_bytes16(&m.w, slice_str(after));
+	wr_u32(&m.w, max);
+	c = msg_call(p, OP_SNAPSHOT_LIST, 0, &m, NULL, 0);
+	assert_int_equal(call_status(c), 0);
+	a = cur_of(c->first->meta, c->first->meta_len);
+	*more = cur_u8(&a) != 0;
+	n = cur_u32(&a);
+	names[0] = '\0';
+	while (n-- > 0) {
+		struct snap_entry e = { 0 };
+
+		snap_entry_take(&e, &a);
+		snprintf(names + strlen(names), 512 - strlen(names), "%s ", e.name);
+	}
+	assert_true(cur_done(&a));
+	call_free(c);
+}
+
+static void test_snapshots_are_listed_and_noted(void **state)
+{
+	struct msg m;
+	struct call *c;
+	struct snap_entry e;
+	struct peer deep;
+	char names[512];
+	uint8_t *bytes;
+	size_t len;
+	bool more;
+
+	(void)state;
+	put_some(14, 0);
+	assert_int_equal(snap_create(&peer, "data", "b", "", "").err, 0);
+	assert_int_equal(snap_create(&peer, "data", "a", "train/3/", "").err, 0);
+	assert_int_equal(snap_create(&peer, "data", ".auto", "train/", "").err, 0);
+	list_names(&peer, "", 2, names, &more);
+	assert_string_equal(names, ".auto a ");
+	assert_true(more);
+	list_names(&peer, "a", 2, names, &more);
+	assert_string_equal(names, "b ");
+	assert_false(more);
+	key_make(&world, "deep", GRANT_READ, "data", "train/3/");
+	peer_init(&deep, &world, "deep", 0);
+	list_names(&deep, "", 10, names, &more);
+	assert_string_equal(names, "a ");
+	assert_int_equal(snap_show(&deep, "data", "b", &bytes, &len).err, -GRANARY_EACCESS);
+	peer_release(&deep);
+	m = msg_new("data");
+	wr_bytes16(&m.w, slice_str("a"));
+	wr_bytes16(&m.w, slice_str("a good one"));
+	wr_u64(&m.w, UINT64_MAX);
+	c = msg_call(&peer, OP_SNAPSHOT_NOTE, 0, &m, NULL, 0);
+	assert_int_equal(call_status(c), 0);
+	call_free(c);
+	e = snap_show(&peer, "data", "a", &bytes, &len);
+	assert_int_equal(e.expires, UINT64_MAX);
+	assert_int_equal(e.samples, 2);
+	free(bytes);
+	assert_int_equal(snap_show(&peer, "data", "none", &bytes, &len).err, -GRANARY_ENOTFOUND);
+	assert_int_equal(snap_page(&peer, "data", "a", (struct hash128){ 1, 2 }, &bytes, &len),
+		-GRANARY_ENOTFOUND);
+}
+
+static void test_bytes_that_a_snapshot_alone_holds_are_told(void **state)
+{
+	struct snap_entry e;
+	uint8_t *bytes;
+	size_t len;
+
+	(void)state;
+	for (int i = 0; i < 4; i++) {
+		char key[16];
+
+		snprintf(key, sizeof(key), "f%d", i);
+		put_file(key, 100000, 0);
+	}
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	e = snap_show(&peer, "data", "v", &bytes, &len);
+	assert_int_equal(e.alone, 0);
+	free(bytes);
+	for (int i = 0; i < 3; i++) {
+		char key[16];
+
+		snprintf(key, sizeof(key), "f%d", i);
+		assert_int_equal(delete_key(&peer, "data", key), 0);
+	}
+	e = snap_show(&peer, "data", "v", &bytes, &len);
+	assert_true(e.alone >= 300000 && e.alone < 310000);
+	free(bytes);
+}
+
+static void test_at_most_two_are_made_at_once(void **state)
+{
+	struct call *calls[8];
+	uint32_t made = 0, busy = 0;
+
+	(void)state;
+	put_some(50, 0);
+	for (int i = 0; i < 8; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "v%d", i);
+		calls[i] = snap_create_start(&peer, "data", name, "", "");
+	}
+	for (int i = 0; i < 8; i++) {
+		struct snap_entry e;
+
+		call_wait(calls[i]);
+		e = snap_created(calls[i]);
+		made += e.err == 0;
+		busy += e.err == -GRANARY_EBUSY;
+	}
+	assert_int_equal(made + busy, 8);
+	assert_true(made >= 2);
+}
+
+static void test_a_stop_ends_what_is_being_made(void **state)
+{
+	struct call *c;
+
+	(void)state;
+	put_some(100, 0);
+	c = snap_create_start(&peer, "data", "v", "", "");
+	snapshots_abort(world.store->snapshots);
+	call_wait(c);
+	assert_true(call_status(c) == 0 || call_status(c) == -GRANARY_ESHUTDOWN ||
+		    call_status(c) == -GRANARY_EBUSY);
+	call_free(c);
+	restart();
+	assert_true(system_objects() == 0 || system_objects() >= 3);
+}
+
 /* ---- leases ---- */
 
 static int report(const char *job, uint8_t flags)
@@ -690,6 +829,10 @@ int main(void)
 		T(test_globs_choose_and_bad_options_are_refused),
 		T(test_a_bucket_with_snapshots_stays),
 		T(test_the_systems_bucket_is_closed),
+		T(test_snapshots_are_listed_and_noted),
+		T(test_bytes_that_a_snapshot_alone_holds_are_told),
+		T(test_at_most_two_are_made_at_once),
+		T(test_a_stop_ends_what_is_being_made),
 		T(test_a_lease_keeps_a_snapshot_also_over_a_restart),
 		T(test_a_snapshot_made_while_others_write_is_one_instant),
 		T(test_an_expired_snapshot_goes_with_the_next_pass),
