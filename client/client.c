@@ -62,6 +62,7 @@ static void client_free(struct granary_client *c)
 	if (c->wake_fd >= 0)
 		close(c->wake_fd);
 	pool_release(&c->pool);
+	epoch_slabs_free(c);
 	pthread_cond_destroy(&c->room);
 	pthread_mutex_destroy(&c->lock);
 	explicit_bzero(&c->config, sizeof(c->config));

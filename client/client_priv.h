@@ -274,6 +274,7 @@ struct granary_client {
 	int event_fd, wake_fd;
 	struct list ops, submitted, cancels, done;
 	struct pool pool;
+	struct slab *epoch_slabs; /* memory of the epoch that was closed last, for the next one */
 	struct granary_info info; /* host, ids, version */
 	char last_error[ERROR_TEXT_SIZE];
 
@@ -285,6 +286,8 @@ int client_enter(struct granary_client *c); /* first in every call: checks the h
 void client_ref(struct granary_client *c);  /* lock held */
 void client_unref(struct granary_client *c);
 void client_wake(struct granary_client *c); /* lock held */
+/* epoch_mem.c */
+void epoch_slabs_free(struct granary_client *c);
 /* options.c */
 int config_load(struct config *config, const struct granary_options *options, char *why, size_t why_size);
 /* last_error.c */

@@ -70,7 +70,7 @@ int granary_epoch_open(struct granary_client *client, const struct granary_epoch
 	struct granary_epoch *e = err == 0 ? calloc(1, sizeof(*e)) : NULL;
 	if (!e)
 		return err < 0 ? err : error_fail(client, -GRANARY_ENOMEM, "out of memory");
-	e->client = client;
+	e->client = e->mem.client = client;
 	e->generation = client->generation;
 	struct list *const lists[] = { &e->pipeline, &e->spare, &e->coming, &e->fetches, &e->ready, &e->taken,
 		&e->returned };

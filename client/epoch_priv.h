@@ -20,8 +20,10 @@ enum {
 /* ---- memory (epoch_mem.c): blocks by size class, kept when they come back: their pages are there ---- */
 
 struct mem {
-	uint64_t used, idle;          /* bytes handed out; kept */
-	uint64_t limit;               /* of both: what is kept goes first */
+	uint64_t used, carved;        /* bytes handed out; ever taken from slabs */
+	uint64_t limit;               /* beyond it a larger block that is free serves as well */
+	struct granary_client *client;
+	struct slab *slabs;
 	void *free[MEM_CLASSES];
 };
 size_t mem_size(size_t size);     /* what a request of so many bytes takes */
