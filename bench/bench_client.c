@@ -13,7 +13,7 @@
  *   bench_client list BUCKET PREFIX ROUNDS                  whole listings, pages of 1,000
  *   bench_client stream BUCKET@NAME MODE BATCH RANKS SECONDS  epochs of a snapshot, the ranks as threads of this process,
  *                                                           each with a client of its own; one after the other until
- *                                                           SECONDS are over
+ *                                                           SECONDS are over; 0: one whole epoch
  *
  * Prints one JSON object: per_s (samples or keys), MB/s, CPU microseconds a sample of this process and of the server's
  * (from status). Every byte that is read is verified by the library. */
@@ -121,17 +121,23 @@ static struct meter meter_start(struct granary_client *c)
 	return m;
 }
 
-static void meter_report(struct meter *m, const char *what, double samples, double bytes)
+/* `more`: further members, each with its comma in front. */
+static void meter_report_with(struct meter *m, const char *what, double samples, double bytes, const char *more)
 {
 	double seconds = now() - m->start, cpu = own_cpu() - m->cpu;
 	double server =
 		status_number(m->c, "cpu_user_s") + status_number(m->c, "cpu_system_s") - m->server;
 	printf("{\"what\": \"%s\", \"per_s\": %.1f, \"mb_s\": %.2f, \"client_us\": %.3f, "
 	       "\"server_us\": %.3f, "
-	       "\"samples\": %.0f, \"seconds\": %.3f}\n",
+	       "\"samples\": %.0f, \"seconds\": %.3f%s}\n",
 		what, samples / seconds, bytes / seconds * 1e-6, cpu / samples * 1e6,
-		server / samples * 1e6, samples, seconds);
+		server / samples * 1e6, samples, seconds, more);
 	fflush(stdout);
+}
+
+static void meter_report(struct meter *m, const char *what, double samples, double bytes)
+{
+	meter_report_with(m, what, samples, bytes, "");
 }
 
 /* ---- making a set, and puts ------------------------------------------------------------------------------------ */
@@ -416,6 +422,7 @@ struct consumer {
 	const char *snapshot, *mode;
 	uint32_t batch, rank, ranks;
 	double end;
+	bool whole; /* one epoch to its end, however long it takes */
 	double samples, bytes, waited_s, fetched;
 	double first_s; /* open to first batch */
 	pthread_t thread;
@@ -447,7 +454,7 @@ static void stream_epoch(struct granary_client *c, struct consumer *k, uint64_t 
 	o.epoch = number;
 	int more = granary_epoch_open(c, &o, &e);
 	if (more < 0) die("stream", c, more);
-	while (now() < k->end && (more = granary_epoch_next(e, &b)) > 0) {
+	while ((k->whole || now() < k->end) && (more = granary_epoch_next(e, &b)) > 0) {
 		if (k->first_s == 0) k->first_s = now() - start;
 		for (uint32_t i = 0; i < b->count; i++)
 			if (b->sizes[i] > 0) touched = (uint8_t)(touched + b->data[b->offsets[i]]);
@@ -466,7 +473,7 @@ static void *consumer_main(void *arg)
 {
 	struct consumer *k = arg;
 	struct granary_client *c = open_client(1);
-	for (uint64_t n = 0; now() < k->end; n++) stream_epoch(c, k, n);
+	for (uint64_t n = 0; k->whole ? n == 0 : now() < k->end; n++) stream_epoch(c, k, n);
 	granary_close(&c);
 	return NULL;
 }
@@ -479,7 +486,7 @@ static void run_stream(const char *snapshot, const char *mode, uint32_t batch, u
 	struct meter m = meter_start(c);
 	for (uint32_t r = 0; r < ranks; r++) {
 		all[r] = (struct consumer){ .snapshot = snapshot, .mode = mode, .batch = batch, .rank = r,
-			.ranks = ranks, .end = now() + seconds };
+			.ranks = ranks, .end = now() + seconds, .whole = seconds == 0 };
 		if (pthread_create(&all[r].thread, NULL, consumer_main, &all[r]) != 0)
 			die("thread", NULL, -GRANARY_ENOMEM);
 	}
@@ -489,8 +496,9 @@ static void run_stream(const char *snapshot, const char *mode, uint32_t batch, u
 		sum.bytes += all[r].bytes;
 		sum.fetched += all[r].fetched;
 	}
-	fprintf(stderr, "first batch %.3f s, fetched/delivered %.3f\n", all[0].first_s, sum.fetched / (sum.bytes + 1));
-	meter_report(&m, "stream", sum.samples, sum.bytes);
+	char more[128];
+	snprintf(more, sizeof more, ", \"first_s\": %.3f, \"fetched\": %.0f", all[0].first_s, sum.fetched);
+	meter_report_with(&m, "stream", sum.samples, sum.bytes, more);
 	free(all);
 	granary_close(&c);
 }
