@@ -8,7 +8,7 @@
 #include "jobs/spool.h"
 #include "meta/ns.h"
 
-enum { HOLE = UINT32_MAX };
+#define HOLE UINT32_MAX
 
 struct row_extent {
 	uint32_t pack, offset, length, crc;

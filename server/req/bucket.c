@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "meta/snapshot.h"
 #include "req/mutation.h"
 
 /* ---- list ---- */
@@ -166,11 +167,39 @@ static int bucket_create_run(struct req *r)
 		r, ns_bucket_create(r->store->ns, b->name, slice_str(r->peer->key->id)));
 }
 
+static int first_snapshot(void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *row)
+{
+	struct slice *out = arg;
+
+	(void)bucket;
+	(void)row;
+	memcpy((void *)(uintptr_t)out->p, name.p, name.len);
+	out->len = name.len;
+	return 1;
+}
+
+/* A bucket without objects may still have snapshots: names one. */
+static int bucket_not_empty(struct req *r)
+{
+	const struct bucket_req *b = r->body;
+	struct ns_bucket bucket;
+	char snapshot[SNAPSHOT_NAME_MAX], text[128];
+	struct slice name = slice_of(snapshot, 0);
+
+	if (ns_bucket_find(r->store->ns, b->name, &bucket) < 0 ||
+		snapshot_each(r->store->kv, bucket.id, slice_of(NULL, 0), first_snapshot, &name) != 1)
+		return bucket_result(r, -GRANARY_ENOTEMPTY);
+	req_set_error(r, -GRANARY_ENOTEMPTY, "bucket_remove '%s': it has snapshot '%.*s'; remove its snapshots first",
+		name_escape(text, sizeof(text), b->name), (int)name.len, snapshot);
+	return -GRANARY_ENOTEMPTY;
+}
+
 static int bucket_remove_run(struct req *r)
 {
 	const struct bucket_req *b = r->body;
+	int err = ns_bucket_remove(r->store->ns, b->name);
 
-	return bucket_result(r, ns_bucket_remove(r->store->ns, b->name));
+	return err == -GRANARY_ENOTEMPTY ? bucket_not_empty(r) : bucket_result(r, err);
 }
 
 static const struct mutation_ops create_ops = { .run = bucket_create_run };

@@ -65,7 +65,7 @@ struct range {
 	uint32_t refs;              /* the request and every frame */
 	uint32_t count, next, left; /* entries; next to start; whose last piece is not in a frame */
 	uint32_t inflight;
-	bool in_order, scheduled;
+	bool in_order, past_cache, scheduled;
 	int err;
 	struct task run;
 	struct queue queue; /* in order: all pieces */
@@ -286,7 +286,7 @@ static enum step_result range_parse(struct req *r)
 	int err;
 
 	manifest.hi = cur_u64(&c);
-	flags = cur_flags(&c, RANGE_IN_ORDER);
+	flags = cur_flags(&c, RANGE_IN_ORDER | RANGE_PAST_CACHE);
 	count = cur_u32(&c);
 	if (!cur_ok(&c) || bucket.len == 0 || count == 0 || count > WIRE_BATCH_MAX ||
 		r->frame.data_len != 0)
@@ -296,6 +296,7 @@ static enum step_result range_parse(struct req *r)
 	b->name = name;
 	b->manifest = manifest;
 	b->in_order = (flags & RANGE_IN_ORDER) != 0;
+	b->past_cache = (flags & RANGE_PAST_CACHE) != 0;
 	for (uint32_t i = 0; i < count; i++) entry_parse(b, &b->entries[i], &c);
 	if (!cur_done(&c))
 		return req_fail(r, -GRANARY_EPROTO,
@@ -409,7 +410,7 @@ static int piece_make(struct range *b, struct range_entry *e, struct piece *p)
 	if (e->offset < PACK_DATA_START) return -GRANARY_ERANGE;
 	pack = packs_ref(b->store->packs, e->pack);
 	if (pack == NULL) return -GRANARY_ESTALE;
-	fixed = pack_fixed_size(pack);
+	fixed = b->past_cache ? 0 : pack_fixed_size(pack);
 	packs_unref(b->store->packs, pack);
 	return piece_place(b, e, p, fixed);
 }

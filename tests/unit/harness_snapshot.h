@@ -233,7 +233,7 @@ static inline int ranges_get(struct peer *p, const char *bucket, const char *nam
 	struct call *c = msg_call(p, OP_RANGE, 0, &m, NULL, 0);
 	int err = call_status(c);
 
-	if (err == 0) ranges_take(c, list, count, flags != 0);
+	if (err == 0) ranges_take(c, list, count, (flags & RANGE_IN_ORDER) != 0);
 	call_free(c);
 	return err;
 }

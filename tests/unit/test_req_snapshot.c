@@ -211,7 +211,7 @@ static void test_ranges_give_the_right_bytes_in_every_shape(void **state)
 		assert_int_equal(snap_page_parse(bytes, len, &page), 0);
 		assert_int_equal(snap_page_row(&page, 0, &row), 0);
 		assert_int_equal(row.size, 4000000);
-		for (uint8_t flags = 0; flags < 2; flags++) {
+		for (uint8_t flags = 0; flags < 4; flags++) {
 			memset(list, 0, sizeof(list));
 			for (int i = 0; i < 64; i++) {
 				uint32_t at = (uint32_t)rng_below(&rng, 3900000),
@@ -235,6 +235,57 @@ static void test_ranges_give_the_right_bytes_in_every_shape(void **state)
 		writers_rotate(world.store->writers, true);
 		usleep(200000);
 	}
+	free(data);
+}
+
+static void put_upload(const char *key, const uint8_t *data, uint64_t size)
+{
+	struct msg m;
+	struct call *c;
+
+	for (uint64_t at = 0; at < size; at += 4 * MIB) {
+		uint32_t len = size - at < 4 * MIB ? (uint32_t)(size - at) : 4 * MIB, crcs[64];
+
+		m = msg_new("data");
+		msg_key(&m, key);
+		wr_u64(&m.w, 7);
+		wr_u64(&m.w, at);
+		crc32c_blocks(crcs, data + at, len);
+		wr_bytes(&m.w, crcs, 4 * (size_t)crc_block_count(len));
+		c = msg_call(&peer, OP_EXTENT, 0, &m, data + at, len);
+		assert_int_equal(call_status(c), 0);
+		call_free(c);
+	}
+	m = msg_new("data");
+	msg_sequence(&m, next_sequence++, 0, 0);
+	wr_u32(&m.w, 1);
+	msg_key(&m, key);
+	msg_put_rest(&m, PUT_ANY, 0, 7, NULL, size);
+	c = msg_call(&peer, OP_PUT, 0, &m, NULL, 0);
+	assert_int_equal(put_result_of(c, 0).err, 0);
+	call_free(c);
+}
+
+static void test_objects_of_many_extents_are_read_whole(void **state)
+{
+	const uint64_t size = 7 * 4 * MIB + 12345; /* more extents than stand in a row */
+	uint8_t *data = malloc(size + 8);
+	struct snap_files all;
+
+	(void)state;
+	fill(data, size, 5);
+	put_file("a", 70000, 0);
+	put_upload("large", data, size);
+	put_file("z", 10, 0);
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	assert_int_equal(delete_key(&peer, "data", "large"), 0);
+	compact();
+	snap_read_all(&peer, "data", "v", &all);
+	assert_int_equal(all.count, 3);
+	assert_int_equal(snap_find(&all, "large")->size, size);
+	assert_memory_equal(snap_find(&all, "large")->data, data, size);
+	check_file(&all, "a", 70000, 0);
+	snap_files_free(&all);
 	free(data);
 }
 
@@ -823,6 +874,7 @@ int main(void)
 		T(test_pinned_packs_survive_delete_compaction_and_restart),
 		T(test_removing_deletes_the_pages_that_nobody_else_uses),
 		T(test_ranges_give_the_right_bytes_in_every_shape),
+		T(test_objects_of_many_extents_are_read_whole),
 		T(test_ranges_that_may_not_be_read_are_refused),
 		T(test_a_slow_peer_holds_back_ranges),
 		T(test_groups_are_samples_of_several_files),
