@@ -52,6 +52,7 @@ struct build {
 #define ROW_LISTED (UINT64_C(1) << 63)
 
 /* snapshot_scan.c */
+bool build_is_marker(struct slice key, const struct object *o);
 int build_scan(struct build *b);
 /* Appends the extents of o to the sample at hand as one field. */
 int build_take_extents(

@@ -207,7 +207,7 @@ static int count_file(void *arg, struct slice key, const struct object *o)
 	if (atomic_load_explicit(&b->s->stopping, memory_order_relaxed)) return -GRANARY_ESHUTDOWN;
 	memcpy(text, key.p + from, key.len - from);
 	text[key.len - from] = '\0';
-	return o->is_dir || !build_options_want(b->o, text) ? 0 : build_group_file(b, key, o);
+	return build_is_marker(key, o) || !build_options_want(b->o, text) ? 0 : build_group_file(b, key, o);
 }
 
 int build_group_begin(struct build *b)

@@ -309,6 +309,12 @@ void build_count_directory(struct build *b, struct slice key)
 
 /* ---- the walk ---- */
 
+/* The entry of empty name that a directory has which was made by name: no sample. */
+bool build_is_marker(struct slice key, const struct object *o)
+{
+	return o->is_dir || (o->size == 0 && key.len > 0 && key.p[key.len - 1] == '/');
+}
+
 static bool is_wanted(const struct build *b, struct slice key)
 {
 	char text[KEY_LEN_MAX + 1];
@@ -328,9 +334,7 @@ static int visit(void *arg, struct slice key, const struct object *o)
 	if (++b->scanned % LOOK_EVERY == 0 &&
 		atomic_load_explicit(&b->s->stopping, memory_order_relaxed))
 		return -GRANARY_ESHUTDOWN;
-	if (o->is_dir ||
-		!is_wanted(b, key)) /* the entry of empty name of a directory that was made */
-		return 0;
+	if (build_is_marker(key, o) || !is_wanted(b, key)) return 0;
 	if (b->o->group) return build_group_file(b, key, o);
 	err = build_take_extents(b, key, o, &b->fields[0]);
 	if (err < 0) return err;
