@@ -123,6 +123,7 @@ struct rpc_kind {
 	uint8_t wire_op;
 	bool mutation; /* carries PROTOCOL 5.1 after the bucket */
 	bool plain;    /* no bucket in front */
+	int16_t final; /* an error that is not asked again, although its class says so; 0: none */
 	bool own_meta; /* the answer has data and a meta of its own, not the data's checksums */
 	/* Writes what follows bucket and 5.1 and sets data; called at each attempt. body_size(): bytes it may need. */
 	size_t (*body_size)(struct rpc *r);

@@ -12,7 +12,8 @@
 	{ .wire_op = (op), .body_size = simple_body_size, .encode = simple_encode, .answer = simple_answer }
 
 static const struct rpc_kind create_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_CREATE);
-static const struct rpc_kind remove_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_REMOVE);
+static const struct rpc_kind remove_rpc = { .wire_op = OP_SNAPSHOT_REMOVE, .final = -GRANARY_EBUSY, /* a job reads it */
+	.body_size = simple_body_size, .encode = simple_encode, .answer = simple_answer };
 static const struct rpc_kind note_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_NOTE);
 static const struct rpc_kind list_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_LIST);
 static const struct rpc_kind show_rpc = { .wire_op = OP_SNAPSHOT_SHOW, .own_meta = true, .body_size = simple_body_size,

@@ -254,7 +254,8 @@ int snap_manifest_decode(const uint8_t *bytes, size_t len, struct snap_manifest 
 		m.prefix = cur_bytes16(&c);
 		m.options = cur_bytes16(&c);
 		m.field_names = cur_bytes16(&c);
-		if (!cur_done(&c) || le32_get(h.counts[COUNT_ZERO]) != 0 || le64_get(h.pack) != 0 || !manifest_holds(&m))
+		if (!cur_done(&c) || le32_get(h.counts[COUNT_ZERO]) != 0 || le64_get(h.pack) != 0 ||
+		    !manifest_holds(&m))
 			err = -GRANARY_ECORRUPT;
 	}
 	if (err < 0) {

@@ -27,13 +27,19 @@ struct snap_names_builder *snap_names_builder_new(void)
 	return calloc(1, sizeof(struct snap_names_builder));
 }
 
-static void builder_clear(struct snap_names_builder *b)
+static void builder_release(struct snap_names_builder *b)
 {
 	snap_packs_free(&b->packs);
 	snap_buf_free(&b->entries);
 	snap_buf_free(&b->restarts);
-	b->count = 0;
-	b->last_len = 0;
+}
+
+/* Empty, its buffers kept. */
+static void builder_clear(struct snap_names_builder *b)
+{
+	snap_packs_free(&b->packs);
+	b->entries.len = b->restarts.len = 0;
+	b->count = b->last_len = 0;
 }
 
 void snap_names_builder_free(struct snap_names_builder **bp)
@@ -43,7 +49,7 @@ void snap_names_builder_free(struct snap_names_builder **bp)
 	*bp = NULL;
 	if (b == NULL)
 		return;
-	builder_clear(b);
+	builder_release(b);
 	free(b);
 }
 
@@ -56,11 +62,18 @@ static int key_cmp(struct slice a, struct slice b)
 
 static uint32_t key_shared(struct slice a, struct slice b)
 {
-	uint32_t n = 0;
+	size_t most = a.len < b.len ? a.len : b.len, n = 0;
+	uint64_t x, y;
 
-	while (n < a.len && n < b.len && a.p[n] == b.p[n])
+	for (; n + sizeof(x) <= most; n += sizeof(x)) {
+		memcpy(&x, a.p + n, sizeof(x));
+		memcpy(&y, b.p + n, sizeof(y));
+		if (x != y)
+			return (uint32_t)n + (uint32_t)__builtin_ctzll(x ^ y) / 8;
+	}
+	while (n < most && a.p[n] == b.p[n])
 		n++;
-	return n;
+	return (uint32_t)n;
 }
 
 static void varint_put(struct wr *w, uint32_t v)
@@ -72,20 +85,20 @@ static void varint_put(struct wr *w, uint32_t v)
 
 static int entry_put(struct snap_names_builder *b, const struct snap_name *n, uint32_t shared, uint32_t pack)
 {
-	uint8_t raw[5 * VARINT_MAX + SNAP_KEY_MAX];
-	struct wr w = wr_of(raw, sizeof(raw));
-	uint8_t *p;
+	size_t room = 5 * VARINT_MAX + n->key.len - shared;
+	uint8_t *p = snap_buf_room(&b->entries, room);
+	struct wr w;
 
+	if (p == NULL)
+		return -GRANARY_ENOMEM;
+	w = wr_of(p, room);
 	varint_put(&w, shared);
 	varint_put(&w, (uint32_t)n->key.len - shared);
 	varint_put(&w, pack);
 	varint_put(&w, n->slot);
 	varint_put(&w, n->field);
 	wr_bytes(&w, n->key.p + shared, n->key.len - shared);
-	p = snap_buf_room(&b->entries, wr_len(&w));
-	if (p == NULL)
-		return -GRANARY_ENOMEM;
-	memcpy(p, raw, wr_len(&w));
+	b->entries.len -= room - wr_len(&w);
 	return 0;
 }
 
@@ -103,11 +116,12 @@ static int restart_put(struct snap_names_builder *b)
 int snap_names_add(struct snap_names_builder *b, const struct snap_name *n)
 {
 	struct slice last = slice_of(b->last, b->last_len);
+	uint32_t shared = key_shared(n->key, last), pack;
 	bool restart = b->count % RESTART_EVERY == 0;
-	uint32_t pack;
 	int err;
 
-	if (n->key.len == 0 || n->key.len > SNAP_KEY_MAX || n->field >= SNAP_FIELDS_MAX || key_cmp(n->key, last) <= 0)
+	if (n->key.len == 0 || n->key.len > SNAP_KEY_MAX || n->field >= SNAP_FIELDS_MAX || shared == n->key.len ||
+	    (shared < last.len && n->key.p[shared] < last.p[shared]))
 		return -GRANARY_EINVAL;
 	if (snap_names_builder_size(b) + SNAP_KEY_MAX + 5 * VARINT_MAX + PACK_ID_SIZE + RESTART_SIZE >= SNAP_FILE_MAX)
 		return -GRANARY_ETOOBIG;
@@ -116,12 +130,12 @@ int snap_names_add(struct snap_names_builder *b, const struct snap_name *n)
 		err = restart_put(b);
 	if (err < 0)
 		return err;
-	err = entry_put(b, n, restart ? 0 : key_shared(n->key, last), pack);
+	err = entry_put(b, n, restart ? 0 : shared, pack);
 	if (err < 0) {
 		b->restarts.len -= restart ? RESTART_SIZE : 0;
 		return err;
 	}
-	memcpy(b->last, n->key.p, n->key.len);
+	memcpy(b->last + shared, n->key.p + shared, n->key.len - shared);
 	b->last_len = (uint32_t)n->key.len;
 	b->count++;
 	return 0;
@@ -231,8 +245,8 @@ static int entry_get(const struct snap_names *p, size_t at, uint32_t last_len, s
 	e->slot = varint_get(&c);
 	e->field = varint_get(&c);
 	e->rest = cur_bytes(&c, len);
-	if (!cur_ok(&c) || e->shared > last_len || len == 0 || len > SNAP_KEY_MAX - e->shared || e->pack >= p->pack_count ||
-	    e->field >= SNAP_FIELDS_MAX)
+	if (!cur_ok(&c) || e->shared > last_len || len == 0 || len > SNAP_KEY_MAX - e->shared ||
+	    e->pack >= p->pack_count || e->field >= SNAP_FIELDS_MAX)
 		return -GRANARY_ECORRUPT;
 	e->end = (size_t)(c.p - p->entries);
 	return 0;

@@ -125,7 +125,8 @@ int snap_page_add(struct snap_page_builder *b, const struct snap_extent *extents
 		if (!extent_fits(&extents[i]))
 			return -GRANARY_EINVAL;
 	/* An extent may bring a pack of its own into the list. */
-	if (builder_size(b) + sizeof(row) + (uint64_t)count * (sizeof(struct page_extent) + PACK_ID_SIZE) >= SNAP_FILE_MAX)
+	if (builder_size(b) + sizeof(row) + (uint64_t)count * (sizeof(struct page_extent) + PACK_ID_SIZE) >=
+	    SNAP_FILE_MAX)
 		return -GRANARY_ETOOBIG;
 	if (count == 0)
 		row.flags_pack = le32_of(flags | SNAP_ROW_EMPTY);

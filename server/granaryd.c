@@ -25,6 +25,7 @@
 #include "credentials.h"
 #include "io/fs.h"
 #include "io/sock.h"
+#include "jobs/snapshot.h"
 #include "meta/ns.h"
 #include "net/net.h"
 #include "options.h"
@@ -344,6 +345,7 @@ static int stop(void)
 {
 	second_signal_exits();
 	notify("STOPPING=1");
+	if (d.store) snapshots_abort(d.store->snapshots);
 	if (d.net && net_drain(d.net, DRAIN_NS) < 0)
 		log_warn("some connections did not end within 10 s: closing them");
 	if (net_stop(&d.net, STOP_NS) < 0) {

@@ -75,7 +75,7 @@ static uint32_t keep_bytes(struct compaction *c, const void *p, size_t len)
 static int target_open(struct compaction *c)
 {
 	if (c->target) return 0;
-	int err = packs_create_for_job(c->packs, c->group, &c->target);
+	int err = packs_create_for_job(c->packs, c->group, pack_order(c->source), &c->target);
 	if (err < 0) return err;
 	packs_pending(c->target, 1); /* nobody compacts or judges it while we fill it */
 	c->target_end = PACK_DATA_START;
@@ -363,7 +363,8 @@ static int compact_referenced(struct compaction *c)
 	err = pack_has_owner(c->j, c->source, row.committed_end);
 	if (err != 0) return err < 0 ? err : -GRANARY_EBUSY;
 	err = packs_retire(c->packs, c->source);
-	if (err == -GRANARY_EBUSY) return 0; /* a snapshot pinned it, or is being made: found again, with nothing live in it */
+	if (err == -GRANARY_EBUSY)
+		return 0; /* a snapshot pinned it, or is being made: found again, with nothing live in it */
 	return err < 0 ? err : 1;
 }
 

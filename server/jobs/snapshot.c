@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot.c -- the life of a snapshot: made, found, noted, removed. See snapshot.h.
- * Invariants: (1) a row in state `creating` belongs to a thread of this process; (2) pins in RAM follow the rows' in the
- * same order: up inside the hold, down after the row is gone; (3) the table of open snapshots holds ready rows only: who
- * changes one drops it from there. */
+/* snapshot.c -- snapshots that are there: found, noted, removed; passes, start and stop. See
+ * snapshot.h. Invariants: (1) a row in state `creating` belongs to a thread of this process; (2)
+ * pins in RAM follow the rows' in the same order: up inside the hold, down after the row is gone;
+ * (3) the table of open snapshots holds ready rows only: who changes one drops it from there. */
 #include "jobs/snapshot_priv.h"
 
 #include <assert.h>
@@ -14,7 +14,6 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "common/wire.h"
-#include "io/reactor.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
 #include "meta/ns.h"
@@ -23,16 +22,16 @@
 
 /* ---- rows ---- */
 
-static int row_commit(struct snapshots *s, struct kv_txn *txn)
+int snapshot_row_commit(struct snapshots *s, struct kv_txn *txn)
 {
 	int err = txn != NULL ? kv_submit_wait(s->o.kv, txn) : -GRANARY_ENOMEM;
 
-	if (txn != NULL)
-		kv_txn_free(&txn);
+	if (txn != NULL) kv_txn_free(&txn);
 	return err;
 }
 
-static int row_put(struct kv_txn *txn, uint64_t bucket, struct slice name, const struct snapshot_row *row)
+int snapshot_row_put(
+	struct kv_txn *txn, uint64_t bucket, struct slice name, const struct snapshot_row *row)
 {
 	uint8_t key[ROW_KEY_MAX], *value;
 	size_t cap = snapshot_row_size(row);
@@ -50,272 +49,27 @@ static int row_put(struct kv_txn *txn, uint64_t bucket, struct slice name, const
 	return 0;
 }
 
-static int row_delete(struct snapshots *s, uint64_t bucket, struct slice name)
+int snapshot_row_delete(struct snapshots *s, uint64_t bucket, struct slice name)
 {
 	uint8_t key[ROW_KEY_MAX];
 	struct kv_txn *txn = kv_txn_new(s->o.kv);
 
-	if (txn != NULL)
-		kv_delete(txn, row_snapshot(key, bucket, name));
-	return row_commit(s, txn);
+	if (txn != NULL) kv_delete(txn, row_snapshot(key, bucket, name));
+	return snapshot_row_commit(s, txn);
 }
 
-static void plan_pins(struct kv_txn *txn, const uint64_t *pins, size_t count, int delta)
+void snapshot_plan_pins(struct kv_txn *txn, const uint64_t *pins, size_t count, int delta)
 {
 	uint8_t key[ROW_KEY_MAX];
 
-	for (size_t i = 0; i < count; i++)
-		kv_add(txn, row_pack(key, pins[i]), PTAG_PINS, delta);
+	for (size_t i = 0; i < count; i++) kv_add(txn, row_pack(key, pins[i]), PTAG_PINS, delta);
 }
 
-static void set_dirty(struct snapshots *s)
+void snapshots_set_dirty(struct snapshots *s)
 {
 	pthread_mutex_lock(&s->lock);
 	s->dirty = true;
 	pthread_mutex_unlock(&s->lock);
-}
-
-/* ---- making ---- */
-
-struct maker {
-	struct snapshots *s;
-	struct snapshot_making *m;
-	struct build_options o;
-	struct task task;
-	uint64_t id;
-};
-
-static struct snapshot_row row_of(const struct maker *k, uint8_t state)
-{
-	const struct snapshot_making *m = k->m;
-
-	return (struct snapshot_row){ .id = k->id, .state = state, .created_ns = m->created_ns, .expires_ns = m->expires_ns,
-		.options = m->options, .note = m->note, .prefix = m->prefix };
-}
-
-static int row_begin(struct maker *k)
-{
-	struct snapshots *s = k->s;
-	struct snapshot_making *m = k->m;
-	struct snapshot_row row = row_of(k, SNAPSHOT_CREATING);
-	uint8_t key[ROW_KEY_MAX];
-	struct ns_bucket bucket;
-	struct kv_txn *txn;
-	int err = ns_bucket_by_id(s->o.ns, m->bucket, &bucket);
-
-	if (err < 0)
-		return err;
-	txn = kv_txn_new(s->o.kv);
-	err = row_put(txn, m->bucket, m->name, &row);
-	if (err < 0) {
-		if (txn != NULL)
-			kv_txn_free(&txn);
-		return err;
-	}
-	kv_pre_absent(txn, 0, row_snapshot(key, m->bucket, m->name));
-	kv_pre_id(txn, 0, row_bucket(key, slice_of(bucket.name, bucket.name_len)), bucket.id, false);
-	err = row_commit(s, txn);
-	if (err == -GRANARY_EBUSY)
-		return making_fail(m, -GRANARY_EEXIST, "there is a snapshot '%.*s' already, or the bucket was removed",
-			(int)m->name.len, (const char *)m->name.p);
-	return err;
-}
-
-static int row_ready(struct maker *k, const struct build_result *result)
-{
-	struct snapshot_making *m = k->m;
-	struct snapshot_row row = row_of(k, SNAPSHOT_READY);
-	struct kv_txn *txn = kv_txn_new(k->s->o.kv);
-	int err;
-
-	row.has_manifest = true;
-	row.manifest = m->manifest;
-	row.samples = m->samples;
-	row.bytes = m->bytes;
-	row.pins = slice_of(result->pins, result->pin_count * sizeof(*result->pins));
-	err = row_put(txn, m->bucket, m->name, &row);
-	if (err < 0) {
-		if (txn != NULL)
-			kv_txn_free(&txn);
-		return err;
-	}
-	plan_pins(txn, result->pins, result->pin_count, 1);
-	return row_commit(k->s, txn);
-}
-
-/* Inside the hold. */
-static int make_held(struct maker *k)
-{
-	struct build_result result = { 0 };
-	int err = snapshot_build(k->s, k->m, &k->o, &result);
-
-	if (err == 0)
-		err = row_ready(k, &result);
-	for (uint32_t i = 0; err == 0 && i < result.pin_count; i++)
-		packs_pin(k->s->o.packs, result.pins[i], 1);
-	free(result.pins);
-	return err;
-}
-
-struct keeping { struct snapshots *s; struct snapshot_making *m; uint64_t newer; char (*names)[SNAPSHOT_NAME_MAX + 1]; uint64_t *created; uint32_t count, cap; };
-
-static int keep_each(void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *row)
-{
-	struct keeping *k = arg;
-
-	(void)bucket;
-	if (row->state != SNAPSHOT_READY || snapshot_is_automatic(name) || !slice_eq(row->prefix, k->m->prefix))
-		return 0;
-	if (k->count == k->cap) {
-		uint32_t cap = k->cap ? 2 * k->cap : 64;
-		void *names = realloc(k->names, cap * sizeof(*k->names)), *created;
-
-		if (names == NULL)
-			return -GRANARY_ENOMEM;
-		k->names = names;
-		created = realloc(k->created, cap * sizeof(*k->created));
-		if (created == NULL)
-			return -GRANARY_ENOMEM;
-		k->created = created;
-		k->cap = cap;
-	}
-	memcpy(k->names[k->count], name.p, name.len);
-	k->names[k->count][name.len] = '\0';
-	k->created[k->count++] = row->created_ns;
-	return 0;
-}
-
-/* Of the same prefix only the last keep-last stay. */
-static void keep_last(struct maker *maker)
-{
-	struct keeping k = { .s = maker->s, .m = maker->m };
-	char text[SNAPSHOT_TEXT_MAX];
-
-	if (maker->o.keep_last == 0)
-		return;
-	if (snapshot_each(k.s->o.kv, k.m->bucket, slice_of(NULL, 0), keep_each, &k) < 0)
-		k.count = 0;
-	for (uint32_t i = 0; i < k.count; i++) {
-		uint64_t newer = 0;
-
-		for (uint32_t j = 0; j < k.count; j++)
-			newer += k.created[j] > k.created[i];
-		if (newer >= maker->o.keep_last &&
-		    snapshots_remove(k.s, k.m->bucket, slice_str(k.names[i]), false, text, sizeof(text)) < 0)
-			making_warn(k.m, "'%s' is older than the last %llu and was kept: %s", k.names[i],
-				(unsigned long long)maker->o.keep_last, text);
-	}
-	free(k.names);
-	free(k.created);
-}
-
-static int make(struct maker *k)
-{
-	struct snapshots *s = k->s;
-	struct snapshot_making *m = k->m;
-	int err = row_begin(k);
-
-	if (err < 0)
-		return err;
-	packs_hold(s->o.packs);
-	err = make_held(k);
-	packs_unhold(s->o.packs);
-	if (err == 0) {
-		keep_last(k);
-		return 0;
-	}
-	set_dirty(s);
-	if (row_delete(s, m->bucket, m->name) < 0)
-		log_warn("cannot delete the row of a snapshot that failed; the next start does; name='%.*s'", (int)m->name.len,
-			(const char *)m->name.p);
-	return err;
-}
-
-static void making_ended(struct snapshots *s)
-{
-	pthread_mutex_lock(&s->lock);
-	s->making--;
-	pthread_cond_broadcast(&s->changed);
-	pthread_mutex_unlock(&s->lock);
-}
-
-static void *make_main(void *arg)
-{
-	struct maker *k = arg;
-	struct snapshots *s = k->s;
-	struct snapshot_making *m = k->m;
-
-	m->err = make(k);
-	if (m->err < 0 && m->text[0] == '\0')
-		snprintf(m->text, sizeof(m->text), "%s", error_text(m->err));
-	free(k);
-	m->done(m); /* m is gone from here on */
-	making_ended(s);
-	return NULL;
-}
-
-static void make_task(struct task *task) { make_main(container_of(task, struct maker, task)); }
-
-static int maker_start(struct maker *k)
-{
-	pthread_attr_t attr;
-	pthread_t thread;
-	int err;
-
-	if (k->s->o.simulated) {
-		k->task.fn = make_task;
-		workers_post(k->s->o.workers, &k->task);
-		return 0;
-	}
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	err = pthread_create(&thread, &attr, make_main, k);
-	pthread_attr_destroy(&attr);
-	return err == 0 ? 0 : -GRANARY_ENOMEM;
-}
-
-static bool may_make(struct snapshots *s)
-{
-	bool may;
-
-	pthread_mutex_lock(&s->lock);
-	may = s->making < SNAPSHOTS_MAKING_MAX && !atomic_load(&s->stopping);
-	while (may && s->sweeping)
-		pthread_cond_wait(&s->changed, &s->lock);
-	s->making += may;
-	pthread_mutex_unlock(&s->lock);
-	return may;
-}
-
-int snapshots_make(struct snapshots *s, struct snapshot_making *m)
-{
-	struct maker *k = calloc(1, sizeof(*k));
-	int err;
-
-	if (k == NULL)
-		return -GRANARY_ENOMEM;
-	k->s = s;
-	k->m = m;
-	err = build_options_parse(m, &k->o);
-	if (err == 0 && !may_make(s))
-		err = making_fail(m, -GRANARY_EBUSY, "%d snapshots are being made; try again when one is ready",
-			SNAPSHOTS_MAKING_MAX);
-	if (err < 0) {
-		free(k);
-		return err;
-	}
-	k->id = ids_object(s->o.ids);
-	m->created_ns = store_clock_now(s->o.clock);
-	m->expires_ns = k->o.expire_ns > 0 ? m->created_ns + k->o.expire_ns : 0;
-	m->note = slice_of(NULL, 0);
-	if (k->o.note != NULL) /* as it stands in the options, which outlive the maker's copy */
-		m->note = slice_of(m->options.p + (k->o.note - k->o.text), strlen(k->o.note));
-	err = maker_start(k);
-	if (err < 0) {
-		free(k);
-		making_ended(s);
-	}
-	return err;
 }
 
 /* ---- the table of open ones ---- */
@@ -336,7 +90,8 @@ static struct snapshot_open *open_find(struct snapshots *s, uint64_t bucket, str
 {
 	struct snapshot_open *o = *bucket_of(s, bucket, name);
 
-	while (o != NULL && (o->bucket != bucket || !slice_eq(slice_of(o->name, o->name_len), name)))
+	while (o != NULL &&
+		(o->bucket != bucket || !slice_eq(slice_of(o->name, o->name_len), name)))
 		o = o->next;
 	return o;
 }
@@ -345,13 +100,11 @@ static void open_unlink(struct snapshots *s, struct snapshot_open *o)
 {
 	struct snapshot_open **at = bucket_of(s, o->bucket, slice_of(o->name, o->name_len));
 
-	while (*at != o)
-		at = &(*at)->next;
+	while (*at != o) at = &(*at)->next;
 	*at = o->next;
 	o->gone = true;
 	s->open_count--;
-	if (o->refs == 0)
-		open_free(o);
+	if (o->refs == 0) open_free(o);
 }
 
 static void open_drop(struct snapshots *s, uint64_t bucket, struct slice name)
@@ -360,8 +113,7 @@ static void open_drop(struct snapshots *s, uint64_t bucket, struct slice name)
 
 	pthread_mutex_lock(&s->lock);
 	o = open_find(s, bucket, name);
-	if (o != NULL)
-		open_unlink(s, o);
+	if (o != NULL) open_unlink(s, o);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -371,35 +123,34 @@ static void open_evict(struct snapshots *s)
 	for (uint32_t i = 0; i < OPEN_BUCKETS && s->open_count > OPEN_IDLE_MAX; i++)
 		for (struct snapshot_open *o = s->open[i], *next; o != NULL; o = next) {
 			next = o->next;
-			if (o->refs == 0 && s->open_count > OPEN_IDLE_MAX)
-				open_unlink(s, o);
+			if (o->refs == 0 && s->open_count > OPEN_IDLE_MAX) open_unlink(s, o);
 		}
 }
 
-int snapshot_ref_cached(struct snapshots *s, uint64_t bucket, struct slice name, struct snapshot_open **out)
+int snapshot_ref_cached(
+	struct snapshots *s, uint64_t bucket, struct slice name, struct snapshot_open **out)
 {
 	pthread_mutex_lock(&s->lock);
 	*out = open_find(s, bucket, name);
-	if (*out != NULL)
-		(*out)->refs++;
+	if (*out != NULL) (*out)->refs++;
 	pthread_mutex_unlock(&s->lock);
 	return *out != NULL ? 0 : -GRANARY_EAGAIN;
 }
 
-static struct snapshot_open *open_new(uint64_t bucket, struct slice name, const struct snapshot_row *row)
+static struct snapshot_open *open_new(
+	uint64_t bucket, struct slice name, const struct snapshot_row *row)
 {
-	struct snapshot_open *o = calloc(1, sizeof(*o) + row->pins.len + name.len + row->prefix.len);
+	struct snapshot_open *o =
+		calloc(1, sizeof(*o) + row->pins.len + name.len + row->prefix.len);
 	uint8_t *at = (uint8_t *)(o + 1);
 
-	if (o == NULL)
-		return NULL;
+	if (o == NULL) return NULL;
 	o->bucket = bucket;
 	o->id = row->id;
 	o->manifest = row->manifest;
 	o->pin_count = (uint32_t)(row->pins.len / 8);
 	o->pins = (const uint64_t *)(const void *)at;
-	if (row->pins.len > 0)
-		memcpy(at, row->pins.p, row->pins.len);
+	if (row->pins.len > 0) memcpy(at, row->pins.p, row->pins.len);
 	at += row->pins.len;
 	o->name = (const char *)at;
 	o->name_len = (uint32_t)name.len;
@@ -407,27 +158,27 @@ static struct snapshot_open *open_new(uint64_t bucket, struct slice name, const 
 	at += name.len;
 	o->prefix = (const char *)at;
 	o->prefix_len = (uint32_t)row->prefix.len;
-	if (row->prefix.len > 0)
-		memcpy(at, row->prefix.p, row->prefix.len);
+	if (row->prefix.len > 0) memcpy(at, row->prefix.p, row->prefix.len);
 	return o;
 }
 
 /* Under change_lock: no row changes between its read and its place in the table. */
-static int open_load(struct snapshots *s, uint64_t bucket, struct slice name, struct snapshot_open **out)
+static int open_load(
+	struct snapshots *s, uint64_t bucket, struct slice name, struct snapshot_open **out)
 {
 	struct snapshot_row row;
 	struct kv_value value;
 	struct snapshot_open *o, **head;
 	int err = snapshot_find(s->o.kv, bucket, name, &row, &value);
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	o = row.state == SNAPSHOT_READY ? open_new(bucket, name, &row) : NULL;
-	err = row.state == SNAPSHOT_CREATING ? -GRANARY_EBUSY : row.state == SNAPSHOT_REMOVING ? -GRANARY_ENOTFOUND :
-		o == NULL ? -GRANARY_ENOMEM : 0;
+	err = row.state == SNAPSHOT_CREATING   ? -GRANARY_EBUSY
+	      : row.state == SNAPSHOT_REMOVING ? -GRANARY_ENOTFOUND
+	      : o == NULL                      ? -GRANARY_ENOMEM
+					       : 0;
 	kv_value_release(&value);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	pthread_mutex_lock(&s->lock);
 	open_evict(s);
 	head = bucket_of(s, bucket, name);
@@ -440,14 +191,14 @@ static int open_load(struct snapshots *s, uint64_t bucket, struct slice name, st
 	return 0;
 }
 
-int snapshot_ref(struct snapshots *s, uint64_t bucket, struct slice name, struct snapshot_open **out)
+int snapshot_ref(
+	struct snapshots *s, uint64_t bucket, struct slice name, struct snapshot_open **out)
 {
 	int err;
 
 	pthread_mutex_lock(&s->change_lock);
 	err = snapshot_ref_cached(s, bucket, name, out);
-	if (err == -GRANARY_EAGAIN)
-		err = open_load(s, bucket, name, out);
+	if (err == -GRANARY_EAGAIN) err = open_load(s, bucket, name, out);
 	pthread_mutex_unlock(&s->change_lock);
 	return err;
 }
@@ -457,12 +208,10 @@ void snapshot_unref(struct snapshots *s, struct snapshot_open **op)
 	struct snapshot_open *o = *op;
 
 	*op = NULL;
-	if (o == NULL)
-		return;
+	if (o == NULL) return;
 	pthread_mutex_lock(&s->lock);
 	assert(o->refs > 0);
-	if (--o->refs == 0 && o->gone)
-		open_free(o);
+	if (--o->refs == 0 && o->gone) open_free(o);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -492,8 +241,7 @@ int snapshot_has_page(struct snapshots *s, struct snapshot_open *o, struct hash1
 	is_read = o->pages != NULL;
 	pthread_mutex_unlock(&s->lock);
 	err = is_read ? 0 : object_pages_of(s, o->manifest, &pages, &count);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	pthread_mutex_lock(&s->lock);
 	if (o->pages == NULL) {
 		o->pages = pages;
@@ -519,8 +267,7 @@ static int alone_bytes(struct snapshots *s, const struct snapshot_row *row, uint
 
 		memcpy(&id, row->pins.p + 8 * i, 8);
 		err = packs_row(s->o.packs, id, &pack);
-		if (err < 0 && err != -GRANARY_ENOTFOUND)
-			return err;
+		if (err < 0 && err != -GRANARY_ENOTFOUND) return err;
 		if (err == 0 && pack.pins == 1 && pack.total_bytes > pack.live_bytes)
 			*out += pack.total_bytes - pack.live_bytes;
 	}
@@ -536,8 +283,14 @@ struct listing {
 static int list_row(void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *row)
 {
 	struct listing *l = arg;
-	struct snapshot_entry e = { .name = name, .prefix = row->prefix, .note = row->note, .state = row->state,
-		.created_ns = row->created_ns, .expires_ns = row->expires_ns, .samples = row->samples, .bytes = row->bytes,
+	struct snapshot_entry e = { .name = name,
+		.prefix = row->prefix,
+		.note = row->note,
+		.state = row->state,
+		.created_ns = row->created_ns,
+		.expires_ns = row->expires_ns,
+		.samples = row->samples,
+		.bytes = row->bytes,
 		.manifest = row->manifest };
 	int err = alone_bytes(l->s, row, &e.alone);
 
@@ -553,20 +306,22 @@ int snapshots_list(struct snapshots *s, uint64_t bucket, struct slice after,
 	return snapshot_each(s->o.kv, bucket, after, list_row, &l);
 }
 
-int64_t snapshot_read_page(struct snapshots *s, struct hash128 hash, uint64_t offset, void *buf, size_t len, uint64_t *size)
+int64_t snapshot_read_page(struct snapshots *s, struct hash128 hash, uint64_t offset, void *buf,
+	size_t len, uint64_t *size)
 {
 	return object_read(s, hash, false, offset, buf, len, size);
 }
 
-int64_t snapshot_read_manifest(struct snapshots *s, struct hash128 hash, uint64_t offset, void *buf, size_t len,
-	uint64_t *size)
+int64_t snapshot_read_manifest(struct snapshots *s, struct hash128 hash, uint64_t offset, void *buf,
+	size_t len, uint64_t *size)
 {
 	return object_read(s, hash, true, offset, buf, len, size);
 }
 
 /* ---- changing ---- */
 
-static int remove_row(struct snapshots *s, uint64_t bucket, struct slice name, const struct snapshot_row *row)
+static int remove_row(
+	struct snapshots *s, uint64_t bucket, struct slice name, const struct snapshot_row *row)
 {
 	size_t count = row->state == SNAPSHOT_READY ? row->pins.len / 8 : 0;
 	uint64_t *pins = malloc(row->pins.len + 8);
@@ -575,21 +330,19 @@ static int remove_row(struct snapshots *s, uint64_t bucket, struct slice name, c
 	int err = -GRANARY_ENOMEM;
 
 	if (pins != NULL && txn != NULL) {
-		if (count > 0)
-			memcpy(pins, row->pins.p, row->pins.len);
-		plan_pins(txn, pins, count, -1);
+		if (count > 0) memcpy(pins, row->pins.p, row->pins.len);
+		snapshot_plan_pins(txn, pins, count, -1);
 		kv_delete(txn, row_snapshot(key, bucket, name));
 		err = kv_submit_wait(s->o.kv, txn);
 	}
-	if (txn != NULL)
-		kv_txn_free(&txn);
-	for (size_t i = 0; err == 0 && i < count; i++)
-		packs_pin(s->o.packs, pins[i], -1);
+	if (txn != NULL) kv_txn_free(&txn);
+	for (size_t i = 0; err == 0 && i < count; i++) packs_pin(s->o.packs, pins[i], -1);
 	free(pins);
 	return err;
 }
 
-static int remove_found(struct snapshots *s, uint64_t bucket, struct slice name, bool force, char *text, size_t cap)
+static int remove_found(
+	struct snapshots *s, uint64_t bucket, struct slice name, bool force, char *text, size_t cap)
 {
 	struct snapshot_row row;
 	struct kv_value value;
@@ -597,19 +350,21 @@ static int remove_found(struct snapshots *s, uint64_t bucket, struct slice name,
 	int err = snapshot_find(s->o.kv, bucket, name, &row, &value);
 
 	if (err < 0) {
-		snprintf(text, cap, "there is no snapshot '%.*s'", (int)name.len, (const char *)name.p);
+		snprintf(text, cap, "there is no snapshot '%.*s'", (int)name.len,
+			(const char *)name.p);
 		return err;
 	}
 	if (row.state == SNAPSHOT_CREATING) {
 		snprintf(text, cap, "'%.*s' is being made", (int)name.len, (const char *)name.p);
 		err = -GRANARY_EBUSY;
 	} else if (!force && lease_holder(s, bucket, name, job, sizeof(job))) {
-		snprintf(text, cap, "job '%s' reads it; wait until an hour after its last read, or use force", job);
+		snprintf(text, cap,
+			"job '%s' reads it; wait until an hour after its last read, or use force",
+			job);
 		err = -GRANARY_EBUSY;
 	} else {
 		err = remove_row(s, bucket, name, &row);
-		if (err < 0)
-			snprintf(text, cap, "%s", error_text(err));
+		if (err < 0) snprintf(text, cap, "%s", error_text(err));
 	}
 	kv_value_release(&value);
 	return err;
@@ -628,11 +383,12 @@ static void sweep_if_dirty(struct snapshots *s)
 		s->dirty = false;
 	}
 	pthread_mutex_unlock(&s->lock);
-	if (!may)
-		return;
+	if (!may) return;
 	err = objects_sweep(s);
 	if (err < 0 && err != -GRANARY_ESHUTDOWN)
-		log_warn("cannot remove pages that no snapshot uses: %s; the next pass tries it again", error_text(err));
+		log_warn("cannot remove pages that no snapshot uses: %s; the next pass tries it "
+			 "again",
+			error_text(err));
 	pthread_mutex_lock(&s->lock);
 	s->sweeping = false;
 	s->dirty |= err < 0;
@@ -640,24 +396,24 @@ static void sweep_if_dirty(struct snapshots *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
-int snapshots_remove(struct snapshots *s, uint64_t bucket, struct slice name, bool force, char *text, size_t cap)
+int snapshots_remove(
+	struct snapshots *s, uint64_t bucket, struct slice name, bool force, char *text, size_t cap)
 {
 	int err;
 
 	pthread_mutex_lock(&s->change_lock);
 	err = remove_found(s, bucket, name, force, text, cap);
-	if (err == 0)
-		open_drop(s, bucket, name);
+	if (err == 0) open_drop(s, bucket, name);
 	pthread_mutex_unlock(&s->change_lock);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	leases_forget(s, bucket, name);
-	set_dirty(s);
+	snapshots_set_dirty(s);
 	sweep_if_dirty(s);
 	return 0;
 }
 
-int snapshots_note(struct snapshots *s, uint64_t bucket, struct slice name, struct slice note, uint64_t expires_ns)
+int snapshots_note(struct snapshots *s, uint64_t bucket, struct slice name, struct slice note,
+	uint64_t expires_ns)
 {
 	struct snapshot_row row;
 	struct kv_value value;
@@ -674,11 +430,9 @@ int snapshots_note(struct snapshots *s, uint64_t bucket, struct slice name, stru
 		row.note = note;
 		row.expires_ns = expires_ns;
 		txn = kv_txn_new(s->o.kv);
-		err = row_put(txn, bucket, name, &row);
-		if (err == 0)
-			err = kv_submit_wait(s->o.kv, txn);
-		if (txn != NULL)
-			kv_txn_free(&txn);
+		err = snapshot_row_put(txn, bucket, name, &row);
+		if (err == 0) err = kv_submit_wait(s->o.kv, txn);
+		if (txn != NULL) kv_txn_free(&txn);
 		kv_value_release(&value);
 	}
 	pthread_mutex_unlock(&s->change_lock);
@@ -687,30 +441,41 @@ int snapshots_note(struct snapshots *s, uint64_t bucket, struct slice name, stru
 
 /* ---- passes ---- */
 
-struct found { struct found *next; uint64_t bucket; size_t name_len; uint8_t name[SNAPSHOT_NAME_MAX]; };
-struct finding { struct snapshots *s; struct found *first; uint64_t now; };
+struct found {
+	struct found *next;
+	uint64_t bucket;
+	size_t name_len;
+	uint8_t name[SNAPSHOT_NAME_MAX];
+};
+struct finding {
+	struct snapshots *s;
+	struct found *first;
+	uint64_t now;
+};
 
 static int find_add(struct finding *f, uint64_t bucket, struct slice name)
 {
 	struct found *e = malloc(sizeof(*e));
 
-	if (e == NULL)
-		return -GRANARY_ENOMEM;
+	if (e == NULL) return -GRANARY_ENOMEM;
 	*e = (struct found){ .next = f->first, .bucket = bucket, .name_len = name.len };
 	memcpy(e->name, name.p, name.len < sizeof(e->name) ? name.len : sizeof(e->name));
 	f->first = e;
 	return 0;
 }
 
-static int find_expired(void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *row)
+static int find_expired(
+	void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *row)
 {
 	struct finding *f = arg;
-	bool expired = row->state == SNAPSHOT_READY && row->expires_ns != 0 && row->expires_ns <= f->now;
+	bool expired =
+		row->state == SNAPSHOT_READY && row->expires_ns != 0 && row->expires_ns <= f->now;
 
 	return expired ? find_add(f, bucket, name) : 0;
 }
 
-static int find_unfinished(void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *row)
+static int find_unfinished(
+	void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *row)
 {
 	return row->state != SNAPSHOT_READY ? find_add(arg, bucket, name) : 0;
 }
@@ -724,12 +489,15 @@ void snapshots_tick(struct snapshots *s)
 	for (struct found *e = f.first, *next; e != NULL; e = next) {
 		next = e->next;
 		if (err == 0 && !atomic_load(&s->stopping) &&
-		    snapshots_remove(s, e->bucket, slice_of(e->name, e->name_len), false, text, sizeof(text)) == 0)
-			log_info("removed a snapshot that had expired; name='%.*s'", (int)e->name_len, (const char *)e->name);
+			snapshots_remove(s, e->bucket, slice_of(e->name, e->name_len), false, text,
+				sizeof(text)) == 0)
+			log_info("removed a snapshot that had expired; name='%.*s'",
+				(int)e->name_len, (const char *)e->name);
 		free(e);
 	}
 	if (err < 0)
-		log_warn("cannot look for expired snapshots: %s; the next pass does", error_text(err));
+		log_warn("cannot look for expired snapshots: %s; the next pass does",
+			error_text(err));
 	leases_tick(s);
 	sweep_if_dirty(s);
 }
@@ -743,10 +511,11 @@ static int finish_interrupted(struct snapshots *s)
 	for (struct found *e = f.first, *next; e != NULL; e = next) {
 		next = e->next;
 		if (err == 0)
-			err = row_delete(s, e->bucket, slice_of(e->name, e->name_len));
+			err = snapshot_row_delete(s, e->bucket, slice_of(e->name, e->name_len));
 		if (err == 0)
-			log_info("removed a snapshot that was not finished when the server stopped; name='%.*s'", (int)e->name_len,
-				(const char *)e->name);
+			log_info("removed a snapshot that was not finished when the server "
+				 "stopped; name='%.*s'",
+				(int)e->name_len, (const char *)e->name);
 		free(e);
 	}
 	return err;
@@ -760,8 +529,7 @@ int snapshots_open(const struct snapshots_options *options, struct snapshots **o
 	int err;
 
 	*out = NULL;
-	if (s == NULL)
-		return -GRANARY_ENOMEM;
+	if (s == NULL) return -GRANARY_ENOMEM;
 	s->o = *options;
 	s->dirty = true; /* pages of one that was interrupted: the first pass looks */
 	list_init(&s->leases);
@@ -769,8 +537,7 @@ int snapshots_open(const struct snapshots_options *options, struct snapshots **o
 	pthread_mutex_init(&s->change_lock, NULL);
 	pthread_cond_init(&s->changed, NULL);
 	err = finish_interrupted(s);
-	if (err == 0)
-		err = leases_load(s);
+	if (err == 0) err = leases_load(s);
 	if (err < 0) {
 		snapshots_close(&s);
 		return err;
@@ -779,12 +546,16 @@ int snapshots_open(const struct snapshots_options *options, struct snapshots **o
 	return 0;
 }
 
-void snapshots_stop(struct snapshots *s)
+void snapshots_abort(struct snapshots *s)
 {
 	atomic_store(&s->stopping, true);
+}
+
+void snapshots_stop(struct snapshots *s)
+{
+	snapshots_abort(s);
 	pthread_mutex_lock(&s->lock);
-	while (!s->o.simulated && s->making > 0)
-		pthread_cond_wait(&s->changed, &s->lock);
+	while (!s->o.simulated && s->making > 0) pthread_cond_wait(&s->changed, &s->lock);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -793,8 +564,7 @@ void snapshots_close(struct snapshots **sp)
 	struct snapshots *s = *sp;
 
 	*sp = NULL;
-	if (s == NULL)
-		return;
+	if (s == NULL) return;
 	for (uint32_t i = 0; i < OPEN_BUCKETS; i++)
 		for (struct snapshot_open *o = s->open[i], *next; o != NULL; o = next) {
 			next = o->next;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_build.c -- makes the files of one snapshot: a view, a scan of it, then a page a pack in pack order, names
- * pages, the manifest.
- * Invariants: (1) memory: a few fixed tables, one page, a batch of finished ones, 40 bytes a page; (2) a page's rows come
- * in the order of their addresses, so the same rows give the same page. */
+/* snapshot_build.c -- makes the files of one snapshot: a view, a scan of it, then a page a pack in
+ * pack order, names pages, the manifest. Invariants: (1) memory: a few fixed tables, one page, a
+ * batch of finished ones, 40 bytes a page; (2) a page's rows come in the order of their addresses,
+ * so the same rows give the same page. */
 #include "jobs/snapshot_build.h"
 
 #include <assert.h>
@@ -22,10 +22,10 @@ enum {
 	SPOOL_MEMORY = 1024 * 1024,
 	BATCH_BYTES = 16 * 1024 * 1024,
 	BATCH_COUNT = 256,
-	NAMES_CUT_MIN = 32 * 1024,    /* from here at a directory that the hash of its path chooses */
-	NAMES_CUT_DIR = 256 * 1024,   /* from here at any directory */
+	NAMES_CUT_MIN = 32 * 1024,  /* from here at a directory that the hash of its path chooses */
+	NAMES_CUT_DIR = 256 * 1024, /* from here at any directory */
 	NAMES_CUT_MAX = 512 * 1024,
-	NAMES_CHOSEN = 4,             /* one directory of so many */
+	NAMES_CHOSEN = 4, /* one directory of so many */
 	LIST_EXTENTS_MAX = 1 << 20,
 };
 
@@ -56,13 +56,17 @@ void making_warn(struct snapshot_making *m, const char *fmt, ...)
 
 /* ---- finished files, put in batches ---- */
 
-struct batch { struct object_put items[BATCH_COUNT]; uint32_t count; size_t bytes; };
+struct batch {
+	struct object_put items[BATCH_COUNT];
+	uint32_t count;
+	size_t bytes;
+};
 struct output {
 	struct build *b;
 	struct batch batch;
 	struct sorter *slots; /* key 0: sequence; value: pack, slot */
 	struct snap_page_builder *page;
-	uint32_t page_pack;   /* of build.packs */
+	uint32_t page_pack; /* of build.packs */
 	uint64_t page_bytes;
 	struct snap_extent *list;
 	uint32_t list_cap;
@@ -73,22 +77,23 @@ static int batch_flush(struct output *out)
 	struct batch *k = &out->batch;
 	int err = k->count > 0 ? objects_put(out->b->s, k->items, k->count) : 0;
 
-	for (uint32_t i = 0; i < k->count; i++)
-		free(k->items[i].bytes);
+	for (uint32_t i = 0; i < k->count; i++) free(k->items[i].bytes);
 	k->count = 0;
 	k->bytes = 0;
 	return err;
 }
 
 /* Takes the bytes over. */
-static int batch_add(struct output *out, uint8_t *bytes, size_t len, struct hash128 hash, bool is_manifest)
+static int batch_add(
+	struct output *out, uint8_t *bytes, size_t len, struct hash128 hash, bool is_manifest)
 {
 	struct batch *k = &out->batch;
 
-	k->items[k->count++] = (struct object_put){ .hash = hash, .bytes = bytes, .len = len, .is_manifest = is_manifest };
+	k->items[k->count++] = (struct object_put){
+		.hash = hash, .bytes = bytes, .len = len, .is_manifest = is_manifest
+	};
 	k->bytes += len;
-	if (atomic_load(&out->b->s->stopping))
-		return -GRANARY_ESHUTDOWN;
+	if (atomic_load(&out->b->s->stopping)) return -GRANARY_ESHUTDOWN;
 	return k->count == BATCH_COUNT || k->bytes >= BATCH_BYTES ? batch_flush(out) : 0;
 }
 
@@ -97,27 +102,25 @@ static int batch_add(struct output *out, uint8_t *bytes, size_t len, struct hash
 static int page_end(struct output *out)
 {
 	struct snap_manifest *m = &out->b->manifest;
-	struct snap_page_ref ref = { .pack = out->b->packs[out->page_pack].id, .bytes = out->page_bytes };
+	struct snap_page_ref ref = { .pack = out->b->packs[out->page_pack].id,
+		.bytes = out->page_bytes };
 	uint8_t *bytes;
 	size_t len;
 	int err;
 
-	if (out->page == NULL)
-		return 0;
+	if (out->page == NULL) return 0;
 	if (m->page_count == out->b->page_cap) {
 		uint32_t cap = out->b->page_cap ? 2 * out->b->page_cap : 64;
 		struct snap_page_ref *wide = realloc(m->pages, cap * sizeof(*wide));
 
-		if (wide == NULL)
-			return -GRANARY_ENOMEM;
+		if (wide == NULL) return -GRANARY_ENOMEM;
 		m->pages = wide;
 		out->b->page_cap = cap;
 	}
 	ref.samples = snap_page_builder_samples(out->page);
 	err = snap_page_finish(out->page, &bytes, &len, &ref.hash);
 	snap_page_builder_free(&out->page);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	ref.size = (uint32_t)len;
 	m->pages[m->page_count++] = ref;
 	return batch_add(out, bytes, len, ref.hash, false);
@@ -127,8 +130,7 @@ static int page_begin(struct output *out, uint32_t pack)
 {
 	int err = page_end(out);
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	out->page_pack = pack;
 	out->page_bytes = 0;
 	out->page = snap_page_builder_new(out->b->packs[pack].id, out->b->manifest.fields);
@@ -137,20 +139,18 @@ static int page_begin(struct output *out, uint32_t pack)
 
 static struct snap_extent extent_of(const struct build *b, const struct row_extent *e)
 {
-	return (struct snap_extent){ e->pack == HOLE ? 0 : b->packs[e->pack].id, e->offset, e->length, e->crc };
+	return (struct snap_extent){ e->pack == HOLE ? 0 : b->packs[e->pack].id, e->offset,
+		e->length, e->crc };
 }
 
 static int list_room(struct output *out, uint32_t count)
 {
 	struct snap_extent *wide;
 
-	if (count <= out->list_cap)
-		return 0;
-	if (count > LIST_EXTENTS_MAX)
-		return -GRANARY_ECORRUPT;
+	if (count <= out->list_cap) return 0;
+	if (count > LIST_EXTENTS_MAX) return -GRANARY_ECORRUPT;
 	wide = realloc(out->list, count * sizeof(*wide));
-	if (wide == NULL)
-		return -GRANARY_ENOMEM;
+	if (wide == NULL) return -GRANARY_ENOMEM;
 	out->list = wide;
 	out->list_cap = count;
 	return 0;
@@ -164,8 +164,7 @@ static int field_add(struct output *out, uint64_t *at)
 	int err = spool_read(b->lists, *at, &count, sizeof(count));
 
 	*at += sizeof(count);
-	if (err == 0)
-		err = list_room(out, count);
+	if (err == 0) err = list_room(out, count);
 	for (uint32_t i = 0; i < count && err == 0; i++, *at += sizeof(struct row_extent)) {
 		struct row_extent e;
 
@@ -183,13 +182,13 @@ static int sample_add(struct output *out, const struct sort_row *row)
 	int err = 0;
 
 	if ((row->value[1] & ROW_LISTED) == 0) {
-		struct snap_extent e = { b->packs[row->key[1] >> 32].id, (uint32_t)row->key[1], (uint32_t)(at >> 32), (uint32_t)at };
+		struct snap_extent e = { b->packs[row->key[1] >> 32].id, (uint32_t)row->key[1],
+			(uint32_t)(at >> 32), (uint32_t)at };
 
 		out->page_bytes += e.length;
 		return snap_page_add(out->page, &e, 1, 0);
 	}
-	for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++)
-		err = field_add(out, &at);
+	for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++) err = field_add(out, &at);
 	return err;
 }
 
@@ -201,37 +200,39 @@ static int pages_write(struct output *out)
 
 	while (err == 0 && (more = sorter_next(b->rows, &row)) != 0) {
 		uint32_t pack = (uint32_t)(row.key[1] >> 32);
-		struct sort_row slot = { .key = { row.value[1] & ~ROW_LISTED }, .value = { b->packs[pack].id } };
+		struct sort_row slot = { .key = { row.value[1] & ~ROW_LISTED },
+			.value = { b->packs[pack].id } };
 
 		err = more;
 		if (err > 0)
-			err = out->page == NULL || pack != out->page_pack ? page_begin(out, pack) : 0;
-		if (err < 0)
-			break;
+			err = out->page == NULL || pack != out->page_pack ? page_begin(out, pack)
+									  : 0;
+		if (err < 0) break;
 		slot.value[1] = snap_page_builder_samples(out->page);
 		err = sample_add(out, &row);
-		if (err == 0)
-			err = sorter_add(out->slots, &slot);
+		if (err == 0) err = sorter_add(out->slots, &slot);
 	}
-	if (err == 0)
-		err = page_end(out);
+	if (err == 0) err = page_end(out);
 	sorter_free(&b->rows);
 	return err;
 }
 
 /* ---- names pages ---- */
 
-struct names_cut { uint8_t dir[KEY_LEN_MAX]; size_t dir_len; uint32_t entries; struct slice first; };
+struct names_cut {
+	uint8_t dir[KEY_LEN_MAX];
+	size_t dir_len;
+	uint32_t entries;
+	struct slice first;
+};
 
 /* Where versions of a dataset cut alike: at directories that their own path chooses. */
 static bool cut_here(const struct names_cut *c, struct slice dir, size_t size)
 {
 	bool is_new = dir.len != c->dir_len || memcmp(dir.p, c->dir, dir.len) != 0;
 
-	if (size >= NAMES_CUT_MAX)
-		return true;
-	if (!is_new || size < NAMES_CUT_MIN)
-		return false;
+	if (size >= NAMES_CUT_MAX) return true;
+	if (!is_new || size < NAMES_CUT_MIN) return false;
 	return size >= NAMES_CUT_DIR || hash_content(dir.p, dir.len).lo % NAMES_CHOSEN == 0;
 }
 
@@ -243,20 +244,17 @@ static int names_end(struct output *out, struct snap_names_builder *nb, struct n
 	size_t len;
 	int err;
 
-	if (c->entries == 0)
-		return 0;
+	if (c->entries == 0) return 0;
 	if (m->names_count == out->b->names_cap) {
 		uint32_t cap = out->b->names_cap ? 2 * out->b->names_cap : 64;
 		struct snap_names_ref *wide = realloc(m->names, cap * sizeof(*wide));
 
-		if (wide == NULL)
-			return -GRANARY_ENOMEM;
+		if (wide == NULL) return -GRANARY_ENOMEM;
 		m->names = wide;
 		out->b->names_cap = cap;
 	}
 	err = snap_names_finish(nb, &bytes, &len, &ref.hash);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	ref.size = (uint32_t)len;
 	m->names[m->names_count++] = ref;
 	c->first = slice_of(NULL, 0);
@@ -269,15 +267,15 @@ static int name_read(struct build *b, uint64_t *at)
 	uint16_t lens[2];
 	int err = spool_read(b->names, *at, lens, sizeof(lens));
 
-	if (err < 0 || lens[0] + lens[1] > KEY_LEN_MAX)
-		return err < 0 ? err : -GRANARY_EIO;
+	if (err < 0 || lens[0] + lens[1] > KEY_LEN_MAX) return err < 0 ? err : -GRANARY_EIO;
 	err = spool_read(b->names, *at + sizeof(lens), b->last_key + lens[0], lens[1]);
 	b->last_key_len = lens[0] + lens[1];
 	*at += sizeof(lens) + lens[1];
 	return err;
 }
 
-static int name_put(struct output *out, struct snap_names_builder *nb, struct names_cut *c, const struct snap_name *n)
+static int name_put(struct output *out, struct snap_names_builder *nb, struct names_cut *c,
+	const struct snap_name *n)
 {
 	struct slice dir, leaf;
 	int err = 0;
@@ -285,13 +283,11 @@ static int name_put(struct output *out, struct snap_names_builder *nb, struct na
 	key_split(n->key, &dir, &leaf);
 	if (c->entries > 0 && n->field == 0 && cut_here(c, dir, snap_names_builder_size(nb)))
 		err = names_end(out, nb, c);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	if (c->entries == 0) {
 		uint8_t *first = malloc(n->key.len);
 
-		if (first == NULL)
-			return -GRANARY_ENOMEM;
+		if (first == NULL) return -GRANARY_ENOMEM;
 		memcpy(first, n->key.p, n->key.len);
 		c->first = slice_of(first, n->key.len);
 	}
@@ -312,18 +308,17 @@ static int names_write(struct output *out)
 
 	while (err == 0 && (more = sorter_next(out->slots, &row)) > 0)
 		for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++) {
-			struct snap_name n = { .pack = row.value[0], .slot = (uint32_t)row.value[1], .field = i };
+			struct snap_name n = {
+				.pack = row.value[0], .slot = (uint32_t)row.value[1], .field = i
+			};
 
 			err = name_read(b, &at);
 			n.key = slice_of(b->last_key, b->last_key_len);
-			if (err == 0)
-				err = name_put(out, nb, c, &n);
+			if (err == 0) err = name_put(out, nb, c, &n);
 		}
 	err = err < 0 ? err : more;
-	if (err == 0)
-		err = names_end(out, nb, c);
-	if (c != NULL)
-		free((void *)(uintptr_t)c->first.p);
+	if (err == 0) err = names_end(out, nb, c);
+	if (c != NULL) free((void *)(uintptr_t)c->first.p);
 	free(c);
 	snap_names_builder_free(&nb);
 	return err;
@@ -338,16 +333,15 @@ static void choose_order(struct build *b)
 
 	m->mode = b->o->mode != 0 ? b->o->mode : (uint8_t)order_auto(mean, false);
 	order_defaults(m->samples, mean, false, &m->block, &m->lanes, &m->window);
-	if (b->o->block > 0)
-		m->block = b->o->block;
-	if (b->o->lanes > 0)
-		m->lanes = b->o->lanes;
-	if (b->o->window > 0)
-		m->window = b->o->window;
+	if (b->o->block > 0) m->block = b->o->block;
+	if (b->o->lanes > 0) m->lanes = b->o->lanes;
+	if (b->o->window > 0) m->window = b->o->window;
 	window_samples = m->window * m->block * m->lanes;
-	if (m->mode == ORDER_BLOCKS && m->directories > 1 && window_samples < m->samples && b->dir_run_max >= window_samples)
+	if (m->mode == ORDER_BLOCKS && m->directories > 1 && window_samples < m->samples &&
+		b->dir_run_max >= window_samples)
 		making_warn(b->m,
-			"neighbours share a directory and the window does not mix them: %llu samples of one directory follow each "
+			"neighbours share a directory and the window does not mix them: %llu "
+			"samples of one directory follow each "
 			"other, a window has %llu; use a larger --window, or mode exact",
 			(unsigned long long)b->dir_run_max, (unsigned long long)window_samples);
 }
@@ -365,8 +359,7 @@ static int manifest_write(struct output *out)
 	m->options = b->m->options;
 	choose_order(b);
 	err = snap_manifest_encode(m, &bytes, &len, &b->m->manifest);
-	if (err == 0)
-		err = batch_add(out, bytes, len, b->m->manifest, true);
+	if (err == 0) err = batch_add(out, bytes, len, b->m->manifest, true);
 	b->m->samples = m->samples;
 	b->m->bytes = m->bytes;
 	return err < 0 ? err : batch_flush(out);
@@ -385,13 +378,10 @@ static int u64_compare(const void *a, const void *b)
 static int result_pins(const struct build *b, struct build_result *out)
 {
 	out->pins = malloc((b->pack_count + 1) * sizeof(*out->pins));
-	if (out->pins == NULL)
-		return -GRANARY_ENOMEM;
+	if (out->pins == NULL) return -GRANARY_ENOMEM;
 	for (uint32_t i = 0; i < b->pack_count; i++)
-		if (b->packs[i].id != 0)
-			out->pins[out->pin_count++] = b->packs[i].id;
-	if (out->pin_count > 1)
-		qsort(out->pins, out->pin_count, sizeof(*out->pins), u64_compare);
+		if (b->packs[i].id != 0) out->pins[out->pin_count++] = b->packs[i].id;
+	if (out->pin_count > 1) qsort(out->pins, out->pin_count, sizeof(*out->pins), u64_compare);
 	return 0;
 }
 
@@ -407,18 +397,13 @@ static int write_all(struct build *b, const struct spool_options *table)
 	struct output *out = calloc(1, sizeof(*out));
 	int err = -GRANARY_ENOMEM;
 
-	if (out == NULL)
-		return err;
+	if (out == NULL) return err;
 	out->b = b;
 	out->slots = sorter_new(table);
-	if (out->slots != NULL)
-		err = pages_write(out);
-	if (err == 0)
-		err = names_write(out);
-	if (err == 0)
-		err = manifest_write(out);
-	for (uint32_t i = 0; i < out->batch.count; i++)
-		free(out->batch.items[i].bytes);
+	if (out->slots != NULL) err = pages_write(out);
+	if (err == 0) err = names_write(out);
+	if (err == 0) err = manifest_write(out);
+	for (uint32_t i = 0; i < out->batch.count; i++) free(out->batch.items[i].bytes);
 	snap_page_builder_free(&out->page);
 	sorter_free(&out->slots);
 	free(out->list);
@@ -445,7 +430,9 @@ static void build_release(struct build *b)
 static int build_run(struct build *b, struct build_result *out)
 {
 	struct snapshots *s = b->s;
-	struct spool_options table = { s->o.fs, s->o.memory > 0 ? s->o.memory : MEMORY_DEFAULT, room, s }, text = table;
+	struct spool_options table = { s->o.fs, s->o.memory > 0 ? s->o.memory : MEMORY_DEFAULT,
+		room, s },
+			     text = table;
 	int err;
 
 	text.memory = table.memory < SPOOL_MEMORY ? table.memory : SPOOL_MEMORY;
@@ -458,9 +445,9 @@ static int build_run(struct build *b, struct build_result *out)
 	err = build_scan(b);
 	kv_snapshot_free(s->o.kv, &b->view);
 	if (err == 0 && b->manifest.samples == 0)
-		return making_fail(b->m, -GRANARY_ENOTFOUND, "no file is below the prefix, or none is wanted");
-	if (err == 0)
-		err = result_pins(b, out);
+		return making_fail(
+			b->m, -GRANARY_ENOTFOUND, "no file is below the prefix, or none is wanted");
+	if (err == 0) err = result_pins(b, out);
 	b->last_key_len = 0;
 	return err < 0 ? err : write_all(b, &table);
 }
@@ -471,15 +458,13 @@ int snapshot_build(struct snapshots *s, struct snapshot_making *m, const struct 
 	struct build *b = calloc(1, sizeof(*b));
 	int err;
 
-	if (b == NULL)
-		return -GRANARY_ENOMEM;
+	if (b == NULL) return -GRANARY_ENOMEM;
 	b->s = s;
 	b->m = m;
 	b->o = o;
 	b->manifest.fields = 1;
 	err = build_run(b, out);
-	if (b->view != NULL)
-		kv_snapshot_free(s->o.kv, &b->view);
+	if (b->view != NULL) kv_snapshot_free(s->o.kv, &b->view);
 	build_release(b);
 	return err;
 }

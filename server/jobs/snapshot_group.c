@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_group.c -- samples of several files: files of one directory alike up to the first dot of their name.
+/* snapshot_group.c -- samples of several files: files of one directory alike up to the first dot of
+ * their name.
  *
- * The fields are the suffixes that most groups have; a first scan counts the sets of suffixes. A group that lacks one of
- * them is left out and counted; files of other suffixes are left out.
- * Invariants: (1) a group's files follow each other in key order, as all begin with its name and a dot; one that a
- * directory of such a name interrupts counts as two; (2) members are kept in key order, which is that of suffixes. */
+ * The fields are the suffixes that most groups have; a first scan counts the sets of suffixes. A
+ * group that lacks one of them is left out and counted; files of other suffixes are left out.
+ * Invariants: (1) a group's files follow each other in key order, as all begin with its name and a
+ * dot; one that a directory of such a name interrupts counts as two; (2) members are kept in key
+ * order, which is that of suffixes. */
 #include "jobs/snapshot_build.h"
 
 #include <stdlib.h>
@@ -14,8 +16,15 @@
 
 enum { MEMBERS_MAX = 256, SETS_MAX = 4096, NAMED_MAX = 20, SUFFIX_MAX = 255 };
 
-struct member { uint32_t key_at, key_len, suffix_at, suffix_len; struct build_field field; };
-struct set { uint64_t count; uint32_t len, fields; uint8_t *bytes; }; /* of suffixes: u8 length and bytes each */
+struct member {
+	uint32_t key_at, key_len, suffix_at, suffix_len;
+	struct build_field field;
+};
+struct set {
+	uint64_t count;
+	uint32_t len, fields;
+	uint8_t *bytes;
+}; /* of suffixes: u8 length and bytes each */
 
 struct group {
 	struct set sets[SETS_MAX];
@@ -24,14 +33,15 @@ struct group {
 	/* the group at hand */
 	struct member members[MEMBERS_MAX];
 	uint32_t member_count, base_len;
-	uint64_t dropped;        /* members past MEMBERS_MAX, suffixes too long */
+	uint64_t dropped; /* members past MEMBERS_MAX, suffixes too long */
 	uint8_t keys[MEMBERS_MAX * (KEY_LEN_MAX + 1)];
 	uint32_t keys_len;
-	uint64_t extra;          /* files of complete groups that are no field */
+	uint64_t extra; /* files of complete groups that are no field */
 	uint32_t named;
 };
 
-/* Length of the key up to and without the first dot of its last component; the suffix begins behind it. */
+/* Length of the key up to and without the first dot of its last component; the suffix begins behind
+ * it. */
 static uint32_t base_of(struct slice key)
 {
 	struct slice dir, leaf;
@@ -42,7 +52,10 @@ static uint32_t base_of(struct slice key)
 	return (uint32_t)(dot != NULL ? (size_t)(dot - key.p) : key.len);
 }
 
-static struct slice key_of(const struct group *g, const struct member *m) { return slice_of(g->keys + m->key_at, m->key_len); }
+static struct slice key_of(const struct group *g, const struct member *m)
+{
+	return slice_of(g->keys + m->key_at, m->key_len);
+}
 static struct slice suffix_of(const struct group *g, const struct member *m)
 {
 	return slice_of(g->keys + m->suffix_at, m->suffix_len);
@@ -56,23 +69,24 @@ static int set_count(struct group *g)
 	struct wr w = wr_of(bytes, sizeof(bytes));
 	struct set *s;
 
-	if (g->member_count == 0 || g->member_count > SNAP_FIELDS_MAX)
-		return 0;
+	if (g->member_count == 0 || g->member_count > SNAP_FIELDS_MAX) return 0;
 	for (uint32_t i = 0; i < g->member_count; i++) {
 		wr_u8(&w, (uint8_t)g->members[i].suffix_len);
 		wr_slice(&w, suffix_of(g, &g->members[i]));
 	}
 	for (uint32_t i = 0; i < g->set_count; i++)
-		if (slice_eq(slice_of(g->sets[i].bytes, g->sets[i].len), slice_of(bytes, wr_len(&w)))) {
+		if (slice_eq(slice_of(g->sets[i].bytes, g->sets[i].len),
+			    slice_of(bytes, wr_len(&w)))) {
 			g->sets[i].count++;
 			return 0;
 		}
-	if (g->set_count == SETS_MAX)
-		return 0; /* the frequent ones are among the first */
+	if (g->set_count == SETS_MAX) return 0; /* the frequent ones are among the first */
 	s = &g->sets[g->set_count];
-	*s = (struct set){ .count = 1, .len = (uint32_t)wr_len(&w), .fields = g->member_count, .bytes = malloc(wr_len(&w)) };
-	if (s->bytes == NULL)
-		return -GRANARY_ENOMEM;
+	*s = (struct set){ .count = 1,
+		.len = (uint32_t)wr_len(&w),
+		.fields = g->member_count,
+		.bytes = malloc(wr_len(&w)) };
+	if (s->bytes == NULL) return -GRANARY_ENOMEM;
 	memcpy(s->bytes, bytes, s->len);
 	g->set_count++;
 	return 0;
@@ -88,7 +102,8 @@ static void group_left_out(struct build *b)
 	b->manifest.incomplete++;
 	if (g->named++ < NAMED_MAX)
 		making_warn(b->m, "incomplete, left out: '%s'",
-			name_escape(text, sizeof(text), slice_of(g->keys + g->members[0].key_at, g->base_len)));
+			name_escape(text, sizeof(text),
+				slice_of(g->keys + g->members[0].key_at, g->base_len)));
 }
 
 /* Both the fields and the members are in order of suffix. */
@@ -103,8 +118,7 @@ static int group_give(struct build *b)
 	for (uint32_t i = 0; i < s->fields; i++) {
 		struct slice want = cur_bytes(&c, cur_u8(&c));
 
-		while (at < g->member_count && !slice_eq(suffix_of(g, &g->members[at]), want))
-			at++;
+		while (at < g->member_count && !slice_eq(suffix_of(g, &g->members[at]), want)) at++;
 		if (at == g->member_count) {
 			group_left_out(b);
 			b->extent_count = 0;
@@ -130,13 +144,11 @@ static int group_trim(struct build *b)
 	for (uint32_t i = 0; i < g->member_count; i++) {
 		struct build_field *f = &g->members[i].field;
 
-		if (left == 0 || !slice_eq(suffix_of(g, &g->members[i]), want))
-			continue;
+		if (left == 0 || !slice_eq(suffix_of(g, &g->members[i]), want)) continue;
 		memmove(&b->extents[to], &b->extents[f->first], f->count * sizeof(*b->extents));
 		f->first = to;
 		to += f->count;
-		if (--left > 0)
-			want = cur_bytes(&c, cur_u8(&c));
+		if (--left > 0) want = cur_bytes(&c, cur_u8(&c));
 	}
 	b->extent_count = to;
 	return group_give(b);
@@ -147,8 +159,7 @@ static int group_close(struct build *b)
 	struct group *g = b->group;
 	int err = 0;
 
-	if (g->member_count > 0)
-		err = g->is_counting ? set_count(g) : group_trim(b);
+	if (g->member_count > 0) err = g->is_counting ? set_count(g) : group_trim(b);
 	g->member_count = g->keys_len = 0;
 	g->dropped = 0;
 	b->extent_count = 0;
@@ -157,7 +168,8 @@ static int group_close(struct build *b)
 
 static bool is_of_group(const struct group *g, struct slice key, uint32_t base_len)
 {
-	return g->member_count > 0 && base_len == g->base_len && memcmp(g->keys, key.p, base_len) == 0 &&
+	return g->member_count > 0 && base_len == g->base_len &&
+	       memcmp(g->keys, key.p, base_len) == 0 &&
 	       (key.len > base_len) == (g->members[0].key_len > base_len);
 }
 
@@ -168,8 +180,7 @@ int build_group_file(struct build *b, struct slice key, const struct object *o)
 	struct member *m;
 	int err = is_of_group(g, key, base_len) ? 0 : group_close(b);
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	g->base_len = base_len;
 	m = &g->members[g->member_count];
 	m->suffix_len = (uint32_t)(key.len > base_len ? key.len - base_len - 1 : 0);
@@ -182,8 +193,7 @@ int build_group_file(struct build *b, struct slice key, const struct object *o)
 	m->suffix_at = m->key_at + m->key_len - m->suffix_len;
 	memcpy(g->keys + m->key_at, key.p, key.len);
 	g->keys_len += m->key_len;
-	if (!g->is_counting)
-		err = build_take_extents(b, key, o, &m->field);
+	if (!g->is_counting) err = build_take_extents(b, key, o, &m->field);
 	g->member_count++;
 	return err;
 }
@@ -194,8 +204,7 @@ static int count_file(void *arg, struct slice key, const struct object *o)
 	char text[KEY_LEN_MAX + 1];
 	size_t from = b->m->prefix.len;
 
-	if (atomic_load_explicit(&b->s->stopping, memory_order_relaxed))
-		return -GRANARY_ESHUTDOWN;
+	if (atomic_load_explicit(&b->s->stopping, memory_order_relaxed)) return -GRANARY_ESHUTDOWN;
 	memcpy(text, key.p + from, key.len - from);
 	text[key.len - from] = '\0';
 	return o->is_dir || !build_options_want(b->o, text) ? 0 : build_group_file(b, key, o);
@@ -206,18 +215,19 @@ int build_group_begin(struct build *b)
 	struct group *g = b->group = calloc(1, sizeof(*g));
 	int err;
 
-	if (g == NULL)
-		return -GRANARY_ENOMEM;
+	if (g == NULL) return -GRANARY_ENOMEM;
 	g->is_counting = true;
 	err = ns_scan(b->s->o.ns, b->view, b->m->bucket, b->m->prefix, count_file, b);
-	if (err == 0)
-		err = group_close(b);
+	if (err == 0) err = group_close(b);
 	g->is_counting = false;
 	if (err < 0 || g->set_count == 0)
-		return err < 0 ? err : making_fail(b->m, -GRANARY_ENOTFOUND, "no file is below the prefix, or none is wanted");
+		return err < 0 ? err
+			       : making_fail(b->m, -GRANARY_ENOTFOUND,
+					 "no file is below the prefix, or none is wanted");
 	for (uint32_t i = 1; i < g->set_count; i++)
 		if (g->sets[i].count > g->sets[g->best].count ||
-		    (g->sets[i].count == g->sets[g->best].count && g->sets[i].fields > g->sets[g->best].fields))
+			(g->sets[i].count == g->sets[g->best].count &&
+				g->sets[i].fields > g->sets[g->best].fields))
 			g->best = i;
 	b->manifest.fields = g->sets[g->best].fields;
 	if (b->manifest.fields > 1)
@@ -230,9 +240,11 @@ int build_group_end(struct build *b)
 	int err = group_close(b);
 
 	if (b->manifest.incomplete > 0)
-		making_warn(b->m, "%llu incomplete samples were left out", (unsigned long long)b->manifest.incomplete);
+		making_warn(b->m, "%llu incomplete samples were left out",
+			(unsigned long long)b->manifest.incomplete);
 	if (b->group->extra > 0)
-		making_warn(b->m, "%llu files of suffixes that most samples lack were left out", (unsigned long long)b->group->extra);
+		making_warn(b->m, "%llu files of suffixes that most samples lack were left out",
+			(unsigned long long)b->group->extra);
 	return err;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_lease.c -- who reads which snapshot: reports of consumers in RAM, a row a job so that a restart does not
- * forget that a snapshot is in use. Times are store time. */
+/* snapshot_lease.c -- who reads which snapshot: reports of consumers in RAM, a row a job so that a
+ * restart does not forget that a snapshot is in use. Times are store time. */
 #include "jobs/snapshot_priv.h"
 
 #include <stdio.h>
@@ -15,17 +15,16 @@
 #include "meta/rows.h"
 
 enum { LEASES_MAX = 65536, LINE_MAX = 1024, SHARE_ONE = 65536 };
-#define SECOND UINT64_C(1000000000)
-#define ROW_EVERY_NS (60 * SECOND)
-#define ACTIVE_NS (150 * SECOND) /* missed two reports */
+#define SECOND            UINT64_C(1000000000)
+#define ROW_EVERY_NS      (60 * SECOND)
+#define ACTIVE_NS         (150 * SECOND) /* missed two reports */
 #define AUTOMATIC_KEEP_NS (24 * 3600 * SECOND)
 
 static void copy(char *to, size_t cap, struct slice s)
 {
 	size_t n = s.len < cap - 1 ? s.len : cap - 1;
 
-	if (n > 0)
-		memcpy(to, s.p, n);
+	if (n > 0) memcpy(to, s.p, n);
 	to[n] = '\0';
 }
 
@@ -36,13 +35,13 @@ static bool is_of(const struct lease *l, uint64_t bucket, struct slice name)
 
 /* ---- rows ---- */
 
-static int load_row(void *arg, uint64_t bucket, struct slice name, struct slice job, uint64_t seen_ns)
+static int load_row(
+	void *arg, uint64_t bucket, struct slice name, struct slice job, uint64_t seen_ns)
 {
 	struct snapshots *s = arg;
 	struct lease *l = calloc(1, sizeof(*l));
 
-	if (l == NULL)
-		return -GRANARY_ENOMEM;
+	if (l == NULL) return -GRANARY_ENOMEM;
 	l->bucket = bucket;
 	l->seen_ns = l->row_ns = seen_ns;
 	l->from_row = true;
@@ -53,7 +52,10 @@ static int load_row(void *arg, uint64_t bucket, struct slice name, struct slice 
 	return 0;
 }
 
-int leases_load(struct snapshots *s) { return lease_each(s->o.kv, load_row, s); }
+int leases_load(struct snapshots *s)
+{
+	return lease_each(s->o.kv, load_row, s);
+}
 
 static void lease_drop(struct snapshots *s, struct lease *l)
 {
@@ -75,13 +77,13 @@ static int row_put(struct snapshots *s, const struct snapshot_report *r, uint64_
 	struct kv_txn *txn = kv_txn_new(s->o.kv);
 	int err;
 
-	if (txn == NULL)
-		return -GRANARY_ENOMEM;
+	if (txn == NULL) return -GRANARY_ENOMEM;
 	value_begin(&w);
 	tlv_put_u64(&w, ETAG_SEEN, now);
 	tlv_put(&w, ETAG_HOST, r->host);
 	kv_put(txn, row_lease(key, r->bucket, r->name, r->job), slice_of(value, wr_len(&w)));
-	if (snapshot_is_automatic(r->name)) /* kept until a day after its last use; a row that is gone stays so */
+	if (snapshot_is_automatic(
+		    r->name)) /* kept until a day after its last use; a row that is gone stays so */
 		kv_pre_range(txn, row_snapshot(key, r->bucket, r->name), false);
 	err = kv_submit_wait(s->o.kv, txn);
 	kv_txn_free(&txn);
@@ -94,10 +96,10 @@ static int row_put(struct snapshots *s, const struct snapshot_report *r, uint64_
 			char note[SNAPSHOT_NOTE_MAX];
 			size_t len = row.note.len;
 
-			if (len > 0)
-				memcpy(note, row.note.p, len);
+			if (len > 0) memcpy(note, row.note.p, len);
 			kv_value_release(&v);
-			err = snapshots_note(s, r->bucket, r->name, slice_of(note, len), now + AUTOMATIC_KEEP_NS);
+			err = snapshots_note(s, r->bucket, r->name, slice_of(note, len),
+				now + AUTOMATIC_KEEP_NS);
 		}
 	}
 	return err;
@@ -108,18 +110,19 @@ static void row_delete(struct snapshots *s, uint64_t bucket, struct slice name, 
 	uint8_t key[ROW_KEY_MAX];
 	struct kv_txn *txn = kv_txn_new(s->o.kv);
 
-	if (txn == NULL)
-		return; /* a later pass finds it */
+	if (txn == NULL) return; /* a later pass finds it */
 	kv_delete(txn, row_lease(key, bucket, name, job));
 	if (kv_submit_wait(s->o.kv, txn) < 0)
-		log_warn("cannot delete the row of a lease; a later pass tries it again; job='%.*s'", (int)job.len,
-			(const char *)job.p);
+		log_warn(
+			"cannot delete the row of a lease; a later pass tries it again; job='%.*s'",
+			(int)job.len, (const char *)job.p);
 	kv_txn_free(&txn);
 }
 
 /* ---- reports ---- */
 
-static struct lease *find(struct snapshots *s, const struct snapshot_report *r, uint64_t *row_ns, bool *others)
+static struct lease *find(
+	struct snapshots *s, const struct snapshot_report *r, uint64_t *row_ns, bool *others)
 {
 	struct lease *found = NULL;
 
@@ -128,8 +131,7 @@ static struct lease *find(struct snapshots *s, const struct snapshot_report *r, 
 	for (struct list *n = s->leases.next; n != &s->leases; n = n->next) {
 		struct lease *l = container_of(n, struct lease, node);
 
-		if (!is_of(l, r->bucket, r->name) || !slice_eq(slice_str(l->job), r->job))
-			continue;
+		if (!is_of(l, r->bucket, r->name) || !slice_eq(slice_str(l->job), r->job)) continue;
 		*row_ns = l->row_ns > *row_ns ? l->row_ns : *row_ns;
 		if (!l->from_row && l->rank == r->rank && slice_eq(slice_str(l->host), r->host))
 			found = l;
@@ -158,32 +160,25 @@ static void fill(struct lease *l, const struct snapshot_report *r, uint64_t now)
 	copy(l->host, sizeof(l->host), r->host);
 }
 
-/* A job's weight counts once, however many ranks it has. */
+/* Each of a job's ranks stands for its part of the job's weight. */
 static uint64_t share_of(struct snapshots *s, struct slice job, uint64_t now)
 {
 	uint64_t sum = 0, mine = 0;
 
 	for (struct list *n = s->leases.next; n != &s->leases; n = n->next) {
-		const struct lease *l = container_of(n, struct lease, node), *first = NULL;
+		const struct lease *l = container_of(n, struct lease, node);
+		uint64_t part = ((uint64_t)l->weight << 20) / (l->world > 0 ? l->world : 1);
 
-		if (l->from_row || now - l->seen_ns > ACTIVE_NS)
-			continue;
-		for (struct list *k = s->leases.next; k != n && first == NULL; k = k->next) {
-			const struct lease *e = container_of(k, struct lease, node);
-
-			if (!e->from_row && now - e->seen_ns <= ACTIVE_NS && strcmp(e->job, l->job) == 0)
-				first = e;
-		}
-		if (first != NULL)
-			continue;
-		sum += l->weight;
-		if (slice_eq(slice_str(l->job), job))
-			mine = l->weight;
+		if (l->from_row || now - l->seen_ns > ACTIVE_NS) continue;
+		sum += part;
+		if (slice_eq(slice_str(l->job), job)) mine += part;
 	}
-	return sum == 0 || mine == 0 ? SHARE_ONE : mine * SHARE_ONE / sum;
+	return sum == 0 || mine == 0 ? SHARE_ONE
+				     : (uint64_t)((double)mine / (double)sum * SHARE_ONE);
 }
 
-static int keep(struct snapshots *s, const struct snapshot_report *r, uint64_t now, bool *write_row, bool *last)
+static int keep(struct snapshots *s, const struct snapshot_report *r, uint64_t now, bool *write_row,
+	bool *last)
 {
 	uint64_t row_ns;
 	bool others;
@@ -192,16 +187,13 @@ static int keep(struct snapshots *s, const struct snapshot_report *r, uint64_t n
 	*write_row = !r->ended && (row_ns == 0 || now - row_ns >= ROW_EVERY_NS);
 	*last = r->ended && !others;
 	if (r->ended) {
-		if (l != NULL)
-			lease_drop(s, l);
+		if (l != NULL) lease_drop(s, l);
 		return 0;
 	}
 	if (l == NULL) {
-		if (s->lease_count >= LEASES_MAX)
-			return -GRANARY_EBUSY;
+		if (s->lease_count >= LEASES_MAX) return -GRANARY_EBUSY;
 		l = calloc(1, sizeof(*l));
-		if (l == NULL)
-			return -GRANARY_ENOMEM;
+		if (l == NULL) return -GRANARY_ENOMEM;
 		list_push(&s->leases, &l->node);
 		s->lease_count++;
 	}
@@ -210,14 +202,15 @@ static int keep(struct snapshots *s, const struct snapshot_report *r, uint64_t n
 	return 0;
 }
 
-static void drop_job(struct snapshots *s, uint64_t bucket, struct slice name, struct slice job, bool rows_only)
+static void drop_job(
+	struct snapshots *s, uint64_t bucket, struct slice name, struct slice job, bool rows_only)
 {
 	for (struct list *n = s->leases.next, *next; n != &s->leases; n = next) {
 		struct lease *l = container_of(n, struct lease, node);
 
 		next = n->next;
 		if (is_of(l, bucket, name) && (job.p == NULL || slice_eq(slice_str(l->job), job)) &&
-		    (!rows_only || l->from_row))
+			(!rows_only || l->from_row))
 			lease_drop(s, l);
 	}
 }
@@ -230,14 +223,11 @@ int snapshots_report(struct snapshots *s, const struct snapshot_report *r, uint6
 
 	pthread_mutex_lock(&s->lock);
 	err = keep(s, r, now, &write_row, &last);
-	if (last)
-		drop_job(s, r->bucket, r->name, r->job, true);
+	if (last) drop_job(s, r->bucket, r->name, r->job, true);
 	*share = share_of(s, r->job, now);
 	pthread_mutex_unlock(&s->lock);
-	if (err == 0 && write_row)
-		err = row_put(s, r, now);
-	if (err == 0 && last)
-		row_delete(s, r->bucket, r->name, r->job);
+	if (err == 0 && write_row) err = row_put(s, r, now);
+	if (err == 0 && last) row_delete(s, r->bucket, r->name, r->job);
 	return err;
 }
 
@@ -253,8 +243,7 @@ bool lease_holder(struct snapshots *s, uint64_t bucket, struct slice name, char 
 		const struct lease *l = container_of(n, struct lease, node);
 
 		has = is_of(l, bucket, name) && now - l->seen_ns < SNAPSHOT_LEASE_NS;
-		if (has)
-			snprintf(text, cap, "%s", l->job);
+		if (has) snprintf(text, cap, "%s", l->job);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return has;
@@ -271,17 +260,14 @@ static void forget_rows(struct snapshots *s, uint64_t bucket, struct slice name)
 		for (kv_iter_seek(it, prefix); kv_iter_valid(it); kv_iter_next(it)) {
 			struct slice key = kv_iter_key(it);
 
-			if (key.len < prefix.len || memcmp(key.p, prefix.p, prefix.len) != 0)
-				break;
+			if (key.len < prefix.len || memcmp(key.p, prefix.p, prefix.len) != 0) break;
 			kv_delete(txn, key);
 		}
 		if (kv_txn_ops(txn) > 0 && kv_submit_wait(s->o.kv, txn) < 0)
 			log_warn("cannot delete the rows of leases; they end by themselves");
 	}
-	if (it != NULL)
-		kv_iter_free(&it);
-	if (txn != NULL)
-		kv_txn_free(&txn);
+	if (it != NULL) kv_iter_free(&it);
+	if (txn != NULL) kv_txn_free(&txn);
 }
 
 void leases_forget(struct snapshots *s, uint64_t bucket, struct slice name)
@@ -292,9 +278,14 @@ void leases_forget(struct snapshots *s, uint64_t bucket, struct slice name)
 	forget_rows(s, bucket, name);
 }
 
-struct old_rows { struct snapshots *s; uint64_t now; struct kv_txn *txn; };
+struct old_rows {
+	struct snapshots *s;
+	uint64_t now;
+	struct kv_txn *txn;
+};
 
-static int old_row(void *arg, uint64_t bucket, struct slice name, struct slice job, uint64_t seen_ns)
+static int old_row(
+	void *arg, uint64_t bucket, struct slice name, struct slice job, uint64_t seen_ns)
 {
 	struct old_rows *o = arg;
 	uint8_t key[ROW_KEY_MAX];
@@ -313,19 +304,18 @@ void leases_tick(struct snapshots *s)
 		struct lease *l = container_of(n, struct lease, node);
 
 		next = n->next;
-		if (o.now - l->seen_ns >= SNAPSHOT_LEASE_NS)
-			lease_drop(s, l);
+		if (o.now - l->seen_ns >= SNAPSHOT_LEASE_NS) lease_drop(s, l);
 	}
 	pthread_mutex_unlock(&s->lock);
-	if (o.txn == NULL)
-		return;
-	if (lease_each(s->o.kv, old_row, &o) == 0 && kv_txn_ops(o.txn) > 0 && kv_submit_wait(s->o.kv, o.txn) < 0)
+	if (o.txn == NULL) return;
+	if (lease_each(s->o.kv, old_row, &o) == 0 && kv_txn_ops(o.txn) > 0 &&
+		kv_submit_wait(s->o.kv, o.txn) < 0)
 		log_warn("cannot delete the rows of old leases; the next pass tries it again");
 	kv_txn_free(&o.txn);
 }
 
-char *snapshots_consumers(struct snapshots *s, uint64_t bucket, bool (*may)(void *arg, struct slice bucket_name), void *arg,
-	size_t *len)
+char *snapshots_consumers(struct snapshots *s, uint64_t bucket,
+	bool (*may)(void *arg, struct slice bucket_name), void *arg, size_t *len)
 {
 	uint64_t now = store_clock_now(s->o.clock);
 	size_t cap;
@@ -338,13 +328,16 @@ char *snapshots_consumers(struct snapshots *s, uint64_t bucket, bool (*may)(void
 	for (struct list *n = s->leases.next; out != NULL && n != &s->leases; n = n->next) {
 		const struct lease *l = container_of(n, struct lease, node);
 
-		if (l->from_row || (bucket != 0 ? l->bucket != bucket : !may(arg, slice_str(l->bucket_name))))
+		if (l->from_row ||
+			(bucket != 0 ? l->bucket != bucket : !may(arg, slice_str(l->bucket_name))))
 			continue;
 		*len += (size_t)snprintf(out + *len, cap - *len,
-			"job=%s snapshot=%s@%s host=%s rank=%u world=%u weight=%u epoch=%llu position=%llu of=%llu samples=%llu "
+			"job=%s snapshot=%s@%s host=%s rank=%u world=%u weight=%u epoch=%llu "
+			"position=%llu of=%llu samples=%llu "
 			"bytes=%llu waited_ns=%llu age_s=%llu\n",
-			l->job, l->bucket_name, l->name, l->host, l->rank, l->world, l->weight, (unsigned long long)l->epoch,
-			(unsigned long long)l->position, (unsigned long long)l->of, (unsigned long long)l->samples,
+			l->job, l->bucket_name, l->name, l->host, l->rank, l->world, l->weight,
+			(unsigned long long)l->epoch, (unsigned long long)l->position,
+			(unsigned long long)l->of, (unsigned long long)l->samples,
 			(unsigned long long)l->bytes, (unsigned long long)l->waited_ns,
 			(unsigned long long)((now - l->seen_ns) / SECOND));
 	}

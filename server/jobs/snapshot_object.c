@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_object.c -- pages and manifests as objects of the system's bucket: put, read and swept from threads that may
- * block. A put goes the way of any other: appended to the bucket's open pack, flushed, named by one transaction. */
+/* snapshot_object.c -- pages and manifests as objects of the system's bucket: put, read and swept
+ * from threads that may block. A put goes the way of any other: appended to the bucket's open pack,
+ * flushed, named by one transaction. */
 #include "jobs/snapshot_priv.h"
 
 #include <assert.h>
@@ -23,12 +24,18 @@
 #include "pack/writer.h"
 #include "tier/packs.h"
 
-enum { PLAN_TRIES = 8, SIM_TURNS_MAX = 1000000, ATTRS_MAX = 64, DELETES_A_TXN = 500, READ_TRIES = 4 };
+enum {
+	PLAN_TRIES = 8,
+	SIM_TURNS_MAX = 1000000,
+	ATTRS_MAX = 64,
+	DELETES_A_TXN = 500,
+	READ_TRIES = 4
+};
 
 void object_key(char key[OBJECT_KEY_MAX], struct hash128 hash, bool is_manifest)
 {
-	snprintf(key, OBJECT_KEY_MAX, "%s/%02x/%016" PRIx64 "%016" PRIx64, is_manifest ? "manifests" : "pages",
-		(unsigned)(hash.hi >> 56), hash.hi, hash.lo);
+	snprintf(key, OBJECT_KEY_MAX, "%s/%02x/%016" PRIx64 "%016" PRIx64,
+		is_manifest ? "manifests" : "pages", (unsigned)(hash.hi >> 56), hash.hi, hash.lo);
 }
 
 /* ---- appending ---- */
@@ -65,11 +72,11 @@ struct batch {
 
 static void piece_done(struct task *task)
 {
-	struct piece *p = container_of(container_of(task, struct pack_append, done), struct piece, a);
+	struct piece *p =
+		container_of(container_of(task, struct pack_append, done), struct piece, a);
 	struct batch *b = p->batch;
 
-	if (atomic_fetch_sub(&b->left, 1) == 1)
-		sem_post(&b->done);
+	if (atomic_fetch_sub(&b->left, 1) == 1) sem_post(&b->done);
 }
 
 static void batch_start(struct task *task)
@@ -84,8 +91,7 @@ static void batch_wait(struct batch *b)
 	const struct snapshots_options *o = &b->s->o;
 
 	if (!o->simulated) {
-		while (sem_wait(&b->done) != 0)
-			continue;
+		while (sem_wait(&b->done) != 0) continue;
 		return;
 	}
 	for (uint32_t i = 0; atomic_load(&b->left) > 0; i++) {
@@ -97,7 +103,9 @@ static void batch_wait(struct batch *b)
 
 static struct ns_ref item_ref(const struct batch *b, const struct item *it)
 {
-	return (struct ns_ref){ .by = NS_BY_KEY, .bucket = b->bucket.id, .name = slice_str(it->key) };
+	return (struct ns_ref){
+		.by = NS_BY_KEY, .bucket = b->bucket.id, .name = slice_str(it->key)
+	};
 }
 
 static int item_look(struct batch *b, struct item *it)
@@ -108,10 +116,8 @@ static int item_look(struct batch *b, struct item *it)
 	struct object o;
 	int err = ns_lookup(b->s->o.ns, &ref, &place, &o, &value);
 
-	if (err == -GRANARY_ENOTFOUND)
-		return ns_parent(b->s->o.ns, &ref, &it->dir, &it->group);
-	if (err < 0)
-		return err;
+	if (err == -GRANARY_ENOTFOUND) return ns_parent(b->s->o.ns, &ref, &it->dir, &it->group);
+	if (err < 0) return err;
 	it->is_there = true;
 	kv_value_release(&value);
 	return 0;
@@ -146,7 +152,8 @@ static void piece_fill(struct batch *b, struct item *it, uint32_t i, const char 
 	a->name = slice_str(leaf);
 	a->attrs = slice_of(it->attrs, it->attrs_len);
 	a->data = it->o->bytes + at;
-	a->data_len = it->o->len - at < EXTENT_LEN_MAX ? (uint32_t)(it->o->len - at) : EXTENT_LEN_MAX;
+	a->data_len =
+		it->o->len - at < EXTENT_LEN_MAX ? (uint32_t)(it->o->len - at) : EXTENT_LEN_MAX;
 	a->crcs = (const uint8_t *)(it->crcs + at / CRC_BLOCK_SIZE);
 }
 
@@ -158,8 +165,7 @@ static int item_pieces(struct batch *b, struct item *it, struct pack_append ***l
 	it->pieces = calloc(it->piece_count, sizeof(*it->pieces));
 	it->extents = calloc(it->piece_count, sizeof(*it->extents));
 	it->crcs = malloc(4 * (size_t)crc_block_count(it->o->len) + 4);
-	if (it->pieces == NULL || it->extents == NULL || it->crcs == NULL)
-		return -GRANARY_ENOMEM;
+	if (it->pieces == NULL || it->extents == NULL || it->crcs == NULL) return -GRANARY_ENOMEM;
 	crc32c_blocks(it->crcs, it->o->bytes, it->o->len);
 	it->id = ids_object(b->s->o.ids);
 	it->version = ids_version(b->s->o.ids);
@@ -187,12 +193,10 @@ static int batch_append(struct batch *b)
 		err = item_look(b, it);
 		for (uint32_t k = 0; k < i; k++) /* the same bytes twice in one batch */
 			it->is_there |= strcmp(b->items[k].key, it->key) == 0;
-		if (err == 0 && !it->is_there)
-			err = item_pieces(b, it, &last);
+		if (err == 0 && !it->is_there) err = item_pieces(b, it, &last);
 		bytes += it->o->len;
 	}
-	if (err == 0)
-		err = packs_room(b->s->o.packs, bytes);
+	if (err == 0) err = packs_room(b->s->o.packs, bytes);
 	if (err < 0 || b->first == NULL) {
 		atomic_store(&b->left, 0);
 		for (uint32_t i = 0; i < b->count; i++) /* never started: nothing to settle */
@@ -204,8 +208,7 @@ static int batch_append(struct batch *b)
 	batch_wait(b);
 	for (uint32_t i = 0; i < b->count; i++)
 		for (uint32_t k = 0; k < b->items[i].piece_count; k++)
-			if (b->items[i].pieces[k].a.err < 0)
-				err = b->items[i].pieces[k].a.err;
+			if (b->items[i].pieces[k].a.err < 0) err = b->items[i].pieces[k].a.err;
 	return err;
 }
 
@@ -213,9 +216,18 @@ static int batch_append(struct batch *b)
 
 static int item_plan(struct batch *b, struct item *it, struct ns_plan *plan)
 {
-	struct ns_put put = { .ref = item_ref(b, it), .condition = NS_IF_ABSENT, .parent = it->dir, .id = it->id,
-		.version = it->version, .size = it->o->len, .mtime_ns = clock_wall_ns(), .mode = 0100600, .has_hash = true,
-		.hash = it->o->hash, .extents = it->extents, .extent_count = it->piece_count };
+	struct ns_put put = { .ref = item_ref(b, it),
+		.condition = NS_IF_ABSENT,
+		.parent = it->dir,
+		.id = it->id,
+		.version = it->version,
+		.size = it->o->len,
+		.mtime_ns = clock_wall_ns(),
+		.mode = 0100600,
+		.has_hash = true,
+		.hash = it->o->hash,
+		.extents = it->extents,
+		.extent_count = it->piece_count };
 	int err;
 
 	for (uint32_t i = 0; i < it->piece_count; i++) {
@@ -225,8 +237,7 @@ static int item_plan(struct batch *b, struct item *it, struct ns_plan *plan)
 		writers_account(ns_plan_txn(plan), &a, 1);
 	}
 	err = ns_plan_put(plan, &put);
-	if (err == -GRANARY_ECHANGED)
-		return -GRANARY_EBUSY;
+	if (err == -GRANARY_ECHANGED) return -GRANARY_EBUSY;
 	return err == -GRANARY_EPRECONDITION ? 0 : err; /* another one made it meanwhile */
 }
 
@@ -236,16 +247,13 @@ static int batch_commit_once(struct batch *b)
 	int err = plan != NULL ? 0 : -GRANARY_ENOMEM;
 
 	for (uint32_t i = 0; i < b->count && err == 0; i++)
-		if (b->items[i].piece_count > 0)
-			err = item_plan(b, &b->items[i], plan);
-	if (err == 0)
-		err = ns_plan_finish(plan);
+		if (b->items[i].piece_count > 0) err = item_plan(b, &b->items[i], plan);
+	if (err == 0) err = ns_plan_finish(plan);
 	if (err == 0) {
 		err = kv_submit_wait(b->s->o.kv, ns_plan_txn(plan));
 		ns_plan_committed(plan, err);
 	}
-	if (plan != NULL)
-		ns_plan_free(&plan);
+	if (plan != NULL) ns_plan_free(&plan);
 	return err;
 }
 
@@ -255,8 +263,7 @@ static void batch_release(struct batch *b, bool appended)
 		struct item *it = &b->items[i];
 
 		for (uint32_t k = 0; appended && k < it->piece_count; k++)
-			if (it->pieces[k].a.err == 0)
-				pack_append_settled(&it->pieces[k].a);
+			if (it->pieces[k].a.err == 0) pack_append_settled(&it->pieces[k].a);
 		free(it->pieces);
 		free(it->extents);
 		free(it->crcs);
@@ -270,13 +277,10 @@ int objects_put(struct snapshots *s, const struct object_put *list, uint32_t cou
 	struct batch b = { .s = s, .count = count, .items = calloc(count + 1, sizeof(*b.items)) };
 	int err = ns_bucket_system(s->o.ns, &b.bucket);
 
-	if (b.items == NULL)
-		return -GRANARY_ENOMEM;
+	if (b.items == NULL) return -GRANARY_ENOMEM;
 	sem_init(&b.done, 0, 0);
-	for (uint32_t i = 0; i < count; i++)
-		b.items[i].o = &list[i];
-	if (err == 0)
-		err = batch_append(&b);
+	for (uint32_t i = 0; i < count; i++) b.items[i].o = &list[i];
+	if (err == 0) err = batch_append(&b);
 	if (err == 0 && b.first != NULL) {
 		err = -GRANARY_EBUSY;
 		for (int tries = 0; err == -GRANARY_EBUSY && tries < PLAN_TRIES; tries++)
@@ -298,25 +302,25 @@ static int read_extent(void *arg, const struct extent *e)
 {
 	struct reading *r = arg;
 	uint64_t from = e->logical > r->offset ? e->logical : r->offset;
-	uint64_t end = e->logical + e->length < r->offset + r->len ? e->logical + e->length : r->offset + r->len;
+	uint64_t end = e->logical + e->length < r->offset + r->len ? e->logical + e->length
+								   : r->offset + r->len;
 	struct packs *packs = r->s->o.packs;
 	struct pack *pack;
 	uint32_t got = 0;
 	int err;
 
-	if (from >= end)
-		return 0;
+	if (from >= end) return 0;
 	pack = packs_ref(packs, e->pack);
-	if (pack == NULL)
-		return -GRANARY_ESTALE;
+	if (pack == NULL) return -GRANARY_ESTALE;
 	err = pack_file(pack) != NULL ? 0 : packs_open_file(packs, pack);
 	if (err == 0)
-		err = pack_record_verify(pack_file(pack), e->pack, e->record, r->id, r->record, &got);
+		err = pack_record_verify(
+			pack_file(pack), e->pack, e->record, r->id, r->record, &got);
 	packs_unref(packs, pack);
-	if (err == 0 && got < e->length)
-		err = -GRANARY_ECORRUPT;
+	if (err == 0 && got < e->length) err = -GRANARY_ECORRUPT;
 	if (err == 0)
-		memcpy(r->to + (from - r->offset), r->record + (from - e->logical), (size_t)(end - from));
+		memcpy(r->to + (from - r->offset), r->record + (from - e->logical),
+			(size_t)(end - from));
 	return err;
 }
 
@@ -337,8 +341,7 @@ static int64_t read_once(struct reading *r, const struct ns_ref *ref, size_t cap
 	struct object o;
 	int err = ns_lookup(r->s->o.ns, ref, &place, &o, &value);
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	*size = o.size;
 	r->len = r->offset > o.size ? 0 : o.size - r->offset < cap ? o.size - r->offset : cap;
 	err = r->len == 0 ? 0 : read_object(r, &o);
@@ -346,10 +349,12 @@ static int64_t read_once(struct reading *r, const struct ns_ref *ref, size_t cap
 	return err < 0 ? err : (int64_t)r->len;
 }
 
-int64_t object_read(struct snapshots *s, struct hash128 hash, bool is_manifest, uint64_t offset, uint8_t *buf, size_t len,
-	uint64_t *size)
+int64_t object_read(struct snapshots *s, struct hash128 hash, bool is_manifest, uint64_t offset,
+	uint8_t *buf, size_t len, uint64_t *size)
 {
-	struct reading r = { .s = s, .offset = offset, .to = buf, .record = malloc(EXTENT_LEN_MAX) };
+	struct reading r = {
+		.s = s, .offset = offset, .to = buf, .record = malloc(EXTENT_LEN_MAX)
+	};
 	struct ns_bucket bucket;
 	char key[OBJECT_KEY_MAX];
 	struct ns_ref ref = { .by = NS_BY_KEY };
@@ -357,32 +362,30 @@ int64_t object_read(struct snapshots *s, struct hash128 hash, bool is_manifest, 
 
 	object_key(key, hash, is_manifest);
 	ref.name = slice_str(key);
-	if (r.record == NULL)
-		return -GRANARY_ENOMEM;
+	if (r.record == NULL) return -GRANARY_ENOMEM;
 	if (ns_bucket_find(s->o.ns, slice_str(NS_SYSTEM_BUCKET), &bucket) < 0)
 		n = -GRANARY_ENOTFOUND;
 	else
 		ref.bucket = bucket.id;
-	for (int tries = 0; n == -GRANARY_ESTALE && tries < READ_TRIES; tries++) /* compacted away: where is it now? */
+	for (int tries = 0; n == -GRANARY_ESTALE && tries < READ_TRIES;
+		tries++) /* compacted away: where is it now? */
 		n = read_once(&r, &ref, len, size);
 	free(r.record);
 	return n;
 }
 
-int object_read_all(struct snapshots *s, struct hash128 hash, bool is_manifest, uint8_t **bytes, size_t *len)
+int object_read_all(
+	struct snapshots *s, struct hash128 hash, bool is_manifest, uint8_t **bytes, size_t *len)
 {
 	uint64_t size = 0;
 	int64_t n = object_read(s, hash, is_manifest, 0, NULL, 0, &size);
 
 	*bytes = NULL;
 	*len = 0;
-	if (n < 0)
-		return (int)n;
-	if (size > SNAP_FILE_MAX)
-		return -GRANARY_ECORRUPT;
+	if (n < 0) return (int)n;
+	if (size > SNAP_FILE_MAX) return -GRANARY_ECORRUPT;
 	*bytes = malloc((size_t)size + 1);
-	if (*bytes == NULL)
-		return -GRANARY_ENOMEM;
+	if (*bytes == NULL) return -GRANARY_ENOMEM;
 	n = object_read(s, hash, is_manifest, 0, *bytes, (size_t)size, &size);
 	if (n >= 0)
 		*len = (size_t)n;
@@ -407,8 +410,7 @@ static int hash_compare(const void *a, const void *b)
 {
 	const struct hash128 *x = a, *y = b;
 
-	if (x->hi != y->hi)
-		return x->hi < y->hi ? -1 : 1;
+	if (x->hi != y->hi) return x->hi < y->hi ? -1 : 1;
 	return x->lo < y->lo ? -1 : x->lo > y->lo;
 }
 
@@ -418,8 +420,7 @@ static int use(struct sweep *w, struct hash128 hash)
 		size_t cap = w->used_cap ? 2 * w->used_cap : 1024;
 		struct hash128 *wide = realloc(w->used, cap * sizeof(*wide));
 
-		if (wide == NULL)
-			return -GRANARY_ENOMEM;
+		if (wide == NULL) return -GRANARY_ENOMEM;
 		w->used = wide;
 		w->used_cap = cap;
 	}
@@ -432,12 +433,9 @@ static int mark_manifest(struct sweep *w, const uint8_t *bytes, size_t len)
 	struct snap_manifest m;
 	int err = snap_manifest_decode(bytes, len, &m);
 
-	if (err < 0)
-		return err;
-	for (uint32_t i = 0; i < m.page_count && err == 0; i++)
-		err = use(w, m.pages[i].hash);
-	for (uint32_t i = 0; i < m.names_count && err == 0; i++)
-		err = use(w, m.names[i].hash);
+	if (err < 0) return err;
+	for (uint32_t i = 0; i < m.page_count && err == 0; i++) err = use(w, m.pages[i].hash);
+	for (uint32_t i = 0; i < m.names_count && err == 0; i++) err = use(w, m.names[i].hash);
 	snap_manifest_release(&m);
 	return err;
 }
@@ -448,14 +446,14 @@ static int mark_of(struct sweep *w, struct hash128 manifest)
 	size_t len;
 	int err = object_read_all(w->s, manifest, true, &bytes, &len);
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	err = mark_manifest(w, bytes, len);
 	free(bytes);
 	return err;
 }
 
-int object_pages_of(struct snapshots *s, struct hash128 manifest, struct hash128 **pages, uint32_t *count)
+int object_pages_of(
+	struct snapshots *s, struct hash128 manifest, struct hash128 **pages, uint32_t *count)
 {
 	struct sweep w = { .s = s };
 	int err = mark_of(&w, manifest);
@@ -464,8 +462,7 @@ int object_pages_of(struct snapshots *s, struct hash128 manifest, struct hash128
 		free(w.used);
 		return err;
 	}
-	if (w.used_count > 0)
-		qsort(w.used, w.used_count, sizeof(*w.used), hash_compare);
+	if (w.used_count > 0) qsort(w.used, w.used_count, sizeof(*w.used), hash_compare);
 	*pages = w.used;
 	*count = (uint32_t)w.used_count;
 	return 0;
@@ -482,14 +479,12 @@ static int mark(void *arg, uint64_t bucket, struct slice name, const struct snap
 	int err;
 
 	(void)bucket;
-	if (!row->has_manifest)
-		return 0;
+	if (!row->has_manifest) return 0;
 	err = use(w, row->manifest);
-	if (err == 0)
-		err = mark_of(w, row->manifest);
+	if (err == 0) err = mark_of(w, row->manifest);
 	if (err < 0)
-		log_error("cannot read the manifest of snapshot '%.*s': %s; no page is removed", (int)name.len,
-			(const char *)name.p, error_text(err));
+		log_error("cannot read the manifest of snapshot '%.*s': %s; no page is removed",
+			(int)name.len, (const char *)name.p, error_text(err));
 	return err;
 }
 
@@ -497,8 +492,7 @@ static bool key_hash(struct slice key, struct hash128 *out)
 {
 	char hex[33];
 
-	if (key.len < 33 || key.p[key.len - 33] != '/')
-		return false;
+	if (key.len < 33 || key.p[key.len - 33] != '/') return false;
 	memcpy(hex, key.p + key.len - 32, 32);
 	hex[32] = '\0';
 	return sscanf(hex, "%16" SCNx64 "%16" SCNx64, &out->hi, &out->lo) == 2;
@@ -513,23 +507,22 @@ static int sweep_delete(struct sweep *w)
 		plan = ns_plan_new(w->s->o.ns);
 		err = plan != NULL ? 0 : -GRANARY_ENOMEM;
 		for (uint32_t i = 0; i < w->key_count && err == 0; i++) {
-			struct ns_ref ref = { .by = NS_BY_KEY, .bucket = w->bucket.id, .name = slice_str(w->keys[i]) };
+			struct ns_ref ref = { .by = NS_BY_KEY,
+				.bucket = w->bucket.id,
+				.name = slice_str(w->keys[i]) };
 			struct ns_deleted deleted;
 
 			err = ns_plan_delete(plan, &ref, NS_ANY, 0, &deleted);
 			err = err == -GRANARY_ENOTFOUND ? 0 : err;
 		}
-		if (err == 0)
-			err = ns_plan_finish(plan);
+		if (err == 0) err = ns_plan_finish(plan);
 		if (err == 0) {
 			err = kv_submit_wait(w->s->o.kv, ns_plan_txn(plan));
 			ns_plan_committed(plan, err);
 		}
-		if (plan != NULL)
-			ns_plan_free(&plan);
+		if (plan != NULL) ns_plan_free(&plan);
 	}
-	if (err == 0)
-		w->deleted += w->key_count;
+	if (err == 0) w->deleted += w->key_count;
 	w->key_count = 0;
 	return err;
 }
@@ -540,10 +533,9 @@ static int sweep_object(void *arg, struct slice key, const struct object *o)
 	struct hash128 hash;
 
 	(void)o;
-	if (atomic_load(&w->s->stopping))
-		return -GRANARY_ESHUTDOWN;
+	if (atomic_load(&w->s->stopping)) return -GRANARY_ESHUTDOWN;
 	if (key.len >= OBJECT_KEY_MAX || !key_hash(key, &hash) ||
-	    object_hash_in(w->used, (uint32_t)w->used_count, hash))
+		object_hash_in(w->used, (uint32_t)w->used_count, hash))
 		return 0;
 	memcpy(w->keys[w->key_count], key.p, key.len);
 	w->keys[w->key_count++][key.len] = '\0';
@@ -555,13 +547,10 @@ static int sweep_all(struct sweep *w)
 	struct kv_snapshot *view;
 	int err = snapshot_each(w->s->o.kv, 0, slice_of(NULL, 0), mark, w);
 
-	if (err < 0)
-		return err;
-	if (w->used_count > 0)
-		qsort(w->used, w->used_count, sizeof(*w->used), hash_compare);
+	if (err < 0) return err;
+	if (w->used_count > 0) qsort(w->used, w->used_count, sizeof(*w->used), hash_compare);
 	view = kv_snapshot_new(w->s->o.kv);
-	if (view == NULL)
-		return -GRANARY_ENOMEM;
+	if (view == NULL) return -GRANARY_ENOMEM;
 	err = ns_scan(w->s->o.ns, view, w->bucket.id, slice_of(NULL, 0), sweep_object, w);
 	kv_snapshot_free(w->s->o.kv, &view);
 	return err == 0 && w->key_count > 0 ? sweep_delete(w) : err;
@@ -572,8 +561,7 @@ int objects_sweep(struct snapshots *s)
 	struct sweep w = { .s = s };
 	int err;
 
-	if (ns_bucket_find(s->o.ns, slice_str(NS_SYSTEM_BUCKET), &w.bucket) < 0)
-		return 0;
+	if (ns_bucket_find(s->o.ns, slice_str(NS_SYSTEM_BUCKET), &w.bucket) < 0) return 0;
 	w.keys = malloc(DELETES_A_TXN * sizeof(*w.keys));
 	err = w.keys != NULL ? sweep_all(&w) : -GRANARY_ENOMEM;
 	if (w.deleted > 0)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_options.c -- what a snapshot is made of and how it is to be read: lines "name=value" (PROTOCOL 5.10). */
+/* snapshot_options.c -- what a snapshot is made of and how it is to be read: lines "name=value"
+ * (PROTOCOL 5.10). */
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,10 +14,10 @@ static bool parse_u64(const char *text, uint64_t *out, const char **end)
 {
 	uint64_t v = 0;
 
-	if (*text < '0' || *text > '9')
-		return false;
+	if (*text < '0' || *text > '9') return false;
 	for (; *text >= '0' && *text <= '9'; text++)
-		if (__builtin_mul_overflow(v, UINT64_C(10), &v) || __builtin_add_overflow(v, (uint64_t)(*text - '0'), &v))
+		if (__builtin_mul_overflow(v, UINT64_C(10), &v) ||
+			__builtin_add_overflow(v, (uint64_t)(*text - '0'), &v))
 			return false;
 	*out = v;
 	*end = text;
@@ -33,16 +34,18 @@ static bool parse_number(const char *text, uint64_t *out)
 /* "90", "90s", "15m", "12h", "30d" */
 static bool parse_duration(const char *text, uint64_t *out_ns)
 {
-	static const struct { char unit; uint64_t seconds; } units[] = { { '\0', 1 }, { 's', 1 }, { 'm', 60 }, { 'h', 3600 },
-		{ 'd', 86400 } };
+	static const struct {
+		char unit;
+		uint64_t seconds;
+	} units[] = { { '\0', 1 }, { 's', 1 }, { 'm', 60 }, { 'h', 3600 }, { 'd', 86400 } };
 	const char *end;
 	uint64_t v;
 
-	if (!parse_u64(text, &v, &end) || (*end != '\0' && end[1] != '\0'))
-		return false;
+	if (!parse_u64(text, &v, &end) || (*end != '\0' && end[1] != '\0')) return false;
 	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
 		if (units[i].unit == *end)
-			return !__builtin_mul_overflow(v, units[i].seconds * UINT64_C(1000000000), out_ns);
+			return !__builtin_mul_overflow(
+				v, units[i].seconds * UINT64_C(1000000000), out_ns);
 	return false;
 }
 
@@ -60,8 +63,7 @@ static bool parse_mode(const char *text, uint8_t *out)
 
 static bool add_glob(const char **globs, uint32_t *count, const char *glob)
 {
-	if (*glob == '\0' || *count == GLOBS_MAX)
-		return false;
+	if (*glob == '\0' || *count == GLOBS_MAX) return false;
 	globs[(*count)++] = glob;
 	return true;
 }
@@ -76,40 +78,30 @@ static bool parse_lanes(const char *text, uint32_t *out)
 {
 	uint64_t v;
 
-	if (!parse_number(text, &v) || v < 1 || v > 32768)
-		return false;
+	if (!parse_number(text, &v) || v < 1 || v > 32768) return false;
 	*out = (uint32_t)v;
 	return true;
 }
 
 static bool parse_block(const char *text, uint64_t *out)
 {
-	return parse_number(text, out) && *out > 0 && *out <= UINT64_C(1) << 32 && (*out & (*out - 1)) == 0;
+	return parse_number(text, out) && *out > 0 && *out <= UINT64_C(1) << 32 &&
+	       (*out & (*out - 1)) == 0;
 }
 
 /* 1 taken, 0 not good, -1 no such option */
 static int take(struct build_options *o, const char *name, const char *value)
 {
-	if (strcmp(name, "group") == 0)
-		return parse_group(value, &o->group);
-	if (strcmp(name, "split") == 0)
-		return (o->split = value) != NULL;
-	if (strcmp(name, "include") == 0)
-		return add_glob(o->includes, &o->include_count, value);
-	if (strcmp(name, "exclude") == 0)
-		return add_glob(o->excludes, &o->exclude_count, value);
-	if (strcmp(name, "block") == 0)
-		return parse_block(value, &o->block);
-	if (strcmp(name, "window") == 0)
-		return parse_number(value, &o->window) && o->window > 0;
-	if (strcmp(name, "lanes") == 0)
-		return parse_lanes(value, &o->lanes);
-	if (strcmp(name, "mode") == 0)
-		return parse_mode(value, &o->mode);
-	if (strcmp(name, "expire") == 0)
-		return parse_duration(value, &o->expire_ns);
-	if (strcmp(name, "note") == 0)
-		return strlen(o->note = value) <= SNAPSHOT_NOTE_MAX;
+	if (strcmp(name, "group") == 0) return parse_group(value, &o->group);
+	if (strcmp(name, "split") == 0) return (o->split = value) != NULL;
+	if (strcmp(name, "include") == 0) return add_glob(o->includes, &o->include_count, value);
+	if (strcmp(name, "exclude") == 0) return add_glob(o->excludes, &o->exclude_count, value);
+	if (strcmp(name, "block") == 0) return parse_block(value, &o->block);
+	if (strcmp(name, "window") == 0) return parse_number(value, &o->window) && o->window > 0;
+	if (strcmp(name, "lanes") == 0) return parse_lanes(value, &o->lanes);
+	if (strcmp(name, "mode") == 0) return parse_mode(value, &o->mode);
+	if (strcmp(name, "expire") == 0) return parse_duration(value, &o->expire_ns);
+	if (strcmp(name, "note") == 0) return strlen(o->note = value) <= SNAPSHOT_NOTE_MAX;
 	if (strcmp(name, "keep-last") == 0)
 		return parse_number(value, &o->keep_last) && o->keep_last > 0;
 	return -1;
@@ -126,9 +118,13 @@ static int take_line(struct snapshot_making *m, struct build_options *o, char *l
 	taken = take(o, line, equals + 1);
 	if (taken < 0)
 		return making_fail(m, -GRANARY_EUNSUPPORTED,
-			"there is no option '%s'; there are group, split, include, exclude, block, window, lanes, mode, expire, "
-			"note, keep-last", line);
-	return taken > 0 ? 0 : making_fail(m, -GRANARY_EINVAL, "option %s cannot be '%s'", line, equals + 1);
+			"there is no option '%s'; there are group, split, include, exclude, block, "
+			"window, lanes, mode, expire, "
+			"note, keep-last",
+			line);
+	return taken > 0 ? 0
+			 : making_fail(m, -GRANARY_EINVAL, "option %s cannot be '%s'", line,
+				   equals + 1);
 }
 
 int build_options_parse(struct snapshot_making *m, struct build_options *out)
@@ -137,19 +133,19 @@ int build_options_parse(struct snapshot_making *m, struct build_options *out)
 	int err = 0;
 
 	memset(out, 0, sizeof(*out));
-	if (m->options.len > SNAPSHOT_OPTIONS_MAX || (m->options.len > 0 && memchr(m->options.p, 0, m->options.len) != NULL))
-		return making_fail(m, -GRANARY_EINVAL, "options are longer than %d bytes or no text", SNAPSHOT_OPTIONS_MAX);
-	if (m->options.len > 0)
-		memcpy(out->text, m->options.p, m->options.len);
+	if (m->options.len > SNAPSHOT_OPTIONS_MAX ||
+		(m->options.len > 0 && memchr(m->options.p, 0, m->options.len) != NULL))
+		return making_fail(m, -GRANARY_EINVAL,
+			"options are longer than %d bytes or no text", SNAPSHOT_OPTIONS_MAX);
+	if (m->options.len > 0) memcpy(out->text, m->options.p, m->options.len);
 	for (; err == 0 && line != NULL && *line != '\0'; line = end) {
 		end = strchr(line, '\n');
-		if (end != NULL)
-			*end++ = '\0';
-		if (*line != '\0')
-			err = take_line(m, out, line);
+		if (end != NULL) *end++ = '\0';
+		if (*line != '\0') err = take_line(m, out, line);
 	}
 	if (err == 0 && out->split != NULL)
-		err = making_fail(m, -GRANARY_EUNSUPPORTED, "this server makes no samples of parts of objects yet: leave out split=%s",
+		err = making_fail(m, -GRANARY_EUNSUPPORTED,
+			"this server makes no samples of parts of objects yet: leave out split=%s",
 			out->split);
 	return err;
 }
@@ -157,14 +153,12 @@ int build_options_parse(struct snapshot_making *m, struct build_options *out)
 static bool any_matches(const char *const *globs, uint32_t count, const char *key)
 {
 	for (uint32_t i = 0; i < count; i++)
-		if (fnmatch(globs[i], key, 0) == 0)
-			return true;
+		if (fnmatch(globs[i], key, 0) == 0) return true;
 	return false;
 }
 
 bool build_options_want(const struct build_options *o, const char *key)
 {
-	if (o->include_count > 0 && !any_matches(o->includes, o->include_count, key))
-		return false;
+	if (o->include_count > 0 && !any_matches(o->includes, o->include_count, key)) return false;
 	return !any_matches(o->excludes, o->exclude_count, key);
 }

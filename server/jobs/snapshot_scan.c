@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_scan.c -- from the namespace as one view has it to rows of samples: where their bytes are, and their names.
- * Invariants: (1) all that is read comes from build.view; (2) a sample's sequence number is its place in key order, which
- * is the order of `names`; (3) no allocation a file. */
+/* snapshot_scan.c -- from the namespace as one view has it to rows of samples: where their bytes
+ * are, and their names. Invariants: (1) all that is read comes from build.view; (2) a sample's
+ * sequence number is its place in key order, which is the order of `names`; (3) no allocation a
+ * file. */
 #include "jobs/snapshot_build.h"
 
 #include <assert.h>
@@ -18,11 +19,9 @@ static void *grow(void *p, uint32_t count, uint32_t *cap, size_t size)
 {
 	uint32_t wide = *cap ? 2 * *cap : 64;
 
-	if (count < *cap)
-		return p;
+	if (count < *cap) return p;
 	p = realloc(p, wide * size);
-	if (p != NULL)
-		*cap = wide;
+	if (p != NULL) *cap = wide;
 	return p;
 }
 
@@ -41,15 +40,12 @@ static int slots_grow(struct build *b)
 {
 	uint32_t count = b->slot_count ? 2 * b->slot_count : 1024;
 
-	if (2 * (b->pack_count + 1) <= b->slot_count)
-		return 0;
+	if (2 * (b->pack_count + 1) <= b->slot_count) return 0;
 	free(b->slots);
 	b->slots = calloc(count, sizeof(*b->slots));
-	if (b->slots == NULL)
-		return -GRANARY_ENOMEM;
+	if (b->slots == NULL) return -GRANARY_ENOMEM;
 	b->slot_count = count;
-	for (uint32_t i = 0; i < b->pack_count; i++)
-		b->slots[slot_of(b, b->packs[i].id)] = i + 1;
+	for (uint32_t i = 0; i < b->pack_count; i++) b->slots[slot_of(b, b->packs[i].id)] = i + 1;
 	return 0;
 }
 
@@ -60,7 +56,8 @@ static int pack_add(struct build *b, uint64_t id, uint32_t *out)
 
 	if (wide != NULL) {
 		b->packs = wide;
-		b->packs[b->pack_count] = (struct build_pack){ id, pack != NULL ? pack_order(pack) : 0 };
+		b->packs[b->pack_count] =
+			(struct build_pack){ id, pack != NULL ? pack_order(pack) : 0 };
 		b->slots[slot_of(b, id)] = ++b->pack_count;
 		*out = b->pack_count - 1;
 	}
@@ -80,15 +77,13 @@ static int pack_index(struct build *b, uint64_t id, uint32_t *out)
 		return 0;
 	}
 	err = slots_grow(b);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	*out = b->slots[slot_of(b, id)];
 	if (*out > 0)
 		*out -= 1;
 	else
 		err = pack_add(b, id, out);
-	if (err == 0)
-		b->last_pack = *out;
+	if (err == 0) b->last_pack = *out;
 	return err;
 }
 
@@ -98,11 +93,9 @@ static int extent_add(struct build *b, const struct row_extent *e)
 {
 	struct row_extent *wide;
 
-	if (b->extent_count >= EXTENTS_MAX)
-		return -GRANARY_ETOOBIG;
+	if (b->extent_count >= EXTENTS_MAX) return -GRANARY_ETOOBIG;
 	wide = grow(b->extents, b->extent_count, &b->extent_cap, sizeof(*wide));
-	if (wide == NULL)
-		return -GRANARY_ENOMEM;
+	if (wide == NULL) return -GRANARY_ENOMEM;
 	b->extents = wide;
 	b->extents[b->extent_count++] = *e;
 	return 0;
@@ -115,7 +108,8 @@ static int hole_add(struct build *b, uint64_t len)
 	while (err == 0 && len > 0) {
 		uint32_t n = len < HOLE_MAX ? (uint32_t)len : HOLE_MAX;
 
-		err = extent_add(b, &(struct row_extent){ HOLE, 0, n, crc32c_combine(UINT32_MAX, UINT32_MAX, n) });
+		err = extent_add(b, &(struct row_extent){ HOLE, 0, n,
+					    crc32c_combine(UINT32_MAX, UINT32_MAX, n) });
 		len -= n;
 	}
 	return err;
@@ -128,12 +122,16 @@ static uint32_t whole_crc(const struct extent *e)
 	for (uint32_t i = 1; i < e->crc_count; i++) {
 		uint32_t left = e->length - i * CRC_BLOCK_SIZE;
 
-		crc = crc32c_combine(crc, extent_crc(e, i), left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE);
+		crc = crc32c_combine(
+			crc, extent_crc(e, i), left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE);
 	}
 	return crc;
 }
 
-struct taking { struct build *b; uint64_t at; };
+struct taking {
+	struct build *b;
+	uint64_t at;
+};
 
 static int take_extent(void *arg, const struct extent *e)
 {
@@ -142,23 +140,20 @@ static int take_extent(void *arg, const struct extent *e)
 	struct row_extent r = { .offset = (uint32_t)offset, .length = e->length };
 	int err = e->logical < t->at ? -GRANARY_ECORRUPT : hole_add(t->b, e->logical - t->at);
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	t->at = e->logical + e->length;
-	if (e->flags & EXTENT_HOLE)
-		return hole_add(t->b, e->length);
+	if (e->flags & EXTENT_HOLE) return hole_add(t->b, e->length);
 	if (e->crc_count != crc_block_count(e->length) || offset + e->length > UINT32_MAX)
 		return -GRANARY_EUNSUPPORTED; /* begins inside a block: nothing writes that yet */
 	err = pack_index(t->b, e->pack, &r.pack);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	r.crc = whole_crc(e);
 	return extent_add(t->b, &r);
 }
 
 /* The attributes of a file with several names stand in its inode. */
-static int take_inode(struct build *b, const struct object *o, int (*then)(struct taking *t, const struct object *o),
-	struct taking *t)
+static int take_inode(struct build *b, const struct object *o,
+	int (*then)(struct taking *t, const struct object *o), struct taking *t)
 {
 	uint8_t buf[ROW_KEY_MAX];
 	struct slice key = row_inode(buf, o->id);
@@ -166,16 +161,13 @@ static int take_inode(struct build *b, const struct object *o, int (*then)(struc
 	struct object inode;
 	int err = it != NULL ? 0 : -GRANARY_ENOMEM;
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	kv_iter_seek(it, key);
 	err = kv_iter_error(it);
 	if (err == 0 && (!kv_iter_valid(it) || !slice_eq(kv_iter_key(it), key)))
 		err = -GRANARY_ECORRUPT;
-	if (err == 0)
-		err = object_decode(kv_iter_value(it), &inode);
-	if (err == 0)
-		err = then(t, &inode);
+	if (err == 0) err = object_decode(kv_iter_value(it), &inode);
+	if (err == 0) err = then(t, &inode);
 	kv_iter_free(&it);
 	return err;
 }
@@ -186,14 +178,13 @@ static int take_all(struct taking *t, const struct object *o)
 
 	for (uint32_t i = 0; i < o->extent_count && err == 0; i++)
 		err = take_extent(t, &o->extents[i]);
-	if (err == 0)
-		err = ns_extents_in(t->b->s->o.ns, t->b->view, o, take_extent, t);
-	if (err == 0 && t->at > o->size)
-		err = -GRANARY_ECORRUPT;
+	if (err == 0) err = ns_extents_in(t->b->s->o.ns, t->b->view, o, take_extent, t);
+	if (err == 0 && t->at > o->size) err = -GRANARY_ECORRUPT;
 	return err < 0 ? err : hole_add(t->b, o->size - t->at);
 }
 
-int build_take_extents(struct build *b, struct slice key, const struct object *o, struct build_field *out)
+int build_take_extents(
+	struct build *b, struct slice key, const struct object *o, struct build_field *out)
 {
 	struct taking t = { .b = b };
 	char text[256];
@@ -205,12 +196,12 @@ int build_take_extents(struct build *b, struct slice key, const struct object *o
 		struct row_extent none = { 0 };
 
 		err = pack_index(b, 0, &none.pack);
-		if (err == 0)
-			err = extent_add(b, &none);
+		if (err == 0) err = extent_add(b, &none);
 	}
 	out->count = b->extent_count - out->first;
 	if (err < 0 && b->m->text[0] == '\0')
-		making_fail(b->m, err, "'%s': %s", name_escape(text, sizeof(text), key), error_text(err));
+		making_fail(b->m, err, "'%s': %s", name_escape(text, sizeof(text), key),
+			error_text(err));
 	return err;
 }
 
@@ -221,12 +212,12 @@ static int name_add(struct build *b, struct slice key)
 	uint16_t lens[2] = { 0, 0 };
 	int err;
 
-	while (lens[0] < b->last_key_len && lens[0] < key.len && b->last_key[lens[0]] == key.p[lens[0]])
+	while (lens[0] < b->last_key_len && lens[0] < key.len &&
+		b->last_key[lens[0]] == key.p[lens[0]])
 		lens[0]++;
 	lens[1] = (uint16_t)(key.len - lens[0]);
 	err = spool_append(b->names, lens, sizeof(lens));
-	if (err == 0)
-		err = spool_append(b->names, key.p + lens[0], lens[1]);
+	if (err == 0) err = spool_append(b->names, key.p + lens[0], lens[1]);
 	memcpy(b->last_key + lens[0], key.p + lens[0], lens[1]);
 	b->last_key_len = (uint32_t)key.len;
 	return err;
@@ -241,7 +232,8 @@ static int list_add(struct build *b)
 
 		err = spool_append(b->lists, &f->count, sizeof(f->count));
 		if (err == 0)
-			err = spool_append(b->lists, &b->extents[f->first], f->count * sizeof(*b->extents));
+			err = spool_append(
+				b->lists, &b->extents[f->first], f->count * sizeof(*b->extents));
 	}
 	return err;
 }
@@ -251,15 +243,12 @@ static void count_sample(struct build *b)
 	struct snap_manifest *m = &b->manifest;
 	uint64_t size = 0;
 
-	for (uint32_t i = 0; i < b->extent_count; i++)
-		size += b->extents[i].length;
+	for (uint32_t i = 0; i < b->extent_count; i++) size += b->extents[i].length;
 	m->samples++;
 	m->bytes += size;
 	m->histogram[size == 0 ? 0 : 63 - __builtin_clzll(size)]++;
-	if (size < m->smallest || m->samples == 1)
-		m->smallest = size;
-	if (size > m->largest)
-		m->largest = size;
+	if (size < m->smallest || m->samples == 1) m->smallest = size;
+	if (size > m->largest) m->largest = size;
 }
 
 int build_sample(struct build *b, const struct slice *keys)
@@ -270,14 +259,12 @@ int build_sample(struct build *b, const struct slice *keys)
 	int err = 0;
 
 	for (uint32_t i = 0; i < b->extent_count && first == NULL; i++)
-		if (b->extents[i].pack != HOLE)
-			first = &b->extents[i];
+		if (b->extents[i].pack != HOLE) first = &b->extents[i];
 	if (first != NULL)
 		pack = first->pack;
 	else
 		err = pack_index(b, 0, &pack);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	row.key[0] = b->packs[pack].order;
 	row.key[1] = (uint64_t)pack << 32 | (first != NULL ? first->offset : 0);
 	if (b->manifest.fields == 1 && b->extent_count == 1 && first != NULL) {
@@ -287,10 +274,8 @@ int build_sample(struct build *b, const struct slice *keys)
 		row.value[1] |= ROW_LISTED;
 		err = list_add(b);
 	}
-	for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++)
-		err = name_add(b, keys[i]);
-	if (err == 0)
-		err = sorter_add(b->rows, &row);
+	for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++) err = name_add(b, keys[i]);
+	if (err == 0) err = sorter_add(b->rows, &row);
 	count_sample(b);
 	b->extent_count = 0;
 	return err;
@@ -303,16 +288,15 @@ void build_count_directory(struct build *b, struct slice key)
 	uint32_t common = 0;
 
 	key_split(key, &dir, &leaf);
-	if (b->dir_depth > 0 && dir.len == b->dir_len && (dir.len == 0 || memcmp(dir.p, b->dir_key, dir.len) == 0) &&
-	    b->dir_lens[b->dir_depth - 1] == b->dir_len) {
-		if (++b->dir_run > b->dir_run_max)
-			b->dir_run_max = b->dir_run;
+	if (b->dir_depth > 0 && dir.len == b->dir_len &&
+		(dir.len == 0 || memcmp(dir.p, b->dir_key, dir.len) == 0) &&
+		b->dir_lens[b->dir_depth - 1] == b->dir_len) {
+		if (++b->dir_run > b->dir_run_max) b->dir_run_max = b->dir_run;
 		return;
 	}
 	while (common < b->dir_len && common < dir.len && b->dir_key[common] == dir.p[common])
 		common++;
-	while (b->dir_depth > 0 && b->dir_lens[b->dir_depth - 1] > common)
-		b->dir_depth--;
+	while (b->dir_depth > 0 && b->dir_lens[b->dir_depth - 1] > common) b->dir_depth--;
 	if (b->dir_depth == 0 || b->dir_lens[b->dir_depth - 1] != dir.len) {
 		b->dir_lens[b->dir_depth++] = (uint32_t)dir.len;
 		b->manifest.directories++;
@@ -320,8 +304,7 @@ void build_count_directory(struct build *b, struct slice key)
 	memcpy(b->dir_key + common, dir.p + common, dir.len - common);
 	b->dir_len = (uint32_t)dir.len;
 	b->dir_run = 1;
-	if (b->dir_run_max == 0)
-		b->dir_run_max = 1;
+	if (b->dir_run_max == 0) b->dir_run_max = 1;
 }
 
 /* ---- the walk ---- */
@@ -331,8 +314,7 @@ static bool is_wanted(const struct build *b, struct slice key)
 	char text[KEY_LEN_MAX + 1];
 	size_t from = b->m->prefix.len;
 
-	if (b->o->include_count == 0 && b->o->exclude_count == 0)
-		return true;
+	if (b->o->include_count == 0 && b->o->exclude_count == 0) return true;
 	memcpy(text, key.p + from, key.len - from);
 	text[key.len - from] = '\0';
 	return build_options_want(b->o, text);
@@ -343,15 +325,15 @@ static int visit(void *arg, struct slice key, const struct object *o)
 	struct build *b = arg;
 	int err;
 
-	if (++b->scanned % LOOK_EVERY == 0 && atomic_load_explicit(&b->s->stopping, memory_order_relaxed))
+	if (++b->scanned % LOOK_EVERY == 0 &&
+		atomic_load_explicit(&b->s->stopping, memory_order_relaxed))
 		return -GRANARY_ESHUTDOWN;
-	if (o->is_dir || !is_wanted(b, key)) /* the entry of empty name of a directory that was made */
+	if (o->is_dir ||
+		!is_wanted(b, key)) /* the entry of empty name of a directory that was made */
 		return 0;
-	if (b->o->group)
-		return build_group_file(b, key, o);
+	if (b->o->group) return build_group_file(b, key, o);
 	err = build_take_extents(b, key, o, &b->fields[0]);
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	build_count_directory(b, key);
 	return build_sample(b, &key);
 }
@@ -360,9 +342,7 @@ int build_scan(struct build *b)
 {
 	int err = b->o->group ? build_group_begin(b) : 0;
 
-	if (err == 0)
-		err = ns_scan(b->s->o.ns, b->view, b->m->bucket, b->m->prefix, visit, b);
-	if (err == 0 && b->o->group)
-		err = build_group_end(b);
+	if (err == 0) err = ns_scan(b->s->o.ns, b->view, b->m->bucket, b->m->prefix, visit, b);
+	if (err == 0 && b->o->group) err = build_group_end(b);
 	return err;
 }

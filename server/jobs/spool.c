@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* spool.c -- see spool.h.
- * Invariants: (1) a spool's bytes are file[0..written) and then buffer[0..fill); (2) a sorter's runs stand back to back
- * in its spool, each ascending, and the last run, if it fits, stays in memory; rows that come sorted are never compared
- * twice. */
+ * Invariants: (1) a spool's bytes are file[0..written) and then buffer[0..fill); (2) a sorter's
+ * runs stand back to back in its spool, each ascending, and the last run, if it fits, stays in
+ * memory; rows that come sorted are never compared twice. */
 #include "jobs/spool.h"
 
 #include <stdatomic.h>
@@ -13,7 +13,12 @@
 #include "common/error.h"
 #include "io/fs.h"
 
-enum { WINDOW = 256 * 1024, WINDOW_MIN = 16 * 1024, RUN_BUFFERS = 32 * 1024 * 1024, MEMORY_MIN = 4096 };
+enum {
+	WINDOW = 256 * 1024,
+	WINDOW_MIN = 16 * 1024,
+	RUN_BUFFERS = 32 * 1024 * 1024,
+	MEMORY_MIN = 4096
+};
 
 struct spool {
 	struct spool_options o;
@@ -21,7 +26,7 @@ struct spool {
 	uint64_t written;
 	uint8_t *buffer;
 	size_t fill, cap;
-	uint8_t *window;     /* of reads */
+	uint8_t *window; /* of reads */
 	uint64_t window_at;
 	size_t window_len;
 };
@@ -30,11 +35,9 @@ struct spool *spool_new(const struct spool_options *o)
 {
 	struct spool *s = calloc(1, sizeof(*s));
 
-	if (s == NULL)
-		return NULL;
+	if (s == NULL) return NULL;
 	s->o = *o;
-	if (s->o.memory < MEMORY_MIN)
-		s->o.memory = MEMORY_MIN;
+	if (s->o.memory < MEMORY_MIN) s->o.memory = MEMORY_MIN;
 	return s;
 }
 
@@ -43,16 +46,17 @@ void spool_free(struct spool **sp)
 	struct spool *s = *sp;
 
 	*sp = NULL;
-	if (s == NULL)
-		return;
-	if (s->file != NULL)
-		fs_close(&s->file);
+	if (s == NULL) return;
+	if (s->file != NULL) fs_close(&s->file);
 	free(s->buffer);
 	free(s->window);
 	free(s);
 }
 
-uint64_t spool_size(const struct spool *s) { return s->written + s->fill; }
+uint64_t spool_size(const struct spool *s)
+{
+	return s->written + s->fill;
+}
 
 /* Its name is gone before anything is written; one that an earlier process left is taken over. */
 static int file_make(struct spool *s)
@@ -65,8 +69,7 @@ static int file_make(struct spool *s)
 	err = fs_open(s->o.fs, path, FS_CREATE_NEW, &s->file);
 	if (err == -GRANARY_EEXIST) {
 		err = fs_unlink(s->o.fs, path);
-		if (err == 0)
-			err = fs_open(s->o.fs, path, FS_CREATE_NEW, &s->file);
+		if (err == 0) err = fs_open(s->o.fs, path, FS_CREATE_NEW, &s->file);
 	}
 	return err < 0 ? err : fs_unlink(s->o.fs, path);
 }
@@ -75,12 +78,9 @@ static int spill(struct spool *s)
 {
 	int err = s->o.room != NULL ? s->o.room(s->o.arg, s->fill) : 0;
 
-	if (err == 0 && s->file == NULL)
-		err = file_make(s);
-	if (err == 0)
-		err = fs_write(s->file, s->buffer, s->fill, s->written);
-	if (err < 0)
-		return err;
+	if (err == 0 && s->file == NULL) err = file_make(s);
+	if (err == 0) err = fs_write(s->file, s->buffer, s->fill, s->written);
+	if (err < 0) return err;
 	s->written += s->fill;
 	s->fill = 0;
 	return 0;
@@ -91,15 +91,11 @@ static int buffer_grow(struct spool *s, size_t want)
 	size_t cap = s->cap ? s->cap : MEMORY_MIN;
 	uint8_t *wide;
 
-	while (cap < want && cap < s->o.memory)
-		cap *= 2;
-	if (cap > s->o.memory)
-		cap = s->o.memory;
-	if (cap <= s->cap)
-		return 0;
+	while (cap < want && cap < s->o.memory) cap *= 2;
+	if (cap > s->o.memory) cap = s->o.memory;
+	if (cap <= s->cap) return 0;
 	wide = realloc(s->buffer, cap);
-	if (wide == NULL)
-		return -GRANARY_ENOMEM;
+	if (wide == NULL) return -GRANARY_ENOMEM;
 	s->buffer = wide;
 	s->cap = cap;
 	return 0;
@@ -113,10 +109,8 @@ int spool_append(struct spool *s, const void *p, size_t len)
 		int err = s->fill + len > s->cap ? buffer_grow(s, s->fill + len) : 0;
 		size_t n;
 
-		if (err == 0 && s->fill == s->cap)
-			err = spill(s);
-		if (err < 0)
-			return err;
+		if (err == 0 && s->fill == s->cap) err = spill(s);
+		if (err < 0) return err;
 		n = len < s->cap - s->fill ? len : s->cap - s->fill;
 		memcpy(s->buffer + s->fill, from, n);
 		s->fill += n;
@@ -131,15 +125,12 @@ static int window_fill(struct spool *s, uint64_t at)
 	size_t len = s->written - at < WINDOW ? (size_t)(s->written - at) : WINDOW;
 	int64_t n;
 
-	if (s->window == NULL)
-		s->window = malloc(WINDOW);
-	if (s->window == NULL)
-		return -GRANARY_ENOMEM;
+	if (s->window == NULL) s->window = malloc(WINDOW);
+	if (s->window == NULL) return -GRANARY_ENOMEM;
 	n = fs_read(s->file, s->window, len, at);
 	s->window_at = at;
 	s->window_len = n < 0 ? 0 : (size_t)n;
-	if (n < 0)
-		return (int)n;
+	if (n < 0) return (int)n;
 	return (size_t)n == len ? 0 : -GRANARY_EIO;
 }
 
@@ -147,16 +138,14 @@ int spool_read(struct spool *s, uint64_t at, void *to, size_t len)
 {
 	uint8_t *out = to;
 
-	if (at > spool_size(s) || len > spool_size(s) - at)
-		return -GRANARY_EIO;
+	if (at > spool_size(s) || len > spool_size(s) - at) return -GRANARY_EIO;
 	while (len > 0 && at < s->written) {
 		size_t n;
 
 		if (at < s->window_at || at >= s->window_at + s->window_len) {
 			int err = window_fill(s, at);
 
-			if (err < 0)
-				return err;
+			if (err < 0) return err;
 		}
 		n = s->window_len - (size_t)(at - s->window_at);
 		n = len < n ? len : n;
@@ -165,14 +154,13 @@ int spool_read(struct spool *s, uint64_t at, void *to, size_t len)
 		at += n;
 		len -= n;
 	}
-	if (len > 0)
-		memcpy(out, s->buffer + (at - s->written), len);
+	if (len > 0) memcpy(out, s->buffer + (at - s->written), len);
 	return 0;
 }
 
 /* ---- sorting ---- */
 
-struct run { /* of rows still to be given */
+struct run {                   /* of rows still to be given */
 	uint64_t at, end;      /* in the spool */
 	struct sort_row *rows; /* buffered */
 	uint32_t next, count, cap;
@@ -183,7 +171,7 @@ struct sorter {
 	struct spool *spool;
 	struct sort_row *rows; /* the run being filled */
 	uint32_t count, cap, rows_max;
-	uint8_t sorted;        /* rows[] is ascending so far */
+	uint8_t sorted; /* rows[] is ascending so far */
 	struct run *runs;
 	uint32_t run_count, run_cap;
 	uint32_t *heap, heap_count; /* indices of runs, the smallest head first */
@@ -193,10 +181,8 @@ static int row_compare(const void *a, const void *b)
 {
 	const struct sort_row *x = a, *y = b;
 
-	if (x->key[0] != y->key[0])
-		return x->key[0] < y->key[0] ? -1 : 1;
-	if (x->key[1] != y->key[1])
-		return x->key[1] < y->key[1] ? -1 : 1;
+	if (x->key[0] != y->key[0]) return x->key[0] < y->key[0] ? -1 : 1;
+	if (x->key[1] != y->key[1]) return x->key[1] < y->key[1] ? -1 : 1;
 	return x->value[1] < y->value[1] ? -1 : x->value[1] > y->value[1];
 }
 
@@ -204,13 +190,11 @@ struct sorter *sorter_new(const struct spool_options *o)
 {
 	struct sorter *s = calloc(1, sizeof(*s));
 
-	if (s == NULL)
-		return NULL;
+	if (s == NULL) return NULL;
 	s->o = *o;
 	s->sorted = 1;
 	s->rows_max = (uint32_t)(o->memory / sizeof(struct sort_row));
-	if (s->rows_max < 16)
-		s->rows_max = 16;
+	if (s->rows_max < 16) s->rows_max = 16;
 	return s;
 }
 
@@ -219,11 +203,9 @@ void sorter_free(struct sorter **sp)
 	struct sorter *s = *sp;
 
 	*sp = NULL;
-	if (s == NULL)
-		return;
+	if (s == NULL) return;
 	for (uint32_t i = 0; i < s->run_count; i++)
-		if (s->runs[i].rows != s->rows)
-			free(s->runs[i].rows);
+		if (s->runs[i].rows != s->rows) free(s->runs[i].rows);
 	free(s->runs);
 	free(s->rows);
 	free(s->heap);
@@ -237,8 +219,7 @@ static int run_add(struct sorter *s, const struct run *run)
 		uint32_t cap = s->run_cap ? 2 * s->run_cap : 16;
 		struct run *wide = realloc(s->runs, cap * sizeof(*wide));
 
-		if (wide == NULL)
-			return -GRANARY_ENOMEM;
+		if (wide == NULL) return -GRANARY_ENOMEM;
 		s->runs = wide;
 		s->run_cap = cap;
 	}
@@ -248,8 +229,7 @@ static int run_add(struct sorter *s, const struct run *run)
 
 static void rows_sort(struct sorter *s)
 {
-	if (!s->sorted)
-		qsort(s->rows, s->count, sizeof(*s->rows), row_compare);
+	if (!s->sorted) qsort(s->rows, s->count, sizeof(*s->rows), row_compare);
 	s->sorted = 1;
 }
 
@@ -260,10 +240,8 @@ static int run_spill(struct sorter *s)
 	int err;
 
 	o.memory = WINDOW;
-	if (s->spool == NULL)
-		s->spool = spool_new(&o);
-	if (s->spool == NULL)
-		return -GRANARY_ENOMEM;
+	if (s->spool == NULL) s->spool = spool_new(&o);
+	if (s->spool == NULL) return -GRANARY_ENOMEM;
 	rows_sort(s);
 	run = (struct run){ .at = spool_size(s->spool) };
 	err = spool_append(s->spool, s->rows, s->count * sizeof(*s->rows));
@@ -278,11 +256,9 @@ static int rows_grow(struct sorter *s)
 	struct sort_row *wide;
 
 	cap = cap < s->rows_max ? cap : s->rows_max;
-	if (cap == s->cap)
-		return run_spill(s);
+	if (cap == s->cap) return run_spill(s);
 	wide = realloc(s->rows, cap * sizeof(*wide));
-	if (wide == NULL)
-		return -GRANARY_ENOMEM;
+	if (wide == NULL) return -GRANARY_ENOMEM;
 	s->rows = wide;
 	s->cap = cap;
 	return 0;
@@ -292,8 +268,7 @@ int sorter_add(struct sorter *s, const struct sort_row *row)
 {
 	int err = s->count == s->cap ? rows_grow(s) : 0;
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	if (s->count > 0 && s->sorted && row_compare(&s->rows[s->count - 1], row) > 0)
 		s->sorted = 0;
 	s->rows[s->count++] = *row;
@@ -306,10 +281,8 @@ static int run_fill(struct sorter *s, struct run *run)
 	uint64_t left = (run->end - run->at) / sizeof(struct sort_row);
 	int err;
 
-	if (run->next < run->count)
-		return 1;
-	if (left == 0)
-		return 0;
+	if (run->next < run->count) return 1;
+	if (left == 0) return 0;
 	run->count = left < run->cap ? (uint32_t)left : run->cap;
 	run->next = 0;
 	err = spool_read(s->spool, run->at, run->rows, run->count * sizeof(*run->rows));
@@ -330,10 +303,8 @@ static void heap_down(struct sorter *s, uint32_t at)
 		uint32_t least = at, child = 2 * at + 1, keep;
 
 		for (uint32_t i = child; i < child + 2 && i < s->heap_count; i++)
-			if (row_compare(head(s, i), head(s, least)) < 0)
-				least = i;
-		if (least == at)
-			return;
+			if (row_compare(head(s, i), head(s, least)) < 0) least = i;
+		if (least == at) return;
 		keep = s->heap[at];
 		s->heap[at] = s->heap[least];
 		s->heap[least] = keep;
@@ -352,22 +323,17 @@ int sorter_finish(struct sorter *s)
 	for (uint32_t i = 0; i < s->run_count; i++) {
 		s->runs[i].cap = (uint32_t)(each / sizeof(struct sort_row));
 		s->runs[i].rows = malloc(each);
-		if (s->runs[i].rows == NULL)
-			return -GRANARY_ENOMEM;
+		if (s->runs[i].rows == NULL) return -GRANARY_ENOMEM;
 	}
 	err = run_add(s, &last);
 	s->heap = malloc(s->run_count * sizeof(*s->heap));
-	if (err < 0 || s->heap == NULL)
-		return -GRANARY_ENOMEM;
+	if (err < 0 || s->heap == NULL) return -GRANARY_ENOMEM;
 	for (uint32_t i = 0; i < s->run_count; i++) {
 		err = run_fill(s, &s->runs[i]);
-		if (err < 0)
-			return err;
-		if (err > 0)
-			s->heap[s->heap_count++] = i;
+		if (err < 0) return err;
+		if (err > 0) s->heap[s->heap_count++] = i;
 	}
-	for (uint32_t i = s->heap_count; i > 0; i--)
-		heap_down(s, i - 1);
+	for (uint32_t i = s->heap_count; i > 0; i--) heap_down(s, i - 1);
 	return 0;
 }
 
@@ -376,15 +342,12 @@ int sorter_next(struct sorter *s, struct sort_row *out)
 	struct run *run;
 	int err;
 
-	if (s->heap_count == 0)
-		return 0;
+	if (s->heap_count == 0) return 0;
 	run = &s->runs[s->heap[0]];
 	*out = run->rows[run->next++];
 	err = run_fill(s, run);
-	if (err < 0)
-		return err;
-	if (err == 0)
-		s->heap[0] = s->heap[--s->heap_count];
+	if (err < 0) return err;
+	if (err == 0) s->heap[0] = s->heap[--s->heap_count];
 	heap_down(s, 0);
 	return 1;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* spool.h -- rows of work that need not fit in memory: bytes in order of arrival, and fixed rows given back sorted. What
- * passes the memory given goes to unnamed files of the data directory, gone with the process. Blocking; one thread. */
+/* spool.h -- rows of work that need not fit in memory: bytes in order of arrival, and fixed rows
+ * given back sorted. What passes the memory given goes to unnamed files of the data directory, gone
+ * with the process. Blocking; one thread. */
 #pragma once
 
 #include <stddef.h>
@@ -10,7 +11,8 @@ struct fs;
 struct spool;
 struct sorter;
 
-/* memory: bytes kept before the file is made. May spill: room (may be NULL) is asked before each write to the disk. */
+/* memory: bytes kept before the file is made. May spill: room (may be NULL) is asked before each
+ * write to the disk. */
 struct spool_options {
 	struct fs *fs;
 	size_t memory;
@@ -21,10 +23,13 @@ struct spool *spool_new(const struct spool_options *o); /* NULL: no memory */
 void spool_free(struct spool **s);
 int spool_append(struct spool *s, const void *p, size_t len);
 uint64_t spool_size(const struct spool *s);
-/* Exactly len bytes from `at`; what was appended before. -GRANARY_EIO past the end. Nearby reads share a buffer. */
+/* Exactly len bytes from `at`; what was appended before. -GRANARY_EIO past the end. Nearby reads
+ * share a buffer. */
 int spool_read(struct spool *s, uint64_t at, void *to, size_t len);
 
-struct sort_row { uint64_t key[2], value[2]; }; /* sorted by key[0], key[1], value[1] */
+struct sort_row {
+	uint64_t key[2], value[2];
+}; /* sorted by key[0], key[1], value[1] */
 struct sorter *sorter_new(const struct spool_options *o);
 void sorter_free(struct sorter **s);
 int sorter_add(struct sorter *s, const struct sort_row *row);

@@ -15,19 +15,17 @@ static_assert(1 + 8 + SNAPSHOT_NAME_MAX + 1 + LEASE_JOB_MAX <= ROW_KEY_MAX, "key
 
 static bool is_name_byte(uint8_t c)
 {
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-	       c == '-';
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+	       c == '.' || c == '_' || c == '-';
 }
 
 int snapshot_name_check(struct slice name)
 {
 	bool only_dots = true;
 
-	if (name.len < 1 || name.len > SNAPSHOT_NAME_MAX)
-		return -GRANARY_ENAME;
+	if (name.len < 1 || name.len > SNAPSHOT_NAME_MAX) return -GRANARY_ENAME;
 	for (size_t i = 0; i < name.len; i++) {
-		if (!is_name_byte(name.p[i]))
-			return -GRANARY_ENAME;
+		if (!is_name_byte(name.p[i])) return -GRANARY_ENAME;
 		only_dots &= name.p[i] == '.';
 	}
 	return only_dots ? -GRANARY_ENAME : 0;
@@ -49,8 +47,7 @@ static bool row_take(struct snapshot_row *s, uint16_t tag, struct slice v)
 	case STAG_PREFIX: s->prefix = v; return v.len <= KEY_LEN_MAX;
 	case STAG_PINS: s->pins = v; return v.len % 8 == 0;
 	case STAG_MANIFEST:
-		if (v.len != 16)
-			return false;
+		if (v.len != 16) return false;
 		s->has_manifest = true;
 		memcpy(&s->manifest.lo, v.p, 8);
 		memcpy(&s->manifest.hi, v.p + 8, 8);
@@ -66,12 +63,11 @@ int snapshot_row_decode(struct slice value, struct snapshot_row *out)
 	struct slice v;
 
 	memset(out, 0, sizeof(*out));
-	if (cur_u8(&c) != 1)
-		return -GRANARY_ECORRUPT;
+	if (cur_u8(&c) != 1) return -GRANARY_ECORRUPT;
 	while (tlv_next(&c, &tag, &v))
-		if (!row_take(out, tag, v))
-			return -GRANARY_ECORRUPT;
-	if (!cur_done(&c) || out->id == 0 || out->state < SNAPSHOT_CREATING || out->state > SNAPSHOT_REMOVING)
+		if (!row_take(out, tag, v)) return -GRANARY_ECORRUPT;
+	if (!cur_done(&c) || out->id == 0 || out->state < SNAPSHOT_CREATING ||
+		out->state > SNAPSHOT_REMOVING)
 		return -GRANARY_ECORRUPT;
 	return out->state == SNAPSHOT_READY && !out->has_manifest ? -GRANARY_ECORRUPT : 0;
 }
@@ -90,8 +86,7 @@ int64_t snapshot_row_encode(const struct snapshot_row *s, void *buf, size_t cap)
 	tlv_put_u64(&w, STAG_ID, s->id);
 	tlv_put(&w, STAG_STATE, slice_of(&s->state, 1));
 	tlv_put_u64(&w, STAG_CREATED, s->created_ns);
-	if (s->has_manifest)
-		tlv_put(&w, STAG_MANIFEST, slice_of(manifest, sizeof(manifest)));
+	if (s->has_manifest) tlv_put(&w, STAG_MANIFEST, slice_of(manifest, sizeof(manifest)));
 	tlv_put_u64(&w, STAG_SAMPLES, s->samples);
 	tlv_put_u64(&w, STAG_BYTES, s->bytes);
 	tlv_put(&w, STAG_OPTIONS, s->options);
@@ -134,8 +129,7 @@ struct slice row_snapshot_prefix(uint8_t *buf, uint64_t bucket)
 
 bool row_snapshot_parse(struct slice key, uint64_t *bucket, struct slice *name)
 {
-	if (key.len < 10 || key.p[0] != 's')
-		return false;
+	if (key.len < 10 || key.p[0] != 's') return false;
 	*bucket = be64_get(key.p + 1);
 	*name = slice_of(key.p + 9, key.len - 9);
 	return true;
@@ -160,10 +154,10 @@ struct slice row_lease(uint8_t *buf, uint64_t bucket, struct slice name, struct 
 
 bool row_lease_parse(struct slice key, uint64_t *bucket, struct slice *name, struct slice *job)
 {
-	const uint8_t *zero = key.len < 10 || key.p[0] != 'e' ? NULL : memchr(key.p + 9, 0, key.len - 9);
+	const uint8_t *zero =
+		key.len < 10 || key.p[0] != 'e' ? NULL : memchr(key.p + 9, 0, key.len - 9);
 
-	if (zero == NULL)
-		return false;
+	if (zero == NULL) return false;
 	*bucket = be64_get(key.p + 1);
 	*name = slice_of(key.p + 9, (size_t)(zero - key.p) - 9);
 	*job = slice_of(zero + 1, (size_t)(key.p + key.len - zero) - 1);
@@ -172,69 +166,65 @@ bool row_lease_parse(struct slice key, uint64_t *bucket, struct slice *name, str
 
 /* ---- reading ---- */
 
-int snapshot_find(struct kv *kv, uint64_t bucket, struct slice name, struct snapshot_row *out, struct kv_value *value)
+int snapshot_find(struct kv *kv, uint64_t bucket, struct slice name, struct snapshot_row *out,
+	struct kv_value *value)
 {
 	uint8_t buf[ROW_KEY_MAX];
 	int err = kv_get(kv, row_snapshot(buf, bucket, name), value);
 
-	if (err < 0)
-		return err;
+	if (err < 0) return err;
 	err = snapshot_row_decode(value->v, out);
-	if (err < 0)
-		kv_value_release(value);
+	if (err < 0) kv_value_release(value);
 	return err;
 }
 
 int snapshot_each(struct kv *kv, uint64_t bucket, struct slice after,
-	int (*each)(void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *s), void *arg)
+	int (*each)(void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *s),
+	void *arg)
 {
 	uint8_t buf[ROW_KEY_MAX];
 	struct kv_iter *it = kv_iter_new(kv, NULL);
 	int err = 0;
 
-	if (it == NULL)
-		return -GRANARY_ENOMEM;
+	if (it == NULL) return -GRANARY_ENOMEM;
 	kv_iter_seek(it, bucket == 0 ? slice_str("s") : row_snapshot(buf, bucket, after));
 	for (; err == 0 && kv_iter_valid(it); kv_iter_next(it)) {
 		struct snapshot_row s;
 		struct slice name;
 		uint64_t of;
 
-		if (!row_snapshot_parse(kv_iter_key(it), &of, &name) || (bucket != 0 && of != bucket))
+		if (!row_snapshot_parse(kv_iter_key(it), &of, &name) ||
+			(bucket != 0 && of != bucket))
 			break;
-		if (bucket != 0 && slice_eq(name, after))
-			continue;
+		if (bucket != 0 && slice_eq(name, after)) continue;
 		err = snapshot_row_decode(kv_iter_value(it), &s);
-		if (err == 0)
-			err = each(arg, of, name, &s);
+		if (err == 0) err = each(arg, of, name, &s);
 	}
-	if (err == 0)
-		err = kv_iter_error(it);
+	if (err == 0) err = kv_iter_error(it);
 	kv_iter_free(&it);
 	return err;
 }
 
 int lease_each(struct kv *kv,
-	int (*each)(void *arg, uint64_t bucket, struct slice name, struct slice job, uint64_t seen_ns), void *arg)
+	int (*each)(
+		void *arg, uint64_t bucket, struct slice name, struct slice job, uint64_t seen_ns),
+	void *arg)
 {
 	struct kv_iter *it = kv_iter_new(kv, NULL);
 	int err = 0;
 
-	if (it == NULL)
-		return -GRANARY_ENOMEM;
+	if (it == NULL) return -GRANARY_ENOMEM;
 	for (kv_iter_seek(it, slice_str("e")); err == 0 && kv_iter_valid(it); kv_iter_next(it)) {
 		struct slice name, job;
 		uint64_t bucket, seen;
 
-		if (!row_lease_parse(kv_iter_key(it), &bucket, &name, &job))
-			break;
+		if (!row_lease_parse(kv_iter_key(it), &bucket, &name, &job)) break;
 		if (!value_u64(kv_iter_value(it), ETAG_SEEN, 0, &seen))
 			err = -GRANARY_ECORRUPT;
 		else
 			err = each(arg, bucket, name, job, seen);
 	}
-	if (err == 0)
-		err = kv_iter_error(it);
+	if (err == 0) err = kv_iter_error(it);
 	kv_iter_free(&it);
 	return err;
 }

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* range.c -- byte ranges of packs that a snapshot pins (PROTOCOL 4.8): PARSE -> OPEN -> RUN (until the last piece is in a
- * frame).
+/* range.c -- byte ranges of packs that a snapshot pins (PROTOCOL 4.8): PARSE -> OPEN -> RUN (until
+ * the last piece is in a frame).
  *
- * A range is cut where the units of the cache end: a unit is RANGE_UNIT bytes of the pack's file from k * RANGE_UNIT + 1
- * on. Data of records lies at even offsets and is cached by them, so the two never meet; ranges in one unit share one
- * read of the disk and one place in the cache. Of a pack that may still grow exactly what is asked for is read, past the
- * cache: what a unit holds must never change.
+ * A range is cut where the units of the cache end: a unit is RANGE_UNIT bytes of the pack's file
+ * from k * RANGE_UNIT + 1 on. Data of records lies at even offsets and is cached by them, so the
+ * two never meet; ranges in one unit share one read of the disk and one place in the cache. Of a
+ * pack that may still grow exactly what is asked for is read, past the cache: what a unit holds
+ * must never change.
  *
- * Invariants: (1) pieces of an entry leave in order; with RANGE_IN_ORDER entries in order too; (2) bytes of pieces made
- * and not released count in peer->ahead_bytes, as those of batch reads do, and the same limits hold; (3) the body
- * outlives the request: every frame holds a reference; (4) a range is read only from a pack that the snapshot pins. */
+ * Invariants: (1) pieces of an entry leave in order; with RANGE_IN_ORDER entries in order too; (2)
+ * bytes of pieces made and not released count in peer->ahead_bytes, as those of batch reads do, and
+ * the same limits hold; (3) the body outlives the request: every frame holds a reference; (4) a
+ * range is read only from a pack that the snapshot pins. */
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -24,7 +26,8 @@
 #include "tier/packs.h"
 
 enum { RANGE_UNIT = 256 * 1024, PIECE_META = 4 + 2 + 1 + 1 + 4 + 4, TEXT_MAX = 128 };
-_Static_assert((int)RANGE_UNIT <= (int)CACHE_UNIT_MAX && RANGE_UNIT % 2 == 0, "a unit of the reader, at odd offsets");
+_Static_assert((int)RANGE_UNIT <= (int)CACHE_UNIT_MAX && RANGE_UNIT % 2 == 0,
+	"a unit of the reader, at odd offsets");
 
 struct range;
 struct range_entry;
@@ -37,15 +40,17 @@ struct piece {
 	int16_t err;
 	bool last, ready, held, inside;
 };
-struct queue { struct piece *head, **tail; };
+struct queue {
+	struct piece *head, **tail;
+};
 struct range_entry {
 	struct range *range;
 	uint64_t pack;
 	uint32_t offset, length, at; /* at: next byte to make a piece of */
 	int16_t err;
-	bool ended;                  /* its last piece is made */
-	bool told;                   /* that it failed, which was its last piece */
-	bool used;                   /* `first` is */
+	bool ended; /* its last piece is made */
+	bool told;  /* that it failed, which was its last piece */
+	bool used;  /* `first` is */
 	struct queue queue;
 	struct piece first;
 };
@@ -57,13 +62,13 @@ struct range {
 	struct snapshot_open *open;
 	struct slice name;
 	struct hash128 manifest;
-	uint32_t refs;               /* the request and every frame */
-	uint32_t count, next, left;  /* entries; next to start; whose last piece is not in a frame */
+	uint32_t refs;              /* the request and every frame */
+	uint32_t count, next, left; /* entries; next to start; whose last piece is not in a frame */
 	uint32_t inflight;
 	bool in_order, scheduled;
 	int err;
 	struct task run;
-	struct queue queue;          /* in order: all pieces */
+	struct queue queue; /* in order: all pieces */
 	struct piece *gathered, **gathered_tail;
 	uint32_t gathered_count, gathered_bytes;
 	struct auth auth;
@@ -137,8 +142,9 @@ static const char *piece_text(const struct piece *p, char buf[TEXT_MAX])
 	const struct range_entry *e = p->entry;
 
 	snprintf(buf, TEXT_MAX, "%s; pack=%016" PRIx64 " offset=%u length=%u",
-		p->err == -GRANARY_EACCESS ? "the snapshot does not pin this pack" : error_text(p->err), e->pack, e->offset,
-		e->length);
+		p->err == -GRANARY_EACCESS ? "the snapshot does not pin this pack"
+					   : error_text(p->err),
+		e->pack, e->offset, e->length);
 	return buf;
 }
 
@@ -161,7 +167,8 @@ static void frame_send(struct range *b, bool last)
 	struct range_frame *f;
 	struct wr w;
 
-	for (const struct piece *p = b->gathered; p != NULL; p = p->next) cap += p->err < 0 ? 2 + TEXT_MAX : 0;
+	for (const struct piece *p = b->gathered; p != NULL; p = p->next)
+		cap += p->err < 0 ? 2 + TEXT_MAX : 0;
 	f = req_alloc(sizeof(*f) + b->gathered_count * sizeof(struct iovec) + cap);
 	memset(f, 0, sizeof(*f));
 	f->body = b;
@@ -178,7 +185,8 @@ static void frame_send(struct range *b, bool last)
 	for (const struct piece *p = f->pieces; p != NULL; p = p->next) {
 		piece_put(&w, b, p);
 		if (p->len == 0) continue;
-		f->iov[f->a.iov_count++] = (struct iovec){ (void *)(uintptr_t)p->read.data, p->len };
+		f->iov[f->a.iov_count++] =
+			(struct iovec){ (void *)(uintptr_t)p->read.data, p->len };
 		f->a.data_len += p->len;
 	}
 	assert(wr_ok(&w));
@@ -193,9 +201,11 @@ static void frame_send(struct range *b, bool last)
 
 static void piece_send(struct range *b, struct piece *p)
 {
-	uint32_t cap = b->peer->data_cap < WIRE_COALESCE_MAX ? b->peer->data_cap : WIRE_COALESCE_MAX;
+	uint32_t cap =
+		b->peer->data_cap < WIRE_COALESCE_MAX ? b->peer->data_cap : WIRE_COALESCE_MAX;
 
-	if (b->gathered_count > 0 && (b->gathered_count == READ_FRAME_PIECES || b->gathered_bytes + p->len > cap))
+	if (b->gathered_count > 0 &&
+		(b->gathered_count == READ_FRAME_PIECES || b->gathered_bytes + p->len > cap))
 		frame_send(b, false);
 	if (p->last) b->left--;
 	p->next = NULL;
@@ -278,15 +288,18 @@ static enum step_result range_parse(struct req *r)
 	manifest.hi = cur_u64(&c);
 	flags = cur_flags(&c, RANGE_IN_ORDER);
 	count = cur_u32(&c);
-	if (!cur_ok(&c) || bucket.len == 0 || count == 0 || count > WIRE_BATCH_MAX || r->frame.data_len != 0)
-		return req_fail(r, -GRANARY_EPROTO, "RANGE does not parse, or has not 1 to %d entries", WIRE_BATCH_MAX);
+	if (!cur_ok(&c) || bucket.len == 0 || count == 0 || count > WIRE_BATCH_MAX ||
+		r->frame.data_len != 0)
+		return req_fail(r, -GRANARY_EPROTO,
+			"RANGE does not parse, or has not 1 to %d entries", WIRE_BATCH_MAX);
 	r->body = b = body_new(r, count);
 	b->name = name;
 	b->manifest = manifest;
 	b->in_order = (flags & RANGE_IN_ORDER) != 0;
 	for (uint32_t i = 0; i < count; i++) entry_parse(b, &b->entries[i], &c);
 	if (!cur_done(&c))
-		return req_fail(r, -GRANARY_EPROTO, "RANGE: an entry does not parse, or is not 1 byte to 4 MiB long");
+		return req_fail(r, -GRANARY_EPROTO,
+			"RANGE: an entry does not parse, or is not 1 byte to 4 MiB long");
 	err = auth_begin(r, &b->auth, GRANT_READ, bucket);
 	if (err == 0) err = snapshot_name_check(name);
 	if (err < 0) return req_fail(r, err, "cannot read from this snapshot: %s", error_text(err));
@@ -319,9 +332,11 @@ static enum step_result range_check(struct req *r)
 	name_escape(text, sizeof(text), b->name);
 	if (b->err < 0) return req_fail(r, b->err, "snapshot '%s': %s", text, error_text(b->err));
 	if (!auth_key(&b->auth, slice_of(o->prefix, o->prefix_len)))
-		return req_fail(r, -GRANARY_EACCESS, "the key may not read all of snapshot '%s'", text);
+		return req_fail(
+			r, -GRANARY_EACCESS, "the key may not read all of snapshot '%s'", text);
 	if (o->manifest.lo != b->manifest.lo || o->manifest.hi != b->manifest.hi)
-		return req_fail(r, -GRANARY_ECHANGED, "snapshot '%s' is another one than when it was opened", text);
+		return req_fail(r, -GRANARY_ECHANGED,
+			"snapshot '%s' is another one than when it was opened", text);
 	stat_add(&r->local->stats->entries[OP_RANGE], b->count);
 	return STEP_NEXT;
 }
@@ -432,7 +447,8 @@ static struct piece *next_piece(struct range *b)
 	return p;
 }
 
-/* Pieces of one chunk: prefetched together, the misses go to the reader in one call, which sorts and merges them. */
+/* Pieces of one chunk: prefetched together, the misses go to the reader in one call, which sorts
+ * and merges them. */
 static uint32_t run_chunk(struct range *b)
 {
 	struct piece *pieces[READ_CHUNK];
@@ -496,8 +512,8 @@ static void range_cleanup(struct req *r)
 	if (b != NULL) body_unref(b);
 }
 
-static const struct req_step range_steps[] = { { "parse", range_parse }, { "open", range_open }, { "check", range_check },
-	{ "run", range_run } };
+static const struct req_step range_steps[] = { { "parse", range_parse }, { "open", range_open },
+	{ "check", range_check }, { "run", range_run } };
 const struct req_kind range_kind = {
 	.op = OP_RANGE,
 	.name = "range",

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* report.c -- consumers of snapshots tell what they do, which is their lease, and who asks gets the list (PROTOCOL 4.9). */
+/* report.c -- consumers of snapshots tell what they do, which is their lease, and who asks gets the
+ * list (PROTOCOL 4.9). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,9 +80,11 @@ static enum step_result report_parse(struct req *r)
 	p->bytes = cur_u64(&c);
 	p->waited_ns = cur_u64(&c);
 	p->ended = cur_flags(&c, 1) != 0;
-	if (!cur_done(&c) || p->bucket_name.len == 0) return req_fail(r, -GRANARY_EPROTO, "STREAM_REPORT does not parse");
+	if (!cur_done(&c) || p->bucket_name.len == 0)
+		return req_fail(r, -GRANARY_EPROTO, "STREAM_REPORT does not parse");
 	if (snapshot_name_check(p->name) < 0 || !is_word(p->job) || !is_word(p->host))
-		return req_fail(r, -GRANARY_EINVAL, "job and host are 1 to %d visible ASCII characters without spaces",
+		return req_fail(r, -GRANARY_EINVAL,
+			"job and host are 1 to %d visible ASCII characters without spaces",
 			LEASE_JOB_MAX);
 	err = auth_begin(r, &b->auth, GRANT_READ, p->bucket_name);
 	if (err < 0) return req_fail(r, err, "cannot report: %s", error_text(err));
@@ -96,7 +99,8 @@ static enum step_result report_answer(struct req *r)
 	struct answer *a;
 	struct wr w;
 
-	if (b->err < 0) return req_fail(r, b->err, "cannot keep the report: %s", error_text(b->err));
+	if (b->err < 0)
+		return req_fail(r, b->err, "cannot keep the report: %s", error_text(b->err));
 	a = answer_new(r, 8);
 	w = wr_of(a->meta, 8);
 	wr_u64(&w, b->share);
@@ -140,12 +144,14 @@ static enum step_result list_answer(struct req *r)
 {
 	struct report_req *b = r->body;
 
-	if (b->text == NULL) return req_fail(r, -GRANARY_ENOMEM, "no memory for the list of streams");
+	if (b->text == NULL)
+		return req_fail(r, -GRANARY_ENOMEM, "no memory for the list of streams");
 	answer_text(r, b->text, b->len < r->peer->data_cap ? b->len : r->peer->data_cap);
 	return STEP_DONE;
 }
 
-static const struct req_step report_steps[] = { { "parse", report_parse }, { "answer", report_answer } };
+static const struct req_step report_steps[] = { { "parse", report_parse },
+	{ "answer", report_answer } };
 static const struct req_step list_steps[] = { { "parse", list_parse }, { "answer", list_answer } };
 const struct req_kind stream_report_kind = {
 	.op = OP_STREAM_REPORT,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot.c -- snapshots: list, show, page, create, remove, note (PROTOCOL 4.7, 5.10). Whoever may read a snapshot's
- * prefix may read it; making, removing and noting one also needs WRITE on the bucket. */
+/* snapshot.c -- snapshots: list, show, page, create, remove, note (PROTOCOL 4.7, 5.10). Whoever may
+ * read a snapshot's prefix may read it; making, removing and noting one also needs WRITE on the
+ * bucket. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,11 @@
 #include "meta/snapshot.h"
 #include "req/kind.h"
 
-enum { ENTRY_FIXED = 3 * 2 + 1 + 5 * 8 + 16, PAGE_ASK_MAX = 8 * 1024 * 1024, SHOW_ASK_MAX = PAGE_ASK_MAX };
+enum {
+	ENTRY_FIXED = 3 * 2 + 1 + 5 * 8 + 16,
+	PAGE_ASK_MAX = 8 * 1024 * 1024,
+	SHOW_ASK_MAX = PAGE_ASK_MAX
+};
 
 struct snapshot_req {
 	struct auth auth;
@@ -21,7 +26,7 @@ struct snapshot_req {
 	uint8_t flags;
 	bool more, found;
 	int err;
-	uint8_t *out, *data;  /* malloc'd: entries; bytes */
+	uint8_t *out, *data; /* malloc'd: entries; bytes */
 	size_t len, cap, data_len;
 	char text[SNAPSHOT_TEXT_MAX];
 	struct snapshot_making *making;
@@ -56,27 +61,34 @@ static int begin(struct req *r, struct snapshot_req *b, uint8_t actions)
 	char text[128];
 	int err = b->bucket.len > 0 ? auth_begin(r, &b->auth, actions, b->bucket) : -GRANARY_EPROTO;
 
-	if (err == -GRANARY_EPROTO) req_set_error(r, err, "%s names no bucket", r->kind->name);
+	if (err == -GRANARY_EPROTO)
+		req_set_error(r, err, "%s names no bucket", r->kind->name);
 	else if (err < 0)
-		req_set_error(r, err, "%s in '%s': %s", r->kind->name, name_escape(text, sizeof(text), b->bucket),
-			error_text(err));
+		req_set_error(r, err, "%s in '%s': %s", r->kind->name,
+			name_escape(text, sizeof(text), b->bucket), error_text(err));
 	if (err == 0 && b->name.p != NULL) {
 		err = snapshot_name_check(b->name);
 		if (err < 0)
-			req_set_error(r, err, "'%s' is no name of a snapshot: 1 to %d of A-Z, a-z, 0-9, '.', '_' and '-'",
+			req_set_error(r, err,
+				"'%s' is no name of a snapshot: 1 to %d of A-Z, a-z, 0-9, '.', '_' "
+				"and '-'",
 				name_escape(text, sizeof(text), b->name), SNAPSHOT_NAME_MAX);
 	}
 	return err;
 }
 
-static enum step_result proto(struct req *r) { return req_fail(r, -GRANARY_EPROTO, "%s does not parse", r->kind->name); }
+static enum step_result proto(struct req *r)
+{
+	return req_fail(r, -GRANARY_EPROTO, "%s does not parse", r->kind->name);
+}
 
 static enum step_result fail(struct req *r, const struct snapshot_req *b)
 {
 	char text[160];
 
 	if (b->text[0] != '\0') return req_fail(r, b->err, "%s: %s", r->kind->name, b->text);
-	return req_fail(r, b->err, "%s '%s': %s", r->kind->name, name_escape(text, sizeof(text), b->name), error_text(b->err));
+	return req_fail(r, b->err, "%s '%s': %s", r->kind->name,
+		name_escape(text, sizeof(text), b->name), error_text(b->err));
 }
 
 /* ---- entries ---- */
@@ -143,7 +155,9 @@ static enum step_result list_parse(struct req *r)
 	b->bucket = cur_bytes16(&c);
 	b->note = cur_bytes16(&c); /* after */
 	b->max = cur_u32(&c);
-	if (!cur_done(&c) || b->max == 0 || b->max > WIRE_LIST_MAX || b->note.len > SNAPSHOT_NAME_MAX) return proto(r);
+	if (!cur_done(&c) || b->max == 0 || b->max > WIRE_LIST_MAX ||
+		b->note.len > SNAPSHOT_NAME_MAX)
+		return proto(r);
 	if (begin(r, b, GRANT_READ) < 0) return STEP_DONE;
 	r->step++;
 	return req_work(r, list_work);
@@ -246,7 +260,8 @@ static enum step_result show_answer(struct req *r)
 	return STEP_DONE;
 }
 
-/* A page opens only to who may read a snapshot; which of them it belongs to is the client's word. */
+/* A page opens only to who may read a snapshot; which of them it belongs to is the client's word.
+ */
 static void page_work(struct req *r)
 {
 	struct snapshot_req *b = r->body;
@@ -297,9 +312,15 @@ static enum step_result page_answer(struct req *r)
 
 /* ---- create ---- */
 
-struct create { struct snapshot_making m; struct req *r; }; /* what body->making is */
+struct create {
+	struct snapshot_making m;
+	struct req *r;
+}; /* what body->making is */
 
-static void made(struct snapshot_making *m) { req_post(container_of(m, struct create, m)->r); }
+static void made(struct snapshot_making *m)
+{
+	req_post(container_of(m, struct create, m)->r);
+}
 
 /* Its thread posts the request back, unless it could not begin. */
 static void create_task(struct task *task)
@@ -330,7 +351,8 @@ static enum step_result create_parse(struct req *r)
 	if (!auth_key(&b->auth, b->prefix))
 		return req_fail(r, -GRANARY_EACCESS, "the key may not read all below the prefix");
 	if (!auth_whole(r->peer->key, GRANT_WRITE, b->bucket))
-		return req_fail(r, -GRANARY_EACCESS, "%s needs a write grant on the whole bucket", r->kind->name);
+		return req_fail(r, -GRANARY_EACCESS, "%s needs a write grant on the whole bucket",
+			r->kind->name);
 	k = req_alloc(sizeof(*k));
 	memset(k, 0, sizeof(*k));
 	k->r = r;
@@ -351,8 +373,14 @@ static enum step_result create_answer(struct req *r)
 {
 	struct snapshot_req *b = r->body;
 	const struct snapshot_making *m = b->making;
-	struct snapshot_entry e = { .name = m->name, .prefix = m->prefix, .note = m->note, .state = SNAPSHOT_READY,
-		.created_ns = m->created_ns, .expires_ns = m->expires_ns, .samples = m->samples, .bytes = m->bytes,
+	struct snapshot_entry e = { .name = m->name,
+		.prefix = m->prefix,
+		.note = m->note,
+		.state = SNAPSHOT_READY,
+		.created_ns = m->created_ns,
+		.expires_ns = m->expires_ns,
+		.samples = m->samples,
+		.bytes = m->bytes,
 		.manifest = m->manifest };
 	size_t len = strlen(m->warnings);
 	struct wr w;
@@ -389,8 +417,8 @@ static void remove_work(struct req *r)
 
 	b->err = may_change(b);
 	if (b->err == 0)
-		b->err = snapshots_remove(r->store->snapshots, b->auth.bucket.id, b->name, (b->flags & SNAPSHOT_FORCE) != 0,
-			b->text, sizeof(b->text));
+		b->err = snapshots_remove(r->store->snapshots, b->auth.bucket.id, b->name,
+			(b->flags & SNAPSHOT_FORCE) != 0, b->text, sizeof(b->text));
 }
 
 static void note_work(struct req *r)
@@ -399,14 +427,17 @@ static void note_work(struct req *r)
 
 	b->err = may_change(b);
 	if (b->err == 0)
-		b->err = snapshots_note(r->store->snapshots, b->auth.bucket.id, b->name, b->note, b->expires_ns);
+		b->err = snapshots_note(
+			r->store->snapshots, b->auth.bucket.id, b->name, b->note, b->expires_ns);
 }
 
-static enum step_result change_begin(struct req *r, struct snapshot_req *b, void (*work)(struct req *r))
+static enum step_result change_begin(
+	struct req *r, struct snapshot_req *b, void (*work)(struct req *r))
 {
 	if (begin(r, b, GRANT_READ) < 0) return STEP_DONE;
 	if (!auth_whole(r->peer->key, GRANT_WRITE, b->bucket))
-		return req_fail(r, -GRANARY_EACCESS, "%s needs a write grant on the whole bucket", r->kind->name);
+		return req_fail(r, -GRANARY_EACCESS, "%s needs a write grant on the whole bucket",
+			r->kind->name);
 	r->step++;
 	return req_work(r, work);
 }
@@ -433,7 +464,8 @@ static enum step_result note_parse(struct req *r)
 	b->expires_ns = cur_u64(&c);
 	if (!cur_done(&c)) return proto(r);
 	if (b->note.len > SNAPSHOT_NOTE_MAX)
-		return req_fail(r, -GRANARY_ETOOBIG, "a note is at most %d bytes", SNAPSHOT_NOTE_MAX);
+		return req_fail(
+			r, -GRANARY_ETOOBIG, "a note is at most %d bytes", SNAPSHOT_NOTE_MAX);
 	return change_begin(r, b, note_work);
 }
 
@@ -449,9 +481,14 @@ static enum step_result change_answer(struct req *r)
 /* ---- kinds ---- */
 
 #define KIND(what, op_, action_, second, third) \
-	static const struct req_step what##_steps[] = { { "parse", second }, { "answer", third } }; \
-	const struct req_kind snapshot_##what##_kind = { .op = op_, .name = "snapshot_" #what, .action = action_, \
-		.steps = what##_steps, .step_count = 2, .cleanup = body_free }
+	static const struct req_step what##_steps[] = { { "parse", second }, \
+		{ "answer", third } }; \
+	const struct req_kind snapshot_##what##_kind = { .op = op_, \
+		.name = "snapshot_" #what, \
+		.action = action_, \
+		.steps = what##_steps, \
+		.step_count = 2, \
+		.cleanup = body_free }
 KIND(list, OP_SNAPSHOT_LIST, GRANT_READ, list_parse, list_answer);
 KIND(show, OP_SNAPSHOT_SHOW, GRANT_READ, show_parse, show_answer);
 KIND(page, OP_SNAPSHOT_PAGE, GRANT_READ, page_parse, page_answer);

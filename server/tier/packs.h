@@ -58,8 +58,9 @@ int packs_open_file(struct packs *packs, struct pack *pack); /* worker; OFFLINE 
  * the reserve would be touched. */
 int packs_create(struct packs *packs, uint64_t group, struct pack **out);
 /* The same for compaction, which gives more back than it takes: it and packs_allocate of that pack
- * may use the reserve, but for a quarter that is left to the metadata (contract H). */
-int packs_create_for_job(struct packs *packs, uint64_t group, struct pack **out);
+ * may use the reserve, but for a quarter that is left to the metadata (contract H). order: of the
+ * pack it takes the place of, 0: its own. */
+int packs_create_for_job(struct packs *packs, uint64_t group, uint64_t order, struct pack **out);
 /* Grows the preallocation to cover `end`; blocks; ENOSPACE. */
 int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end);
 uint64_t packs_allocated(const struct pack *pack); /* preallocated up to here; 0: not by this process */
@@ -90,11 +91,11 @@ void packs_change_end(struct packs *packs);
  * sealed one, 0 while it may still grow. */
 uint64_t pack_order(const struct pack *pack);
 uint64_t pack_fixed_size(const struct pack *pack);
-/* BUSY: it is pinned or there is a hold. Commits state dying; worker. A broken pack's row stays `broken` (a state only grows): after a
- * crash it is judged again. */
+/* BUSY: it is pinned or there is a hold. Commits state dying; worker. A broken pack's row stays
+ * `broken` (a state only grows): after a crash it is judged again. */
 int packs_retire(struct packs *packs, struct pack *pack);
-/* BUSY as packs_retire. Removes the dying pack's name, syncs the directory, deletes its rows. Job, after the second look,
- * with its own reference (packs_ref_any); readers that still hold one keep the bytes through the
+/* BUSY as packs_retire. Removes the dying pack's name, syncs the directory, deletes its rows. Job,
+ * after the second look, with its own reference (packs_ref_any); readers that still hold one keep the bytes through the
  * open descriptor. */
 int packs_remove(struct packs *packs, struct pack *pack);
 /* Snapshot of the table for jobs: up to max ids above `after` in id order with their RAM state. */

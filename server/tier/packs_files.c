@@ -349,7 +349,7 @@ static int pack_make(struct packs *packs, struct pack *pack)
 	return 0;
 }
 
-static int create(struct packs *packs, uint64_t group, bool for_job, struct pack **out)
+static int create(struct packs *packs, uint64_t group, bool for_job, uint64_t order, struct pack **out)
 {
 	struct pack *pack;
 	int err = packs_refresh_space(packs);
@@ -363,6 +363,8 @@ static int create(struct packs *packs, uint64_t group, bool for_job, struct pack
 	if (pack == NULL)
 		return -GRANARY_ENOMEM;
 	pack->group = group;
+	if (order != 0)
+		pack->order = order;
 	pack->for_job = for_job;
 	atomic_store(&pack->mine, true);
 	err = pack_make(packs, pack);
@@ -374,12 +376,12 @@ static int create(struct packs *packs, uint64_t group, bool for_job, struct pack
 
 int packs_create(struct packs *packs, uint64_t group, struct pack **out)
 {
-	return create(packs, group, false, out);
+	return create(packs, group, false, 0, out);
 }
 
-int packs_create_for_job(struct packs *packs, uint64_t group, struct pack **out)
+int packs_create_for_job(struct packs *packs, uint64_t group, uint64_t order, struct pack **out)
 {
-	return create(packs, group, true, out);
+	return create(packs, group, true, order, out);
 }
 
 int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end)

@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* harness_snapshot.h -- requests of snapshots and what they answer, for tests with harness_store.h. */
+/* harness_snapshot.h -- requests of snapshots and what they answer, for tests with harness_store.h.
+ */
 #pragma once
 
 #include "harness_store.h"
 
 #include "common/snap.h"
 
-struct snap_entry { int err; uint8_t state; uint64_t created, expires, samples, bytes, alone, size; struct hash128 manifest; char name[130], text[512], warnings[4096]; };
+struct snap_entry {
+	int err;
+	uint8_t state;
+	uint64_t created, expires, samples, bytes, alone, size;
+	struct hash128 manifest;
+	char name[130], text[512], warnings[4096];
+};
 
 static inline void snap_entry_take(struct snap_entry *e, struct cur *m)
 {
 	struct slice name = cur_bytes16(m);
 
-	snprintf(e->name, sizeof(e->name), "%.*s", (int)name.len, (const char *)name.p);
+	if (name.len > 0 && name.len < sizeof(e->name)) memcpy(e->name, name.p, name.len);
 	e->state = cur_u8(m);
 	e->created = cur_u64(m);
 	e->expires = cur_u64(m);
@@ -26,7 +33,8 @@ static inline void snap_entry_take(struct snap_entry *e, struct cur *m)
 	assert_true(cur_ok(m));
 }
 
-static inline struct call *snap_create_start(struct peer *p, const char *bucket, const char *name, const char *prefix, const char *options)
+static inline struct call *snap_create_start(struct peer *p, const char *bucket, const char *name,
+	const char *prefix, const char *options)
 {
 	struct msg m = msg_new(bucket);
 	struct call *c;
@@ -58,7 +66,8 @@ static inline struct snap_entry snap_created(struct call *c)
 	return e;
 }
 
-static inline struct snap_entry snap_create(struct peer *p, const char *bucket, const char *name, const char *prefix, const char *options)
+static inline struct snap_entry snap_create(struct peer *p, const char *bucket, const char *name,
+	const char *prefix, const char *options)
 {
 	struct call *c = snap_create_start(p, bucket, name, prefix, options);
 
@@ -66,7 +75,8 @@ static inline struct snap_entry snap_create(struct peer *p, const char *bucket, 
 	return snap_created(c);
 }
 
-static inline int snap_remove(struct peer *p, const char *bucket, const char *name, uint8_t flags, char text[512])
+static inline int snap_remove(
+	struct peer *p, const char *bucket, const char *name, uint8_t flags, char text[512])
 {
 	struct msg m = msg_new(bucket);
 	struct call *c;
@@ -82,7 +92,8 @@ static inline int snap_remove(struct peer *p, const char *bucket, const char *na
 }
 
 /* The whole manifest, malloc'd. */
-static inline struct snap_entry snap_show(struct peer *p, const char *bucket, const char *name, uint8_t **bytes, size_t *len)
+static inline struct snap_entry snap_show(
+	struct peer *p, const char *bucket, const char *name, uint8_t **bytes, size_t *len)
 {
 	struct msg m = msg_new(bucket);
 	struct snap_entry e = { 0 };
@@ -110,7 +121,8 @@ static inline struct snap_entry snap_show(struct peer *p, const char *bucket, co
 	return e;
 }
 
-static inline int snap_page(struct peer *p, const char *bucket, const char *name, struct hash128 hash, uint8_t **bytes, size_t *len)
+static inline int snap_page(struct peer *p, const char *bucket, const char *name,
+	struct hash128 hash, uint8_t **bytes, size_t *len)
 {
 	struct msg m = msg_new(bucket);
 	struct call *c;
@@ -139,9 +151,18 @@ static inline int snap_page(struct peer *p, const char *bucket, const char *name
 	return err;
 }
 
-struct snap_range { uint64_t pack; uint32_t offset, length; int err; bool ended; uint8_t *data; uint32_t got; char text[160]; };
+struct snap_range {
+	uint64_t pack;
+	uint32_t offset, length;
+	int err;
+	bool ended;
+	uint8_t *data;
+	uint32_t got;
+	char text[160];
+};
 
-static inline struct msg range_msg(const char *bucket, const char *name, struct hash128 manifest, uint8_t flags, const struct snap_range *list, uint32_t count)
+static inline struct msg range_msg(const char *bucket, const char *name, struct hash128 manifest,
+	uint8_t flags, const struct snap_range *list, uint32_t count)
 {
 	struct msg m = msg_new(bucket);
 
@@ -158,7 +179,8 @@ static inline struct msg range_msg(const char *bucket, const char *name, struct 
 	return m;
 }
 
-static inline void ranges_take(struct call *c, struct snap_range *list, uint32_t count, bool in_order)
+static inline void ranges_take(
+	struct call *c, struct snap_range *list, uint32_t count, bool in_order)
 {
 	uint32_t last = 0;
 
@@ -186,7 +208,8 @@ static inline void ranges_take(struct call *c, struct snap_range *list, uint32_t
 			if (flags & RANGE_TEXT) {
 				struct slice t = cur_bytes16(&m);
 
-				snprintf(r->text, sizeof(r->text), "%.*s", (int)t.len, (const char *)t.p);
+				snprintf(r->text, sizeof(r->text), "%.*s", (int)t.len,
+					(const char *)t.p);
 			}
 			bytes = cur_bytes(&data, len);
 			assert_true(cur_ok(&m) && cur_ok(&data));
@@ -203,7 +226,8 @@ static inline void ranges_take(struct call *c, struct snap_range *list, uint32_t
 	for (uint32_t i = 0; i < count; i++) assert_true(list[i].ended);
 }
 
-static inline int ranges_get(struct peer *p, const char *bucket, const char *name, struct hash128 manifest, uint8_t flags, struct snap_range *list, uint32_t count)
+static inline int ranges_get(struct peer *p, const char *bucket, const char *name,
+	struct hash128 manifest, uint8_t flags, struct snap_range *list, uint32_t count)
 {
 	struct msg m = range_msg(bucket, name, manifest, flags, list, count);
 	struct call *c = msg_call(p, OP_RANGE, 0, &m, NULL, 0);
@@ -214,11 +238,24 @@ static inline int ranges_get(struct peer *p, const char *bucket, const char *nam
 	return err;
 }
 
-/* A snapshot read back whole: every name with the bytes of its rows, checked against their checksums. */
-struct snap_file { char *key; uint8_t *data; uint64_t size; uint32_t field; };
-struct snap_files { struct snap_file *list; uint32_t count; struct snap_manifest m; uint8_t *manifest; struct hash128 hash; };
+/* A snapshot read back whole: every name with the bytes of its rows, checked against their
+ * checksums. */
+struct snap_file {
+	char *key;
+	uint8_t *data;
+	uint64_t size;
+	uint32_t field;
+};
+struct snap_files {
+	struct snap_file *list;
+	uint32_t count;
+	struct snap_manifest m;
+	uint8_t *manifest;
+	struct hash128 hash;
+};
 
-static inline void snap_row_bytes(struct peer *p, const char *bucket, const char *name, struct hash128 hash, const struct snap_page *page, uint64_t row_at, struct snap_file *f)
+static inline void snap_row_bytes(struct peer *p, const char *bucket, const char *name,
+	struct hash128 hash, const struct snap_page *page, uint64_t row_at, struct snap_file *f)
 {
 	struct snap_row row;
 
@@ -241,7 +278,8 @@ static inline void snap_row_bytes(struct peer *p, const char *bucket, const char
 	}
 }
 
-static inline void snap_read_names(struct peer *p, const char *bucket, const char *name, struct snap_files *out, struct snap_page *pages, const uint8_t *bytes, size_t len)
+static inline void snap_read_names(struct peer *p, const char *bucket, const char *name,
+	struct snap_files *out, struct snap_page *pages, const uint8_t *bytes, size_t len)
 {
 	struct snap_names np;
 	struct snap_names_iter it;
@@ -262,12 +300,14 @@ static inline void snap_read_names(struct peer *p, const char *bucket, const cha
 		while (at < out->m.page_count && pages[at].pack != n.pack) at++;
 		assert_true(at < out->m.page_count);
 		assert_true(n.slot < pages[at].samples);
-		snap_row_bytes(p, bucket, name, out->hash, &pages[at], (uint64_t)n.slot * out->m.fields + n.field, f);
+		snap_row_bytes(p, bucket, name, out->hash, &pages[at],
+			(uint64_t)n.slot * out->m.fields + n.field, f);
 	}
 	assert_int_equal(it.err, 0);
 }
 
-static inline void snap_read_all(struct peer *p, const char *bucket, const char *name, struct snap_files *out)
+static inline void snap_read_all(
+	struct peer *p, const char *bucket, const char *name, struct snap_files *out)
 {
 	size_t len;
 	struct snap_entry e = snap_show(p, bucket, name, &out->manifest, &len);
@@ -283,7 +323,8 @@ static inline void snap_read_all(struct peer *p, const char *bucket, const char 
 	pages = calloc(out->m.page_count + 1, sizeof(*pages));
 	page_bytes = calloc(out->m.page_count + 1, sizeof(*page_bytes));
 	for (uint32_t i = 0; i < out->m.page_count; i++) {
-		assert_int_equal(snap_page(p, bucket, name, out->m.pages[i].hash, &page_bytes[i], &len), 0);
+		assert_int_equal(
+			snap_page(p, bucket, name, out->m.pages[i].hash, &page_bytes[i], &len), 0);
 		assert_int_equal(snap_page_parse(page_bytes[i], len, &pages[i]), 0);
 	}
 	for (uint32_t i = 0; i < out->m.names_count; i++) {

@@ -297,7 +297,7 @@ static bool answer_others(struct peer *p, int fd, const struct frame *f, struct 
 	case OP_RANGE: return answer_range(p, fd, f, c);
 	case OP_SNAPSHOT_CREATE: return answer_create(fd, f, c);
 	case OP_SNAPSHOT_LIST: return answer_list(fd, f);
-	case OP_SNAPSHOT_REMOVE: return peer_error(fd, f, GRANARY_ELOCKED, "job 'r50' reads it");
+	case OP_SNAPSHOT_REMOVE: return peer_error(fd, f, GRANARY_EBUSY, "job 'r50' reads it");
 	case OP_STREAM_REPORT: world->reports++; return peer_answer(fd, f, 0, slice_of(share, 8));
 	default: return peer_error(fd, f, GRANARY_EUNSUPPORTED, "not known");
 	}
@@ -811,7 +811,8 @@ static void test_snapshots_by_name_id_and_key(void **state)
 	assert_int_equal(500, info->samples);
 	assert_string_equal("train/", info->prefix);
 	granary_free(info);
-	assert_int_equal(-GRANARY_ELOCKED, granary_snapshot_remove(client, "v1", 0, NULL));
+	assert_int_equal(-GRANARY_EBUSY, granary_snapshot_remove(client, "v1", 0, NULL));
+	assert_non_null(strstr(granary_last_error(client), "r50"));
 	if (granary_snapshot_open(client, "v1", &s, NULL) < 0) fail_msg("%s", granary_last_error(client));
 	assert_int_equal(0, granary_snapshot_describe(s, &d));
 	assert_int_equal(2, d.fields);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: a snapshot is one instant of the namespace, its bytes stay readable until it is removed, and what may not be
- * asked is refused. Method: a store on real threads, peers without sockets; snapshots are read back through their pages
- * and ranges of packs alone. */
+/* Goal: a snapshot is one instant of the namespace, its bytes stay readable until it is removed,
+ * and what may not be asked is refused. Method: a store on real threads, peers without sockets;
+ * snapshots are read back through their pages and ranges of packs alone. */
 #include "harness_snapshot.h"
 
 #include "jobs/jobs.h"
@@ -87,7 +87,8 @@ static void compact(void)
 
 	writers_rotate(world.store->writers, true);
 	usleep(200000);
-	for (int i = 0; i < 4; i++) assert_int_equal(jobs_compact_now(world.store->jobs, text, sizeof(text)), 0);
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(jobs_compact_now(world.store->jobs, text, sizeof(text)), 0);
 }
 
 static void test_a_snapshot_has_every_file_below_its_prefix(void **state)
@@ -149,7 +150,8 @@ static void test_pinned_packs_survive_delete_compaction_and_restart(void **state
 	assert_int_equal(snap_remove(&peer, "data", "v1", 0, NULL), 0);
 	compact();
 	packs_get_stats(world.store->packs, &after);
-	assert_true(after.dying > before.dying || after.packs < before.packs); /* its space comes back */
+	assert_true(after.dying > before.dying ||
+		    after.packs < before.packs); /* its space comes back */
 	assert_int_equal(read_err(&peer, "data", "train/1/f001"), 0);
 }
 
@@ -204,21 +206,27 @@ static void test_ranges_give_the_right_bytes_in_every_shape(void **state)
 	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
 	for (int sealed = 0; sealed < 3; sealed++) { /* open, sealed, from the cache */
 		snap_read_all(&peer, "data", "v", &all);
-		assert_int_equal(snap_page(&peer, "data", "v", all.m.pages[0].hash, &bytes, &len), 0);
+		assert_int_equal(
+			snap_page(&peer, "data", "v", all.m.pages[0].hash, &bytes, &len), 0);
 		assert_int_equal(snap_page_parse(bytes, len, &page), 0);
 		assert_int_equal(snap_page_row(&page, 0, &row), 0);
 		assert_int_equal(row.size, 4000000);
 		for (uint8_t flags = 0; flags < 2; flags++) {
 			memset(list, 0, sizeof(list));
 			for (int i = 0; i < 64; i++) {
-				uint32_t at = (uint32_t)rng_below(&rng, 3900000), n = 1 + (uint32_t)rng_below(&rng, i < 50 ? 9000 : 90000);
+				uint32_t at = (uint32_t)rng_below(&rng, 3900000),
+					 n = 1 + (uint32_t)rng_below(&rng, i < 50 ? 9000 : 90000);
 
-				list[i] = (struct snap_range){ .pack = row.first.pack, .offset = row.first.offset + at, .length = n };
+				list[i] = (struct snap_range){ .pack = row.first.pack,
+					.offset = row.first.offset + at,
+					.length = n };
 			}
-			assert_int_equal(ranges_get(&peer, "data", "v", all.hash, flags, list, 64), 0);
+			assert_int_equal(
+				ranges_get(&peer, "data", "v", all.hash, flags, list, 64), 0);
 			for (int i = 0; i < 64; i++) {
 				assert_int_equal(list[i].err, 0);
-				assert_memory_equal(list[i].data, data + (list[i].offset - row.first.offset), list[i].length);
+				assert_memory_equal(list[i].data,
+					data + (list[i].offset - row.first.offset), list[i].length);
 				free(list[i].data);
 			}
 		}
@@ -254,7 +262,8 @@ static void test_ranges_that_may_not_be_read_are_refused(void **state)
 	list[2] = (struct snap_range){ .pack = pack + 1000, .offset = 4096, .length = 64 };
 	list[3] = (struct snap_range){ .pack = pack, .offset = 0, .length = 64 };
 	assert_int_equal(ranges_get(&peer, "data", "v", other, 0, list, 1), -GRANARY_ECHANGED);
-	assert_int_equal(ranges_get(&peer, "data", "gone", all.hash, 0, list, 1), -GRANARY_ENOTFOUND);
+	assert_int_equal(
+		ranges_get(&peer, "data", "gone", all.hash, 0, list, 1), -GRANARY_ENOTFOUND);
 	assert_int_equal(ranges_get(&peer, "data", "v", all.hash, 0, list, 4), 0);
 	assert_int_equal(list[0].err, 0);
 	assert_int_equal(list[1].err, -GRANARY_ERANGE);
@@ -306,7 +315,9 @@ static void test_a_slow_peer_holds_back_ranges(void **state)
 	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
 	snap_read_all(&peer, "data", "v", &all);
 	for (int i = 0; i < COUNT; i++)
-		list[i] = (struct snap_range){ .pack = all.m.pages[0].pack, .offset = 4096, .length = 3900000 };
+		list[i] = (struct snap_range){
+			.pack = all.m.pages[0].pack, .offset = 4096, .length = 3900000
+		};
 	m = range_msg("data", "v", all.hash, 0, list, COUNT);
 	peer.hold = true;
 	c = call_start(&peer, OP_RANGE, 0, &m.w, NULL, 0);
@@ -326,7 +337,8 @@ static void test_a_slow_peer_holds_back_ranges(void **state)
 	ranges_take(c, list, COUNT, false);
 	for (int i = 0; i < COUNT; i++) free(list[i].data);
 	call_free(c);
-	c = call(&peer, OP_RANGE, 0, &m.w, NULL, 0); /* behind the last release: nothing is left over */
+	c = call(&peer, OP_RANGE, 0, &m.w, NULL,
+		0); /* behind the last release: nothing is left over */
 	assert_int_equal(call_status(c), 0);
 	call_free(c);
 	restart(); /* the reactor's memory is ours now */
@@ -371,7 +383,8 @@ static void test_groups_are_samples_of_several_files(void **state)
 
 static void test_globs_choose_and_bad_options_are_refused(void **state)
 {
-	static const char *const bad[] = { "block=3", "lanes=0", "expire=5y", "nonsense", "color=red", "include=", "group=all" };
+	static const char *const bad[] = { "block=3", "lanes=0", "expire=5y", "nonsense",
+		"color=red", "include=", "group=all" };
 	struct snap_entry e;
 
 	(void)state;
@@ -384,11 +397,13 @@ static void test_globs_choose_and_bad_options_are_refused(void **state)
 		e = snap_create(&peer, "data", "b", "", bad[i]);
 		assert_true(e.err == -GRANARY_EINVAL || e.err == -GRANARY_EUNSUPPORTED);
 	}
-	assert_int_equal(snap_create(&peer, "data", "b", "", "split=lines").err, -GRANARY_EUNSUPPORTED);
+	assert_int_equal(
+		snap_create(&peer, "data", "b", "", "split=lines").err, -GRANARY_EUNSUPPORTED);
 	assert_int_equal(snap_create(&peer, "data", "b", "nothing/", "").err, -GRANARY_ENOTFOUND);
 	assert_int_equal(snap_create(&peer, "data", "a b", "", "").err, -GRANARY_ENAME);
 	assert_int_equal(snap_create(&peer, "data", "..", "", "").err, -GRANARY_ENAME);
-	assert_int_equal(snap_create(&peer, "data", "b", "", "keep-last=1").err, 0); /* a's prefix is another */
+	assert_int_equal(snap_create(&peer, "data", "b", "", "keep-last=1").err,
+		0); /* a's prefix is another */
 	assert_int_equal(snap_create(&peer, "data", "c", "", "keep-last=1").err, 0);
 	assert_int_equal(snap_remove(&peer, "data", "b", 0, NULL), -GRANARY_ENOTFOUND);
 	assert_int_equal(snap_remove(&peer, "data", "a", 0, NULL), 0);
@@ -423,6 +438,145 @@ static void test_the_systems_bucket_is_closed(void **state)
 	cur_u8(&a);
 	assert_int_equal(cur_u32(&a), 1);
 	call_free(c);
+}
+
+/* Names of a page of the list, separated by spaces. */
+static void list_names(struct peer *p, const char *after, uint32_t max, char names[512], bool *more)
+{
+	struct msg m = msg_new("data");
+	struct call *c;
+	struct cur a;
+	uint32_t n;
+
+	wr_bytes16(&m.w, slice_str(after));
+	wr_u32(&m.w, max);
+	c = msg_call(p, OP_SNAPSHOT_LIST, 0, &m, NULL, 0);
+	assert_int_equal(call_status(c), 0);
+	a = cur_of(c->first->meta, c->first->meta_len);
+	*more = cur_u8(&a) != 0;
+	n = cur_u32(&a);
+	names[0] = '\0';
+	while (n-- > 0) {
+		struct snap_entry e = { 0 };
+
+		snap_entry_take(&e, &a);
+		snprintf(names + strlen(names), 512 - strlen(names), "%s ", e.name);
+	}
+	assert_true(cur_done(&a));
+	call_free(c);
+}
+
+static void test_snapshots_are_listed_and_noted(void **state)
+{
+	struct msg m;
+	struct call *c;
+	struct snap_entry e;
+	struct peer deep;
+	char names[512];
+	uint8_t *bytes;
+	size_t len;
+	bool more;
+
+	(void)state;
+	put_some(14, 0);
+	assert_int_equal(snap_create(&peer, "data", "b", "", "").err, 0);
+	assert_int_equal(snap_create(&peer, "data", "a", "train/3/", "").err, 0);
+	assert_int_equal(snap_create(&peer, "data", ".auto", "train/", "").err, 0);
+	list_names(&peer, "", 2, names, &more);
+	assert_string_equal(names, ".auto a ");
+	assert_true(more);
+	list_names(&peer, "a", 2, names, &more);
+	assert_string_equal(names, "b ");
+	assert_false(more);
+	key_make(&world, "deep", GRANT_READ, "data", "train/3/");
+	peer_init(&deep, &world, "deep", 0);
+	list_names(&deep, "", 10, names, &more);
+	assert_string_equal(names, "a ");
+	assert_int_equal(snap_show(&deep, "data", "b", &bytes, &len).err, -GRANARY_EACCESS);
+	peer_release(&deep);
+	m = msg_new("data");
+	wr_bytes16(&m.w, slice_str("a"));
+	wr_bytes16(&m.w, slice_str("a good one"));
+	wr_u64(&m.w, UINT64_MAX);
+	c = msg_call(&peer, OP_SNAPSHOT_NOTE, 0, &m, NULL, 0);
+	assert_int_equal(call_status(c), 0);
+	call_free(c);
+	e = snap_show(&peer, "data", "a", &bytes, &len);
+	assert_int_equal(e.expires, UINT64_MAX);
+	assert_int_equal(e.samples, 2);
+	free(bytes);
+	assert_int_equal(snap_show(&peer, "data", "none", &bytes, &len).err, -GRANARY_ENOTFOUND);
+	assert_int_equal(snap_page(&peer, "data", "a", (struct hash128){ 1, 2 }, &bytes, &len),
+		-GRANARY_ENOTFOUND);
+}
+
+static void test_bytes_that_a_snapshot_alone_holds_are_told(void **state)
+{
+	struct snap_entry e;
+	uint8_t *bytes;
+	size_t len;
+
+	(void)state;
+	for (int i = 0; i < 4; i++) {
+		char key[16];
+
+		snprintf(key, sizeof(key), "f%d", i);
+		put_file(key, 100000, 0);
+	}
+	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
+	e = snap_show(&peer, "data", "v", &bytes, &len);
+	assert_int_equal(e.alone, 0);
+	free(bytes);
+	for (int i = 0; i < 3; i++) {
+		char key[16];
+
+		snprintf(key, sizeof(key), "f%d", i);
+		assert_int_equal(delete_key(&peer, "data", key), 0);
+	}
+	e = snap_show(&peer, "data", "v", &bytes, &len);
+	assert_true(e.alone >= 300000 && e.alone < 310000);
+	free(bytes);
+}
+
+static void test_at_most_two_are_made_at_once(void **state)
+{
+	struct call *calls[8];
+	uint32_t made = 0, busy = 0;
+
+	(void)state;
+	put_some(50, 0);
+	for (int i = 0; i < 8; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "v%d", i);
+		calls[i] = snap_create_start(&peer, "data", name, "", "");
+	}
+	for (int i = 0; i < 8; i++) {
+		struct snap_entry e;
+
+		call_wait(calls[i]);
+		e = snap_created(calls[i]);
+		made += e.err == 0;
+		busy += e.err == -GRANARY_EBUSY;
+	}
+	assert_int_equal(made + busy, 8);
+	assert_true(made >= 2);
+}
+
+static void test_a_stop_ends_what_is_being_made(void **state)
+{
+	struct call *c;
+
+	(void)state;
+	put_some(100, 0);
+	c = snap_create_start(&peer, "data", "v", "", "");
+	snapshots_abort(world.store->snapshots);
+	call_wait(c);
+	assert_true(call_status(c) == 0 || call_status(c) == -GRANARY_ESHUTDOWN ||
+		    call_status(c) == -GRANARY_EBUSY);
+	call_free(c);
+	restart();
+	assert_true(system_objects() == 0 || system_objects() >= 3);
 }
 
 /* ---- leases ---- */
@@ -464,7 +618,8 @@ static void test_a_lease_keeps_a_snapshot_also_over_a_restart(void **state)
 	c = msg_call(&peer, OP_STREAM_LIST, 0, &m, NULL, 0);
 	assert_int_equal(call_status(c), 0);
 	c->first->data[c->first->data_len] = '\0';
-	assert_non_null(strstr((char *)c->first->data, "job=train-7 snapshot=data@v host=host1 rank=0"));
+	assert_non_null(
+		strstr((char *)c->first->data, "job=train-7 snapshot=data@v host=host1 rank=0"));
 	call_free(c);
 	restart();
 	assert_int_equal(snap_remove(&peer, "data", "v", 0, text), -GRANARY_EBUSY);
@@ -492,6 +647,174 @@ static void test_an_expired_snapshot_goes_with_the_next_pass(void **state)
 	assert_int_equal(snap_remove(&peer, "data", "long", 0, NULL), 0);
 }
 
+/* ---- one instant ---- */
+
+enum { WRITERS = 3, SLOTS = 10, FILES = 3, SNAPSHOTS = 6 };
+
+struct writer_thread {
+	pthread_t thread;
+	uint32_t index;
+	_Atomic bool *stop;
+	uint64_t ops;
+};
+
+/* Operation r of a writer, one request: its slot's three files are put with round r, or deleted. */
+static bool op_deletes(uint64_t r)
+{
+	return r % 4 == 3;
+}
+
+static void slot_key(char key[64], uint32_t writer, uint64_t slot, uint32_t file)
+{
+	snprintf(key, 64, "w%u/d%u/s%u.%u", writer, (unsigned)slot % 3, (unsigned)slot, file);
+}
+
+static uint32_t round_size(uint64_t r, uint32_t file)
+{
+	return (uint32_t)(8 + (r * 131 + file * 977) % 3000);
+}
+
+static void round_fill(uint8_t *data, uint64_t r, uint32_t file)
+{
+	fill(data, round_size(r, file), r * 8 + file);
+	memcpy(data, &r, 8);
+}
+
+static int writer_op(struct peer *p, uint32_t writer, uint64_t r)
+{
+	static _Thread_local uint8_t data[FILES][4096], all[FILES * 4096];
+	struct msg m = msg_new("data");
+	size_t len = 0;
+	struct call *c;
+	char key[64];
+	int err;
+
+	msg_sequence(&m, next_sequence++, 0, 0);
+	wr_u32(&m.w, FILES);
+	for (uint32_t f = 0; f < FILES; f++) {
+		slot_key(key, writer, r % SLOTS, f);
+		msg_key(&m, key);
+		if (op_deletes(r)) {
+			wr_u8(&m.w, 0);
+			wr_u64(&m.w, 0);
+			continue;
+		}
+		round_fill(data[f], r, f);
+		msg_put_rest(&m, PUT_ANY, 0, 0, data[f], round_size(r, f));
+		memcpy(all + len, data[f], round_size(r, f));
+		len += round_size(r, f);
+	}
+	c = msg_call(p, op_deletes(r) ? OP_DELETE : OP_PUT, 0, &m, all, len);
+	err = call_status(c);
+	call_free(c);
+	return err;
+}
+
+static void *writer_main(void *arg)
+{
+	struct writer_thread *w = arg;
+	struct peer p;
+
+	peer_init(&p, &world, "root", w->index);
+	while (!atomic_load(w->stop)) {
+		assert_int_equal(writer_op(&p, w->index, w->ops + 1), 0);
+		w->ops++;
+	}
+	peer_release(&p);
+	return NULL;
+}
+
+static void *compactor_main(void *arg)
+{
+	_Atomic bool *stop = arg;
+	char text[512];
+
+	while (!atomic_load(stop)) {
+		writers_rotate(world.store->writers, true);
+		usleep(20000);
+		jobs_compact_now(world.store->jobs, text, sizeof(text));
+	}
+	return NULL;
+}
+
+/* The rounds of a writer's slots after its first `ops` operations; 0: not there. */
+static void state_after(uint64_t ops, uint64_t slots[SLOTS])
+{
+	memset(slots, 0, SLOTS * sizeof(*slots));
+	for (uint64_t r = 1; r <= ops; r++) slots[r % SLOTS] = op_deletes(r) ? 0 : r;
+}
+
+static void check_writer(const struct snap_files *all, uint32_t writer)
+{
+	uint64_t have[SLOTS] = { 0 }, want[SLOTS], highest = 0;
+	uint8_t data[4096];
+
+	for (uint32_t slot = 0; slot < SLOTS; slot++)
+		for (uint32_t f = 0; f < FILES; f++) {
+			const struct snap_file *file;
+			uint64_t r = 0;
+			char key[64];
+
+			slot_key(key, writer, slot, f);
+			file = snap_find(all, key);
+			if (file != NULL) memcpy(&r, file->data, 8);
+			if (f > 0 && r != have[slot]) fail_msg("'%s' is of another instant", key);
+			have[slot] = r;
+			if (file == NULL) continue;
+			round_fill(data, r, f);
+			assert_int_equal(file->size, round_size(r, f));
+			assert_memory_equal(file->data, data, file->size);
+			highest = r > highest ? r : highest;
+		}
+	for (uint64_t ops = highest; ops < highest + SLOTS; ops++) {
+		state_after(ops, want);
+		if (memcmp(want, have, sizeof(have)) == 0) return;
+	}
+	fail_msg("writer %u: no moment had these files", writer);
+}
+
+static void test_a_snapshot_made_while_others_write_is_one_instant(void **state)
+{
+	struct writer_thread writers[WRITERS];
+	_Atomic bool stop = false;
+	pthread_t compactor;
+
+	(void)state;
+	for (uint32_t i = 0; i < WRITERS; i++) {
+		writers[i] = (struct writer_thread){ .index = i, .stop = &stop };
+		assert_int_equal(
+			pthread_create(&writers[i].thread, NULL, writer_main, &writers[i]), 0);
+	}
+	assert_int_equal(pthread_create(&compactor, NULL, compactor_main, &stop), 0);
+	for (int i = 0; i < SNAPSHOTS; i++) {
+		char name[16];
+		struct snap_entry e;
+
+		usleep(150000);
+		snprintf(name, sizeof(name), "v%d", i);
+		e = snap_create(&peer, "data", name, "", "");
+		if (e.err < 0) fail_msg("%s", e.text);
+	}
+	usleep(300000);
+	atomic_store(&stop, true);
+	for (uint32_t i = 0; i < WRITERS; i++) pthread_join(writers[i].thread, NULL);
+	pthread_join(compactor, NULL);
+	compact();
+	for (int pass = 0; pass < 2; pass++) {
+		for (int i = 0; i < SNAPSHOTS; i++) {
+			struct snap_files all;
+			char name[16];
+
+			snprintf(name, sizeof(name), "v%d", i);
+			snap_read_all(&peer, "data", name, &all);
+			for (uint32_t k = 0; k < WRITERS; k++) check_writer(&all, k);
+			snap_files_free(&all);
+		}
+		restart();
+		compact();
+	}
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -506,7 +829,12 @@ int main(void)
 		T(test_globs_choose_and_bad_options_are_refused),
 		T(test_a_bucket_with_snapshots_stays),
 		T(test_the_systems_bucket_is_closed),
+		T(test_snapshots_are_listed_and_noted),
+		T(test_bytes_that_a_snapshot_alone_holds_are_told),
+		T(test_at_most_two_are_made_at_once),
+		T(test_a_stop_ends_what_is_being_made),
 		T(test_a_lease_keeps_a_snapshot_also_over_a_restart),
+		T(test_a_snapshot_made_while_others_write_is_one_instant),
 		T(test_an_expired_snapshot_goes_with_the_next_pass),
 	};
 

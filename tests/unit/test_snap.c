@@ -73,7 +73,8 @@ static void test_combine_of_lengths_no_memory_holds(void **state)
 	rng_seed(&r, 2);
 	for (int i = 0; i < 1000; i++) { /* A(BC) == (AB)C */
 		uint32_t a = (uint32_t)rng_next(&r), b = (uint32_t)rng_next(&r), c = (uint32_t)rng_next(&r);
-		uint64_t len_b = rng_next(&r) >> (1 + rng_below(&r, 60)), len_c = rng_next(&r) >> (1 + rng_below(&r, 60));
+		uint64_t len_b = rng_next(&r) >> (1 + rng_below(&r, 60));
+		uint64_t len_c = rng_next(&r) >> (1 + rng_below(&r, 60));
 		assert_int_equal(crc32c_combine(crc32c_combine(a, b, len_b), c, len_c),
 				 crc32c_combine(a, crc32c_combine(b, c, len_c), len_b + len_c));
 	}
