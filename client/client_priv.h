@@ -314,6 +314,9 @@ int op_start(struct granary_op *op, struct granary_op **out); /* submit, or free
 int64_t op_run(struct granary_op *op);                        /* submit, wait; sets the thread's last error */
 void op_release(struct granary_op *op);                       /* for op_kind.free: the common part, then the memory */
 void op_free_quiet(struct granary_op *op);                    /* never submitted, or done */
+/* Lock held. Ends an operation that was put into client->ops without op_submit(); one that was canceled is left to the
+ * client's thread. */
+void op_settle(struct granary_op *op, int64_t result, const char *text);
 /* io */
 void op_begin(struct granary_op *op);
 void op_advance(struct granary_op *op); /* a request of it ended */

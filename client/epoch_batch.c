@@ -425,7 +425,7 @@ static void batch_ready(struct granary_epoch *e, struct batch *b)
 	list_push(&e->ready, &b->link);
 	e->bytes_fetched = e->bytes_seen;
 	e->memory_used = e->mem.carved;
-	pthread_cond_broadcast(&e->ready_cond);
+	epoch_tell(e);
 	pthread_mutex_unlock(&e->client->lock);
 }
 

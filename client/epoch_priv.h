@@ -123,13 +123,15 @@ struct granary_epoch {
 	pthread_cond_t ready_cond;    /* for the caller */
 	struct list ready, taken, returned;
 	uint64_t taken_count, taken_bytes; /* ever handed out */
-	struct granary_op *ready_op;
+	struct ready_op *ready_op;    /* granary_epoch_ready_start() */
 	bool closing, ended;
 	int err;
 	char error[ERROR_TEXT_SIZE];
 	uint64_t delivered, samples_read, bytes_read, waited_ns, skipped, bytes_fetched, memory_used;
 };
 
+/* epoch.c; lock held: tells who waits for a batch */
+void epoch_tell(struct granary_epoch *e);
 /* epoch_open.c */
 int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *options);
 /* epoch_run.c */

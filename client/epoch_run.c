@@ -26,7 +26,7 @@ void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...)
 		e->err = err;
 		memcpy(e->error, text, sizeof(e->error));
 	}
-	pthread_cond_broadcast(&e->ready_cond);
+	epoch_tell(e);
 	pthread_mutex_unlock(&e->client->lock);
 }
 
@@ -135,7 +135,7 @@ static void run_sleep(struct granary_epoch *e)
 	pthread_mutex_lock(&e->client->lock);
 	if (!e->ended && e->err == 0 && e->planned == e->ranks.batches && list_empty(&e->pipeline)) {
 		e->ended = true;
-		pthread_cond_broadcast(&e->ready_cond);
+		epoch_tell(e);
 	}
 	bool hungry = list_empty(&e->ready) && !e->ended && e->err == 0;
 	if (!run_due(e))

@@ -1110,6 +1110,11 @@ GRANARY_API GRANARY_MUST_CHECK int granary_epoch_next(struct granary_epoch *epoc
  *         thread at a time. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_epoch_next_into(struct granary_epoch *epoch, void *buf, size_t size,
 	const struct granary_epoch_batch **batch, uint64_t *need);
+/** Waits for the next batch without blocking: the operation is done, with the result of granary_epoch_next(), as soon as
+ * that would not block; then call it. At most one at a time; it has no deadline of its own: a stream
+ * that stalls ends it. Of `call` only done and arg are used. @return 0 and *op; -GRANARY_EBUSY: one is under way. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_epoch_ready_start(struct granary_epoch *epoch,
+	const struct granary_call *call, struct granary_op **op);
 /** Gives a batch back and sets *batch to NULL, which is allowed. Any thread. Since 0.1. */
 GRANARY_API void granary_epoch_release(struct granary_epoch *epoch, const struct granary_epoch_batch **batch);
 /** Where to go on after the batches handed out so far. @return 0 or an error. Does not block. Any thread. Since 0.1. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: an epoch gives every sample exactly once, the right bytes, in the order of docs/ORDER.md, however many ranks there
  * are, whatever memory it has and whatever happens to connections and bytes on the way. */
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -789,6 +790,54 @@ static void test_into_memory_of_the_caller(void **state)
 	granary_epoch_close(&e);
 }
 
+static void count_done(struct granary_op *op, int64_t result, void *arg)
+{
+	int64_t *to = arg;
+
+	to[0]++;
+	to[1] = result;
+	granary_op_free(&op);
+}
+
+static void test_waiting_in_a_loop_of_ones_own(void **state)
+{
+	const struct granary_epoch_batch *b;
+	struct granary_epoch *e;
+	struct granary_op *op, *second;
+	int64_t seen[2] = { 0, 1 };
+	uint64_t batches = 0;
+
+	(void)state;
+	world_make(300, 1, 800, 16, 4, 4);
+	struct granary_epoch_options o = defaults(0, 1, 32);
+	struct pollfd fd = { .fd = granary_fd(client), .events = POLLIN };
+	assert_int_equal(0, granary_epoch_open(client, &o, &e));
+	for (int64_t turn = 1; seen[1] == 1; turn++) {
+		assert_int_equal(0, granary_epoch_ready_start(e, GRANARY_CALL(.done = count_done, .arg = seen), &op));
+		while (seen[0] < turn) {
+			assert_int_equal(1, poll(&fd, 1, 10000));
+			granary_poll(client, 0);
+		}
+		if (seen[1] == 1) {
+			assert_int_equal(1, granary_epoch_next(e, &b));
+			batches++;
+			granary_epoch_release(e, &b);
+		}
+	}
+	assert_int_equal(0, seen[1]);
+	assert_int_equal(10, batches);
+	granary_epoch_close(&e);
+	assert_int_equal(0, granary_epoch_open(client, &o, &e));
+	assert_int_equal(0, granary_epoch_ready_start(e, NULL, &op));
+	if (!granary_op_done(op))
+		assert_int_equal(-GRANARY_EBUSY, granary_epoch_ready_start(e, NULL, &second));
+	granary_op_free(&op); /* canceled, or done */
+	assert_int_equal(0, granary_epoch_ready_start(e, NULL, &op));
+	granary_epoch_close(&e);
+	assert_true(granary_wait(op, 10000) != -GRANARY_EAGAIN);
+	granary_op_free(&op);
+}
+
 static void test_snapshots_by_name_id_and_key(void **state)
 {
 	struct granary_snapshot_detail d = GRANARY_INIT(granary_snapshot_detail);
@@ -869,6 +918,7 @@ int main(void)
 		TEST(test_a_stall_ends_with_one_error),
 		TEST(test_a_snapshot_that_goes_away),
 		TEST(test_into_memory_of_the_caller),
+		TEST(test_waiting_in_a_loop_of_ones_own),
 		TEST(test_snapshots_by_name_id_and_key),
 		TEST(test_automatic_snapshots_and_reports),
 	};
