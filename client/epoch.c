@@ -266,8 +266,8 @@ int granary_epoch_next(struct granary_epoch *epoch, const struct granary_epoch_b
 	return result;
 }
 
-int granary_epoch_next_into(struct granary_epoch *epoch, void *buf, size_t size, const struct granary_epoch_batch **batch,
-	uint64_t *need)
+int granary_epoch_next_into(struct granary_epoch *epoch, void *buf, size_t size,
+	const struct granary_epoch_batch **batch, uint64_t *need)
 {
 	struct batch *b;
 	int result = next_of(epoch, size, need, &b);
@@ -300,7 +300,8 @@ int granary_epoch_info(struct granary_epoch *e, struct granary_epoch_info *info)
 {
 	struct granary_epoch_info all = { .bucket = e->snapshot->bucket, .snapshot = e->snapshot->name,
 		.samples = e->order.spec.samples, .batches = e->ranks.batches, .seed = e->order.spec.seed,
-		.epoch = e->order.spec.epoch, .memory = e->memory, .mode = e->order.spec.mode, .rank = e->ranks.spec.rank,
+		.epoch = e->order.spec.epoch, .memory = e->memory, .mode = e->order.spec.mode,
+		.rank = e->ranks.spec.rank,
 		.world = e->ranks.spec.ranks, .batch = e->ranks.spec.batch };
 
 	if (!info || info->size < offsetof(struct granary_epoch_info, samples))

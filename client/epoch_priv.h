@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* epoch_priv.h -- a stream of batches, shared by epoch.c (the calls), epoch_open.c (from options to an order), epoch_run.c
- * (its thread), epoch_batch.c (batches), epoch_hold.c (blocks held in memory), epoch_mem.c (their memory).
+/* epoch_priv.h -- a stream of batches, shared by epoch.c (the calls), epoch_open.c (from options to an order),
+ * epoch_run.c (its thread), epoch_batch.c (batches), epoch_hold.c (blocks held in memory), epoch_mem.c (their
+ * memory).
  *
- * (1) what is under "run" belongs to the epoch's thread, what is under "lock" to whoever holds the client's lock, the rest
- *     never changes after granary_epoch_open().
+ * (1) what is under "run" belongs to the epoch's thread, what is under "lock" to whoever holds the client's
+ *     lock, the rest never changes after granary_epoch_open().
  * (2) batches are handed out in their order; a batch on the ready list is whole and verified.
  * (3) memory of a batch or a hold is written by the client's thread only while its operation is not done. */
 #pragma once

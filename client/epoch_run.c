@@ -70,7 +70,8 @@ static void stall_check(struct granary_epoch *e, bool hungry)
 	}
 	if (now - e->progress_ns < (uint64_t)e->options.stall_timeout_ms * 1000000)
 		return;
-	epoch_fail(e, -GRANARY_ETIMEDOUT, "the stream stalled: nothing came for %u ms for rank %u of %u of '%s@%s', batch %llu; "
+	epoch_fail(e, -GRANARY_ETIMEDOUT, "the stream stalled: nothing came for %u ms for rank %u of %u of "
+		"'%s@%s', batch %llu; "
 		"is the server up and reachable?", e->options.stall_timeout_ms, e->ranks.spec.rank, e->ranks.spec.ranks,
 		e->snapshot->bucket, e->snapshot->name, (unsigned long long)e->delivered);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: an epoch gives every sample exactly once, the right bytes, in the order of docs/ORDER.md, however many ranks there
- * are, whatever memory it has and whatever happens to connections and bytes on the way. */
+/* Goal: an epoch gives every sample exactly once, the right bytes, in the order of docs/ORDER.md, however many
+ * ranks there are, whatever memory it has and whatever happens to connections and bytes on the way. */
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -79,7 +79,8 @@ static void row_add(struct snap_page_builder *b, uint64_t id, uint32_t field, ui
 	free(bytes);
 }
 
-static void world_make(uint64_t samples, uint32_t fields, uint32_t mean, uint64_t block, uint64_t window, uint32_t lanes)
+static void world_make(uint64_t samples, uint32_t fields, uint32_t mean, uint64_t block, uint64_t window,
+	uint32_t lanes)
 {
 	struct snap_page_ref refs[PACKS];
 	struct snap_manifest m = { .fields = fields, .samples = samples, .mode = ORDER_BLOCKS, .block = block,
@@ -118,7 +119,8 @@ static void world_make(uint64_t samples, uint32_t fields, uint32_t mean, uint64_
 			m.histogram[size ? 63 - __builtin_clzll(size) : 0]++;
 		}
 		refs[p].samples = (uint32_t)(end - first);
-		assert_int_equal(0, snap_page_finish(b, &world->pages[p], &world->page_sizes[p], &world->page_hashes[p]));
+		assert_int_equal(0, snap_page_finish(b, &world->pages[p], &world->page_sizes[p],
+			&world->page_hashes[p]));
 		snap_page_builder_free(&b);
 		refs[p].hash = world->page_hashes[p];
 		refs[p].size = (uint32_t)world->page_sizes[p];
@@ -200,7 +202,8 @@ static bool range_flush(struct peer *p, struct range_out *o, int fd, const struc
 		p->drop_midway--;
 		return false;
 	}
-	bool good = peer_frame(fd, f, last ? FRAME_LAST : 0, 0, slice_of(o->meta, wr_len(&o->m)), slice_of(o->data, o->len));
+	bool good = peer_frame(fd, f, last ? FRAME_LAST : 0, 0, slice_of(o->meta, wr_len(&o->m)),
+		slice_of(o->data, o->len));
 	o->m = wr_of(o->meta, sizeof(o->meta));
 	wr_u16(&o->m, 0);
 	o->len = 0;
@@ -435,7 +438,8 @@ static void test_every_sample_once_in_every_mode(void **state)
 
 static void test_order_is_that_of_the_definition(void **state)
 {
-	struct order_spec spec = { .mode = ORDER_BLOCKS, .samples = 3000, .block = 16, .window = 4, .lanes = 12, .seed = 11,
+	struct order_spec spec = { .mode = ORDER_BLOCKS, .samples = 3000, .block = 16, .window = 4,
+		.lanes = 12, .seed = 11,
 		.epoch = 2 };
 	struct granary_epoch_options o = defaults(0, 1, 50);
 	const struct granary_epoch_batch *b;
