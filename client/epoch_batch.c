@@ -423,6 +423,7 @@ static void batch_ready(struct granary_epoch *e, struct batch *b)
 	if (e->holding)
 		hold_forget(e, b->pub.position + e->ranks.global_batch);
 	e->progress_ns = clock_mono_ns();
+	e->begun = true;
 	pthread_mutex_lock(&e->client->lock);
 	list_remove(&b->link);
 	list_push(&e->ready, &b->link);

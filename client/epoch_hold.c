@@ -17,6 +17,7 @@
 
 enum {
 	COMING_MAX = 32 * 1024 * 1024, /* bytes under way: enough for the line, and single samples need not wait long */
+	COMING_FIRST = 2 * 1024 * 1024, /* before the first batch, which comes sample by sample */
 	COUNT_EXACT_MAX = 1 << 20,     /* samples of a window that was begun before: of those it is counted
 	                                * what is left */
 };
@@ -373,7 +374,7 @@ bool hold_fetch_more(struct granary_epoch *e)
 {
 	bool moved = false;
 
-	while (e->coming_bytes < COMING_MAX) {
+	while (e->coming_bytes < (e->begun ? (uint64_t)COMING_MAX : (uint64_t)COMING_FIRST)) {
 		int err;
 		struct hold *h = hold_next(e, &err);
 		if (err < 0)

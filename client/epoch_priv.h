@@ -95,6 +95,7 @@ struct granary_epoch {
 	char *job;
 	char host[64];
 	uint64_t memory, ahead;
+	bool begun;                   /* run: a batch was ready */
 	bool holding;                 /* this rank reads whole blocks of its lanes */
 	pthread_t thread;
 	bool thread_runs;
