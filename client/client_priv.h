@@ -123,6 +123,7 @@ struct rpc_kind {
 	uint8_t wire_op;
 	bool mutation; /* carries PROTOCOL 5.1 after the bucket */
 	bool plain;    /* no bucket in front */
+	int16_t final; /* an error that is not asked again, although its class says so; 0: none */
 	bool own_meta; /* the answer has data and a meta of its own, not the data's checksums */
 	/* Writes what follows bucket and 5.1 and sets data; called at each attempt. body_size(): bytes it may need. */
 	size_t (*body_size)(struct rpc *r);
@@ -314,6 +315,9 @@ int op_start(struct granary_op *op, struct granary_op **out); /* submit, or free
 int64_t op_run(struct granary_op *op);                        /* submit, wait; sets the thread's last error */
 void op_release(struct granary_op *op);                       /* for op_kind.free: the common part, then the memory */
 void op_free_quiet(struct granary_op *op);                    /* never submitted, or done */
+/* Lock held. Ends an operation that was put into client->ops without op_submit(); one that was canceled is left to the
+ * client's thread. */
+void op_settle(struct granary_op *op, int64_t result, const char *text);
 /* io */
 void op_begin(struct granary_op *op);
 void op_advance(struct granary_op *op); /* a request of it ended */

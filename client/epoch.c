@@ -95,6 +95,94 @@ static bool epoch_forked(const struct granary_epoch *e)
 	return e->generation != e->client->generation;
 }
 
+/* ---- waiting without blocking ---- */
+
+struct ready_op {
+	struct granary_op op;
+	struct granary_epoch *epoch; /* lock; NULL: it is no longer the epoch's */
+};
+
+static struct ready_op *ready_op_of(struct granary_op *op)
+{
+	return container_of(op, struct ready_op, op);
+}
+
+static int ready_more(struct granary_op *op)
+{
+	(void)op;
+	return 0;
+}
+
+static int64_t ready_finish(struct granary_op *op, int err)
+{
+	(void)op;
+	return err;
+}
+
+/* Lock held. */
+static void ready_forget(struct ready_op *r)
+{
+	if (r->epoch && r->epoch->ready_op == r)
+		r->epoch->ready_op = NULL;
+	r->epoch = NULL;
+}
+
+static void ready_free(struct granary_op *op)
+{
+	struct granary_client *c = op->client;
+
+	pthread_mutex_lock(&c->lock);
+	ready_forget(ready_op_of(op));
+	pthread_mutex_unlock(&c->lock);
+	op_release(op);
+}
+
+static const struct op_kind ready_kind = { .more = ready_more, .finish = ready_finish, .free = ready_free };
+
+void epoch_tell(struct granary_epoch *e)
+{
+	struct ready_op *r = e->ready_op;
+
+	pthread_cond_broadcast(&e->ready_cond);
+	if (!r || (list_empty(&e->ready) && !e->ended && e->err == 0 && !e->closing))
+		return;
+	ready_forget(r);
+	op_settle(&r->op, e->closing ? -GRANARY_ECANCELED : !list_empty(&e->ready) ? 1 : e->err,
+		e->closing ? "the epoch was closed" : e->error);
+}
+
+int granary_epoch_ready_start(struct granary_epoch *epoch, const struct granary_call *call, struct granary_op **op)
+{
+	struct granary_client *c = epoch->client;
+	int err = epoch_forked(epoch) ? -GRANARY_EFORKED : 0;
+
+	*op = NULL;
+	if (err < 0)
+		return error_fail(c, err, "the epoch belongs to the process that forked");
+	struct ready_op *r = op_new(sizeof(*r), c, &ready_kind, call, &err);
+	if (!r)
+		return err;
+	r->op.deadline_ns = NEVER_NS;
+	pthread_mutex_lock(&c->lock);
+	if (epoch->ready_op && epoch->ready_op->op.canceled)
+		ready_forget(epoch->ready_op);
+	err = epoch->ready_op ? -GRANARY_EBUSY : c->closed ? -GRANARY_ECANCELED : 0;
+	if (err == 0) {
+		r->epoch = epoch;
+		epoch->ready_op = r;
+		list_push(&c->ops, &r->op.all);
+		epoch_tell(epoch);
+	}
+	pthread_mutex_unlock(&c->lock);
+	if (err < 0) {
+		r->op.state = OP_DONE;
+		op_free_quiet(&r->op);
+		return error_fail(c, err, "a wait for the next batch is under way");
+	}
+	*op = &r->op;
+	return 0;
+}
+
 void granary_epoch_close(struct granary_epoch **epoch)
 {
 	struct granary_epoch *e = epoch ? *epoch : NULL;
@@ -107,7 +195,7 @@ void granary_epoch_close(struct granary_epoch **epoch)
 	pthread_mutex_lock(&e->client->lock);
 	e->closing = true;
 	pthread_cond_broadcast(&e->wake);
-	pthread_cond_broadcast(&e->ready_cond);
+	epoch_tell(e);
 	pthread_mutex_unlock(&e->client->lock);
 	if (e->thread_runs)
 		pthread_join(e->thread, NULL);
@@ -178,8 +266,8 @@ int granary_epoch_next(struct granary_epoch *epoch, const struct granary_epoch_b
 	return result;
 }
 
-int granary_epoch_next_into(struct granary_epoch *epoch, void *buf, size_t size, const struct granary_epoch_batch **batch,
-	uint64_t *need)
+int granary_epoch_next_into(struct granary_epoch *epoch, void *buf, size_t size,
+	const struct granary_epoch_batch **batch, uint64_t *need)
 {
 	struct batch *b;
 	int result = next_of(epoch, size, need, &b);
@@ -212,7 +300,8 @@ int granary_epoch_info(struct granary_epoch *e, struct granary_epoch_info *info)
 {
 	struct granary_epoch_info all = { .bucket = e->snapshot->bucket, .snapshot = e->snapshot->name,
 		.samples = e->order.spec.samples, .batches = e->ranks.batches, .seed = e->order.spec.seed,
-		.epoch = e->order.spec.epoch, .memory = e->memory, .mode = e->order.spec.mode, .rank = e->ranks.spec.rank,
+		.epoch = e->order.spec.epoch, .memory = e->memory, .mode = e->order.spec.mode,
+		.rank = e->ranks.spec.rank,
 		.world = e->ranks.spec.ranks, .batch = e->ranks.spec.batch };
 
 	if (!info || info->size < offsetof(struct granary_epoch_info, samples))

@@ -6,7 +6,8 @@
  * FILLING  -> ready    batch_finish()  all came; copied from the blocks; what was bad is read again or replaced
  *
  * (1) a row is drawn from its block once, by the batch that it belongs to; padded rows never draw.
- * (2) a row whose block is not coming yet waits for it, unless the first batches would wait for a whole window, or there
+ * (2) a row whose block is not coming yet waits for it, unless the first batches would wait for a whole
+ * window, or there
  *     is no room for the block: then it is read by itself. Which way a row came never shows in its bytes. */
 #include "epoch_priv.h"
 
@@ -36,7 +37,8 @@ static struct batch *batch_new(const struct granary_epoch *e)
 	b->positions = b->ids + count;
 	b->places = (struct row_place *)(void *)(b->positions + count);
 	b->flags = (uint32_t *)(void *)(b->places + count);
-	b->pub = (struct granary_epoch_batch){ .offsets = b->offsets, .sizes = b->sizes, .ids = b->ids, .flags = b->flags,
+	b->pub = (struct granary_epoch_batch){ .offsets = b->offsets, .sizes = b->sizes, .ids = b->ids,
+		.flags = b->flags,
 		.fields = e->snapshot->manifest.fields };
 	return b;
 }
@@ -225,7 +227,8 @@ bool batch_plan_more(struct granary_epoch *e)
 	bool moved = false;
 
 	while (e->err == 0 && batch_room(e)) {
-		struct batch *last = list_empty(&e->pipeline) ? NULL : container_of(e->pipeline.prev, struct batch, link);
+		struct batch *last = list_empty(&e->pipeline) ? NULL :
+			container_of(e->pipeline.prev, struct batch, link);
 		if (!last || last->filling) {
 			if (e->planned == e->ranks.batches)
 				break;
@@ -420,12 +423,13 @@ static void batch_ready(struct granary_epoch *e, struct batch *b)
 	if (e->holding)
 		hold_forget(e, b->pub.position + e->ranks.global_batch);
 	e->progress_ns = clock_mono_ns();
+	e->begun = true;
 	pthread_mutex_lock(&e->client->lock);
 	list_remove(&b->link);
 	list_push(&e->ready, &b->link);
 	e->bytes_fetched = e->bytes_seen;
 	e->memory_used = e->mem.carved;
-	pthread_cond_broadcast(&e->ready_cond);
+	epoch_tell(e);
 	pthread_mutex_unlock(&e->client->lock);
 }
 

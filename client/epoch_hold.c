@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* epoch_hold.c -- the order `blocks` where a rank owns whole lanes: blocks are read whole, in the order of the disk, and
+/* epoch_hold.c -- the order `blocks` where a rank owns whole lanes: blocks are read whole, in the order of
+ * the disk, and
  * held while their samples are drawn; the windows that come next are read while these are consumed.
  *
  * PLANNED -> COMING  hold_fetch_more()  there was room; its range requests are under way, its rows are laid out
@@ -16,7 +17,9 @@
 
 enum {
 	COMING_MAX = 32 * 1024 * 1024, /* bytes under way: enough for the line, and single samples need not wait long */
-	COUNT_EXACT_MAX = 1 << 20,     /* samples of a window that was begun before: of those it is counted what is left */
+	COMING_FIRST = 2 * 1024 * 1024, /* before the first batch, which comes sample by sample */
+	COUNT_EXACT_MAX = 1 << 20,     /* samples of a window that was begun before: of those it is counted
+	                                * what is left */
 };
 
 static uint64_t gen_bytes(const struct granary_epoch *e)
@@ -268,7 +271,8 @@ static int hold_pack(struct granary_epoch *e, struct hold *h, struct range_plan 
 		rows[i].offset += (uint32_t)rows_size;
 	for (uint32_t i = 0; err == 0 && i < h->count; i++) {
 		uint32_t before = plan->units_count;
-		err = range_add_sample(plan, e->snapshot, hold_sample_id(e, h, i), h->mem + rows[(size_t)i * fields].offset);
+		err = range_add_sample(plan, e->snapshot, hold_sample_id(e, h, i),
+			h->mem + rows[(size_t)i * fields].offset);
 		for (uint32_t u = before; u < plan->units_count; u++)
 			plan->units[u].tag = i * fields;
 	}
@@ -370,7 +374,7 @@ bool hold_fetch_more(struct granary_epoch *e)
 {
 	bool moved = false;
 
-	while (e->coming_bytes < COMING_MAX) {
+	while (e->coming_bytes < (e->begun ? (uint64_t)COMING_MAX : (uint64_t)COMING_FIRST)) {
 		int err;
 		struct hold *h = hold_next(e, &err);
 		if (err < 0)
@@ -379,7 +383,8 @@ bool hold_fetch_more(struct granary_epoch *e)
 			break;
 		err = hold_fetch(e, h);
 		if (err < 0) {
-			epoch_fail(e, err, "cannot read block at sample %llu of '%s@%s': %s", (unsigned long long)h->first_id,
+			epoch_fail(e, err, "cannot read block at sample %llu of '%s@%s': %s",
+				(unsigned long long)h->first_id,
 				e->snapshot->bucket, e->snapshot->name, granary_last_error(e->client));
 			break;
 		}

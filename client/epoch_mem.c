@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* epoch_mem.c -- memory of blocks and batches, by size class, carved out of slabs of huge pages: a fault for each 2 MiB, not
- * for each 4 KiB. What comes back is kept until the epoch is closed. */
+/* epoch_mem.c -- memory of blocks and batches, by size class, carved out of slabs of huge pages: a fault for
+ * each 2 MiB, not for each 4 KiB. What comes back is kept until the epoch is closed. */
 #include "epoch_priv.h"
 
 #include <stdlib.h>

@@ -75,7 +75,8 @@ static int snapshot_automatic(struct granary_client *c, struct address *a, const
 	word[n] = '\0';
 	n = (size_t)snprintf(text, sizeof(text), "%.200s\n%s", job ? job : "", a->prefix);
 	struct hash128 h = hash_content(text, n);
-	snprintf(a->snapshot, sizeof(a->snapshot), "auto-%s-%012llx", word, (unsigned long long)(h.lo & 0xffffffffffffull));
+	snprintf(a->snapshot, sizeof(a->snapshot), "auto-%s-%012llx", word,
+		(unsigned long long)(h.lo & 0xffffffffffffull));
 	spec.prefix = a->prefix;
 	spec.expire_s = AUTO_EXPIRE_S;
 	spec.note = "made by a stream that named no snapshot";
@@ -137,7 +138,8 @@ static int epoch_order(struct granary_epoch *e)
 	char why[256];
 
 	if (o->mode > GRANARY_MODE_NONE || o->last > GRANARY_LAST_KEEP || o->on_error > GRANARY_ERROR_SKIP)
-		return error_fail(e->client, -GRANARY_EINVAL, "granary_epoch_options: mode, last or on_error is out of range");
+		return error_fail(e->client, -GRANARY_EINVAL, "granary_epoch_options: mode, last or on_error "
+			"is out of range");
 	int err = token_read(e, &spec, &ranks.start);
 	if (err < 0)
 		return err;
@@ -180,7 +182,8 @@ static int epoch_budget(struct granary_epoch *e)
 	e->memory = e->options.memory ? e->options.memory : want < most ? want : most;
 	e->mem.limit = e->memory;
 	if (m->largest > e->memory)
-		return error_fail(e->client, -GRANARY_ETOOBIG, "the largest sample of '%s@%s' has %llu bytes, the memory budget "
+		return error_fail(e->client, -GRANARY_ETOOBIG, "the largest sample of '%s@%s' has %llu bytes, "
+			"the memory budget "
 			"is %llu: give it more", e->snapshot->bucket, e->snapshot->name, (unsigned long long)m->largest,
 			(unsigned long long)e->memory);
 	e->ahead = e->options.read_ahead;
@@ -207,8 +210,10 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 	if (o->weight > WEIGHT_MAX)
 		return error_fail(e->client, -GRANARY_EINVAL, "granary_epoch_options.weight: 1 to %d", WEIGHT_MAX);
 	if (o->world == 0 || o->rank >= o->world || o->batch == 0 || o->batch > ORDER_BATCH_MAX)
-		return error_fail(e->client, -GRANARY_EINVAL, "rank %u of world %u with batches of %u: the world is at least 1, "
-			"the rank is below it, a batch has 1 to %d samples", o->rank, o->world, o->batch, ORDER_BATCH_MAX);
+		return error_fail(e->client, -GRANARY_EINVAL, "rank %u of world %u with batches of %u: the "
+			"world is at least 1, "
+			"the rank is below it, a batch has 1 to %d samples", o->rank, o->world, o->batch,
+				ORDER_BATCH_MAX);
 	if (o->job && !(e->job = strdup(o->job)))
 		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
 	if (gethostname(e->host, sizeof(e->host) - 1) < 0)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* epoch_priv.h -- a stream of batches, shared by epoch.c (the calls), epoch_open.c (from options to an order), epoch_run.c
- * (its thread), epoch_batch.c (batches), epoch_hold.c (blocks held in memory), epoch_mem.c (their memory).
+/* epoch_priv.h -- a stream of batches, shared by epoch.c (the calls), epoch_open.c (from options to an order),
+ * epoch_run.c (its thread), epoch_batch.c (batches), epoch_hold.c (blocks held in memory), epoch_mem.c (their
+ * memory).
  *
- * (1) what is under "run" belongs to the epoch's thread, what is under "lock" to whoever holds the client's lock, the rest
- *     never changes after granary_epoch_open().
+ * (1) what is under "run" belongs to the epoch's thread, what is under "lock" to whoever holds the client's
+ *     lock, the rest never changes after granary_epoch_open().
  * (2) batches are handed out in their order; a batch on the ready list is whole and verified.
  * (3) memory of a batch or a hold is written by the client's thread only while its operation is not done. */
 #pragma once
@@ -94,6 +95,7 @@ struct granary_epoch {
 	char *job;
 	char host[64];
 	uint64_t memory, ahead;
+	bool begun;                   /* run: a batch was ready */
 	bool holding;                 /* this rank reads whole blocks of its lanes */
 	pthread_t thread;
 	bool thread_runs;
@@ -123,13 +125,15 @@ struct granary_epoch {
 	pthread_cond_t ready_cond;    /* for the caller */
 	struct list ready, taken, returned;
 	uint64_t taken_count, taken_bytes; /* ever handed out */
-	struct granary_op *ready_op;
+	struct ready_op *ready_op;    /* granary_epoch_ready_start() */
 	bool closing, ended;
 	int err;
 	char error[ERROR_TEXT_SIZE];
 	uint64_t delivered, samples_read, bytes_read, waited_ns, skipped, bytes_fetched, memory_used;
 };
 
+/* epoch.c; lock held: tells who waits for a batch */
+void epoch_tell(struct granary_epoch *e);
 /* epoch_open.c */
 int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *options);
 /* epoch_run.c */

@@ -26,7 +26,7 @@ void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...)
 		e->err = err;
 		memcpy(e->error, text, sizeof(e->error));
 	}
-	pthread_cond_broadcast(&e->ready_cond);
+	epoch_tell(e);
 	pthread_mutex_unlock(&e->client->lock);
 }
 
@@ -70,7 +70,8 @@ static void stall_check(struct granary_epoch *e, bool hungry)
 	}
 	if (now - e->progress_ns < (uint64_t)e->options.stall_timeout_ms * 1000000)
 		return;
-	epoch_fail(e, -GRANARY_ETIMEDOUT, "the stream stalled: nothing came for %u ms for rank %u of %u of '%s@%s', batch %llu; "
+	epoch_fail(e, -GRANARY_ETIMEDOUT, "the stream stalled: nothing came for %u ms for rank %u of %u of "
+		"'%s@%s', batch %llu; "
 		"is the server up and reachable?", e->options.stall_timeout_ms, e->ranks.spec.rank, e->ranks.spec.ranks,
 		e->snapshot->bucket, e->snapshot->name, (unsigned long long)e->delivered);
 }
@@ -135,7 +136,7 @@ static void run_sleep(struct granary_epoch *e)
 	pthread_mutex_lock(&e->client->lock);
 	if (!e->ended && e->err == 0 && e->planned == e->ranks.batches && list_empty(&e->pipeline)) {
 		e->ended = true;
-		pthread_cond_broadcast(&e->ready_cond);
+		epoch_tell(e);
 	}
 	bool hungry = list_empty(&e->ready) && !e->ended && e->err == 0;
 	if (!run_due(e))

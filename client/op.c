@@ -223,6 +223,22 @@ static void op_hand_over(struct granary_client *c, struct granary_op *op, bool *
 		pthread_cond_signal(op->watch);
 }
 
+void op_settle(struct granary_op *op, int64_t result, const char *text)
+{
+	uint64_t one = 1;
+	bool signal = false;
+
+	if (op->canceled || op->client->stopping || op->state == OP_DONE)
+		return;
+	op->ended = true;
+	op->result = result;
+	if (result < 0)
+		op_note(op, slice_str(text));
+	op_hand_over(op->client, op, &signal);
+	if (signal && write(op->client->event_fd, &one, sizeof(one)) < 0)
+		signal = false; /* its counter is full: it is readable */
+}
+
 void op_announce(struct granary_client *c)
 {
 	uint64_t one = 1;

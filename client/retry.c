@@ -84,7 +84,7 @@ void rpc_failed(struct rpc *r, int err, struct slice text)
 	enum error_class class = error_class(err);
 	char copy[ERROR_TEXT_SIZE];
 
-	if (class != ERROR_FINAL && rpc_may_repeat(r)) {
+	if (class != ERROR_FINAL && err != r->kind->final && rpc_may_repeat(r)) {
 		if (class == ERROR_RETRY)
 			session_settle(r);
 		r->not_before_ns = io->now_ns + backoff_ns(&io->rng, r->attempts - 1);

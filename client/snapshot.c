@@ -70,7 +70,8 @@ static int manifest_take(struct granary_snapshot *s, size_t len, const uint8_t i
 	for (uint32_t i = 0; i < m->page_count; i++)
 		s->first_ids[i + 1] = s->first_ids[i] + m->pages[i].samples;
 	if (s->first_ids[m->page_count] != m->samples)
-		return error_fail(s->client, -GRANARY_ECORRUPT, "the manifest of snapshot '%s' contradicts itself", s->name);
+		return error_fail(s->client, -GRANARY_ECORRUPT, "the manifest of snapshot '%s' contradicts "
+			"itself", s->name);
 	return 0;
 }
 
@@ -192,7 +193,8 @@ static int file_get(struct granary_snapshot *s, struct hash128 hash, size_t size
 	int err = snapshot_fetch_page(s->client, s->name, hash, block, size, &call);
 	struct hash128 is = err == 0 ? hash_content(block, size) : hash;
 	if (err == 0 && (is.lo != hash.lo || is.hi != hash.hi))
-		err = error_fail(s->client, -GRANARY_ECORRUPT, "a page of snapshot '%s' does not have its hash", s->name);
+		err = error_fail(s->client, -GRANARY_ECORRUPT, "a page of snapshot '%s' does not have its "
+			"hash", s->name);
 	if (err < 0) {
 		free(block);
 		return err;
@@ -237,14 +239,16 @@ int snapshot_page(struct granary_snapshot *s, uint32_t index, const struct snap_
 	return err;
 }
 
-int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_t field, struct granary_snapshot_row *row)
+int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_t field,
+	struct granary_snapshot_row *row)
 {
 	const struct snap_page *page;
 	struct snap_row r;
 
 	memset(row, 0, sizeof(*row));
 	if (id >= snapshot->manifest.samples || field >= snapshot->manifest.fields)
-		return error_fail(snapshot->client, -GRANARY_ERANGE, "snapshot '%s' has no such sample or field", snapshot->name);
+		return error_fail(snapshot->client, -GRANARY_ERANGE, "snapshot '%s' has no such sample or "
+			"field", snapshot->name);
 	uint32_t index = snapshot_page_of(snapshot, id);
 	int err = snapshot_page(snapshot, index, &page);
 	if (err == 0)
@@ -252,7 +256,8 @@ int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_
 	if (err == 0 && r.extent_count > 1)
 		err = snap_page_extent(page, &r, 0, &r.first);
 	if (err == 0)
-		*row = (struct granary_snapshot_row){ r.size, r.first.pack, r.first.offset, r.extent_count, r.first.crc };
+		*row = (struct granary_snapshot_row){ .size = r.size, .pack = r.first.pack, .offset = r.first.offset,
+			.extents = r.extent_count, .crc32c = r.first.crc };
 	return err;
 }
 
@@ -348,7 +353,8 @@ int granary_snapshot_names(struct granary_snapshot *snapshot, const char *from, 
 		err = names_walk_page(&w, &file, key);
 		stored_close(&file);
 		if (err < 0 && !w.stopped)
-			error_fail(snapshot->client, err, "the names of snapshot '%s' cannot be read: %s", snapshot->name,
+			error_fail(snapshot->client, err, "the names of snapshot '%s' cannot be read: %s",
+				snapshot->name,
 				error_text(err));
 	}
 	return err;

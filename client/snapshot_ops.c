@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_ops.c -- making, listing and removing snapshots, and what consumers of them report: PROTOCOL 4.7, 4.9, 5.10. */
+/* snapshot_ops.c -- making, listing and removing snapshots, and what consumers of them report: PROTOCOL 4.7,
+ * 4.9, 5.10. */
 #include "snapshot_priv.h"
 
 #include <inttypes.h>
@@ -12,7 +13,8 @@
 	{ .wire_op = (op), .body_size = simple_body_size, .encode = simple_encode, .answer = simple_answer }
 
 static const struct rpc_kind create_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_CREATE);
-static const struct rpc_kind remove_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_REMOVE);
+static const struct rpc_kind remove_rpc = { .wire_op = OP_SNAPSHOT_REMOVE, .final = -GRANARY_EBUSY, /* a job reads it */
+	.body_size = simple_body_size, .encode = simple_encode, .answer = simple_answer };
 static const struct rpc_kind note_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_NOTE);
 static const struct rpc_kind list_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_LIST);
 static const struct rpc_kind show_rpc = { .wire_op = OP_SNAPSHOT_SHOW, .own_meta = true, .body_size = simple_body_size,
@@ -32,8 +34,8 @@ static char *text_put(char *at, struct slice s)
 	return at + s.len + 1;
 }
 
-/* One row of PROTOCOL 4.7; its texts go to `text`, which is NULL to skip it. Each text is shorter there than on the wire
- * with its length. */
+/* One row of PROTOCOL 4.7; its texts go to `text`, which is NULL to skip it. Each text is shorter there than on
+ * the wire with its length. */
 static char *row_decode(struct cur *c, struct granary_snapshot_info *e, char *text)
 {
 	struct slice name = cur_bytes16(c);
@@ -149,7 +151,8 @@ static char *options_text(const struct granary_snapshot_spec *spec)
 	option_number(to, "block", spec->block);
 	option_number(to, "window", spec->window);
 	option_number(to, "lanes", spec->lanes);
-	option_text(to, "mode", spec->mode > 0 && spec->mode <= GRANARY_MODE_NONE ? order_mode_name((uint8_t)spec->mode) :
+	option_text(to, "mode", spec->mode > 0 && spec->mode <= GRANARY_MODE_NONE ?
+		order_mode_name((uint8_t)spec->mode) :
 		NULL);
 	option_number(to, "expire", spec->expire_s);
 	option_text(to, "note", spec->note);
@@ -290,11 +293,13 @@ int snapshot_fetch_manifest(struct granary_client *c, const char *name, struct g
 		if (err < 0)
 			return err;
 		size = part.size;
-		uint8_t *grown = size > 0 && size <= SNAPSHOT_MANIFEST_MAX && part.len > 0 ? realloc(*bytes, size) : NULL;
+		uint8_t *grown = size > 0 && size <= SNAPSHOT_MANIFEST_MAX && part.len > 0 ? realloc(*bytes,
+			size) : NULL;
 		if (!grown || part.len > size - *len) {
 			free(part.info);
 			free(part.data);
-			return error_fail(c, -GRANARY_EPROTO, "the manifest of snapshot '%s' does not come whole", name);
+			return error_fail(c, -GRANARY_EPROTO, "the manifest of snapshot '%s' does not come "
+				"whole", name);
 		}
 		*bytes = grown;
 		memcpy(*bytes + *len, part.data, part.len);

@@ -165,8 +165,8 @@ int remote_open(struct remote *r, const char *text, int need, uint32_t connectio
 void remote_close(struct remote *r);
 /* The address of the server as another program could use it: from the address, the environment or the file. */
 int remote_server(const struct remote *r, char *out, size_t cap);
-/* Reads BUCKET@NAME, BUCKET/PREFIX or an address with a snapshot, and makes the client: the bucket and a path are in r, the
- * name (or "") goes to `name`. CLI_OK, or says what is wrong. */
+/* Reads BUCKET@NAME, BUCKET/PREFIX or an address with a snapshot, and makes the client: the bucket and a path
+ * are in r, the name (or "") goes to `name`. CLI_OK, or says what is wrong. */
 enum { SNAPSHOT_NAME_CAP = 256 };
 int remote_open_snapshot(struct remote *r, const char *text, char name[SNAPSHOT_NAME_CAP], uint32_t connections);
 /* Attributes of an object or else of the directory of that name, also of one that is there only because something lies
@@ -212,6 +212,7 @@ verb_fn run_bucket_create, run_bucket_ls, run_bucket_rm;
 verb_fn run_key_create, run_key_ls, run_key_rm;
 verb_fn run_cp, run_cat, run_import;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
-verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_diff, run_snapshot_verify;
+verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_diff,
+	run_snapshot_verify;
 verb_fn run_stream, run_jobs, run_shuffle_quality;
 verb_fn run_status, run_check, run_bench_read, run_bench_put;

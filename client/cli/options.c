@@ -233,7 +233,8 @@ static const struct option_row rows[] = {
 	{ 0, "clients", "N", TYPE_NUMBER, AT(clients), 1, 1024, " bench_put ",
 		"connections that write at once (1)" },
 	{ 0, "keep", NULL, TYPE_FLAG, AT(keep), 0, 0, " bench_put ", "leave the objects there" },
-	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0, " cp import rm mv bucket_rm key_rm snapshot_rm snapshot_create ",
+	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0, " cp import rm mv bucket_rm key_rm snapshot_rm "
+		"snapshot_create ",
 		"say what would be done, change nothing" },
 	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0, " rm mv bucket_rm key_rm key_create snapshot_rm ",
 		"do not ask" },

@@ -19,7 +19,8 @@ static int word_of(const char *option, const char *text, const char *const *word
 			*out = i;
 			return CLI_OK;
 		}
-	return text == NULL ? CLI_OK : fail(CLI_USAGE, "--%s: '%s' is none of its words; see --help", option, shown(text));
+	return text == NULL ? CLI_OK : fail(CLI_USAGE, "--%s: '%s' is none of its words; see --help", option,
+		shown(text));
 }
 
 /* ---- names of samples ---------------------------------------------------------------------- */
@@ -147,7 +148,8 @@ static void stream_report(struct granary_epoch *epoch, double seconds, bool ende
 	if (granary_epoch_token(epoch, &token) < 0 || granary_token_text(&token, token_text) < 0) token_text[0] = '\0';
 	if (!opts.json) {
 		if (opts.quiet && to == stderr) return;
-		fprintf(to, "%s@%s epoch %" PRIu64 " %s: %s samples, %s in %.2f s: %s samples/s, %.1f MB/s; waited %.2f s%s\n",
+		fprintf(to, "%s@%s epoch %" PRIu64 " %s: %s samples, %s in %.2f s: %s samples/s, %.1f MB/s; "
+			"waited %.2f s%s\n",
 			i.bucket, i.snapshot, i.epoch, modes[i.mode & 3], human_count(samples, i.samples_read),
 			human_bytes(bytes, i.bytes_read), seconds,
 			human_count(rate, (uint64_t)((double)i.samples_read / seconds)),
@@ -193,7 +195,8 @@ static int stream_run(struct remote *r, struct granary_epoch *epoch)
 	err = opts.tar ? id_names_read(&names, r, info.bucket, info.snapshot) : 0;
 	if (err < 0) return fail_remote(r->client, err, "cannot read the names of '%s@%s'", info.bucket, info.snapshot);
 	progress_start(&progress, "streaming");
-	atomic_store(&progress.files_total, (opts.batches && opts.batches < info.batches ? opts.batches : info.batches) *
+	atomic_store(&progress.files_total, (opts.batches && opts.batches < info.batches ? opts.batches :
+		info.batches) *
 		info.batch);
 	while ((opts.batches == 0 || taken < opts.batches) && !ferror(stdout) &&
 		(more = granary_epoch_next(epoch, &b)) > 0) {
@@ -334,7 +337,8 @@ int run_jobs(int count, char **args)
 	}
 	table_init(&t, 8, 0);
 	if (!opts.json && stdout_is_tty() && text[0] != '\0')
-		table_row(&t, (const char *[]){ "JOB", "HOST", "RANK", "SNAPSHOT", "POSITION", "OF", "SAMPLES", "BYTES" });
+		table_row(&t, (const char *[]){ "JOB", "HOST", "RANK", "SNAPSHOT", "POSITION", "OF",
+			"SAMPLES", "BYTES" });
 	for (line = text; *line != '\0'; line = next) {
 		size_t len = strcspn(line, "\n");
 		next = line + len + (line[len] != '\0');
@@ -400,7 +404,8 @@ static double quality_of(struct quality *q, const struct order *o, uint64_t rows
 
 static int quality_report(struct quality *q, const struct granary_snapshot_detail *d)
 {
-	struct order_spec spec = { .mode = ORDER_BLOCKS, .samples = d->samples, .block = opts.block ? opts.block : d->block,
+	struct order_spec spec = { .mode = ORDER_BLOCKS, .samples = d->samples,
+		.block = opts.block ? opts.block : d->block,
 		.window = opts.window ? opts.window : d->window, .lanes = opts.lanes ? (uint32_t)opts.lanes : d->lanes,
 		.seed = opts.seed };
 	struct { const char *what; uint64_t rows, step; } of[] = { { "one rank", 0, 1 },
@@ -416,7 +421,8 @@ static int quality_report(struct quality *q, const struct granary_snapshot_detai
 	of[0].rows = of[1].rows = batch;
 	of[2].rows = batch * QUALITY_WORLD;
 	for (size_t i = 0; i < 3; i++) {
-		double b = quality_of(q, &blocks, of[i].rows, of[i].step), e = quality_of(q, &exact, of[i].rows, of[i].step);
+		double b = quality_of(q, &blocks, of[i].rows, of[i].step);
+		double e = quality_of(q, &exact, of[i].rows, of[i].step);
 		if (!opts.json) {
 			printf("%-22s blocks %8.1f   exact %8.1f   ratio %.3f\n", of[i].what, b, e, e > 0 ? b / e : 1);
 			continue;

@@ -745,9 +745,9 @@ GRANARY_API GRANARY_MUST_CHECK int granary_rename_start(struct granary_client *c
 	struct granary_ref to, uint32_t flags, const struct granary_call *call, struct granary_op **op);
 
 /* ---- snapshots ----------------------------------------------------------------------------- */
-/* A snapshot is a fixed set of samples of a bucket: the objects below a prefix at one instant. It copies no bytes and
- * never changes. Its samples have dense ids 0..samples-1 in the order of their bytes on disk. Calls take the bucket from
- * `call`, else from the client's address; names are 1..255 characters without `/` and `@`. */
+/* A snapshot is a fixed set of samples of a bucket: the objects below a prefix at one instant. It copies no
+ * bytes and never changes. Its samples have dense ids 0..samples-1 in the order of their bytes on disk. Calls
+ * take the bucket from `call`, else from the client's address; names are 1..255 characters without `/` and `@`. */
 
 struct granary_snapshot_spec {
 	size_t size;
@@ -766,7 +766,8 @@ struct granary_snapshot_spec {
 	uint32_t keep_last;     /* removes older snapshots of the same prefix beyond so many; 0: none */
 };
 
-enum granary_snapshot_state { GRANARY_SNAPSHOT_CREATING = 1, GRANARY_SNAPSHOT_READY = 2, GRANARY_SNAPSHOT_REMOVING = 3 };
+enum granary_snapshot_state { GRANARY_SNAPSHOT_CREATING = 1, GRANARY_SNAPSHOT_READY = 2,
+	GRANARY_SNAPSHOT_REMOVING = 3 };
 
 struct granary_snapshot_info {
 	const char *name, *prefix, *note;
@@ -782,9 +783,9 @@ struct granary_snapshot_info {
 /** Makes a snapshot. Answers when it is ready: seconds for millions of objects, while writes go on.
  * @param name  within the bucket; borrowed, like the spec and its texts. @param spec  NULL: all of the bucket
  * @param out   NULL, or receives what was made: one block, granary_free() it; NULL on error
- * @return 0; -GRANARY_EEXIST; -GRANARY_EINVAL (an option the server does not take; its text names it); -GRANARY_ENAME.
- *         When the answer is lost the call is repeated: -GRANARY_EEXIST may then mean that the first attempt did it.
- * Blocks; give it a timeout that fits the data. Any thread. Since 0.1.
+ * @return 0; -GRANARY_EEXIST; -GRANARY_EINVAL (an option the server does not take; its text names it);
+ *         -GRANARY_ENAME. When the answer is lost the call is repeated: -GRANARY_EEXIST may then mean that the
+ *         first attempt did it. Blocks; give it a timeout that fits the data. Any thread. Since 0.1.
  *
  * @example
  *	#include <granary/granary.h>
@@ -850,8 +851,8 @@ GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_show(struct granary_client *
 
 enum granary_snapshot_remove_flag { GRANARY_SNAPSHOT_FORCE = 1 /* also while a job reads it */ };
 /** Removes a snapshot; the bytes that it alone held become free.
- * @return 0; -GRANARY_ENOTFOUND; -GRANARY_EBUSY: a job reads it, the text names the job. Repeated after a lost answer:
- *         -GRANARY_ENOTFOUND may then mean that the first attempt did it. Blocks. Any thread. Since 0.1.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_EBUSY: a job reads it, the text names the job. Repeated after a lost
+ *         answer: -GRANARY_ENOTFOUND may then mean that the first attempt did it. Blocks. Any thread. Since 0.1.
  *
  * @example
  *	#include <granary/granary.h>
@@ -887,12 +888,12 @@ struct granary_snapshot_detail {
 	uint8_t id[16];
 };
 
-/** Opens a snapshot: fetches its manifest (about 50 bytes for each 256 MiB of data). The rest of its table is fetched as it
- * is needed and shared by all processes of the user on this machine, as read-only files named by their hash below
- * $XDG_RUNTIME_DIR (else /dev/shm/granary-UID).
+/** Opens a snapshot: fetches its manifest (about 50 bytes for each 256 MiB of data). The rest of its table is
+ * fetched as it is needed and shared by all processes of the user on this machine, as read-only files named by
+ * their hash below $XDG_RUNTIME_DIR (else /dev/shm/granary-UID).
  * @param out  granary_snapshot_close() it; NULL on error. The client must stay open as long.
- * @return 0; -GRANARY_ENOTFOUND; -GRANARY_ECORRUPT (what came does not have its hash); -GRANARY_EVERSION. Blocks. Any
- * thread. Since 0.1.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_ECORRUPT (what came does not have its hash); -GRANARY_EVERSION.
+ *         Blocks. Any thread. Since 0.1.
  *
  * @example
  *	#include <granary/granary.h>
@@ -919,18 +920,20 @@ GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_open(struct granary_client *
 	struct granary_snapshot **out, const struct granary_call *call);
 /** Ends a handle and sets *snapshot to NULL, which is allowed. No other thread may be using it. Since 0.1. */
 GRANARY_API void granary_snapshot_close(struct granary_snapshot **snapshot);
-/** What the manifest says. @param detail  `size` set by the caller. @return 0 or -GRANARY_EINVAL. Does not block. Any
- * thread. Since 0.1. */
+/** What the manifest says. @param detail  `size` set by the caller. @return 0 or -GRANARY_EINVAL. Does not block.
+ * Any thread. Since 0.1. */
 GRANARY_API int granary_snapshot_describe(const struct granary_snapshot *snapshot,
 	struct granary_snapshot_detail *detail);
 /** Samples of the snapshot: dense ids are below it. Does not block. Any thread. Since 0.1. */
 GRANARY_API uint64_t granary_snapshot_samples(const struct granary_snapshot *snapshot);
 /** Reads one sample by its dense id, the fields of a group one after the other.
- * @param data  a block, granary_free() it; NULL on error, and a valid pointer for an empty sample. @param len  bytes
+ * @param data  a block, granary_free() it; NULL on error, and a valid pointer for an empty sample. @param len
+ *         bytes
  * @return 0; -GRANARY_ERANGE (no such id); -GRANARY_ECORRUPT. Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_read(struct granary_snapshot *snapshot, uint64_t id, void **data,
 	size_t *len, const struct granary_call *call);
-/** The dense id of the sample that a key belongs to. @param field  NULL, or receives which of its fields the key is.
+/** The dense id of the sample that a key belongs to. @param field  NULL, or receives which of its fields the key
+ * is.
  * @return 0; -GRANARY_ENOTFOUND. Blocks when that part of the table is not here. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_find(struct granary_snapshot *snapshot, const char *key,
 	uint64_t *id, uint32_t *field);
@@ -942,7 +945,8 @@ struct granary_snapshot_row {
 	uint32_t crc32c;   /* of the first piece */
 };
 /** Where one file of a sample lies. Two snapshots with equal rows have the same bytes there.
- * @return 0; -GRANARY_ERANGE; -GRANARY_ECORRUPT. Blocks when that part of the table is not here. Any thread. Since 0.1. */
+ * @return 0; -GRANARY_ERANGE; -GRANARY_ECORRUPT. Blocks when that part of the table is not here. Any thread.
+ *         Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_t field,
 	struct granary_snapshot_row *row);
 
@@ -954,18 +958,18 @@ typedef int granary_name_fn(void *arg, const char *key, uint64_t id, uint32_t fi
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_names(struct granary_snapshot *snapshot, const char *from,
 	granary_name_fn *fn, void *arg);
 
-/** The consumers that streams with a job name report: a line each, `name=value` pairs separated by blanks: job, host, rank,
- * world, snapshot, epoch, position, of, samples, bytes, waited_ns and more. @param text  NUL-terminated block,
- * granary_free() it. @return 0 or an error. Blocks. Any thread. Since 0.1. */
+/** The consumers that streams with a job name report: a line each, `name=value` pairs separated by blanks: job,
+ * host, rank, world, snapshot, epoch, position, of, samples, bytes, waited_ns and more. @param text
+ * NUL-terminated block, granary_free() it. @return 0 or an error. Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_jobs(struct granary_client *client, char **text,
 	const struct granary_call *call);
 
 /* ---- epochs -------------------------------------------------------------------------------- */
-/* An epoch is every sample of a snapshot once, in an order that seed and epoch number alone give (docs/ORDER.md). It is a
- * sequence of global batches; each of `world` ranks takes `batch` samples of each. For one world * batch, step k holds the
- * same samples whatever the world is. Samples come in whole batches, each one contiguous buffer, read ahead by a
- * thread of the epoch within its memory budget, verified as they arrive. A lost connection is made good without losing or
- * repeating a sample. */
+/* An epoch is every sample of a snapshot once, in an order that seed and epoch number alone give
+ * (docs/ORDER.md). It is a sequence of global batches; each of `world` ranks takes `batch` samples of each. For
+ * one world * batch, step k holds the same samples whatever the world is. Samples come in whole batches, each
+ * one contiguous buffer, read ahead by a thread of the epoch within its memory budget, verified as they arrive.
+ * A lost connection is made good without losing or repeating a sample. */
 
 struct granary_epoch; /* one rank's part of one epoch */
 
@@ -993,18 +997,19 @@ struct granary_token {
 };
 
 enum { GRANARY_TOKEN_TEXT_LEN = 80 };
-/** A token as text of GRANARY_TOKEN_TEXT_LEN characters of A-Z a-z 0-9 - _. @return 0 or -GRANARY_EINVAL (it is none).
- * Does not block. Any thread. Since 0.1. */
+/** A token as text of GRANARY_TOKEN_TEXT_LEN characters of A-Z a-z 0-9 - _. @return 0 or -GRANARY_EINVAL (it is
+ * none). Does not block. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_token_text(const struct granary_token *token,
 	char out[GRANARY_TOKEN_TEXT_LEN + 1]);
-/** The token of a text. @return 0; -GRANARY_EINVAL, -GRANARY_ECORRUPT (damaged or truncated); -GRANARY_EVERSION; the text is
- * at granary_last_error(NULL). Does not block. Any thread. Since 0.1. */
+/** The token of a text. @return 0; -GRANARY_EINVAL, -GRANARY_ECORRUPT (damaged or truncated); -GRANARY_EVERSION;
+ * the text is at granary_last_error(NULL). Does not block. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_token_parse(const char *text, struct granary_token *token);
 
 struct granary_epoch_options {
 	size_t size;
 	const char *snapshot;   /* NAME, BUCKET@NAME or granary://HOST/BUCKET@NAME (the host is not looked at). Without
-	                         * @: BUCKET or BUCKET/PREFIX, and an automatic snapshot of it is made, one for each job and
+	                         * @: BUCKET or BUCKET/PREFIX, and an automatic snapshot of it is made, one
+	                         * for each job and
 	                         * prefix; granary_epoch_info() has its name */
 	uint64_t seed, epoch;
 	uint32_t mode;          /* enum granary_mode */
@@ -1016,7 +1021,8 @@ struct granary_epoch_options {
 	uint32_t stall_timeout_ms; /* no byte for so long, and a batch is waited for: -GRANARY_ETIMEDOUT; 0: 300,000 */
 	uint32_t read_ahead;    /* batches; 0: enough to keep a disk busy */
 	uint32_t weight;        /* of the job's share of the server, 1..1,000; 0: 1 */
-	uint64_t memory;        /* bytes for batches and what is read ahead; 0: two windows of the order `blocks`, at least
+	uint64_t memory;        /* bytes for batches and what is read ahead; 0: two windows of the order
+	                         * `blocks`, at least
 	                         * 64 MiB, at most a quarter of the machine. With less than two windows the
 	                         * order is the same and reading is slower */
 	const char *job;        /* NULL, or a name under which the stream is shown by granary_jobs() */
@@ -1028,8 +1034,8 @@ enum granary_sample_flag {
 	GRANARY_SAMPLE_SKIPPED = 2 /* in the place of one that could not be read */
 };
 
-/* One batch. Sample i has `fields` files: file f of it is sizes[i * fields + f] bytes at data + offsets[i * fields + f];
- * the files of a sample lie side by side. */
+/* One batch. Sample i has `fields` files: file f of it is sizes[i * fields + f] bytes at data + offsets[i *
+ * fields + f]; the files of a sample lie side by side. */
 struct granary_epoch_batch {
 	uint64_t number;         /* of the batches of this epoch handle, from 0 */
 	uint64_t position;       /* of the epoch: where its global batch begins */
@@ -1099,26 +1105,34 @@ struct granary_epoch_info {
 GRANARY_API GRANARY_MUST_CHECK int granary_epoch_open(struct granary_client *client,
 	const struct granary_epoch_options *options, struct granary_epoch **out);
 /** The next batch, leased until granary_epoch_release(); several may be held.
- * @return 1; 0 at the end; or the error that ended the epoch, the same from then on: -GRANARY_ETIMEDOUT (it stalled),
- *         -GRANARY_ECORRUPT (a sample; the text names it), -GRANARY_ENOTFOUND, -GRANARY_ECHANGED and -GRANARY_EACCESS (the
- *         snapshot is gone, or the key). Blocks until the batch is whole. One thread at a time. Since 0.1. */
+ * @return 1; 0 at the end; or the error that ended the epoch, the same from then on: -GRANARY_ETIMEDOUT (it
+ *         stalled), -GRANARY_ECORRUPT (a sample; the text names it), -GRANARY_ENOTFOUND, -GRANARY_ECHANGED and
+ *         -GRANARY_EACCESS (the snapshot is gone, or the key). Blocks until the batch is whole. One thread at a
+ *         time. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_epoch_next(struct granary_epoch *epoch,
 	const struct granary_epoch_batch **batch);
-/** The next batch, its bytes copied to memory of the caller (page-locked memory is fine); the arrays of *batch stay leased.
- * @param buf, size  caller's memory. @return as granary_epoch_next(), or -GRANARY_ETOOBIG: the batch has more than `size`
- *         bytes (*batch is NULL, *need says how many; call again, nothing is lost). @param need  may be NULL. Blocks. One
- *         thread at a time. Since 0.1. */
+/** The next batch, its bytes copied to memory of the caller (page-locked memory is fine); the arrays of *batch
+ * stay leased.
+ * @param buf, size  caller's memory. @return as granary_epoch_next(), or -GRANARY_ETOOBIG: the batch has more
+ *         than `size` bytes (*batch is NULL, *need says how many; call again, nothing is lost). @param need  may
+ *         be NULL. Blocks. One thread at a time. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_epoch_next_into(struct granary_epoch *epoch, void *buf, size_t size,
 	const struct granary_epoch_batch **batch, uint64_t *need);
+/** Waits for the next batch without blocking: the operation is done, with the result of granary_epoch_next(), as
+ * soon as that would not block; then call it. At most one at a time; it has no deadline of its own: a stream
+ * that stalls ends it. Of `call` only done and arg are used. @return 0 and *op; -GRANARY_EBUSY: one is under
+ * way. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_epoch_ready_start(struct granary_epoch *epoch,
+	const struct granary_call *call, struct granary_op **op);
 /** Gives a batch back and sets *batch to NULL, which is allowed. Any thread. Since 0.1. */
 GRANARY_API void granary_epoch_release(struct granary_epoch *epoch, const struct granary_epoch_batch **batch);
 /** Where to go on after the batches handed out so far. @return 0 or an error. Does not block. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_epoch_token(struct granary_epoch *epoch, struct granary_token *token);
-/** What an epoch is and how far it got. @param info  `size` set by the caller. @return 0 or -GRANARY_EINVAL. Does not block.
- * Any thread. Since 0.1. */
+/** What an epoch is and how far it got. @param info  `size` set by the caller. @return 0 or -GRANARY_EINVAL. Does
+ * not block. Any thread. Since 0.1. */
 GRANARY_API int granary_epoch_info(struct granary_epoch *epoch, struct granary_epoch_info *info);
-/** Ends an epoch, with all its batches, and sets *epoch to NULL, which is allowed. Blocks until nothing of it is under way
- * (milliseconds; with a job name also for one round trip). No other thread may be using it. Since 0.1. */
+/** Ends an epoch, with all its batches, and sets *epoch to NULL, which is allowed. Blocks until nothing of it is
+ * under way (milliseconds; with a job name also for one round trip). No other thread may be using it. Since 0.1. */
 GRANARY_API void granary_epoch_close(struct granary_epoch **epoch);
 
 /* ---- buckets, keys, the server ------------------------------------------------------------- */

@@ -167,7 +167,8 @@ def test_kill(cmd, samples, rng):
         cmd.server.kill()
         time.sleep(rng.random())
         cmd.server.start()
-        out, err = p.communicate(timeout=300)
+        out, err = p.stdout.read(), p.stderr.read()  # communicate() would lose what readline() read ahead
+        p.wait(timeout=300)
         check(p.returncode == 0, f"{mode}: the stream ended when the server was killed: {err[-500:]}")
         ids = ids_of([rows_of("".join(lines) + out)])
         check(sorted(ids) == list(range(samples)), f"{mode}: after a kill not every sample came once")
@@ -184,8 +185,8 @@ def test_stall(cmd):
 
 
 def test_jobs(cmd):
-    p = cmd.start("stream", "data@v1", "--job", "night", "--batch", "2", "--ids", text=True)  # blocks on its pipe
-    p.stdout.readline()
+    p = cmd.start("stream", "data@v1", "--job", "night", "--batch", "2", "--tar")  # blocks on its pipe
+    p.stdout.read(1)
     for _ in range(100):
         jobs = cmd.json("jobs")
         if jobs:

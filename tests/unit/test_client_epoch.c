@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: an epoch gives every sample exactly once, the right bytes, in the order of docs/ORDER.md, however many ranks there
- * are, whatever memory it has and whatever happens to connections and bytes on the way. */
+/* Goal: an epoch gives every sample exactly once, the right bytes, in the order of docs/ORDER.md, however many
+ * ranks there are, whatever memory it has and whatever happens to connections and bytes on the way. */
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -78,7 +79,8 @@ static void row_add(struct snap_page_builder *b, uint64_t id, uint32_t field, ui
 	free(bytes);
 }
 
-static void world_make(uint64_t samples, uint32_t fields, uint32_t mean, uint64_t block, uint64_t window, uint32_t lanes)
+static void world_make(uint64_t samples, uint32_t fields, uint32_t mean, uint64_t block, uint64_t window,
+	uint32_t lanes)
 {
 	struct snap_page_ref refs[PACKS];
 	struct snap_manifest m = { .fields = fields, .samples = samples, .mode = ORDER_BLOCKS, .block = block,
@@ -117,7 +119,8 @@ static void world_make(uint64_t samples, uint32_t fields, uint32_t mean, uint64_
 			m.histogram[size ? 63 - __builtin_clzll(size) : 0]++;
 		}
 		refs[p].samples = (uint32_t)(end - first);
-		assert_int_equal(0, snap_page_finish(b, &world->pages[p], &world->page_sizes[p], &world->page_hashes[p]));
+		assert_int_equal(0, snap_page_finish(b, &world->pages[p], &world->page_sizes[p],
+			&world->page_hashes[p]));
 		snap_page_builder_free(&b);
 		refs[p].hash = world->page_hashes[p];
 		refs[p].size = (uint32_t)world->page_sizes[p];
@@ -199,7 +202,8 @@ static bool range_flush(struct peer *p, struct range_out *o, int fd, const struc
 		p->drop_midway--;
 		return false;
 	}
-	bool good = peer_frame(fd, f, last ? FRAME_LAST : 0, 0, slice_of(o->meta, wr_len(&o->m)), slice_of(o->data, o->len));
+	bool good = peer_frame(fd, f, last ? FRAME_LAST : 0, 0, slice_of(o->meta, wr_len(&o->m)),
+		slice_of(o->data, o->len));
 	o->m = wr_of(o->meta, sizeof(o->meta));
 	wr_u16(&o->m, 0);
 	o->len = 0;
@@ -297,7 +301,7 @@ static bool answer_others(struct peer *p, int fd, const struct frame *f, struct 
 	case OP_RANGE: return answer_range(p, fd, f, c);
 	case OP_SNAPSHOT_CREATE: return answer_create(fd, f, c);
 	case OP_SNAPSHOT_LIST: return answer_list(fd, f);
-	case OP_SNAPSHOT_REMOVE: return peer_error(fd, f, GRANARY_ELOCKED, "job 'r50' reads it");
+	case OP_SNAPSHOT_REMOVE: return peer_error(fd, f, GRANARY_EBUSY, "job 'r50' reads it");
 	case OP_STREAM_REPORT: world->reports++; return peer_answer(fd, f, 0, slice_of(share, 8));
 	default: return peer_error(fd, f, GRANARY_EUNSUPPORTED, "not known");
 	}
@@ -434,7 +438,8 @@ static void test_every_sample_once_in_every_mode(void **state)
 
 static void test_order_is_that_of_the_definition(void **state)
 {
-	struct order_spec spec = { .mode = ORDER_BLOCKS, .samples = 3000, .block = 16, .window = 4, .lanes = 12, .seed = 11,
+	struct order_spec spec = { .mode = ORDER_BLOCKS, .samples = 3000, .block = 16, .window = 4,
+		.lanes = 12, .seed = 11,
 		.epoch = 2 };
 	struct granary_epoch_options o = defaults(0, 1, 50);
 	const struct granary_epoch_batch *b;
@@ -789,6 +794,54 @@ static void test_into_memory_of_the_caller(void **state)
 	granary_epoch_close(&e);
 }
 
+static void count_done(struct granary_op *op, int64_t result, void *arg)
+{
+	int64_t *to = arg;
+
+	to[0]++;
+	to[1] = result;
+	granary_op_free(&op);
+}
+
+static void test_waiting_in_a_loop_of_ones_own(void **state)
+{
+	const struct granary_epoch_batch *b;
+	struct granary_epoch *e;
+	struct granary_op *op, *second;
+	int64_t seen[2] = { 0, 1 };
+	uint64_t batches = 0;
+
+	(void)state;
+	world_make(300, 1, 800, 16, 4, 4);
+	struct granary_epoch_options o = defaults(0, 1, 32);
+	struct pollfd fd = { .fd = granary_fd(client), .events = POLLIN };
+	assert_int_equal(0, granary_epoch_open(client, &o, &e));
+	for (int64_t turn = 1; seen[1] == 1; turn++) {
+		assert_int_equal(0, granary_epoch_ready_start(e, GRANARY_CALL(.done = count_done, .arg = seen), &op));
+		while (seen[0] < turn) {
+			assert_int_equal(1, poll(&fd, 1, 10000));
+			granary_poll(client, 0);
+		}
+		if (seen[1] == 1) {
+			assert_int_equal(1, granary_epoch_next(e, &b));
+			batches++;
+			granary_epoch_release(e, &b);
+		}
+	}
+	assert_int_equal(0, seen[1]);
+	assert_int_equal(10, batches);
+	granary_epoch_close(&e);
+	assert_int_equal(0, granary_epoch_open(client, &o, &e));
+	assert_int_equal(0, granary_epoch_ready_start(e, NULL, &op));
+	if (!granary_op_done(op))
+		assert_int_equal(-GRANARY_EBUSY, granary_epoch_ready_start(e, NULL, &second));
+	granary_op_free(&op); /* canceled, or done */
+	assert_int_equal(0, granary_epoch_ready_start(e, NULL, &op));
+	granary_epoch_close(&e);
+	assert_true(granary_wait(op, 10000) != -GRANARY_EAGAIN);
+	granary_op_free(&op);
+}
+
 static void test_snapshots_by_name_id_and_key(void **state)
 {
 	struct granary_snapshot_detail d = GRANARY_INIT(granary_snapshot_detail);
@@ -811,7 +864,8 @@ static void test_snapshots_by_name_id_and_key(void **state)
 	assert_int_equal(500, info->samples);
 	assert_string_equal("train/", info->prefix);
 	granary_free(info);
-	assert_int_equal(-GRANARY_ELOCKED, granary_snapshot_remove(client, "v1", 0, NULL));
+	assert_int_equal(-GRANARY_EBUSY, granary_snapshot_remove(client, "v1", 0, NULL));
+	assert_non_null(strstr(granary_last_error(client), "r50"));
 	if (granary_snapshot_open(client, "v1", &s, NULL) < 0) fail_msg("%s", granary_last_error(client));
 	assert_int_equal(0, granary_snapshot_describe(s, &d));
 	assert_int_equal(2, d.fields);
@@ -868,6 +922,7 @@ int main(void)
 		TEST(test_a_stall_ends_with_one_error),
 		TEST(test_a_snapshot_that_goes_away),
 		TEST(test_into_memory_of_the_caller),
+		TEST(test_waiting_in_a_loop_of_ones_own),
 		TEST(test_snapshots_by_name_id_and_key),
 		TEST(test_automatic_snapshots_and_reports),
 	};

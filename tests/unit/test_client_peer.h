@@ -55,7 +55,8 @@ struct peer {
 	uint32_t corrupt_verify; /* the same for READ_VERIFY */
 	uint32_t bad_answers;    /* use bad_answer() */
 	void (*bad_answer)(struct peer *p, int fd, const struct frame *f);
-	bool (*others)(struct peer *p, int fd, const struct frame *f, struct cur c); /* requests not known here; NULL: none */
+	bool (*others)(struct peer *p, int fd, const struct frame *f, struct cur c); /* requests not known
+	                                                                              * here; NULL: none */
 	bool refuse_auth, wrong_proof, silent, forget_sessions;
 	uint64_t stale_session; /* refused at the log-in */
 
