@@ -11,9 +11,9 @@
  *   bench_client putbatch BUCKET PREFIX BATCH SIZE INFLIGHT SECONDS   keys in a random order
  *   bench_client stat BUCKET KEYFILE BATCH INFLIGHT SECONDS random keys of the file
  *   bench_client list BUCKET PREFIX ROUNDS                  whole listings, pages of 1,000
- *   bench_client stream BUCKET@NAME MODE BATCH RANKS SECONDS  epochs of a snapshot, the ranks as threads of this process,
- *                                                           each with a client of its own; one after the other until
- *                                                           SECONDS are over; 0: one whole epoch
+ *   bench_client stream BUCKET@NAME MODE BATCH RANKS SECONDS  epochs of a snapshot, one after the other until SECONDS
+ *                                                           are over (0: one whole epoch); the ranks are threads of
+ *                                                           this process, each with a client of its own
  *
  * Prints one JSON object: per_s (samples or keys), MB/s, CPU microseconds a sample of this process and of the server's
  * (from status). Every byte that is read is verified by the library. */
