@@ -9,7 +9,9 @@
  *       then each read is answered from io_run() or mail, never from inside read_start()
  * Invariants: (1) at most `depth` runs exist; (2) reads leave the queue in order, so nothing
  * starves; (3) the pack is referenced from BUILT to the end of READING; afterwards the bytes belong
- * to the cache's memory; (4) a unit enters the cache only if all of it was read. */
+ * to the cache's memory; (4) a unit enters the cache only if all of it was read; (5) an answer
+ * of up to COPY_MAX bytes that the cache does not keep is a copy: whoever gathers small ones, while
+ * others of the same request wait for memory, must not be who holds that memory. */
 #include "pack/reader.h"
 
 #include <assert.h>
@@ -23,7 +25,7 @@
 #include "io/reactor.h"
 #include "tier/packs.h"
 
-enum { GAP_MAX = 16 * 1024, DEPTH_DEFAULT = 128, SLACK = 2 * 4096, UNITS_MAX = 2048 };
+enum { COPY_MAX = 16 * 1024, GAP_MAX = 16 * 1024, DEPTH_DEFAULT = 128, SLACK = 2 * 4096, UNITS_MAX = 2048 };
 
 struct run {
 	struct run *next;
@@ -100,6 +102,12 @@ static void read_fill(struct run *run, struct pack_read *r, uint64_t have_hi)
 	}
 	r->err = 0;
 	r->data = run->buf.p + (r->unit_offset + r->want_offset - run->at);
+	r->buf = (struct cache_buf){ .segment = NULL };
+	r->own = run->keep || r->want_len > COPY_MAX ? NULL : malloc(r->want_len + 1u);
+	if (r->own != NULL) {
+		r->data = memcpy(r->own, r->data, r->want_len);
+		return;
+	}
 	r->buf = run->buf;
 	cache_ref(&r->buf);
 }
@@ -352,6 +360,7 @@ bool read_cached(struct reader *reader, struct pack_read *read)
 	if (read->bypass || !cache_find(reader->o.cache, read->pack, read->unit_offset, &read->buf))
 		return false;
 	read->err = 0;
+	read->own = NULL;
 	read->data = read->buf.p + read->want_offset;
 	return true;
 }
@@ -413,6 +422,8 @@ void read_release(struct reader *reader, struct pack_read *read)
 {
 	if (read->buf.segment != NULL)
 		cache_release(reader->o.cache, &read->buf);
+	free(read->own);
+	read->own = NULL;
 	read->data = NULL;
 }
 

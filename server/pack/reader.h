@@ -39,6 +39,7 @@ struct pack_read {
 	int err;
 	const uint8_t *data;            /* want_len bytes until read_release() */
 	struct cache_buf buf;
+	void *own;                      /* or a copy of its own */
 	/* the reader's own */
 	struct pack_read *next;
 	void *run;

@@ -141,6 +141,8 @@ static uint32_t desk_read(struct desk *d, struct look *looks, uint32_t n, int wa
 		assert_int_equal(l->r.err, want_err);
 		if (want_err == 0)
 			assert_memory_equal(l->r.data, l->put->a.data + l->r.want_offset, l->r.want_len);
+		if (want_err == 0 && l->r.bypass && l->r.want_len <= 16384) /* reader.c (5) */
+			assert_null(l->r.buf.segment);
 		read_release(d->reader, &l->r);
 	}
 	return hits;
