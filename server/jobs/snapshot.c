@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "common/log.h"
+#include "common/name.h"
 #include "common/wire.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
@@ -346,16 +347,16 @@ static int remove_found(
 {
 	struct snapshot_row row;
 	struct kv_value value;
-	char job[LEASE_JOB_MAX + 1];
+	char job[LEASE_JOB_MAX + 1], shown[160];
 	int err = snapshot_find(s->o.kv, bucket, name, &row, &value);
 
+	name_escape(shown, sizeof(shown), name);
 	if (err < 0) {
-		snprintf(text, cap, "there is no snapshot '%.*s'", (int)name.len,
-			(const char *)name.p);
+		snprintf(text, cap, "there is no snapshot '%s'", shown);
 		return err;
 	}
 	if (row.state == SNAPSHOT_CREATING) {
-		snprintf(text, cap, "'%.*s' is being made", (int)name.len, (const char *)name.p);
+		snprintf(text, cap, "'%s' is being made", shown);
 		err = -GRANARY_EBUSY;
 	} else if (!force && lease_holder(s, bucket, name, job, sizeof(job))) {
 		snprintf(text, cap,

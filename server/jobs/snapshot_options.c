@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/name.h"
 #include "jobs/snapshot_priv.h"
 
 enum { MODE_EXACT = 1, MODE_BLOCKS = 2, MODE_NONE = 3 }; /* ORDER_* */
@@ -109,22 +110,23 @@ static int take(struct build_options *o, const char *name, const char *value)
 
 static int take_line(struct snapshot_making *m, struct build_options *o, char *line)
 {
-	char *equals = strchr(line, '=');
+	char *equals = strchr(line, '='), shown[64], shown_value[64];
 	int taken;
 
+	name_escape(shown, sizeof(shown), slice_of(line, equals != NULL ? (size_t)(equals - line) : strlen(line)));
 	if (equals == NULL)
-		return making_fail(m, -GRANARY_EINVAL, "option '%s' is not name=value", line);
+		return making_fail(m, -GRANARY_EINVAL, "option '%s' is not name=value", shown);
 	*equals = '\0';
+	name_escape(shown_value, sizeof(shown_value), slice_str(equals + 1));
 	taken = take(o, line, equals + 1);
 	if (taken < 0)
 		return making_fail(m, -GRANARY_EUNSUPPORTED,
 			"there is no option '%s'; there are group, split, include, exclude, block, "
 			"window, lanes, mode, expire, "
 			"note, keep-last",
-			line);
+			shown);
 	return taken > 0 ? 0
-			 : making_fail(m, -GRANARY_EINVAL, "option %s cannot be '%s'", line,
-				   equals + 1);
+			 : making_fail(m, -GRANARY_EINVAL, "option %s cannot be '%s'", shown, shown_value);
 }
 
 int build_options_parse(struct snapshot_making *m, struct build_options *out)
@@ -134,7 +136,8 @@ int build_options_parse(struct snapshot_making *m, struct build_options *out)
 
 	memset(out, 0, sizeof(*out));
 	if (m->options.len > SNAPSHOT_OPTIONS_MAX ||
-		(m->options.len > 0 && memchr(m->options.p, 0, m->options.len) != NULL))
+		(m->options.len > 0 && memchr(m->options.p, 0, m->options.len) != NULL) ||
+		!utf8_valid(m->options))
 		return making_fail(m, -GRANARY_EINVAL,
 			"options are longer than %d bytes or no text", SNAPSHOT_OPTIONS_MAX);
 	if (m->options.len > 0) memcpy(out->text, m->options.p, m->options.len);
@@ -145,8 +148,7 @@ int build_options_parse(struct snapshot_making *m, struct build_options *out)
 	}
 	if (err == 0 && out->split != NULL)
 		err = making_fail(m, -GRANARY_EUNSUPPORTED,
-			"this server makes no samples of parts of objects yet: leave out split=%s",
-			out->split);
+			"this server makes no samples of parts of objects yet: leave out split");
 	return err;
 }
 

@@ -297,6 +297,16 @@ class Fields(Case):
             w.KEY_CREATE: m("") + struct.pack("<Q", 0) + b16("n") + struct.pack("<HB", 1, 1) + b16("bucket") + b16("p"),
             w.KEY_REMOVE: m("") + b16("nokey"), w.KEY_LIST: b16("") + struct.pack("<I", 10),
             w.TASK: b16("check-status") + b16(""),
+            w.SNAPSHOT_LIST: b16("bucket") + b16("") + struct.pack("<I", 10),
+            w.SNAPSHOT_SHOW: b16("bucket") + b16("none") + struct.pack("<QI", 0, 100),
+            w.SNAPSHOT_PAGE: b16("bucket") + b16("none") + bytes(16) + struct.pack("<QI", 0, 100),
+            w.RANGE: b16("bucket") + b16("none") + bytes(16) + struct.pack("<BIQII", 0, 1, 7, 4096, 100),
+            w.STREAM_REPORT: b16("bucket") + b16("none") + b16("job") + b16("host") +
+            struct.pack("<IIIQQQQQQB", 0, 1, 1, 0, 0, 100, 0, 0, 0, 0),
+            w.STREAM_LIST: b16("bucket"),
+            w.SNAPSHOT_CREATE: b16("bucket") + b16("s1") + b16("nothing-here/") + b16("note=n"),
+            w.SNAPSHOT_REMOVE: b16("bucket") + b16("none") + b"\0",
+            w.SNAPSHOT_NOTE: b16("bucket") + b16("none") + b16("note") + struct.pack("<Q", 0),
         }
 
     def data_of(self, op):
