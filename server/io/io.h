@@ -98,7 +98,8 @@ void io_cancel(struct io *io, struct io_op *op);
 uint64_t io_now_ns(struct io *io); /* CLOCK_MONOTONIC, or simulated */
 
 /* The loop's three calls. submit_and_wait waits until something completed, io_wake() was called, or the deadline
- * (UINT64_MAX: none); 0 waits not at all. run calls done() of at most `most` completed ops; returns how many ran. */
+ * (UINT64_MAX: none), seldom for nothing; 0 waits not at all. run calls done() of at most `most` completed ops; returns
+ * how many ran. */
 void io_submit_and_wait(struct io *io, uint64_t deadline_ns);
 uint32_t io_run(struct io *io, uint32_t most);
 void io_wake(struct io *io); /* any thread */
