@@ -3,7 +3,10 @@
  * GRANARY_CREDENTIALS. Keys are computed, so nothing is listed before a run: sample i of a set is
  * PREFIX/dNNNN/sNNNNNNNN.
  *
- *   bench_client make BUCKET PREFIX COUNT SIZE              imports COUNT incompressible samples (256 a batch put)
+ *   bench_client make BUCKET PREFIX COUNT SIZE [FIRST [DIR]]   imports samples FIRST..COUNT-1, incompressible (256 a
+ *                                                           batch put), DIR (1,000) in a directory
+ *   bench_client makegroup BUCKET PREFIX COUNT SIZE         samples of three files: .cls of 24 bytes, .jpg of three
+ *                                                           quarters of SIZE, .json of the rest
  *   bench_client read BUCKET PREFIX COUNT SIZE BATCH INFLIGHT SECONDS [key|id|order] [connections]
  *                                                           random batches; `order`: dataset order
  *   bench_client single BUCKET PREFIX COUNT SIZE INFLIGHT SECONDS   one GET a request
@@ -14,6 +17,11 @@
  *   bench_client stream BUCKET@NAME MODE BATCH RANKS SECONDS  epochs of a snapshot, one after the other until SECONDS
  *                                                           are over (0: one whole epoch); the ranks are threads of
  *                                                           this process, each with a client of its own
+ *   bench_client epoch BUCKET@NAME MODE BATCH RANK WORLD MEMORY_MIB SECONDS [TOKEN]   one rank in a process of its
+ *                                                           own, with so much memory for client and epoch together;
+ *                                                           SECONDS 0: until the first batch is there. Prints when
+ *                                                           that was (first, of CLOCK_MONOTONIC), the token of the
+ *                                                           beginning, peak memory
  *
  * Prints one JSON object: per_s (samples or keys), MB/s, CPU microseconds a sample of this process and of the server's
  * (from status). Every byte that is read is verified by the library. */
@@ -33,7 +41,9 @@ enum { DIR_SAMPLES = 1000, NAME_MAX_LEN = 256, INFLIGHT_MAX = 256, SLAB_ALIGN = 
 
 struct set {
 	const char *bucket, *prefix;
-	uint64_t count, size;
+	uint64_t count, size, first; /* first: of those that are made */
+	uint32_t fields;             /* files of a sample; 0: one */
+	uint64_t dir_samples;        /* in a directory; 0: DIR_SAMPLES */
 	bool shuffled;
 	uint64_t *ids, *dirs; char (*keys)[KEY_SIZE];
 };
@@ -79,18 +89,23 @@ static double status_number(struct granary_client *c, const char *name)
 	return v;
 }
 
-static struct granary_client *open_client(uint32_t connections)
+static struct granary_client *open_client_with(uint32_t connections, uint64_t memory)
 {
 	struct granary_options o = GRANARY_INIT(granary_options);
 	struct granary_client *c = NULL;
 	o.connections = connections;
-	o.memory_max = (uint64_t)1 << 30;
+	o.memory_max = memory;
 	o.timeout_ms = 120000;
 	int err = granary_open(&o, &c);
 	if (err < 0) die("open", NULL, err);
 	err = granary_ping(c, NULL);
 	if (err < 0) die("connect", c, err);
 	return c;
+}
+
+static struct granary_client *open_client(uint32_t connections)
+{
+	return open_client_with(connections, (uint64_t)1 << 30);
 }
 
 static void *big(size_t size)
@@ -104,7 +119,7 @@ static void *big(size_t size)
 static void sample_key(const struct set *s, uint64_t i, char *out)
 {
 	snprintf(out, NAME_MAX_LEN, "%s/d%04llu/s%08llu", s->prefix,
-		(unsigned long long)(i / DIR_SAMPLES), (unsigned long long)i);
+		(unsigned long long)(i / (s->dir_samples ? s->dir_samples : DIR_SAMPLES)), (unsigned long long)i);
 }
 
 struct meter {
@@ -175,14 +190,29 @@ static uint64_t shuffled(uint64_t i)
 	return (i & ~mask) | (i * 2654435761 & mask);
 }
 
+/* File `at` of a set whose samples have three. */
+static void group_put(const struct set *set, uint64_t at, char *name, struct granary_put *put)
+{
+	static const char *const suffixes[] = { ".cls", ".jpg", ".json" };
+	const uint64_t sizes[] = { 24, set->size / 4 * 3, set->size - set->size / 4 * 3 - 24 };
+
+	sample_key(set, at / set->fields, name);
+	size_t len = strlen(name);
+	snprintf(name + len, NAME_MAX_LEN - len, "%s", suffixes[at % set->fields]);
+	put->size = sizes[at % set->fields];
+}
+
 static void slot_start(struct granary_client *c, const struct set *set, struct put_slot *s,
 	uint64_t first, uint32_t n, const uint8_t *noise)
 {
 	for (uint32_t i = 0; i < n; i++) {
-		sample_key(set, set->shuffled ? shuffled(first + i) : first + i, s->names[i]);
 		s->puts[i] = (struct granary_put){ .ref = granary_ref_key(s->names[i]),
 			.data = noise + (first + i) % 4096 * 64,
 			.size = set->size };
+		if (set->fields > 1)
+			group_put(set, first + i, s->names[i], &s->puts[i]);
+		else
+			sample_key(set, set->shuffled ? shuffled(first + i) : first + i, s->names[i]);
 	}
 	s->count = n;
 	int err =
@@ -214,7 +244,7 @@ static uint64_t put_many(struct granary_client *c, const struct set *set, uint32
 	for (uint32_t turn = 0; count ? at < count : now() < end; turn = (turn + 1) % inflight) {
 		uint64_t n = count && count - at < batch ? count - at : batch;
 		done += slot_settle(c, &slots[turn]);
-		slot_start(c, set, &slots[turn], at, (uint32_t)n, noise);
+		slot_start(c, set, &slots[turn], set->first + at, (uint32_t)n, noise);
 		at += n;
 	}
 	for (uint32_t i = 0; i < inflight; i++) done += slot_settle(c, &slots[i]);
@@ -503,6 +533,61 @@ static void run_stream(const char *snapshot, const char *mode, uint32_t batch, u
 	granary_close(&c);
 }
 
+/* Bytes that a line of /proc/self/status says; 0: none. */
+static double own_memory(const char *line)
+{
+	char text[4096];
+	FILE *f = fopen("/proc/self/status", "r");
+	size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+
+	if (f) fclose(f);
+	text[n] = '\0';
+	const char *at = strstr(text, line);
+	return at ? strtod(at + strlen(line) + 1, NULL) * 1024 : 0;
+}
+
+static void run_epoch(const struct consumer *k, uint64_t memory, double seconds, const char *token)
+{
+	const uint64_t for_client = (uint64_t)8 << 20;
+	struct granary_client *c = open_client_with(1, for_client);
+	struct granary_epoch_options o = GRANARY_INIT(granary_epoch_options);
+	struct granary_epoch_info info = GRANARY_INIT(granary_epoch_info);
+	const struct granary_epoch_batch *b;
+	struct granary_token given, begin;
+	struct granary_epoch *e;
+	char text[GRANARY_TOKEN_TEXT_LEN + 1];
+	double first = 0, start = now();
+	int err = 0;
+	o.snapshot = k->snapshot;
+	o.mode = mode_number(k->mode);
+	o.batch = k->batch;
+	o.rank = k->rank;
+	o.world = k->ranks;
+	o.memory = memory > for_client ? memory - for_client : 0;
+	if (token) err = granary_token_parse(token, &given);
+	if (err < 0) die("token", NULL, err);
+	o.token = token ? &given : NULL;
+	err = granary_epoch_open(c, &o, &e);
+	if (err < 0) die("epoch", c, err);
+	err = granary_epoch_token(e, &begin);
+	if (err == 0) err = granary_token_text(&begin, text);
+	if (err < 0) die("token", c, err);
+	do {
+		err = granary_epoch_next(e, &b);
+		if (first == 0) first = now();
+		if (err > 0) granary_epoch_release(e, &b);
+	} while (err > 0 && now() - start < seconds);
+	if (err < 0) die("epoch", c, err);
+	granary_epoch_info(e, &info);
+	printf("{\"first\": %.6f, \"token\": \"%s\", \"samples\": %llu, \"fetched\": %llu, \"budget\": %llu, "
+	       "\"peak\": %.0f, \"anonymous\": %.0f, \"cpu_s\": %.3f}\n",
+		first, text, (unsigned long long)info.samples_read, (unsigned long long)info.bytes_fetched,
+		(unsigned long long)(info.memory + for_client), own_memory("VmHWM:"), own_memory("RssAnon:"),
+		own_cpu());
+	granary_epoch_close(&e);
+	granary_close(&c);
+}
+
 static void run_list(const char *bucket, const char *prefix, int rounds)
 {
 	struct granary_client *c = open_client(1);
@@ -540,8 +625,17 @@ int main(int argc, char **argv)
 		.prefix = argc > 3 ? argv[3] : "",
 		.count = argc > 4 ? number(argv[4]) : 0,
 		.size = argc > 5 ? number(argv[5]) : 0 };
-	if (argc == 6 && strcmp(mode, "make") == 0) {
-		run_put("make", &s, s.size > 65536 ? 64 : 256, 8, s.count, 0, 1);
+	if (argc >= 6 && argc <= 8 && strcmp(mode, "make") == 0) {
+		s.first = argc > 6 ? number(argv[6]) : 0;
+		s.dir_samples = argc > 7 ? number(argv[7]) : 0;
+		run_put("make", &s, s.size > 65536 ? 64 : 256, 8, s.count - s.first, 0, 1);
+	} else if (argc == 6 && strcmp(mode, "makegroup") == 0) {
+		s.fields = 3;
+		run_put("makegroup", &s, 255, 8, s.count * s.fields, 0, 1);
+	} else if ((argc == 9 || argc == 10) && strcmp(mode, "epoch") == 0) {
+		struct consumer k = { .snapshot = argv[2], .mode = argv[3], .batch = (uint32_t)number(argv[4]),
+			.rank = (uint32_t)number(argv[5]), .ranks = (uint32_t)number(argv[6]) };
+		run_epoch(&k, number(argv[7]) << 20, strtod(argv[8], NULL), argc == 10 ? argv[9] : NULL);
 	} else if (argc >= 9 && strcmp(mode, "read") == 0) {
 		struct load l = { strtod(argv[8], NULL), (uint32_t)number(argv[6]),
 			(uint32_t)number(argv[7]), argc > 10 ? (uint32_t)number(argv[10]) : 1,

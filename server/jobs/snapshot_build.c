@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "common/order.h"
+#include "common/snap_cut.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
 #include "tier/packs.h"
@@ -22,10 +23,6 @@ enum {
 	SPOOL_MEMORY = 1024 * 1024,
 	BATCH_BYTES = 16 * 1024 * 1024,
 	BATCH_COUNT = 256,
-	NAMES_CUT_MIN = 32 * 1024,  /* from here at a directory that the hash of its path chooses */
-	NAMES_CUT_DIR = 256 * 1024, /* from here at any directory */
-	NAMES_CUT_MAX = 512 * 1024,
-	NAMES_CHOSEN = 4, /* one directory of so many */
 	LIST_EXTENTS_MAX = 1 << 20,
 };
 
@@ -220,21 +217,10 @@ static int pages_write(struct output *out)
 /* ---- names pages ---- */
 
 struct names_cut {
-	uint8_t dir[KEY_LEN_MAX];
-	size_t dir_len;
+	struct snap_cut cut;
 	uint32_t entries;
 	struct slice first;
 };
-
-/* Where versions of a dataset cut alike: at directories that their own path chooses. */
-static bool cut_here(const struct names_cut *c, struct slice dir, size_t size)
-{
-	bool is_new = dir.len != c->dir_len || memcmp(dir.p, c->dir, dir.len) != 0;
-
-	if (size >= NAMES_CUT_MAX) return true;
-	if (!is_new || size < NAMES_CUT_MIN) return false;
-	return size >= NAMES_CUT_DIR || hash_content(dir.p, dir.len).lo % NAMES_CHOSEN == 0;
-}
 
 static int names_end(struct output *out, struct snap_names_builder *nb, struct names_cut *c)
 {
@@ -277,11 +263,10 @@ static int name_read(struct build *b, uint64_t *at)
 static int name_put(struct output *out, struct snap_names_builder *nb, struct names_cut *c,
 	const struct snap_name *n)
 {
-	struct slice dir, leaf;
 	int err = 0;
 
-	key_split(n->key, &dir, &leaf);
-	if (c->entries > 0 && n->field == 0 && cut_here(c, dir, snap_names_builder_size(nb)))
+	if (c->entries > 0 && n->field == 0 &&
+		snap_cut_before(&c->cut, n->key, snap_names_builder_size(nb)))
 		err = names_end(out, nb, c);
 	if (err < 0) return err;
 	if (c->entries == 0) {
@@ -291,8 +276,7 @@ static int name_put(struct output *out, struct snap_names_builder *nb, struct na
 		memcpy(first, n->key.p, n->key.len);
 		c->first = slice_of(first, n->key.len);
 	}
-	memcpy(c->dir, dir.p, dir.len);
-	c->dir_len = dir.len;
+	snap_cut_pass(&c->cut, n->key, snap_names_builder_size(nb));
 	c->entries++;
 	return snap_names_add(nb, n);
 }
