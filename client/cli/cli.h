@@ -29,7 +29,8 @@ enum { CLI_GRANTS_MAX = 16 };
 
 struct options {
 	bool json, quiet, no_color, help, version;
-	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids, world_given;
+	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
+	bool world_given, depth_given, delete;
 	const char *url, *credentials;
 	const char *layout, *note, *output, *against, *by, *shuffle;
 	const char *prefix, *group, *split, *mode, *last, *on_error, *job, *resume;
@@ -39,6 +40,7 @@ struct options {
 	uint64_t timeout_s, expires_s;
 	uint64_t jobs, batch, epochs, inflight, size, count, clients;
 	uint64_t expire_s, keep_last, block, window, lanes;
+	uint64_t depth;
 	uint64_t seed, epoch, rank, world, batches, read_ahead, memory, weight, max_errors, stall_s;
 };
 extern struct options opts; /* of this run; set before a verb starts, never after */
@@ -58,6 +60,15 @@ struct verb {
 /* Reads the command line into opts; *verb is NULL when help or the version was asked for and printed. Returns
  * CLI_OK, or CLI_USAGE after saying what is wrong and which name is near. */
 int options_parse(int argc, char **argv, const struct verb **verb, int *count, char ***args);
+
+/* The tables, for the manual page and the completion scripts. verb_at is NULL past the end; option_at false past it,
+ * and out->name is NULL where the option is not one of the verb's own (verb NULL: not one of every verb). */
+struct option_text {
+	char letter; /* or 0 */
+	const char *name, *arg, *help; /* arg NULL: a flag */
+};
+const struct verb *verb_at(size_t index);
+bool option_at(size_t index, const struct verb *verb, struct option_text *out);
 
 /* Texts with units. 0, or -1 when the text is none: "64KiB", "1.5G", "4096"; "30d", "12h", "90". */
 int parse_size(const char *text, uint64_t *out);
@@ -117,6 +128,7 @@ const char *human_count(char buf[TEXT_SHORT], uint64_t count);   /* "78,579" */
 const char *human_time(char buf[TEXT_SHORT], uint64_t ns);       /* "2024-05-01 12:00", "-" for 0 */
 const char *human_seconds(char buf[TEXT_SHORT], double seconds); /* "3m20s" */
 const char *mode_text(char buf[TEXT_SHORT], char kind, uint32_t mode); /* "-rw-r--r--" */
+void print_wrapped(const char *text); /* a paragraph, in lines of 80 columns (options.c) */
 bool stdout_is_tty(void);
 bool stderr_is_tty(void);
 /* Ends standard output: CLI_OK, or CLI_FAILED after saying so when it could not be written. */
@@ -200,9 +212,13 @@ struct catalog {
 };
 /* Everything whose key begins with `prefix`, in the order of the keys. CLI_OK, or says what failed. */
 int catalog_list(struct catalog *c, struct remote *r, const char *prefix);
+void catalog_add(struct catalog *c, const struct item *item); /* copies the key */
 void catalog_free(struct catalog *c);
 /* "a/b" -> "a/b/", "" and "a/" stay. */
 int directory_prefix(char out[GRANARY_KEY_LEN_MAX + 1], const char *path);
+
+/* Removes what the catalog lists, directories last (remove.c): says how much, asks; --dry-run only says. */
+int remove_catalog(struct remote *r, const struct catalog *c);
 
 void *must_alloc(void *block); /* ends the program when NULL */
 
@@ -210,7 +226,8 @@ void *must_alloc(void *block); /* ends the program when NULL */
 
 verb_fn run_bucket_create, run_bucket_ls, run_bucket_rm;
 verb_fn run_key_create, run_key_ls, run_key_rm;
-verb_fn run_cp, run_cat, run_import;
+verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_create;
+verb_fn run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
 verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_diff,
 	run_snapshot_verify;

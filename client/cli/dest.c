@@ -219,3 +219,16 @@ void dest_abort(struct dest *d)
 	d->file_fd = -1;
 	unlinkat(d->dir_fd, d->temporary, 0);
 }
+
+int dest_remove(struct dest *d, const char *name, bool directory)
+{
+	char path[GRANARY_KEY_LEN_MAX + 2];
+	size_t len = (size_t)snprintf(path, sizeof(path), "%s", name);
+	int err;
+
+	if (dest_refuses(name) != NULL || len >= sizeof(path)) return -EINVAL;
+	if (path[len - 1] == '/') path[len - 1] = '\0';
+	err = dest_enter(d, path, false);
+	if (err < 0) return err;
+	return unlinkat(d->dir_fd, leaf_name(path), directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
+}

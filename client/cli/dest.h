@@ -22,3 +22,6 @@ int dest_create(struct dest *d, const char *name);
 int dest_write(struct dest *d, const void *data, size_t len);
 int dest_commit(struct dest *d, uint32_t mode, uint64_t mtime_ns);
 void dest_abort(struct dest *d);
+
+/* Removes a file or link, or an empty directory. 0 or -errno. */
+int dest_remove(struct dest *d, const char *name, bool directory);

@@ -137,7 +137,7 @@ static bool there_already(struct worker *w, const struct item *item, const char 
 /* ---- large objects ------------------------------------------------------------------------- */
 
 struct relay {
-	struct fetch *f;
+	struct progress *progress; /* or NULL */
 	struct dest *dest;
 	struct granary_upload *up;
 	int errnum;
@@ -148,7 +148,7 @@ static int relay_sink(void *arg, const void *data, size_t len)
 	struct relay *r = arg;
 	int err;
 
-	progress_add(&r->f->progress, 0, len);
+	if (r->progress != NULL) progress_add(r->progress, 0, len);
 	if (r->dest == NULL) return granary_upload_write(r->up, data, len);
 	err = dest_write(r->dest, data, len);
 	r->errnum = -err;
@@ -166,17 +166,33 @@ static struct granary_put put_of(
 		.mtime_ns = item->mtime_ns };
 }
 
-static int64_t stream_item(struct worker *w, const struct item *item, struct relay *relay)
+static int64_t stream_item(struct remote *from, const struct item *item, struct relay *relay)
 {
-	return granary_read_stream(w->f->from->client, granary_ref_key(item->key), 0,
-		GRANARY_TO_END, relay_sink, relay,
-		GRANARY_CALL(.bucket = w->f->from->bucket, .timeout_ms = bulk_timeout_ms()));
+	return granary_read_stream(from->client, granary_ref_key(item->key), 0, GRANARY_TO_END, relay_sink, relay,
+		GRANARY_CALL(.bucket = from->bucket, .timeout_ms = bulk_timeout_ms()));
+}
+
+int64_t fetch_copy(struct remote *from, const struct item *item, struct remote *to, const char *key,
+	struct progress *progress)
+{
+	struct granary_put put = put_of(item, key, NULL, 0);
+	struct relay relay = { .progress = progress };
+	int64_t got = granary_upload_new(to->client, &put,
+		GRANARY_CALL(.bucket = to->bucket, .timeout_ms = bulk_timeout_ms()), &relay.up);
+
+	if (got == 0) got = stream_item(from, item, &relay);
+	if (got >= 0) {
+		int err = granary_upload_commit(relay.up, NULL);
+		if (err < 0) got = err;
+	}
+	granary_upload_free(&relay.up);
+	return got;
 }
 
 static void large_to_dest(struct worker *w, const struct item *item)
 {
 	struct fetch *f = w->f;
-	struct relay relay = { .f = f, .dest = w->dest };
+	struct relay relay = { .progress = &f->progress, .dest = w->dest };
 	const char *name = name_of(f, item);
 	int64_t got;
 	int err = dest_create(w->dest, name);
@@ -185,7 +201,7 @@ static void large_to_dest(struct worker *w, const struct item *item)
 		local_failed(f, name, err);
 		return;
 	}
-	got = stream_item(w, item, &relay);
+	got = stream_item(f->from, item, &relay);
 	if (got < 0) {
 		dest_abort(w->dest);
 		if (relay.errnum != 0)
@@ -205,21 +221,12 @@ static void large_to_dest(struct worker *w, const struct item *item)
 static void large_to_store(struct worker *w, const struct item *item, const char *key)
 {
 	struct fetch *f = w->f;
-	struct granary_put put = put_of(item, key, NULL, 0);
-	struct relay relay = { .f = f };
-	int64_t got = granary_upload_new(f->to->client, &put,
-		GRANARY_CALL(.bucket = f->to->bucket, .timeout_ms = bulk_timeout_ms()), &relay.up);
+	int64_t got = fetch_copy(f->from, item, f->to, key, &f->progress);
 
-	if (got == 0) got = stream_item(w, item, &relay);
-	if (got >= 0) {
-		int err = granary_upload_commit(relay.up, NULL);
-		if (err < 0) got = err;
-	}
 	if (got < 0)
 		item_failed(f, "copy", item->key, (int)got, granary_last_error(f->to->client));
 	else
 		item_done(f, (uint64_t)got, true);
-	granary_upload_free(&relay.up);
 }
 
 /* ---- small objects: a batch at a time ------------------------------------------------------ */

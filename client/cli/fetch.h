@@ -15,5 +15,8 @@ struct fetch_totals {
  * `to_prefix` in `to`. Returns an exit code after naming what failed. */
 int fetch_run(struct remote *from, const struct catalog *c, const char *prefix, const char *dir,
 	struct remote *to, const char *to_prefix, struct fetch_totals *totals);
-/* One object to another key. */
+/* One object to another key; adds to progress (or NULL) as bytes pass. Bytes, or -GRANARY_E... */
+int64_t fetch_copy(struct remote *from, const struct item *item, struct remote *to, const char *key,
+	struct progress *progress);
+/* The same as a verb: with a report. */
 int fetch_one(struct remote *from, const struct item *item, struct remote *to, const char *key);

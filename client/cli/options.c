@@ -65,21 +65,52 @@ static const struct verb verbs[] = {
 		{ "granary mv granary://localhost/vision/raw granary://localhost/vision/train" } },
 	{ "mkdir", "URL...", 1, 1 << 20, run_mkdir, "make directories", NULL,
 		{ "granary mkdir -p --dataset granary://localhost/vision/2024/train" } },
-	{ "import", "DIR... TARGET", 2, 1 << 20, run_import,
-		"bring directories of small files in as a dataset",
+	{ "import", "DIR...|ARCHIVE...|- TARGET", 2, 1 << 20, run_import,
+		"bring directories or archives of small files in as a dataset",
 		"What lies below DIR goes below TARGET (several DIRs: each under its own name), "
 		"which is marked as a "
 		"dataset: its objects are packed together in the order given by --layout. Files "
 		"that differ only after "
-		"the first dot of the name (0001.jpg, 0001.json) stay next to each other. Run it "
-		"again to go on after "
-		"a stop or to add what is new: files there already with the same size and time are "
-		"skipped. Links to "
+		"the first dot of the name (0001.jpg, 0001.json) stay next to each other. Links to "
 		"files are followed; links to directories, broken links and special files are "
-		"counted and left out.",
+		"counted and left out. "
+		"An ARCHIVE (tar, also compressed, or zip; - is standard input) is read once, and its members keep "
+		"their order; names that are absolute or have a '..' are left out. Run either again to go on after "
+		"a stop or to add what is new: files there already with the same size and time are "
+		"skipped.",
 		{ "granary import ./imagenet granary://localhost/vision/imagenet",
 			"granary import --layout shuffled:7 ./coco granary://localhost/vision/coco",
-			"granary import --dry-run train val granary://localhost/vision/2024" } },
+			"granary import --dry-run train val granary://localhost/vision/2024",
+			"granary import train.tar.zst granary://localhost/vision/train",
+			"granary import - granary://localhost/vision/train < train.tar" } },
+	{ "export", "URL DIR|ARCHIVE|-", 2, 2, run_export,
+		"write what lies below a prefix to a directory or an archive",
+		"An ARCHIVE is a file whose name ends in .tar, .tar.gz, .tar.zst, .tar.xz, .tar.bz2, .tar.lz4, .tgz or "
+		".zip; - writes a tar to standard output, --tar makes any other name one. What cannot be read is "
+		"named, counted and left out (exit code 3).",
+		{ "granary export granary://localhost/vision/train - | tar t",
+			"granary export granary://localhost/vision/train train.tar.zst",
+			"granary export granary://localhost/vision/train ./train" } },
+	{ "sync", "SRC DST", 2, 2, run_sync, "make DST hold what SRC holds: only what changed is copied",
+		"One side is a directory, the other an address, or both are addresses. What lies below SRC goes below "
+		"DST; files with the same size and time are not read. --delete removes from DST what SRC does not "
+		"have, after saying how much that is and asking.",
+		{ "granary sync ./train granary://localhost/vision/train",
+			"granary sync --delete --dry-run ./train granary://localhost/vision/train",
+			"granary sync granary://localhost/vision/train ./train" } },
+	{ "du", "[URL]", 0, 1, run_du, "show how many objects and bytes lie below each directory",
+		"A line for each directory right below URL and one for all of it; --depth shows deeper ones too. "
+		"Without a path: a line a bucket.",
+		{ "granary du granary://localhost/vision", "granary du --depth 2 --json granary://localhost/vision" } },
+	{ "dataset create", "URL", 1, 1, run_dataset_create, "mark a directory as a dataset: packed together",
+		"What is written below it afterwards lies in packs of its own, in the order of its arrival.",
+		{ "granary dataset create granary://localhost/vision/train" } },
+	{ "explain", "[CODE]", 0, 1, run_explain, "say what an error code means and what to do about it", NULL,
+		{ "granary explain NOSPACE", "granary explain" } },
+	{ "completion", "bash|zsh|fish", 1, 1, run_completion, "print the completion script for a shell", NULL,
+		{ "granary completion bash > /etc/bash_completion.d/granary" } },
+	{ "manual", "", 0, 0, run_manual, "print the manual page of the command", NULL,
+		{ "granary manual | man -l -" } },
 	{ "snapshot create", "BUCKET@NAME", 1, 1, run_snapshot_create,
 		"freeze the objects below a prefix as a dataset",
 		"A snapshot copies no bytes and never changes; its bytes are kept until it is removed. "
@@ -161,7 +192,7 @@ static const struct option_row rows[] = {
 		"pack what will lie below it together" },
 	{ 0, "layout", "ORDER", TYPE_TEXT, AT(layout), 0, 0, " import ",
 		"order in the packs: name (default), shuffled or shuffled:SEED" },
-	{ 'j', "jobs", "N", TYPE_NUMBER, AT(jobs), 1, 64, " cp import ",
+	{ 'j', "jobs", "N", TYPE_NUMBER, AT(jobs), 1, 64, " cp import export sync ",
 		"threads that read or write files (2; down 4)" },
 	{ 0, "grant", "GRANT", TYPE_GRANT, 0, 0, 0, " key_create ",
 		"what the key may do; may be given again" },
@@ -209,7 +240,10 @@ static const struct option_row rows[] = {
 	{ 0, "read-ahead", "N", TYPE_NUMBER, AT(read_ahead), 1, 4096, " stream ", "batches" },
 	{ 0, "job", "NAME", TYPE_TEXT, AT(job), 0, 0, " stream ", "shown by granary jobs" },
 	{ 0, "weight", "N", TYPE_NUMBER, AT(weight), 1, 1000, " stream ", "share of the server (1)" },
-	{ 0, "tar", NULL, TYPE_FLAG, AT(tar), 0, 0, " stream ", "samples as a tar archive on standard output" },
+	{ 0, "tar", NULL, TYPE_FLAG, AT(tar), 0, 0, " stream export ",
+		"as a tar archive: stream to standard output, export to a file of any name" },
+	{ 0, "delete", NULL, TYPE_FLAG, AT(delete), 0, 0, " sync ", "remove from DST what SRC does not have" },
+	{ 0, "depth", "N", TYPE_NUMBER, AT(depth), 0, 1000, " du ", "how many levels of directories to show (1)" },
 	{ 0, "ids", NULL, TYPE_FLAG, AT(ids), 0, 0, " stream ",
 		"a line a batch: the dense ids of its samples; p padded, s skipped" },
 	{ 'o', "output", "FILE", TYPE_TEXT, AT(output), 0, 0, " key_create ",
@@ -233,10 +267,10 @@ static const struct option_row rows[] = {
 	{ 0, "clients", "N", TYPE_NUMBER, AT(clients), 1, 1024, " bench_put ",
 		"connections that write at once (1)" },
 	{ 0, "keep", NULL, TYPE_FLAG, AT(keep), 0, 0, " bench_put ", "leave the objects there" },
-	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0, " cp import rm mv bucket_rm key_rm snapshot_rm "
+	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0, " cp import sync rm mv bucket_rm key_rm snapshot_rm "
 		"snapshot_create ",
 		"say what would be done, change nothing" },
-	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0, " rm mv bucket_rm key_rm key_create snapshot_rm ",
+	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0, " rm mv sync bucket_rm key_rm key_create snapshot_rm ",
 		"do not ask" },
 	{ 0, "json", NULL, TYPE_FLAG, AT(json), 0, 0, NULL, "one JSON object a line, raw numbers" },
 	{ 'q', "quiet", NULL, TYPE_FLAG, AT(quiet), 0, 0, NULL, "no progress, no remarks" },
@@ -359,6 +393,23 @@ static bool row_applies(const struct option_row *row, const struct verb *verb)
 	return strstr(row->verbs, word) != NULL;
 }
 
+const struct verb *verb_at(size_t index)
+{
+	return index < VERBS_COUNT ? &verbs[index] : NULL;
+}
+
+bool option_at(size_t index, const struct verb *verb, struct option_text *out)
+{
+	const struct option_row *row;
+
+	*out = (struct option_text){ .name = NULL };
+	if (index >= ROWS_COUNT) return false;
+	row = &rows[index];
+	if (verb == NULL ? row->verbs == NULL : row->verbs != NULL && row_applies(row, verb))
+		*out = (struct option_text){ row->letter, row->name, row->arg, row->help };
+	return true;
+}
+
 static void print_options(const struct verb *verb, bool global)
 {
 	for (size_t i = 0; i < ROWS_COUNT; i++) {
@@ -372,8 +423,8 @@ static void print_options(const struct verb *verb, bool global)
 	}
 }
 
-/* Breaks a paragraph into lines of at most HELP_COLUMNS. */
-static void print_wrapped(const char *text)
+
+void print_wrapped(const char *text)
 {
 	size_t column = 0;
 
@@ -457,6 +508,7 @@ static int set_number(const struct option_row *row, const char *text)
 		return fail(CLI_USAGE, "--%s: %s is outside %" PRIu64 "..%" PRIu64, row->name,
 			shown(text), row->min, row->max);
 	if (row->offset == AT(world)) opts.world_given = true;
+	if (row->offset == AT(depth)) opts.depth_given = true;
 	memcpy((char *)&opts + row->offset, &value, sizeof(value));
 	return CLI_OK;
 }
@@ -599,6 +651,7 @@ static const struct verb *find_verb(int count, char **words, int *used)
 		nearest_try(&near, "key");
 		nearest_try(&near, "snapshot");
 		nearest_try(&near, "bench");
+		nearest_try(&near, "dataset");
 	}
 	if (near.best != NULL)
 		fail(CLI_USAGE, "unknown verb '%s'; did you mean 'granary %s'?", shown(near.word),

@@ -268,15 +268,15 @@ void arena_free(struct arena *a)
 	}
 }
 
-static void catalog_add(struct catalog *c, const struct granary_list_entry *e)
+void catalog_add(struct catalog *c, const struct item *item)
 {
 	if (c->count == c->cap) {
 		c->cap = c->cap == 0 ? 1024 : c->cap * 2;
 		c->items = must_alloc(realloc(c->items, c->cap * sizeof(*c->items)));
 	}
-	c->items[c->count++] = (struct item){ arena_text(&c->texts, e->key, strlen(e->key)),
-		e->size, e->mtime_ns, e->object_id, e->dir_id, e->mode, 0 };
-	c->bytes += e->size;
+	c->items[c->count] = *item;
+	c->items[c->count++].key = arena_text(&c->texts, item->key, strlen(item->key));
+	c->bytes += item->size;
 }
 
 int catalog_list(struct catalog *c, struct remote *r, const char *prefix)
@@ -295,7 +295,8 @@ int catalog_list(struct catalog *c, struct remote *r, const char *prefix)
 	more = granary_iter_open(r->client, &query, call, &iter);
 	if (more < 0) return fail_remote(r->client, more, "cannot list '%s'", shown(prefix));
 	while ((more = granary_iter_next(iter, &entry)) > 0) {
-		catalog_add(c, entry);
+		catalog_add(c, &(struct item){ entry->key, entry->size, entry->mtime_ns, entry->object_id,
+				       entry->dir_id, entry->mode, 0 });
 		if (!shows && c->count % 1024 == 0 &&
 			clock_mono_ns() - began_ns > LIST_SHOW_AFTER_NS) {
 			progress_start(&progress, "listing");

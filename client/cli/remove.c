@@ -148,7 +148,7 @@ static int remove_dry(const char *path, uint64_t entries, uint64_t bytes)
 	return CLI_OK;
 }
 
-static int remove_catalog(struct remote *r, const struct catalog *c)
+int remove_catalog(struct remote *r, const struct catalog *c)
 {
 	struct remover m = { .r = r };
 	char count[TEXT_SHORT], bytes[TEXT_SHORT];

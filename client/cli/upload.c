@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,34 +21,19 @@ enum {
 	READERS_DEFAULT = 2,
 	READERS_MAX = 64,
 	SLOTS = 4,
-	RUN_MAX = 1000,
+	RUN_MAX = SLOT_FILES,
 	RUN_MIN = 4,
 	RUN_BYTES = 2 << 20,
-	SLOT_BYTES = 5 << 20,
-	WHOLE_MAX = 4 << 20, /* above: streamed */
-	KEYS_BYTES = RUN_MAX * (GRANARY_KEY_LEN_MAX + 1),
-	FAILURES_NAMED = 10,
-	FAILURES_STOP = 1000
-};
-
-struct slot { /* one batch */
-	struct granary_op *op;
-	struct granary_put *puts;
-	char *data, *keys;
-	size_t count, data_used, keys_used;
 };
 
 struct upload {
-	struct remote *r;
+	struct sender s;
 	struct scan *scan;
 	const char *prefix;
 	struct known *known;
-	struct upload_totals *totals;
-	struct progress progress;
 	pthread_mutex_t lock;
 	pthread_cond_t turned;
 	uint64_t turn; /* under lock: the ticket whose batches may start */
-	_Atomic bool stop;
 	_Atomic uint64_t read_files, read_bytes; /* for the size of runs */
 };
 
@@ -71,99 +55,17 @@ uint64_t stat_mtime_ns(const struct stat *st)
 		       : (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
 }
 
-/* ---- failures ------------------------------------------------------------------------------ */
-
-/* Some failures will be those of every other file too: then the work stops. */
-static bool is_hopeless(int err)
-{
-	switch (-err) {
-	case GRANARY_EUNREACHABLE:
-	case GRANARY_ECLOSED:
-	case GRANARY_EAUTH:
-	case GRANARY_EACCESS:
-	case GRANARY_ENOBUCKET:
-	case GRANARY_ENOSPACE:
-	case GRANARY_EQUOTA:
-	case GRANARY_EREADONLY:
-	case GRANARY_ESHUTDOWN:
-	case GRANARY_EVERSION:
-	case GRANARY_EPROTO: return true;
-	default: return false;
-	}
-}
-
-static bool count_failure(struct upload *u, int code)
-{
-	uint64_t before = atomic_fetch_add(&u->totals->failed, 1);
-	int none = CLI_OK;
-
-	atomic_compare_exchange_strong(&u->totals->first_code, &none, code);
-	if (before + 1 >= FAILURES_STOP) atomic_store(&u->stop, true);
-	return before < FAILURES_NAMED && !(atomic_load(&u->stop) && before > 0);
-}
-
-static void put_failed(struct upload *u, const char *key, int err, const char *text)
-{
-	if (count_failure(u, exit_of(err))) fail_text(err, text, "cannot write '%s'", shown(key));
-	if (is_hopeless(err)) atomic_store(&u->stop, true);
-}
+/* ---- batches ------------------------------------------------------------------------------- */
 
 static void read_failed(struct upload *u, const struct scan_file *f, int errnum)
 {
 	if (errnum == ENOENT) { /* removed since the scan */
-		atomic_fetch_add(&u->totals->vanished, 1);
+		atomic_fetch_add(&u->s.totals->vanished, 1);
 		return;
 	}
-	if (count_failure(u, exit_of_errno(errnum)))
+	if (sender_count_failure(&u->s, exit_of_errno(errnum)))
 		fail_errno(errnum, "cannot read '%s/%s%s'", shown(f->dir->root->path),
 			shown(f->dir->path), shown(f->name));
-}
-
-/* ---- batches ------------------------------------------------------------------------------- */
-
-static void slot_init(struct slot *s)
-{
-	memset(s, 0, sizeof(*s));
-	s->puts = must_alloc(malloc(RUN_MAX * sizeof(*s->puts)));
-	s->keys = must_alloc(malloc(KEYS_BYTES));
-	s->data =
-		mmap(NULL, SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	must_alloc(s->data == MAP_FAILED ? NULL : s->data);
-	(void)madvise(s->data, SLOT_BYTES, MADV_HUGEPAGE); /* only a hint */
-}
-
-static void slot_release(struct slot *s)
-{
-	free(s->puts);
-	free(s->keys);
-	munmap(s->data, SLOT_BYTES);
-}
-
-/* Waits for the batch under way in this slot, counts what became of it, and empties the slot. */
-static void slot_collect(struct upload *u, struct slot *s)
-{
-	uint64_t files = 0, bytes = 0;
-	int64_t done;
-
-	if (s->op == NULL) return;
-	done = granary_wait(s->op, GRANARY_FOREVER);
-	for (size_t i = 0; i < s->count; i++) {
-		struct granary_put *put = &s->puts[i];
-		int err = put->status;
-		if (err == 0 && done < 0 && put->version == 0)
-			err = (int)done; /* the whole batch ended before its answer */
-		if (err < 0) {
-			put_failed(u, put->ref.name, err, done < 0 ? granary_op_error(s->op) : "");
-			continue;
-		}
-		files++;
-		bytes += put->size;
-	}
-	granary_op_free(&s->op);
-	atomic_fetch_add(&u->totals->files, files);
-	atomic_fetch_add(&u->totals->bytes, bytes);
-	progress_add(&u->progress, files, bytes);
-	s->count = s->data_used = s->keys_used = 0;
 }
 
 static void turn_await(struct upload *u, uint64_t ticket)
@@ -187,20 +89,12 @@ static void reader_send(struct reader *rd)
 {
 	struct upload *u = rd->u;
 	struct slot *s = &rd->slots[rd->slot];
-	int err;
 
 	if (s->count == 0) return;
 	turn_await(u, rd->ticket);
-	err = granary_put_batch_start(u->r->client, s->puts, s->count,
-		GRANARY_CALL(.bucket = u->r->bucket, .timeout_ms = bulk_timeout_ms()), &s->op);
-	if (err < 0) {
-		for (size_t i = 0; i < s->count; i++)
-			put_failed(u, s->puts[i].ref.name, err, granary_last_error(u->r->client));
-		s->op = NULL;
-		s->count = s->data_used = s->keys_used = 0;
-	}
+	slot_start(&u->s, s);
 	rd->slot = (rd->slot + 1) % SLOTS;
-	slot_collect(u, &rd->slots[rd->slot]);
+	slot_collect(&u->s, &rd->slots[rd->slot]);
 }
 
 /* ---- one file ------------------------------------------------------------------------------ */
@@ -260,7 +154,7 @@ static char *reader_key(struct reader *rd, const struct scan_file *f)
 	size_t at = 0;
 
 	if (lens[0] + lens[1] + lens[2] + lens[3] > GRANARY_KEY_LEN_MAX) {
-		if (count_failure(rd->u, CLI_PARTIAL))
+		if (sender_count_failure(&rd->u->s, CLI_PARTIAL))
 			fail(CLI_PARTIAL, "skipping '%s%s': the key is longer than %d bytes",
 				shown(f->dir->path), shown(f->name), GRANARY_KEY_LEN_MAX);
 		return NULL;
@@ -276,7 +170,7 @@ static char *reader_key(struct reader *rd, const struct scan_file *f)
 /* Already there with the same size and time? Only what the listing has is looked at. */
 static bool reader_skips(struct reader *rd, const struct scan_file *f, int dir_fd, const char *key)
 {
-	struct upload_totals *t = rd->u->totals;
+	struct upload_totals *t = rd->u->s.totals;
 	struct stat st;
 
 	if (!opts.dry_run && !known_has(rd->u->known, key)) return false;
@@ -285,7 +179,7 @@ static bool reader_skips(struct reader *rd, const struct scan_file *f, int dir_f
 	case KNOWN_SAME:
 		atomic_fetch_add(&t->same, 1);
 		atomic_fetch_add(&t->same_bytes, (uint64_t)st.st_size);
-		progress_add(&rd->u->progress, 1, 0);
+		progress_add(&rd->u->s.progress, 1, 0);
 		return true;
 	case KNOWN_OTHER: atomic_fetch_add(&t->replaced, 1); break;
 	case KNOWN_ABSENT: break;
@@ -335,15 +229,15 @@ static void reader_stream(
 	if (built == NULL) return;
 	snprintf(key, sizeof(key), "%s", built);
 	put_init(&put, key, st);
-	err = upload_stream(u->r, fd, &put, &errnum, &u->progress);
+	err = upload_stream(u->s.r, fd, &put, &errnum, &u->s.progress);
 	if (errnum != 0) {
 		read_failed(u, f, errnum);
 	} else if (err < 0) {
-		put_failed(u, key, err, granary_last_error(u->r->client));
+		sender_put_failed(&u->s, key, err, granary_last_error(u->s.r->client));
 	} else {
-		atomic_fetch_add(&u->totals->files, 1);
-		atomic_fetch_add(&u->totals->bytes, put.size);
-		progress_add(&u->progress, 1, 0);
+		atomic_fetch_add(&u->s.totals->files, 1);
+		atomic_fetch_add(&u->s.totals->bytes, put.size);
+		progress_add(&u->s.progress, 1, 0); /* its bytes were added on their way */
 	}
 }
 
@@ -352,6 +246,7 @@ static void reader_whole(
 	struct reader *rd, const struct scan_file *f, int fd, const struct stat *st)
 {
 	struct slot *s = &rd->slots[rd->slot];
+	struct granary_put put;
 	ssize_t got;
 	char *key;
 
@@ -366,12 +261,8 @@ static void reader_whole(
 		read_failed(rd->u, f, errno);
 		return;
 	}
-	put_init(&s->puts[s->count], key, st);
-	s->puts[s->count].data = got > 0 ? s->data + s->data_used : NULL;
-	s->puts[s->count].size = (uint64_t)got;
-	s->count++;
-	s->data_used += (size_t)got;
-	s->keys_used += strlen(key) + 1;
+	put_init(&put, key, st);
+	slot_add(s, &put, (size_t)got);
 	atomic_fetch_add_explicit(&rd->u->read_files, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&rd->u->read_bytes, (uint64_t)got, memory_order_relaxed);
 }
@@ -388,14 +279,14 @@ static void reader_file(struct reader *rd, const struct scan_file *f)
 	}
 	key = reader_key(rd, f);
 	if (key == NULL) return;
-	if (f->is_link) atomic_fetch_add(&rd->u->totals->links, 1);
+	if (f->is_link) atomic_fetch_add(&rd->u->s.totals->links, 1);
 	if (reader_skips(rd, f, dir_fd, key)) return;
 	fd = openat(
 		dir_fd, f->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | (f->is_link ? 0 : O_NOFOLLOW));
 	if (fd < 0 || fstat(fd, &st) < 0)
 		read_failed(rd->u, f, errno);
 	else if (!S_ISREG(st.st_mode))
-		atomic_fetch_add(&rd->u->totals->vanished, 1); /* was a file when it was scanned */
+		atomic_fetch_add(&rd->u->s.totals->vanished, 1); /* was a file when it was scanned */
 	else if (st.st_size > WHOLE_MAX)
 		reader_stream(rd, f, fd, &st);
 	else
@@ -423,15 +314,15 @@ static void *reader_main(void *arg)
 	struct upload *u = rd->u;
 	size_t n;
 
-	while (!atomic_load(&u->stop) &&
+	while (!atomic_load(&u->s.stop) &&
 		(n = scan_take(u->scan, rd->run, run_length(u), RUN_MAX, &rd->ticket)) > 0) {
-		atomic_store(&u->progress.files_total, scan_total(u->scan));
-		for (size_t i = 0; i < n && !atomic_load(&u->stop); i++)
+		atomic_store(&u->s.progress.files_total, scan_total(u->scan));
+		for (size_t i = 0; i < n && !atomic_load(&u->s.stop); i++)
 			reader_file(rd, &rd->run[i]);
 		reader_send(rd);
 		turn_pass(u, rd->ticket);
 	}
-	for (unsigned i = 0; i < SLOTS; i++) slot_collect(u, &rd->slots[i]);
+	for (unsigned i = 0; i < SLOTS; i++) slot_collect(&u->s, &rd->slots[i]);
 	return NULL;
 }
 
@@ -462,7 +353,7 @@ static void readers_run(struct upload *u)
 /* Directories without anything in them would be lost: they are made in the target. */
 static void make_empty_directories(struct upload *u)
 {
-	for (const struct scan_dir *d = u->scan->dirs; d != NULL && !atomic_load(&u->stop);
+	for (const struct scan_dir *d = u->scan->dirs; d != NULL && !atomic_load(&u->s.stop);
 		d = d->next) {
 		char key[2 * GRANARY_KEY_LEN_MAX];
 		int err, len = snprintf(
@@ -471,27 +362,27 @@ static void make_empty_directories(struct upload *u)
 			known_has(u->known, key))
 			continue;
 		key[len - 1] = '\0';
-		err = granary_mkdir(u->r->client, granary_ref_key(key), 0755, GRANARY_MKDIR_PARENTS,
-			NULL, GRANARY_CALL(.bucket = u->r->bucket));
+		err = granary_mkdir(u->s.r->client, granary_ref_key(key), 0755, GRANARY_MKDIR_PARENTS,
+			NULL, GRANARY_CALL(.bucket = u->s.r->bucket));
 		if (err < 0 && err != -GRANARY_EEXIST)
-			put_failed(u, key, err, granary_last_error(u->r->client));
+			sender_put_failed(&u->s, key, err, granary_last_error(u->s.r->client));
 	}
 }
 
 int upload_run(struct remote *r, struct scan *scan, const char *prefix, const char *what,
 	struct upload_totals *totals)
 {
-	struct upload u = { .r = r, .scan = scan, .prefix = prefix, .totals = totals };
+	struct upload u = { .s = { .r = r, .totals = totals }, .scan = scan, .prefix = prefix };
 	int code = known_list(&u.known, r, prefix);
 
 	if (code != CLI_OK) return code;
 	pthread_mutex_init(&u.lock, NULL);
 	pthread_cond_init(&u.turned, NULL);
-	progress_start(&u.progress, what);
+	progress_start(&u.s.progress, what);
 	readers_run(&u);
 	scan_wait(scan);
 	if (!opts.dry_run) make_empty_directories(&u);
-	progress_stop(&u.progress);
+	progress_stop(&u.s.progress);
 	known_free(&u.known);
 	if (totals->failed == 0 && scan->bad_names == 0 && scan->unreadable == 0) return CLI_OK;
 	return totals->files + totals->same > 0 ? CLI_PARTIAL
@@ -501,27 +392,16 @@ int upload_run(struct remote *r, struct scan *scan, const char *prefix, const ch
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
-static void report_json(
-	const struct upload_totals *t, const struct scan *scan, const char *what, double seconds)
+void upload_summary_json(struct json *j, const struct upload_totals *t, const char *what)
 {
-	struct json j;
-
-	json_open(&j, stdout);
-	json_text(&j, "verb", what);
-	json_flag(&j, "dry_run", opts.dry_run);
-	json_number(&j, "files", t->files);
-	json_number(&j, "bytes", t->bytes);
-	json_number(&j, "replaced", t->replaced);
-	json_number(&j, "same", t->same);
-	json_number(&j, "links_followed", t->links);
-	json_number(&j, "left_out_links_to_directories", scan->dir_links);
-	json_number(&j, "left_out_broken_links", scan->broken_links);
-	json_number(&j, "left_out_special", scan->special);
-	json_number(&j, "vanished", t->vanished);
-	json_number(&j, "bad_names", scan->bad_names);
-	json_number(&j, "failed", t->failed);
-	json_real(&j, "seconds", seconds);
-	json_close(&j);
+	json_text(j, "verb", what);
+	json_flag(j, "dry_run", opts.dry_run);
+	json_number(j, "files", t->files);
+	json_number(j, "bytes", t->bytes);
+	json_number(j, "replaced", t->replaced);
+	json_number(j, "same", t->same);
+	json_number(j, "links_followed", t->links);
+	json_number(j, "failed", t->failed);
 }
 
 static void remark(uint64_t count, const char *text)
@@ -531,15 +411,10 @@ static void remark(uint64_t count, const char *text)
 	if (count > 0) note("  %s %s", human_count(buf, count), text);
 }
 
-void upload_report(
-	const struct upload_totals *t, const struct scan *scan, const char *what, double seconds)
+void upload_summary(const struct upload_totals *t, const char *what, double seconds)
 {
 	char files[TEXT_SHORT], bytes[TEXT_SHORT], rate[TEXT_SHORT], time[TEXT_SHORT];
 
-	if (opts.json) {
-		report_json(t, scan, what, seconds);
-		return;
-	}
 	if (opts.dry_run)
 		printf("would %s %s files, %s\n", what, human_count(files, t->files),
 			human_bytes(bytes, t->bytes));
@@ -551,10 +426,36 @@ void upload_report(
 	remark(t->replaced,
 		opts.dry_run ? "of them over another content" : "of them replaced another content");
 	remark(t->links, "links to files followed");
+	remark(t->failed, "failed");
+}
+
+static void report_json(
+	const struct upload_totals *t, const struct scan *scan, const char *what, double seconds)
+{
+	struct json j;
+
+	json_open(&j, stdout);
+	upload_summary_json(&j, t, what);
+	json_number(&j, "left_out_links_to_directories", scan->dir_links);
+	json_number(&j, "left_out_broken_links", scan->broken_links);
+	json_number(&j, "left_out_special", scan->special);
+	json_number(&j, "vanished", t->vanished);
+	json_number(&j, "bad_names", scan->bad_names);
+	json_real(&j, "seconds", seconds);
+	json_close(&j);
+}
+
+void upload_report(
+	const struct upload_totals *t, const struct scan *scan, const char *what, double seconds)
+{
+	if (opts.json) {
+		report_json(t, scan, what, seconds);
+		return;
+	}
+	upload_summary(t, what, seconds);
 	remark(scan->dir_links, "links to directories left out");
 	remark(scan->broken_links, "broken links left out");
 	remark(scan->special, "sockets, pipes and devices left out");
 	remark(t->vanished, "went away while this ran");
 	remark(scan->bad_names, "names that cannot be keys skipped");
-	remark(t->failed, "failed");
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "scan.h"
+#include "sender.h"
 
 struct known; /* keys below a prefix with size and time */
 /* Lists what lies below the prefix. CLI_OK, or says what failed. */
@@ -15,18 +16,13 @@ enum known_state known_state(
 size_t known_count(const struct known *k);
 void known_free(struct known **known);
 
-struct upload_totals {
-	_Atomic uint64_t files, bytes;     /* written */
-	_Atomic uint64_t replaced;         /* of those, over another content */
-	_Atomic uint64_t same, same_bytes; /* there already */
-	_Atomic uint64_t links;            /* followed to a file */
-	_Atomic uint64_t failed, vanished;
-	_Atomic int first_code;
-};
 /* Writes all files of the scan (started) below `prefix` ("" or ending in a slash), in the scan's order. With
  * --dry-run only counts. Returns CLI_OK; CLI_PARTIAL or another code after naming what failed. */
 int upload_run(struct remote *r, struct scan *scan, const char *prefix, const char *what,
 	struct upload_totals *totals);
+/* What was done, for people, or as the first fields of a JSON object. */
+void upload_summary(const struct upload_totals *t, const char *what, double seconds);
+void upload_summary_json(struct json *j, const struct upload_totals *t, const char *what);
 /* The closing lines, or the JSON object. */
 void upload_report(
 	const struct upload_totals *t, const struct scan *scan, const char *what, double seconds);

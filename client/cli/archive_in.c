@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* archive_in.c -- import of tar and zip archives in one pass: members go into batches as they come, several under way.
+ *
+ * Invariants: (1) nothing is written outside the prefix, whatever the members are called; (2) of members with one name
+ * the last one wins, as with tar: no batch begins while an earlier one with one of its keys is under way; (3) a member
+ * that the archive does not have whole is not written; (4) what is there already with the same size and time is not
+ * written again, so a stopped import goes on by running it again. */
+#include <archive.h>
+#include <archive_entry.h>
+#include <errno.h>
+#include <locale.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "archives.h"
+#include "common/hash.h"
+#include "common/name.h"
+#include "fetch.h"
+#include "upload.h"
+
+enum { SLOTS = 6, SEND_BYTES = 2 << 20, READ_SIZE = 1 << 20, FLYING = 1 << 16, PROBES = 8, NAMED_MAX = 10 };
+
+/* A key under way: in which of all batches it went out. Entries of collected batches are free. */
+struct flying {
+	uint32_t tag, batch;
+};
+
+struct hard_link {
+	const char *key, *target;
+	uint32_t mode;
+	uint32_t reserved;
+	uint64_t mtime_ns;
+};
+
+struct import {
+	struct sender s;
+	struct archive *archive;
+	const char *file, *prefix;
+	struct known *known;
+	struct slot slots[SLOTS];
+	uint32_t batch;        /* being filled, in slots[batch % SLOTS]; from 1 */
+	uint32_t collected;    /* batches up to here are answered */
+	struct flying *flying; /* FLYING of them */
+	struct arena texts;
+	struct hard_link *links;
+	size_t links_count, links_cap;
+	char directory[GRANARY_KEY_LEN_MAX + 2]; /* the last one met, with its slash; "" once something was below it */
+	uint64_t refused, symlinks, special;
+	int damaged; /* the archive ended early: an exit code */
+};
+
+/* ---- names --------------------------------------------------------------------------------- */
+
+const char *member_name(char *out, const char *path, const char **why)
+{
+	size_t len = 0;
+
+	*why = path[0] == '/' ? "it is an absolute path" : NULL;
+	while (*why == NULL && *path != '\0') {
+		size_t part = strcspn(path, "/");
+		if (part == 2 && path[0] == '.' && path[1] == '.')
+			*why = "it has a component '..'";
+		else if (part > 0 && !(part == 1 && path[0] == '.')) {
+			if (len + (len > 0) + part > GRANARY_KEY_LEN_MAX) {
+				*why = "it is longer than a key may be";
+				break;
+			}
+			if (len > 0) out[len++] = '/';
+			memcpy(out + len, path, part);
+			len += part;
+		}
+		path += part + (path[part] == '/');
+	}
+	out[len] = '\0';
+	if (*why == NULL && !utf8_valid(slice_of(out, len))) *why = "it is not UTF-8";
+	return *why == NULL ? out : NULL;
+}
+
+/* The member's key below the prefix. False after counting and naming it. */
+static bool import_key(struct import *in, char key[GRANARY_KEY_LEN_MAX + 1], const char *path)
+{
+	char name[GRANARY_KEY_LEN_MAX + 1];
+	const char *why = "it has no name";
+
+	if (path != NULL && member_name(name, path, &why) != NULL) {
+		if (snprintf(key, GRANARY_KEY_LEN_MAX + 1, "%s%s", in->prefix, name) <= GRANARY_KEY_LEN_MAX)
+			return true;
+		why = "the key would be too long";
+	}
+	if (in->refused++ < NAMED_MAX) fail(CLI_PARTIAL, "leaving out '%s': %s", path != NULL ? shown(path) : "", why);
+	return false;
+}
+
+/* ---- batches under way --------------------------------------------------------------------- */
+
+static void import_collect(struct import *in, uint32_t up_to)
+{
+	for (; in->collected < up_to; in->collected++) slot_collect(&in->s, &in->slots[(in->collected + 1) % SLOTS]);
+}
+
+static struct slot *import_slot(struct import *in)
+{
+	return &in->slots[in->batch % SLOTS];
+}
+
+static void import_send(struct import *in)
+{
+	struct slot *slot = import_slot(in);
+
+	if (slot->count == 0) return;
+	slot_start(&in->s, slot);
+	in->batch++;
+	if (in->batch >= SLOTS) import_collect(in, in->batch - SLOTS);
+}
+
+static void import_settle(struct import *in)
+{
+	import_send(in);
+	import_collect(in, in->batch - 1);
+}
+
+/* Notes that the key goes out in the batch being filled; settles first when it may be under way in an earlier one. */
+static void import_claim(struct import *in, const char *key)
+{
+	struct hash128 h = hash_keyed(0, 0, key, strlen(key));
+	uint32_t tag = (uint32_t)(h.hi | 1);
+
+	for (unsigned turn = 0; turn < 2; turn++) {
+		struct flying *free_at = NULL;
+		bool there = false;
+		for (unsigned i = 0; i < PROBES && !there; i++) {
+			struct flying *f = &in->flying[(h.lo + i) % FLYING];
+			bool over = f->tag == 0 || f->batch <= in->collected;
+			if (over && free_at == NULL) free_at = f;
+			there = !over && f->tag == tag;
+		}
+		if (!there && free_at != NULL) {
+			*free_at = (struct flying){ tag, in->batch };
+			return;
+		}
+		import_settle(in);
+	}
+}
+
+/* ---- members ------------------------------------------------------------------------------- */
+
+static uint64_t entry_mtime_ns(struct archive_entry *e)
+{
+	time_t seconds = archive_entry_mtime(e);
+
+	if (!archive_entry_mtime_is_set(e) || seconds < 0) return 0;
+	return (uint64_t)seconds * 1000000000u + (uint64_t)archive_entry_mtime_nsec(e);
+}
+
+static struct granary_put entry_put(struct archive_entry *e, const char *key)
+{
+	uint64_t mtime_ns = entry_mtime_ns(e);
+
+	return (struct granary_put){ .ref = granary_ref_key(key),
+		.flags = GRANARY_PUT_MODE | (mtime_ns != 0 ? (uint32_t)GRANARY_PUT_MTIME : 0),
+		.mode = (uint32_t)archive_entry_perm(e) & 07777,
+		.uid = (uint32_t)archive_entry_uid(e),
+		.gid = (uint32_t)archive_entry_gid(e),
+		.mtime_ns = mtime_ns };
+}
+
+static int archive_damaged(struct import *in, const char *what)
+{
+	const char *text = archive_error_string(in->archive);
+
+	in->damaged = fail(CLI_FAILED, "%s '%s': %s; what came before is in the store", what, in->file,
+		text != NULL ? text : "the archive is damaged");
+	return -1;
+}
+
+/* Reads a whole small member into the slot; -1 when the archive does not have all of it. */
+static int member_small(struct import *in, struct archive_entry *e, const char *key, size_t size)
+{
+	struct slot *slot = import_slot(in);
+	struct granary_put put;
+	size_t at = 0;
+
+	if (slot->count == SLOT_FILES || slot->data_used + size > SLOT_BYTES || slot->data_used >= SEND_BYTES)
+		import_send(in);
+	import_claim(in, key);
+	slot = import_slot(in);
+	while (at < size) {
+		la_ssize_t got = archive_read_data(in->archive, slot->data + slot->data_used + at, size - at);
+		if (got < 0) return archive_damaged(in, "cannot read");
+		if (got == 0) break;
+		at += (size_t)got;
+	}
+	put = entry_put(e, memcpy(slot->keys + slot->keys_used, key, strlen(key) + 1));
+	slot_add(slot, &put, at);
+	return 0;
+}
+
+struct member_source {
+	struct import *in;
+	bool damaged;
+};
+
+static int64_t member_read(void *arg, void *buf, size_t len)
+{
+	struct member_source *source = arg;
+	la_ssize_t got = archive_read_data(source->in->archive, buf, len);
+
+	source->damaged = got < 0;
+	if (got > 0) progress_add(&source->in->s.progress, 0, (uint64_t)got);
+	return got < 0 ? -GRANARY_EIO : got;
+}
+
+/* A large member, or one whose size is not told before its bytes: nothing is there until all of it came. */
+static int member_large(struct import *in, struct archive_entry *e, const char *key)
+{
+	struct member_source source = { in, false };
+	struct granary_put put = entry_put(e, key);
+	int64_t done;
+
+	import_send(in);
+	import_claim(in, key);
+	done = granary_put_stream(in->s.r->client, &put, member_read, &source,
+		GRANARY_CALL(.bucket = in->s.r->bucket, .timeout_ms = bulk_timeout_ms()));
+	if (source.damaged) return archive_damaged(in, "cannot read");
+	if (done < 0) {
+		sender_put_failed(&in->s, key, (int)done, granary_last_error(in->s.r->client));
+		return 0;
+	}
+	atomic_fetch_add(&in->s.totals->files, 1);
+	atomic_fetch_add(&in->s.totals->bytes, (uint64_t)done);
+	progress_add(&in->s.progress, 1, 0);
+	return 0;
+}
+
+static int member_file(struct import *in, struct archive_entry *e, const char *key)
+{
+	bool sized = archive_entry_size_is_set(e);
+	uint64_t size = sized ? (uint64_t)archive_entry_size(e) : 0;
+	struct upload_totals *t = in->s.totals;
+
+	if (sized) {
+		switch (known_state(in->known, key, size, entry_mtime_ns(e))) {
+		case KNOWN_SAME:
+			t->same++;
+			t->same_bytes += size;
+			progress_add(&in->s.progress, 1, 0);
+			return 0;
+		case KNOWN_OTHER: t->replaced++; break;
+		case KNOWN_ABSENT: break;
+		}
+	}
+	if (opts.dry_run) {
+		t->files++;
+		t->bytes += size;
+		return 0;
+	}
+	return sized && size <= WHOLE_MAX ? member_small(in, e, key, (size_t)size) : member_large(in, e, key);
+}
+
+static void member_hard_link(struct import *in, struct archive_entry *e, const char *key)
+{
+	char target[GRANARY_KEY_LEN_MAX + 1];
+	struct hard_link *link;
+
+	if (!import_key(in, target, archive_entry_hardlink(e))) return;
+	if (in->links_count == in->links_cap) {
+		in->links_cap = in->links_cap == 0 ? 64 : in->links_cap * 2;
+		in->links = must_alloc(realloc(in->links, in->links_cap * sizeof(*in->links)));
+	}
+	link = &in->links[in->links_count++];
+	link->key = arena_text(&in->texts, key, strlen(key));
+	link->target = arena_text(&in->texts, target, strlen(target));
+	link->mode = (uint32_t)archive_entry_perm(e);
+	link->mtime_ns = entry_mtime_ns(e);
+}
+
+/* ---- directories --------------------------------------------------------------------------- */
+
+/* A directory in which nothing was: it would be lost. */
+static void directory_end(struct import *in)
+{
+	size_t len = strlen(in->directory);
+	int err;
+
+	if (len == 0 || opts.dry_run || known_has(in->known, in->directory)) return;
+	in->directory[len - 1] = '\0';
+	err = granary_mkdir(in->s.r->client, granary_ref_key(in->directory), 0755, GRANARY_MKDIR_PARENTS, NULL,
+		GRANARY_CALL(.bucket = in->s.r->bucket));
+	if (err < 0 && err != -GRANARY_EEXIST)
+		sender_put_failed(&in->s, in->directory, err, granary_last_error(in->s.r->client));
+}
+
+static void directory_pass(struct import *in, const char *key, bool is_directory)
+{
+	if (strncmp(key, in->directory, strlen(in->directory)) != 0) directory_end(in);
+	in->directory[0] = '\0';
+	if (is_directory && key[strlen(in->prefix)] != '\0') snprintf(in->directory, sizeof(in->directory), "%s/", key);
+}
+
+/* ---- the walk ------------------------------------------------------------------------------ */
+
+static int import_member(struct import *in, struct archive_entry *e)
+{
+	char key[GRANARY_KEY_LEN_MAX + 1];
+	const char *path = archive_entry_pathname_utf8(e);
+	unsigned type = archive_entry_filetype(e);
+
+	if (!import_key(in, key, path != NULL ? path : archive_entry_pathname(e))) return 0;
+	directory_pass(in, key, type == AE_IFDIR);
+	if (type == AE_IFDIR) return 0;
+	if (archive_entry_hardlink(e) != NULL) {
+		member_hard_link(in, e, key);
+		return 0;
+	}
+	if (type == AE_IFREG && key[strlen(in->prefix)] != '\0') return member_file(in, e, key);
+	if (type == AE_IFLNK)
+		in->symlinks++;
+	else
+		in->special++;
+	return 0;
+}
+
+static void import_members(struct import *in)
+{
+	struct archive_entry *e;
+
+	while (in->damaged == CLI_OK && !atomic_load(&in->s.stop)) {
+		int got = archive_read_next_header(in->archive, &e);
+		if (got == ARCHIVE_EOF) break;
+		if (got == ARCHIVE_RETRY) continue;
+		if (got < ARCHIVE_WARN) {
+			archive_damaged(in, "cannot read");
+			break;
+		}
+		if (import_member(in, e) < 0) break;
+	}
+	directory_pass(in, "", false);
+}
+
+/* After all members, so that what they name is there. */
+static void import_hard_links(struct import *in)
+{
+	for (size_t i = 0; i < in->links_count && !atomic_load(&in->s.stop); i++) {
+		const struct hard_link *l = &in->links[i];
+		struct granary_stat st;
+		int err = granary_stat(
+			in->s.r->client, granary_ref_key(l->target), &st, GRANARY_CALL(.bucket = in->s.r->bucket));
+		struct item item = { l->target, st.size, l->mtime_ns != 0 ? l->mtime_ns : st.mtime_ns, 0, 0, l->mode,
+			0 };
+		if (err == 0 && known_state(in->known, l->key, item.size, item.mtime_ns) == KNOWN_SAME) {
+			in->s.totals->same++;
+			continue;
+		}
+		int64_t copied = err < 0 ? err : fetch_copy(in->s.r, &item, in->s.r, l->key, NULL);
+		if (copied < 0) {
+			sender_put_failed(&in->s, l->key, (int)copied, granary_last_error(in->s.r->client));
+			continue;
+		}
+		in->s.totals->links++;
+		sender_written(&in->s, 1, item.size);
+	}
+}
+
+/* ---- the end ------------------------------------------------------------------------------- */
+
+static void import_report(const struct import *in, double seconds)
+{
+	const struct upload_totals *t = in->s.totals;
+	char text[TEXT_SHORT];
+	struct json j;
+
+	if (!opts.json) {
+		upload_summary(t, "import", seconds);
+		if (in->symlinks > 0) note("  %s symbolic links left out", human_count(text, in->symlinks));
+		if (in->special > 0) note("  %s devices and pipes left out", human_count(text, in->special));
+		if (in->refused > 0) note("  %s names that cannot be keys left out", human_count(text, in->refused));
+		return;
+	}
+	json_open(&j, stdout);
+	upload_summary_json(&j, t, "import");
+	json_number(&j, "left_out_symbolic_links", in->symlinks);
+	json_number(&j, "left_out_special", in->special);
+	json_number(&j, "bad_names", in->refused);
+	json_flag(&j, "damaged", in->damaged != CLI_OK);
+	json_real(&j, "seconds", seconds);
+	json_close(&j);
+}
+
+static int import_open(struct import *in)
+{
+	in->archive = must_alloc(archive_read_new());
+	archive_read_support_filter_all(in->archive);
+	archive_read_support_format_all(in->archive);
+	if (archive_read_open_filename(in->archive, strcmp(in->file, "-") == 0 ? NULL : in->file, READ_SIZE) ==
+		ARCHIVE_OK)
+		return CLI_OK;
+	return fail(archive_errno(in->archive) == ENOENT ? CLI_NOTFOUND : CLI_FAILED,
+		"cannot read the archive '%s': %s", shown(in->file), archive_error_string(in->archive));
+}
+
+static int import_code(const struct import *in)
+{
+	const struct upload_totals *t = in->s.totals;
+
+	if (t->failed == 0 && in->refused == 0) return in->damaged;
+	return t->files + t->same > 0 ? CLI_PARTIAL : t->first_code != CLI_OK ? t->first_code : CLI_FAILED;
+}
+
+int archive_import(struct remote *to, const char *file, const char *prefix)
+{
+	struct upload_totals totals = { .files = 0 };
+	struct import in = { .s = { .r = to, .totals = &totals }, .file = file, .prefix = prefix, .batch = 1 };
+	int code;
+
+	setlocale(LC_CTYPE, "C.UTF-8"); /* names in archives are UTF-8, whatever the terminal speaks */
+	code = import_open(&in);
+	if (code == CLI_OK) code = known_list(&in.known, to, prefix);
+	if (code == CLI_OK) {
+		in.flying = must_alloc(calloc(FLYING, sizeof(*in.flying)));
+		for (unsigned i = 0; i < SLOTS; i++) slot_init(&in.slots[i]);
+		progress_start(&in.s.progress, "import");
+		import_members(&in);
+		import_settle(&in);
+		import_hard_links(&in);
+		progress_stop(&in.s.progress);
+		import_report(&in, progress_seconds(&in.s.progress));
+		code = import_code(&in);
+		for (unsigned i = 0; i < SLOTS; i++) slot_release(&in.slots[i]);
+		free(in.flying);
+	}
+	known_free(&in.known);
+	archive_read_free(in.archive);
+	arena_free(&in.texts);
+	free(in.links);
+	return code;
+}
