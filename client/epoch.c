@@ -52,7 +52,10 @@ static void epoch_free(struct granary_epoch *e)
 	hold_release(e);
 	granary_op_free(&e->report);
 	mem_release(&e->mem);
+	mix_release(&e->mix);
+	granary_recipe_close(&e->recipe);
 	granary_snapshot_close(&e->snapshot);
+	free(e->parts);
 	pthread_cond_destroy(&e->wake);
 	pthread_cond_destroy(&e->ready_cond);
 	free(e->job);
@@ -298,11 +301,12 @@ void granary_epoch_release(struct granary_epoch *epoch, const struct granary_epo
 
 int granary_epoch_info(struct granary_epoch *e, struct granary_epoch_info *info)
 {
-	struct granary_epoch_info all = { .bucket = e->snapshot->bucket, .snapshot = e->snapshot->name,
+	struct granary_epoch_info all = { .bucket = e->bucket, .snapshot = e->name,
 		.samples = e->order.spec.samples, .batches = e->ranks.batches, .seed = e->order.spec.seed,
 		.epoch = e->order.spec.epoch, .memory = e->memory, .mode = e->order.spec.mode,
 		.rank = e->ranks.spec.rank,
-		.world = e->ranks.spec.ranks, .batch = e->ranks.spec.batch };
+		.world = e->ranks.spec.ranks, .batch = e->ranks.spec.batch,
+		.is_recipe = e->recipe != NULL, .sources = e->parts_count };
 
 	if (!info || info->size < offsetof(struct granary_epoch_info, samples))
 		return -GRANARY_EINVAL;

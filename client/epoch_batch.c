@@ -24,9 +24,10 @@ static size_t align8(size_t n) { return (n + 7) & ~(size_t)7; }
 
 static struct batch *batch_new(const struct granary_epoch *e)
 {
-	size_t count = e->ranks.spec.batch, rows = count * e->snapshot->manifest.fields;
+	size_t count = e->ranks.spec.batch, rows = count * e->fields;
 	struct batch *b = calloc(1, align8(sizeof(*b)) + (2 * rows + 2 * count) * sizeof(uint64_t) +
-		count * sizeof(struct row_place) + count * sizeof(uint32_t));
+		count * sizeof(struct row_place) + e->parts_count * sizeof(struct batch_read) +
+		2 * count * sizeof(uint32_t));
 
 	if (!b)
 		return NULL;
@@ -36,18 +37,22 @@ static struct batch *batch_new(const struct granary_epoch *e)
 	b->ids = b->sizes + rows;
 	b->positions = b->ids + count;
 	b->places = (struct row_place *)(void *)(b->positions + count);
-	b->flags = (uint32_t *)(void *)(b->places + count);
+	b->reads = (struct batch_read *)(void *)(b->places + count);
+	b->flags = (uint32_t *)(void *)(b->reads + e->parts_count);
+	b->sources = b->flags + count;
+	b->parts_count = e->parts_count;
 	b->pub = (struct granary_epoch_batch){ .offsets = b->offsets, .sizes = b->sizes, .ids = b->ids,
-		.flags = b->flags,
-		.fields = e->snapshot->manifest.fields };
+		.flags = b->flags, .sources = b->sources, .fields = e->fields };
 	return b;
 }
 
 void batch_free(struct granary_epoch *e, struct batch *b)
 {
-	granary_op_free(&b->op);
+	for (uint32_t i = 0; i < e->parts_count; i++) {
+		granary_op_free(&b->reads[i].op);
+		range_plan_release(&b->reads[i].plan);
+	}
 	mem_put(&e->mem, b->data, b->data_cap);
-	range_plan_release(&b->plan);
 	free(b);
 }
 
@@ -67,7 +72,8 @@ static struct batch *batch_take(struct granary_epoch *e)
 	if (!b)
 		return NULL;
 	list_init(&b->link);
-	range_plan_clear(&b->plan);
+	for (uint32_t i = 0; i < e->parts_count; i++)
+		range_plan_clear(&b->reads[i].plan);
 	b->located = b->filling = false;
 	b->direct = 0;
 	b->bytes_read = b->samples_read = 0;
@@ -88,6 +94,7 @@ static void row_locate(struct granary_epoch *e, struct batch *b, uint32_t i)
 	b->positions[i] = position;
 	b->flags[i] = padded ? GRANARY_SAMPLE_PADDED : 0;
 	b->places[i] = (struct row_place){ NULL, 0 };
+	b->sources[i] = 0;
 	if (e->holding && !padded) {
 		struct order_place at = order_place(&e->order, position);
 		struct row_place *p = &b->places[i];
@@ -98,18 +105,17 @@ static void row_locate(struct granary_epoch *e, struct batch *b, uint32_t i)
 		}
 		p->hold = NULL;
 	}
-	b->ids[i] = order_at(&e->order, position);
+	b->ids[i] = epoch_at(e, position, &b->sources[i]);
 }
 
 /* Rows whose block is not coming yet, and of which there is no telling when: in bytes, about. */
 static uint64_t rows_unsettled(const struct granary_epoch *e, const struct batch *b)
 {
-	const struct snap_manifest *m = &e->snapshot->manifest;
 	uint64_t rows = 0;
 
 	for (uint32_t i = 0; i < b->pub.count; i++)
 		rows += b->places[i].hold && b->places[i].hold->state == HOLD_PLANNED;
-	return rows * (m->bytes / m->samples + 1);
+	return rows * e->mean;
 }
 
 /* Decides for every row that is not to come from a block. False: it must wait for blocks to be asked for. */
@@ -133,6 +139,11 @@ static bool batch_settle(struct granary_epoch *e, struct batch *b)
 
 /* ---- layout ---- */
 
+static struct granary_snapshot *row_snapshot(const struct granary_epoch *e, const struct batch *b, uint32_t i)
+{
+	return e->parts[b->sources[i]].snapshot;
+}
+
 static int batch_measure(struct granary_epoch *e, struct batch *b)
 {
 	uint32_t fields = b->pub.fields;
@@ -141,7 +152,7 @@ static int batch_measure(struct granary_epoch *e, struct batch *b)
 	for (uint32_t i = 0; i < b->pub.count; i++) {
 		uint64_t *sizes = b->sizes + (size_t)i * fields;
 		const struct row_place *p = &b->places[i];
-		int err = p->hold ? 0 : range_sample_size(e->snapshot, b->ids[i], &size, sizes);
+		int err = p->hold ? 0 : range_sample_size(row_snapshot(e, b, i), b->ids[i], &size, sizes);
 		if (err < 0)
 			return err;
 		for (uint32_t f = 0; f < fields; f++) {
@@ -155,25 +166,34 @@ static int batch_measure(struct granary_epoch *e, struct batch *b)
 	return 0;
 }
 
+static int row_plan(struct granary_epoch *e, struct batch *b, uint32_t i)
+{
+	struct range_plan *plan = &b->reads[b->sources[i]].plan;
+	uint32_t before = plan->units_count;
+	int err = range_add_sample(plan, row_snapshot(e, b, i), b->ids[i],
+		b->data + b->offsets[(size_t)i * b->pub.fields]);
+
+	for (uint32_t u = before; u < plan->units_count; u++)
+		plan->units[u].tag = i;
+	return err;
+}
+
 static int batch_start(struct granary_epoch *e, struct batch *b)
 {
 	int err = 0;
 
 	if (b->direct == 0)
 		return 0;
-	for (uint32_t i = 0; err == 0 && i < b->pub.count; i++) {
-		uint32_t before = b->plan.units_count;
+	for (uint32_t i = 0; err == 0 && i < b->pub.count; i++)
 		if (!b->places[i].hold)
-			err = range_add_sample(&b->plan, e->snapshot, b->ids[i],
-				b->data + b->offsets[(size_t)i * b->pub.fields]);
-		for (uint32_t u = before; u < b->plan.units_count; u++)
-			b->plan.units[u].tag = i;
+			err = row_plan(e, b, i);
+	for (uint32_t p = 0; err == 0 && p < e->parts_count; p++) {
+		struct batch_read *read = &b->reads[p];
+		err = range_merge(&read->plan);
+		if (err == 0 && read->plan.wants_count > 0)
+			err = range_start(&read->plan, e->parts[p].snapshot, GRANARY_FOREVER, &e->wake, &read->op);
+		e->bytes_seen += read->plan.bytes;
 	}
-	if (err == 0)
-		err = range_merge(&b->plan);
-	if (err == 0 && b->plan.wants_count > 0)
-		err = range_start(&b->plan, e->snapshot, GRANARY_FOREVER, &e->wake, &b->op);
-	e->bytes_seen += b->plan.bytes;
 	return err;
 }
 
@@ -218,7 +238,7 @@ static bool batch_plan_one(struct granary_epoch *e, struct batch *b)
 	int err = batch_fill(e, b);
 	if (err < 0)
 		epoch_fail(e, err, "cannot read batch %llu of '%s@%s': %s", (unsigned long long)b->pub.number,
-			e->snapshot->bucket, e->snapshot->name, granary_last_error(e->client));
+			e->bucket, e->name, granary_last_error(e->client));
 	return err == 0;
 }
 
@@ -249,33 +269,37 @@ bool batch_plan_more(struct granary_epoch *e)
 
 /* ---- samples that could not be read ---- */
 
-/* Reads one sample into a block of its own; two attempts. */
-static int sample_read(struct granary_epoch *e, uint64_t id, uint8_t *to)
+/* Reads row i by itself, to where it is to be; past the server's cache, which may be what is wrong. */
+static int row_read(struct granary_epoch *e, struct batch *b, uint32_t i)
 {
-	struct range_plan plan = { .units = NULL };
-	int err = range_add_sample(&plan, e->snapshot, id, to);
+	struct granary_snapshot *snapshot = row_snapshot(e, b, i);
+	struct range_plan plan = { .past_cache = true };
+	int err = range_add_sample(&plan, snapshot, b->ids[i], b->data + b->offsets[(size_t)i * b->pub.fields]);
 
 	if (err == 0)
-		err = range_run(&plan, e->snapshot, e->options.stall_timeout_ms);
+		err = range_run(&plan, snapshot, e->options.stall_timeout_ms);
 	e->bytes_seen += plan.bytes;
 	range_plan_release(&plan);
 	return err;
 }
 
-/* Which sample takes the place of one that cannot be read: of the position and a number, nothing else. */
-static uint64_t substitute_id(const struct granary_epoch *e, uint64_t position, uint32_t number)
+/* Which sample takes the place of one that cannot be read: of the position and a number, nothing else
+ * (docs/ORDER.md 4.4). */
+static uint64_t substitute_id(const struct granary_epoch *e, uint64_t position, uint32_t part, uint32_t number)
 {
 	const struct order_spec *s = &e->order.spec;
 	uint64_t key = order_key_add(order_key_add(order_key_add(1, s->seed), s->epoch), position);
 
-	return order_at(&e->order, order_key_add(key, number) % s->samples);
+	key = order_key_add(key, number);
+	return e->recipe ? subset_id(e->parts[part].subset, key % e->parts[part].subset->samples) :
+		order_at(&e->order, key % s->samples);
 }
 
 /* The bytes of row i lie elsewhere from now on: behind what there is, in a larger block. */
 static int batch_replace(struct granary_epoch *e, struct batch *b, uint32_t i, uint64_t id)
 {
 	uint64_t *sizes = b->sizes + (size_t)i * b->pub.fields, *offsets = b->offsets + (size_t)i * b->pub.fields, size;
-	int err = range_sample_size(e->snapshot, id, &size, sizes);
+	int err = range_sample_size(row_snapshot(e, b, i), id, &size, sizes);
 
 	if (err < 0)
 		return err;
@@ -295,34 +319,35 @@ static int batch_replace(struct granary_epoch *e, struct batch *b, uint32_t i, u
 		at += sizes[f];
 	}
 	b->ids[i] = id;
-	err = sample_read(e, id, data + b->pub.data_size);
+	err = row_read(e, b, i);
 	b->pub.data_size += err == 0 ? size : 0;
 	return err;
 }
 
-static int sample_corrupt(struct granary_epoch *e, uint64_t id, const char *what)
+static int sample_corrupt(struct granary_epoch *e, struct granary_snapshot *s, uint64_t id, const char *what)
 {
 	char key[GRANARY_KEY_LEN_MAX + 1] = "";
 
-	if (snapshot_key_of(e->snapshot, id, key, sizeof(key)) < 0)
+	if (snapshot_key_of(s, id, key, sizeof(key)) < 0)
 		snprintf(key, sizeof(key), "(key not known)");
 	epoch_fail(e, -GRANARY_ECORRUPT, "sample %llu of '%s@%s', '%.200s': wrong checksum, also when read again%s",
-		(unsigned long long)id, e->snapshot->bucket, e->snapshot->name, key, what);
+		(unsigned long long)id, s->bucket, s->name, key, what);
 	return -GRANARY_ECORRUPT;
 }
 
 static int row_skip(struct granary_epoch *e, struct batch *b, uint32_t i)
 {
 	uint32_t most = e->options.max_errors ? e->options.max_errors : ERRORS_DEFAULT;
+	struct granary_snapshot *snapshot = row_snapshot(e, b, i);
 	uint64_t lost = b->ids[i];
 	int err = -GRANARY_ECORRUPT;
 
 	if (e->skipped >= most)
-		return sample_corrupt(e, lost, "; more than max_errors samples were replaced");
+		return sample_corrupt(e, snapshot, lost, "; more than max_errors samples were replaced");
 	for (uint32_t n = 0; err == -GRANARY_ECORRUPT && n < SUBSTITUTES_MAX; n++)
-		err = batch_replace(e, b, i, substitute_id(e, b->positions[i], n));
+		err = batch_replace(e, b, i, substitute_id(e, b->positions[i], b->sources[i], n));
 	if (err == -GRANARY_ECORRUPT)
-		return sample_corrupt(e, lost, ", and so are those that could replace it");
+		return sample_corrupt(e, snapshot, lost, ", and so are those that could replace it");
 	if (err < 0)
 		return err;
 	b->flags[i] |= GRANARY_SAMPLE_SKIPPED;
@@ -335,24 +360,25 @@ static int row_skip(struct granary_epoch *e, struct batch *b, uint32_t i)
 /* A row that did not come whole: asked for again, then on_error. */
 static int row_repair(struct granary_epoch *e, struct batch *b, uint32_t i)
 {
-	int err = sample_read(e, b->ids[i], b->data + b->offsets[(size_t)i * b->pub.fields]);
+	int err = row_read(e, b, i);
 
 	if (err == -GRANARY_ECORRUPT && e->options.on_error == GRANARY_ERROR_SKIP)
 		err = row_skip(e, b, i);
 	else if (err == -GRANARY_ECORRUPT)
-		err = sample_corrupt(e, b->ids[i], "");
+		err = sample_corrupt(e, row_snapshot(e, b, i), b->ids[i], "");
 	if (err < 0)
 		epoch_fail(e, err, "cannot read sample %llu of '%s@%s': %s", (unsigned long long)b->ids[i],
-			e->snapshot->bucket, e->snapshot->name, granary_last_error(e->client));
+			row_snapshot(e, b, i)->bucket, row_snapshot(e, b, i)->name, granary_last_error(e->client));
 	return err;
 }
 
 /* ---- finishing ---- */
 
-static bool batch_came(const struct batch *b)
+bool batch_came(const struct batch *b)
 {
-	if (b->op && !granary_op_done(b->op))
-		return false;
+	for (uint32_t p = 0; p < b->parts_count; p++)
+		if (b->reads[p].op && !granary_op_done(b->reads[p].op))
+			return false;
 	for (uint32_t i = 0; i < b->pub.count; i++)
 		if (b->places[i].hold && b->places[i].hold->state == HOLD_COMING)
 			return false;
@@ -391,23 +417,33 @@ static int batch_copy(struct granary_epoch *e, struct batch *b)
 	return err;
 }
 
-static int batch_direct_done(struct granary_epoch *e, struct batch *b)
+static int read_done(struct granary_epoch *e, struct batch *b, uint32_t part)
 {
-	int64_t bad = b->op ? granary_wait(b->op, 0) : 0;
+	struct batch_read *read = &b->reads[part];
+	int64_t bad = read->op ? granary_wait(read->op, 0) : 0;
 	int err = bad < 0 ? (int)bad : 0;
 	uint32_t last = UINT32_MAX;
 
 	if (err < 0)
-		epoch_fail(e, err, "cannot read samples of '%s@%s': %s", e->snapshot->bucket, e->snapshot->name,
-			granary_op_error(b->op));
-	granary_op_free(&b->op);
-	for (uint32_t u = 0; err == 0 && bad > 0 && u < b->plan.units_count; u++) {
-		uint32_t row = b->plan.units[u].tag;
-		if (!b->plan.units[u].bad || row == last)
+		epoch_fail(e, err, "cannot read samples of '%s@%s': %s", e->parts[part].snapshot->bucket,
+			e->parts[part].snapshot->name, granary_op_error(read->op));
+	granary_op_free(&read->op);
+	for (uint32_t u = 0; err == 0 && bad > 0 && u < read->plan.units_count; u++) {
+		uint32_t row = read->plan.units[u].tag;
+		if (!read->plan.units[u].bad || row == last)
 			continue;
 		last = row;
 		err = row_repair(e, b, row);
 	}
+	return err;
+}
+
+static int batch_direct_done(struct granary_epoch *e, struct batch *b)
+{
+	int err = 0;
+
+	for (uint32_t p = 0; err == 0 && p < e->parts_count; p++)
+		err = read_done(e, b, p);
 	return err;
 }
 

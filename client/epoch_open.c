@@ -12,6 +12,7 @@
 enum { STALL_DEFAULT_MS = 300000, AHEAD_SAMPLES = 512, AHEAD_MIN = 3, AHEAD_MAX = 64, WEIGHT_MAX = 1000 };
 #define MEMORY_LEAST ((uint64_t)64 << 20)
 #define AHEAD_BYTES ((uint64_t)16 << 20)
+#define AUTO_JOB "stream" /* of a stream that names neither a snapshot nor a job: it holds the one made for it */
 #define AUTO_EXPIRE_S ((uint64_t)24 * 3600)
 
 struct address {
@@ -62,7 +63,8 @@ static int address_read(struct granary_client *c, const char *text, struct addre
 	return 0;
 }
 
-/* One automatic snapshot for each job and prefix: all ranks make the same name, the first one makes the snapshot. */
+/* One automatic snapshot for each job and prefix: all ranks make the same name, the first one makes the snapshot. Names
+ * that begin with a dot are automatic: the server keeps them for a day after their last use. */
 static int snapshot_automatic(struct granary_client *c, struct address *a, const char *job)
 {
 	struct granary_snapshot_spec spec = GRANARY_INIT(granary_snapshot_spec);
@@ -70,12 +72,12 @@ static int snapshot_automatic(struct granary_client *c, struct address *a, const
 	char text[sizeof(a->prefix) + 256], word[40];
 	size_t n = 0;
 
-	for (const char *p = job ? job : "stream"; *p && n < sizeof(word) - 1; p++)
+	for (const char *p = job; *p && n < sizeof(word) - 1; p++)
 		word[n++] = isalnum((unsigned char)*p) ? (char)tolower((unsigned char)*p) : '-';
 	word[n] = '\0';
-	n = (size_t)snprintf(text, sizeof(text), "%.200s\n%s", job ? job : "", a->prefix);
+	n = (size_t)snprintf(text, sizeof(text), "%.200s\n%s", job, a->prefix);
 	struct hash128 h = hash_content(text, n);
-	snprintf(a->snapshot, sizeof(a->snapshot), "auto-%s-%012llx", word,
+	snprintf(a->snapshot, sizeof(a->snapshot), ".auto-%s-%012llx", word,
 		(unsigned long long)(h.lo & 0xffffffffffffull));
 	spec.prefix = a->prefix;
 	spec.expire_s = AUTO_EXPIRE_S;
@@ -84,25 +86,66 @@ static int snapshot_automatic(struct granary_client *c, struct address *a, const
 	return err == -GRANARY_EEXIST ? 0 : err;
 }
 
-static int epoch_snapshot(struct granary_epoch *e)
+/* Where samples come from, in one form for snapshots and recipes. */
+static int epoch_parts(struct granary_epoch *e)
 {
-	struct granary_client *c = e->client;
-	struct address a;
-	int err = address_read(c, e->options.snapshot, &a);
+	const struct granary_recipe *r = e->recipe;
+	uint64_t samples = 0, bytes = 0;
 
-	if (err == 0 && a.snapshot[0] == '\0')
-		err = snapshot_automatic(c, &a, e->options.job);
-	if (err < 0)
-		return err;
-	/* Another rank may be making it: wait as long as a stalled stream would. */
+	e->parts_count = r ? r->recipe.sources_count : 1;
+	e->parts = calloc(e->parts_count, sizeof(*e->parts));
+	if (!e->parts)
+		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
+	for (uint32_t i = 0; i < e->parts_count; i++) {
+		struct granary_snapshot *s = r ? r->parts[i].snapshot : e->snapshot;
+		e->parts[i] = (struct epoch_part){ s, r ? &r->parts[i].subset : NULL };
+		e->largest = s->manifest.largest > e->largest ? s->manifest.largest : e->largest;
+		samples += s->manifest.samples;
+		bytes += s->manifest.bytes;
+	}
+	e->mean = bytes / (samples ? samples : 1) + 1;
+	e->fields = e->parts[0].snapshot->manifest.fields;
+	e->bucket = r ? r->bucket : e->snapshot->bucket;
+	e->name = r ? r->name : e->snapshot->name;
+	e->source = r ? r->hash : e->snapshot->hash;
+	return 0;
+}
+
+/* Another rank may be making an automatic snapshot: waits as long as a stalled stream would. */
+static int snapshot_await(struct granary_epoch *e, const struct address *a)
+{
 	for (uint32_t waited = 0;; waited += 100) {
-		err = granary_snapshot_open(c, a.snapshot, &e->snapshot,
-			GRANARY_CALL(.bucket = a.bucket, .timeout_ms = e->options.stall_timeout_ms));
-		if (err != -GRANARY_ENOTFOUND || strncmp(a.snapshot, "auto-", 5) != 0 ||
-			waited > e->options.stall_timeout_ms)
+		int err = granary_snapshot_open(e->client, a->snapshot, &e->snapshot,
+			GRANARY_CALL(.bucket = a->bucket, .timeout_ms = e->options.stall_timeout_ms));
+		if (err != -GRANARY_ENOTFOUND || a->snapshot[0] != '.' || waited > e->options.stall_timeout_ms)
 			return err;
 		usleep(100000);
 	}
+}
+
+static int epoch_source(struct granary_epoch *e)
+{
+	struct granary_client *c = e->client;
+	struct address a;
+	bool exists = true;
+	int err = address_read(c, e->options.snapshot, &a);
+
+	if (err < 0)
+		return err;
+	struct granary_call call = { .size = sizeof(call), .bucket = a.bucket,
+		.timeout_ms = e->options.stall_timeout_ms };
+	if (a.snapshot[0] == '\0') {
+		if (!e->job && !(e->job = strdup(AUTO_JOB)))
+			return error_fail(c, -GRANARY_ENOMEM, "out of memory");
+		err = snapshot_automatic(c, &a, e->job);
+		if (err == 0)
+			err = snapshot_await(e, &a);
+	} else {
+		err = snapshot_open(c, a.snapshot, &e->snapshot, &call, &exists);
+		if (err == -GRANARY_ENOTFOUND && !exists)
+			err = granary_recipe_open(c, a.snapshot, &e->recipe, &call);
+	}
+	return err < 0 ? err : epoch_parts(e);
 }
 
 /* ---- order and ranks ---- */
@@ -119,7 +162,7 @@ static int token_read(struct granary_epoch *e, struct order_spec *spec, uint64_t
 	err = given->len > sizeof(given->bytes) ? -GRANARY_ECORRUPT :
 		token_decode(&t, given->bytes, given->len, why, sizeof(why));
 	if (err == 0)
-		err = token_check(&t, e->snapshot->hash, false, spec->samples, why, sizeof(why));
+		err = token_check(&t, e->source, e->recipe != NULL, spec->samples, why, sizeof(why));
 	if (err < 0)
 		return error_fail(e->client, err, "the token cannot be used: %s", why[0] ? why : error_text(err));
 	*spec = token_order(&t, spec->samples);
@@ -127,14 +170,36 @@ static int token_read(struct granary_epoch *e, struct order_spec *spec, uint64_t
 	return 0;
 }
 
+static struct order_spec order_recorded(const struct granary_epoch *e)
+{
+	const struct granary_epoch_options *o = &e->options;
+	struct order_spec spec = { .seed = o->seed, .epoch = o->epoch };
+
+	if (e->recipe) {
+		spec.mode = e->recipe->mode;
+		spec.samples = e->recipe->samples;
+		spec.block = e->recipe->recipe.block;
+		spec.window = e->recipe->recipe.window;
+		spec.lanes = e->recipe->recipe.lanes;
+	} else {
+		const struct snap_manifest *m = &e->snapshot->manifest;
+		spec.mode = (uint8_t)m->mode;
+		spec.samples = m->samples;
+		spec.block = m->block;
+		spec.window = m->window;
+		spec.lanes = m->lanes;
+	}
+	if (o->mode)
+		spec.mode = (uint8_t)o->mode;
+	return spec;
+}
+
 static int epoch_order(struct granary_epoch *e)
 {
-	const struct snap_manifest *m = &e->snapshot->manifest;
 	const struct granary_epoch_options *o = &e->options;
-	struct order_spec spec = { .mode = (uint8_t)(o->mode ? o->mode : m->mode), .samples = m->samples,
-		.block = m->block, .window = m->window, .lanes = m->lanes, .seed = o->seed, .epoch = o->epoch };
-	struct order_ranks_spec ranks = { .samples = m->samples, .ranks = o->world, .rank = o->rank, .batch = o->batch,
-		.last = (uint8_t)o->last };
+	struct order_spec spec = order_recorded(e);
+	struct order_ranks_spec ranks = { .samples = spec.samples, .ranks = o->world, .rank = o->rank,
+		.batch = o->batch, .last = (uint8_t)o->last };
 	char why[256];
 
 	if (o->mode > GRANARY_MODE_NONE || o->last > GRANARY_LAST_KEEP || o->on_error > GRANARY_ERROR_SKIP)
@@ -143,11 +208,23 @@ static int epoch_order(struct granary_epoch *e)
 	int err = token_read(e, &spec, &ranks.start);
 	if (err < 0)
 		return err;
-	err = order_init(&e->order, &spec, why, sizeof(why));
+	err = e->recipe ? recipe_mix_init(e->recipe, &spec, &e->mix, why, sizeof(why)) :
+		order_init(&e->order, &spec, why, sizeof(why));
+	if (err == 0 && e->recipe)
+		e->order.spec = e->mix.order;
 	if (err == 0)
 		err = order_ranks_init(&e->ranks, &ranks, why, sizeof(why));
-	return err < 0 ? error_fail(e->client, err, "cannot stream '%s@%s': %s", e->snapshot->bucket, e->snapshot->name,
-		why) : 0;
+	return err < 0 ? error_fail(e->client, err, "cannot stream '%s@%s': %s", e->bucket, e->name, why) : 0;
+}
+
+uint64_t epoch_at(const struct granary_epoch *e, uint64_t position, uint32_t *part)
+{
+	*part = 0;
+	if (!e->recipe)
+		return order_at(&e->order, position);
+	struct mix_item item = mix_at(&e->mix, position);
+	*part = item.source;
+	return subset_id(e->parts[item.source].subset, item.id);
 }
 
 /* ---- memory ---- */
@@ -161,12 +238,12 @@ static uint64_t machine_memory(void)
 
 static uint64_t two_windows(const struct granary_epoch *e)
 {
-	const struct snap_manifest *m = &e->snapshot->manifest;
 	const struct order_spec *s = &e->order.spec;
-	uint64_t mean = m->bytes / s->samples + 1, all = m->bytes / e->ranks.spec.ranks;
+	uint64_t mean = e->mean, all;
 
 	if (!e->holding)
 		return 0;
+	all = e->snapshot->manifest.bytes / e->ranks.spec.ranks;
 	/* Block sizes differ, and memory comes in size classes: a quarter more. */
 	uint64_t two = 2 * mean * s->block * s->window * (s->lanes / e->ranks.spec.ranks);
 	all += mean * s->block * 2 * (s->lanes / e->ranks.spec.ranks);
@@ -175,16 +252,14 @@ static uint64_t two_windows(const struct granary_epoch *e)
 
 static int epoch_budget(struct granary_epoch *e)
 {
-	const struct snap_manifest *m = &e->snapshot->manifest;
-	uint64_t mean = m->bytes / m->samples + 1, batch = mean * e->ranks.spec.batch;
+	uint64_t batch = e->mean * e->ranks.spec.batch;
 	uint64_t want = two_windows(e) + 4 * batch + MEMORY_LEAST, most = machine_memory() / 4;
 
 	e->memory = e->options.memory ? e->options.memory : want < most ? want : most;
 	e->mem.limit = e->memory;
-	if (m->largest > e->memory)
+	if (e->largest > e->memory)
 		return error_fail(e->client, -GRANARY_ETOOBIG, "the largest sample of '%s@%s' has %llu bytes, "
-			"the memory budget "
-			"is %llu: give it more", e->snapshot->bucket, e->snapshot->name, (unsigned long long)m->largest,
+			"the memory budget is %llu: give it more", e->bucket, e->name, (unsigned long long)e->largest,
 			(unsigned long long)e->memory);
 	e->ahead = e->options.read_ahead;
 	if (e->ahead == 0) {
@@ -218,13 +293,13 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
 	if (gethostname(e->host, sizeof(e->host) - 1) < 0)
 		e->host[0] = '\0';
-	err = epoch_snapshot(e);
+	err = epoch_source(e);
 	if (err == 0)
 		err = epoch_order(e);
 	if (err < 0)
 		return err;
-	e->holding = e->order.spec.mode == ORDER_BLOCKS && e->order.spec.lanes % e->ranks.spec.ranks == 0 &&
-		e->order.spec.block * e->snapshot->manifest.fields <= 1 << 20;
+	e->holding = !e->recipe && e->order.spec.mode == ORDER_BLOCKS &&
+		e->order.spec.lanes % e->ranks.spec.ranks == 0 && e->order.spec.block * e->fields <= 1 << 20;
 	err = epoch_budget(e);
 	if (err == 0 && e->holding && hold_setup(e) < 0)
 		err = error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
@@ -238,7 +313,8 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 int granary_epoch_token(struct granary_epoch *epoch, struct granary_token *token)
 {
 	const struct order_spec *s = &epoch->order.spec;
-	struct token t = { .mode = s->mode, .source = epoch->snapshot->hash, .block = s->block, .window = s->window,
+	struct token t = { .mode = s->mode, .of_recipe = epoch->recipe != NULL,
+		.source = epoch->source, .block = s->block, .window = s->window,
 		.lanes = s->lanes, .seed = s->seed, .epoch = s->epoch };
 	char why[256];
 

@@ -12,6 +12,7 @@
 #include "client_priv.h"
 #include "common/order.h"
 #include "range.h"
+#include "recipe_priv.h"
 
 enum {
 	EPOCH_GENS_MAX = 64,
@@ -72,22 +73,39 @@ struct batch {
 	struct granary_epoch_batch pub; /* first: what callers have is a pointer to it */
 	struct list link;
 	uint64_t *offsets, *sizes, *ids, *positions;
-	uint32_t *flags;
+	uint32_t *flags, *sources;
 	struct row_place *places;
 	uint8_t *data;
 	size_t data_cap;
 	bool located, filling;
 	uint32_t direct;              /* rows read by themselves */
 	uint64_t bytes_read, samples_read;
-	struct range_plan plan;
-	struct granary_op *op;
+	struct batch_read {
+		struct range_plan plan;
+		struct granary_op *op;
+	} *reads;                     /* one a part of the epoch: what is read by itself */
+	uint32_t parts_count;
 };
 
 /* ---- the epoch ---- */
 
+/* Where samples come from: a snapshot, or a part of one. */
+struct epoch_part {
+	struct granary_snapshot *snapshot;
+	const struct subset *subset;  /* NULL: all of it */
+};
+
 struct granary_epoch {
 	struct granary_client *client;
-	struct granary_snapshot *snapshot;
+	struct granary_snapshot *snapshot; /* NULL: a recipe is streamed */
+	struct granary_recipe *recipe;
+	struct mix mix;               /* of the recipe */
+	struct epoch_part *parts;
+	uint32_t parts_count;
+	const char *bucket, *name;    /* of the snapshot or recipe */
+	struct hash128 source;        /* its hash */
+	uint64_t mean, largest;       /* bytes a sample, at least 1; at most */
+	uint32_t fields;
 	uint32_t generation;          /* of the client, when it was opened: forks */
 	struct order order;
 	struct order_ranks ranks;
@@ -134,6 +152,8 @@ struct granary_epoch {
 
 /* epoch.c; lock held: tells who waits for a batch */
 void epoch_tell(struct granary_epoch *e);
+/* The sample at a position below the epoch's; *part: where it is from. */
+uint64_t epoch_at(const struct granary_epoch *e, uint64_t position, uint32_t *part);
 /* epoch_open.c */
 int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *options);
 /* epoch_run.c */
@@ -143,6 +163,7 @@ void epoch_report(struct granary_epoch *e, bool ended);
 /* epoch_batch.c (run); true: something moved */
 bool batch_plan_more(struct granary_epoch *e);
 bool batch_finish_more(struct granary_epoch *e);
+bool batch_came(const struct batch *b); /* of one that is being filled: nothing of it is under way */
 void batch_free(struct granary_epoch *e, struct batch *b);
 void batch_recycle(struct granary_epoch *e, struct batch *b);
 /* epoch_hold.c (run) */

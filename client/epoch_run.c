@@ -34,8 +34,8 @@ void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...)
 
 void epoch_report(struct granary_epoch *e, bool ended)
 {
-	struct granary_call call = { .size = sizeof(call), .bucket = e->snapshot->bucket, .timeout_ms = 5000 };
-	struct stream_report r = { .snapshot = e->snapshot->name, .job = e->job, .host = e->host,
+	struct granary_call call = { .size = sizeof(call), .bucket = e->bucket, .timeout_ms = 5000 };
+	struct stream_report r = { .snapshot = e->name, .job = e->job, .host = e->host,
 		.rank = e->ranks.spec.rank, .world = e->ranks.spec.ranks, .weight = e->options.weight,
 		.epoch = e->order.spec.epoch, .of = e->order.spec.samples, .ended = ended };
 
@@ -73,7 +73,7 @@ static void stall_check(struct granary_epoch *e, bool hungry)
 	epoch_fail(e, -GRANARY_ETIMEDOUT, "the stream stalled: nothing came for %u ms for rank %u of %u of "
 		"'%s@%s', batch %llu; "
 		"is the server up and reachable?", e->options.stall_timeout_ms, e->ranks.spec.rank, e->ranks.spec.ranks,
-		e->snapshot->bucket, e->snapshot->name, (unsigned long long)e->delivered);
+		e->bucket, e->name, (unsigned long long)e->delivered);
 }
 
 /* ---- the loop ---- */
@@ -120,7 +120,7 @@ static bool run_due(struct granary_epoch *e)
 		return true;
 	if (e->err != 0)
 		return false;
-	if (first && first->op && granary_op_done(first->op))
+	if (first && first->filling && batch_came(first))
 		return true;
 	for (struct list *at = e->coming.next; at != &e->coming; at = at->next)
 		if (granary_op_done(container_of(at, struct fetch, link)->op))

@@ -210,7 +210,7 @@ static int range_encode(struct rpc *r, struct wr *w)
 	text_encode(w, ro->snapshot);
 	wr_u64(w, ro->hash.lo);
 	wr_u64(w, ro->hash.hi);
-	wr_u8(w, 0);
+	wr_u8(w, ro->plan->past_cache ? RANGE_PAST_CACHE : 0);
 	wr_u32(w, left);
 	for (uint32_t i = 0; i < left; i++) {
 		struct range_want *want = &ro->plan->wants[rr->index[i]];

@@ -34,6 +34,7 @@ struct range_plan {
 	struct range_want *wants;
 	uint32_t units_count, units_cap, wants_count, wants_cap;
 	uint64_t bytes;             /* of all wants */
+	bool past_cache;            /* ask for what is on disk: something was wrong before */
 };
 
 /* Bytes of a sample; sizes: NULL, or those of its fields. */

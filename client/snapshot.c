@@ -75,13 +75,14 @@ static int manifest_take(struct granary_snapshot *s, size_t len, const uint8_t i
 	return 0;
 }
 
-static int snapshot_load(struct granary_snapshot *s)
+static int snapshot_load(struct granary_snapshot *s, bool *exists)
 {
 	struct granary_snapshot_info *info;
 	struct granary_call call = snapshot_call(s);
 	size_t len;
 	int err = snapshot_fetch_manifest(s->client, s->name, &info, &s->bytes, &len, &call);
 
+	*exists = err != -GRANARY_ENOTFOUND;
 	if (err == -GRANARY_ENOTFOUND)
 		error_fail(s->client, err, "there is no snapshot '%s' in bucket '%s'", s->name, s->bucket);
 	if (err == 0 && info->state != GRANARY_SNAPSHOT_READY)
@@ -96,9 +97,18 @@ static int snapshot_load(struct granary_snapshot *s)
 int granary_snapshot_open(struct granary_client *client, const char *name, struct granary_snapshot **out,
 	const struct granary_call *call)
 {
+	bool exists;
+
+	return snapshot_open(client, name, out, call, &exists);
+}
+
+int snapshot_open(struct granary_client *client, const char *name, struct granary_snapshot **out,
+	const struct granary_call *call, bool *exists)
+{
 	int err = client_enter(client);
 
 	*out = NULL;
+	*exists = true;
 	if (err < 0)
 		return err;
 	struct granary_snapshot *s = calloc(1, sizeof(*s));
@@ -108,7 +118,7 @@ int granary_snapshot_open(struct granary_client *client, const char *name, struc
 	pthread_mutex_init(&s->lock, NULL);
 	err = call_read(s, name, call);
 	if (err == 0)
-		err = snapshot_load(s);
+		err = snapshot_load(s, exists);
 	if (err < 0) {
 		granary_snapshot_close(&s);
 		return err;

@@ -26,7 +26,7 @@ static const struct rpc_kind streams_rpc = SNAPSHOT_RPC(OP_STREAM_LIST);
 
 /* ---- rows ---- */
 
-static char *text_put(char *at, struct slice s)
+char *text_put(char *at, struct slice s)
 {
 	if (s.len > 0)
 		memcpy(at, s.p, s.len);

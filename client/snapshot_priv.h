@@ -13,7 +13,9 @@ enum {
 };
 #define SNAPSHOT_MANIFEST_MAX ((uint64_t)1 << 30)
 
-/* snapshot_ops.c: blocking requests. The manifest is one block of malloc(), info too. */
+/* snapshot_ops.c: a text and a 0 at `at`; gives what follows. */
+char *text_put(char *at, struct slice s);
+/* Blocking requests. The manifest is one block of malloc(), info too. */
 int snapshot_fetch_manifest(struct granary_client *c, const char *name, struct granary_snapshot_info **info,
 	uint8_t **bytes, size_t *len, const struct granary_call *call);
 int snapshot_fetch_page(struct granary_client *c, const char *name, struct hash128 hash, uint8_t *to, size_t size,
@@ -58,6 +60,9 @@ struct granary_snapshot {
 	uint64_t held, clock;        /* lock: bytes of loaded pages */
 };
 
+/* As granary_snapshot_open(). *exists: with -GRANARY_ENOTFOUND, there is one, which is not ready. */
+int snapshot_open(struct granary_client *client, const char *name, struct granary_snapshot **out,
+	const struct granary_call *call, bool *exists);
 uint32_t snapshot_page_of(const struct granary_snapshot *s, uint64_t id);
 /* The page, fetched when it is not here; stays until the handle is closed. */
 int snapshot_page(struct granary_snapshot *s, uint32_t index, const struct snap_page **out);

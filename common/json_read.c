@@ -61,7 +61,7 @@ bool json_end(struct json_reader *j)
 	return !j->bad;
 }
 
-bool json_open(struct json_reader *j, char open)
+bool json_enter(struct json_reader *j, char open)
 {
 	return take(j, open) || json_fail(j, "expected '%c'", open);
 }

@@ -26,7 +26,7 @@ __attribute__((format(printf, 2, 3))) bool json_fail(struct json_reader *j, cons
 bool json_end(struct json_reader *j);
 
 /* `open` is '{' or '['. Then json_next() before each element, *index counting them from 0: false at the end. */
-bool json_open(struct json_reader *j, char open);
+bool json_enter(struct json_reader *j, char open);
 bool json_next(struct json_reader *j, char close, uint32_t *index);
 /* The name of a field, with its colon: its number in names[], which end with NULL. A name that is not there, or whose
  * bit is in *seen already, is an error. Appends it to the path; json_pop() back to where the path was. */

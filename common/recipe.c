@@ -34,7 +34,7 @@ static void read_list(struct reading *x, struct recipe_list *list)
 	uint32_t index = 0;
 
 	list->first = x->free;
-	json_open(&x->j, '[');
+	json_enter(&x->j, '[');
 	while (json_next(&x->j, ']', &index)) {
 		size_t len = json_push(&x->j, index - 1);
 		json_string(&x->j, &x->free, RECIPE_STRING_MAX);
@@ -86,7 +86,7 @@ static void read_source(struct reading *x, struct recipe_source *s)
 	uint32_t seen = 0, index = 0;
 
 	*s = (struct recipe_source){ 0 };
-	json_open(&x->j, '{');
+	json_enter(&x->j, '{');
 	while (json_next(&x->j, '}', &index)) {
 		read_source_field(x, s, json_field(&x->j, names, &seen));
 		json_pop(&x->j, len);
@@ -101,7 +101,7 @@ static void read_sources(struct reading *x)
 {
 	uint32_t index = 0;
 
-	json_open(&x->j, '[');
+	json_enter(&x->j, '[');
 	while (json_next(&x->j, ']', &index)) {
 		size_t len = json_push(&x->j, index - 1);
 		if (index > MIX_SOURCES_MAX)
@@ -114,7 +114,7 @@ static void read_sources(struct reading *x)
 
 static void read_weights(struct reading *x, struct recipe_stage *s, uint32_t *count)
 {
-	json_open(&x->j, '[');
+	json_enter(&x->j, '[');
 	while (json_next(&x->j, ']', count)) {
 		size_t len = json_push(&x->j, *count - 1);
 		if (*count > MIX_SOURCES_MAX)
@@ -133,7 +133,7 @@ static void read_stage(struct reading *x, struct recipe_stage *s, uint32_t *weig
 	uint32_t seen = 0, index = 0, count = 0;
 
 	*s = (struct recipe_stage){ 0 };
-	json_open(&x->j, '{');
+	json_enter(&x->j, '{');
 	while (json_next(&x->j, '}', &index)) {
 		int field = json_field(&x->j, names, &seen);
 		if (field == 0)
@@ -155,7 +155,7 @@ static void read_stages(struct reading *x, uint32_t *weights_count)
 {
 	uint32_t index = 0;
 
-	json_open(&x->j, '[');
+	json_enter(&x->j, '[');
 	while (json_next(&x->j, ']', &index)) {
 		size_t len = json_push(&x->j, index - 1);
 		if (index > MIX_STAGES_MAX)
@@ -173,7 +173,7 @@ static void read_recipe(struct reading *x, uint32_t *weights_count)
 	static const char *const names[] = { "samples", "block", "window", "lanes", "sources", "stages", NULL };
 	uint32_t seen = 0, index = 0;
 
-	json_open(&x->j, '{');
+	json_enter(&x->j, '{');
 	while (json_next(&x->j, '}', &index)) {
 		switch (json_field(&x->j, names, &seen)) {
 		case 0: x->r->samples = json_u64(&x->j, 1, ORDER_SAMPLES_MAX); break;

@@ -33,7 +33,7 @@ struct options {
 	bool world_given, depth_given, delete;
 	const char *url, *credentials;
 	const char *layout, *note, *output, *against, *by, *shuffle;
-	const char *prefix, *group, *split, *mode, *last, *on_error, *job, *resume;
+	const char *prefix, *group, *split, *file, *mode, *last, *on_error, *job, *resume;
 	char *include, *exclude; /* a glob a line */
 	const char *grants[CLI_GRANTS_MAX];
 	uint64_t grants_count;
@@ -181,6 +181,10 @@ int remote_server(const struct remote *r, char *out, size_t cap);
  * are in r, the name (or "") goes to `name`. CLI_OK, or says what is wrong. */
 enum { SNAPSHOT_NAME_CAP = 256 };
 int remote_open_snapshot(struct remote *r, const char *text, char name[SNAPSHOT_NAME_CAP], uint32_t connections);
+/* The same of a snapshot or recipe, which the address must name; and for each of several: CLI_PARTIAL when some
+ * failed. */
+int remote_open_named(struct remote *r, const char *text, char name[SNAPSHOT_NAME_CAP]);
+int remote_each_named(int count, char **args, int (*each)(struct remote *r, const char *name));
 /* Attributes of an object or else of the directory of that name, also of one that is there only because something lies
  * below it (then without ids). 0 or -GRANARY_E... */
 int remote_stat(struct remote *r, const char *path, struct granary_stat *st);
@@ -188,6 +192,9 @@ int remote_stat(struct remote *r, const char *path, struct granary_stat *st);
 uint64_t wall_of_store_time(struct remote *r, uint64_t store_ns);
 /* Path and name joined into a key with one slash; CLI_OK or CLI_USAGE after saying that it is too long. */
 int key_join(char out[GRANARY_KEY_LEN_MAX + 1], const char *path, const char *name);
+/* Of a snapshot or recipe: 32 digits; "exact". */
+void id_text(char out[33], const uint8_t id[16]);
+const char *mode_name(uint32_t mode);
 const char *leaf_of(const char *path); /* behind the last slash that is not at the end */
 uint32_t bulk_timeout_ms(void);        /* of one request among many */
 
@@ -231,5 +238,6 @@ verb_fn run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
 verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_diff,
 	run_snapshot_verify;
+verb_fn run_recipe_create, run_recipe_ls, run_recipe_show, run_recipe_rm;
 verb_fn run_stream, run_jobs, run_shuffle_quality;
 verb_fn run_status, run_check, run_bench_read, run_bench_put;

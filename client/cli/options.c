@@ -134,6 +134,20 @@ static const struct verb verbs[] = {
 	{ "snapshot verify", "BUCKET@NAME", 1, 1, run_snapshot_verify,
 		"read every sample of a snapshot and verify its checksum", NULL,
 		{ "granary snapshot verify vision@v1" } },
+	{ "recipe create", "BUCKET@NAME", 1, 1, run_recipe_create, "mix snapshots under a name of its own",
+		"FILE is JSON: sources, each {snapshot, weight or repeat, include, exclude, include_keys, "
+		"exclude_keys}, samples of an epoch, and for a curriculum stages, each {from, weights}. What it "
+		"leaves out is filled in; after that it never changes, and its snapshots cannot be removed. "
+		"Streams take it like a snapshot.",
+		{ "granary recipe create vision@mix1 --file mix.json",
+			"echo '{\"sources\": [{\"snapshot\": \"vision@v1\", \"repeat\": 2}]}' | "
+			"granary recipe create vision@twice --file -" } },
+	{ "recipe ls", "BUCKET", 1, 1, run_recipe_ls, "list recipes", NULL, { "granary recipe ls vision" } },
+	{ "recipe show", "BUCKET@NAME", 1, 1, run_recipe_show, "show a recipe, its sources and its text", NULL,
+		{ "granary recipe show vision@mix1" } },
+	{ "recipe rm", "BUCKET@NAME...", 1, 1 << 20, run_recipe_rm, "remove recipes",
+		"Asks first. One that a job reads is kept, and the job is named, unless --force. Snapshots stay.",
+		{ "granary recipe rm vision@mix1 --dry-run" } },
 	{ "stream", "BUCKET@NAME", 1, 1, run_stream, "read one rank's part of an epoch in batches",
 		"The order is that of seed and epoch alone, whatever the number of ranks. Without @NAME an "
 		"automatic snapshot of BUCKET/PREFIX is made for the job. With --tar the samples go to "
@@ -198,8 +212,9 @@ static const struct option_row rows[] = {
 		"what the key may do; may be given again" },
 	{ 0, "expires", "TIME", TYPE_DURATION, AT(expires_s), 1, 3600ull * 24 * 36500,
 		" key_create ", "when the key ends, from now: 30d, 12h (default: never)" },
-	{ 0, "note", "TEXT", TYPE_TEXT, AT(note), 0, 0, " key_create snapshot_create ",
+	{ 0, "note", "TEXT", TYPE_TEXT, AT(note), 0, 0, " key_create snapshot_create recipe_create ",
 		"what it is for, shown by ls" },
+	{ 'f', "file", "FILE", TYPE_TEXT, AT(file), 0, 0, " recipe_create ", "the text; - for standard input" },
 	{ 0, "prefix", "PREFIX", TYPE_TEXT, AT(prefix), 0, 0, " snapshot_create ",
 		"only what lies below it (default: the whole bucket)" },
 	{ 0, "group", "HOW", TYPE_TEXT, AT(group), 0, 0, " snapshot_create ",
@@ -219,7 +234,7 @@ static const struct option_row rows[] = {
 		"when it ends, from now: 30d, 12h (default: never)" },
 	{ 0, "keep-last", "N", TYPE_NUMBER, AT(keep_last), 1, 1000000, " snapshot_create ",
 		"remove older ones of the same prefix beyond N" },
-	{ 0, "force", NULL, TYPE_FLAG, AT(force), 0, 0, " snapshot_rm ", "also while a job reads it" },
+	{ 0, "force", NULL, TYPE_FLAG, AT(force), 0, 0, " snapshot_rm recipe_rm ", "also while a job reads it" },
 	{ 0, "mode", "ORDER", TYPE_TEXT, AT(mode), 0, 0, " stream snapshot_create ",
 		"auto (default), exact, blocks, none" },
 	{ 0, "seed", "N", TYPE_NUMBER, AT(seed), 0, UINT64_MAX, " stream shuffle-quality ", "of the order (0)" },
@@ -245,7 +260,7 @@ static const struct option_row rows[] = {
 	{ 0, "delete", NULL, TYPE_FLAG, AT(delete), 0, 0, " sync ", "remove from DST what SRC does not have" },
 	{ 0, "depth", "N", TYPE_NUMBER, AT(depth), 0, 1000, " du ", "how many levels of directories to show (1)" },
 	{ 0, "ids", NULL, TYPE_FLAG, AT(ids), 0, 0, " stream ",
-		"a line a batch: the dense ids of its samples; p padded, s skipped" },
+		"a line a batch: dense ids of its samples, of a recipe SOURCE:ID; p padded, s skipped" },
 	{ 'o', "output", "FILE", TYPE_TEXT, AT(output), 0, 0, " key_create ",
 		"the credentials file to write; - to print it" },
 	{ 0, "batch", "N", TYPE_NUMBER, AT(batch), 1, 4096, " bench_read bench_put stream shuffle-quality ",
@@ -268,9 +283,9 @@ static const struct option_row rows[] = {
 		"connections that write at once (1)" },
 	{ 0, "keep", NULL, TYPE_FLAG, AT(keep), 0, 0, " bench_put ", "leave the objects there" },
 	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0, " cp import sync rm mv bucket_rm key_rm snapshot_rm "
-		"snapshot_create ",
+		"snapshot_create recipe_rm ",
 		"say what would be done, change nothing" },
-	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0, " rm mv sync bucket_rm key_rm key_create snapshot_rm ",
+	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0, " rm mv sync bucket_rm key_rm key_create snapshot_rm recipe_rm ",
 		"do not ask" },
 	{ 0, "json", NULL, TYPE_FLAG, AT(json), 0, 0, NULL, "one JSON object a line, raw numbers" },
 	{ 'q', "quiet", NULL, TYPE_FLAG, AT(quiet), 0, 0, NULL, "no progress, no remarks" },
@@ -650,6 +665,7 @@ static const struct verb *find_verb(int count, char **words, int *used)
 		nearest_try(&near, "bucket");
 		nearest_try(&near, "key");
 		nearest_try(&near, "snapshot");
+		nearest_try(&near, "recipe");
 		nearest_try(&near, "bench");
 		nearest_try(&near, "dataset");
 	}

@@ -17,18 +17,22 @@ static const char *state_name(uint32_t state)
 						    : "removing";
 }
 
-static void id_text(char out[33], const uint8_t id[16])
+void id_text(char out[33], const uint8_t id[16])
 {
-	for (int i = 0; i < 16; i++) snprintf(out + 2 * i, 3, "%02x", id[i]);
+	for (int i = 0; i < 16; i++) snprintf(out + 2 * i, 3, "%02x", id[15 - i]); /* high digits first: FORMAT 8.1 */
 }
 
-/* The address must name a snapshot. */
-static int open_named(struct remote *r, const char *text, char name[SNAPSHOT_NAME_CAP])
+const char *mode_name(uint32_t mode)
+{
+	return mode_names[mode < 4 ? mode : 0];
+}
+
+int remote_open_named(struct remote *r, const char *text, char name[SNAPSHOT_NAME_CAP])
 {
 	int code = remote_open_snapshot(r, text, name, 1);
 
 	if (code == CLI_OK && name[0] == '\0') {
-		code = fail(CLI_USAGE, "'%s' names no snapshot; write BUCKET@NAME", shown(text));
+		code = fail(CLI_USAGE, "'%s' names no snapshot or recipe; write BUCKET@NAME", shown(text));
 		remote_close(r);
 	}
 	return code;
@@ -123,7 +127,7 @@ int run_snapshot_create(int count, char **args)
 {
 	char name[SNAPSHOT_NAME_CAP];
 	struct remote r;
-	int code = open_named(&r, args[0], name);
+	int code = remote_open_named(&r, args[0], name);
 
 	(void)count;
 	if (code != CLI_OK) return code;
@@ -204,7 +208,7 @@ static void show_json(struct remote *r, const struct granary_snapshot_detail *d)
 	json_number(&j, "fields", d->fields);
 	json_number(&j, "smallest", d->smallest);
 	json_number(&j, "largest", d->largest);
-	json_text(&j, "mode", mode_names[d->mode < 4 ? d->mode : 0]);
+	json_text(&j, "mode", mode_name(d->mode));
 	json_number(&j, "block", d->block);
 	json_number(&j, "window", d->window);
 	json_number(&j, "lanes", d->lanes);
@@ -235,7 +239,7 @@ static void show_text(struct remote *r, const struct granary_snapshot_detail *d)
 		printf("fields       %u files a sample; %" PRIu64 " groups left out as incomplete\n", d->fields,
 			d->incomplete);
 	printf("order        %s; block %" PRIu64 " samples, window %" PRIu64 " blocks, %u lanes\n",
-		mode_names[d->mode < 4 ? d->mode : 0], d->block, d->window, d->lanes);
+		mode_name(d->mode), d->block, d->window, d->lanes);
 	printf("table        %u pages, %u of names\n", d->pages, d->names_pages);
 	for (const char *p = d->options; *p != '\0';) {
 		size_t len = strcspn(p, "\n");
@@ -252,7 +256,7 @@ static void show_text(struct remote *r, const struct granary_snapshot_detail *d)
 static int open_snapshot(struct remote *r, const char *text, struct granary_snapshot **snapshot)
 {
 	char name[SNAPSHOT_NAME_CAP];
-	int err, code = open_named(r, text, name);
+	int err, code = remote_open_named(r, text, name);
 
 	if (code != CLI_OK) return code;
 	err = granary_snapshot_open(r->client, name, snapshot, GRANARY_CALL(.bucket = r->bucket));
@@ -319,16 +323,16 @@ static int remove_named(struct remote *r, const char *name)
 	return CLI_OK;
 }
 
-int run_snapshot_rm(int count, char **args)
+int remote_each_named(int count, char **args, int (*each)(struct remote *r, const char *name))
 {
 	int failed = CLI_OK, good = 0;
 
 	for (int i = 0; i < count; i++) {
 		char name[SNAPSHOT_NAME_CAP];
 		struct remote r;
-		int code = open_named(&r, args[i], name);
+		int code = remote_open_named(&r, args[i], name);
 		if (code == CLI_OK) {
-			code = remove_named(&r, name);
+			code = each(&r, name);
 			remote_close(&r);
 		}
 		if (code == CLI_OK)
@@ -337,6 +341,11 @@ int run_snapshot_rm(int count, char **args)
 			failed = code;
 	}
 	return failed != CLI_OK && good > 0 ? CLI_PARTIAL : failed;
+}
+
+int run_snapshot_rm(int count, char **args)
+{
+	return remote_each_named(count, args, remove_named);
 }
 
 /* ---- diff ---------------------------------------------------------------------------------- */
@@ -485,7 +494,7 @@ int run_snapshot_verify(int count, char **args)
 	char name[SNAPSHOT_NAME_CAP], address[SNAPSHOT_NAME_CAP + GRANARY_BUCKET_LEN_MAX + 2];
 	struct granary_epoch *epoch;
 	struct remote r;
-	int err, code = open_named(&r, args[0], name);
+	int err, code = remote_open_named(&r, args[0], name);
 
 	(void)count;
 	if (code != CLI_OK) return code;

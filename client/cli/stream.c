@@ -25,10 +25,14 @@ static int word_of(const char *option, const char *text, const char *const *word
 
 /* ---- names of samples ---------------------------------------------------------------------- */
 
-struct id_names {
+struct id_names { /* of one snapshot */
 	const char **keys; /* id * fields + field */
 	uint32_t fields;
 	struct arena texts;
+};
+struct all_names {
+	struct id_names *of; /* one a source */
+	uint32_t count;
 };
 
 static int id_name(void *arg, const char *key, uint64_t id, uint32_t field)
@@ -40,25 +44,53 @@ static int id_name(void *arg, const char *key, uint64_t id, uint32_t field)
 	return 0;
 }
 
-static int id_names_read(struct id_names *n, struct remote *r, const char *bucket, const char *name)
+static int id_names_of(struct id_names *n, struct granary_snapshot *snapshot)
 {
 	struct granary_snapshot_detail d = GRANARY_INIT(granary_snapshot_detail);
-	struct granary_snapshot *snapshot;
-	int err = granary_snapshot_open(r->client, name, &snapshot, GRANARY_CALL(.bucket = bucket));
 
-	if (err < 0) return err;
 	granary_snapshot_describe(snapshot, &d);
 	n->fields = d.fields;
 	n->keys = must_alloc(calloc((size_t)(d.samples * d.fields + 1), sizeof(*n->keys)));
-	err = granary_snapshot_names(snapshot, NULL, id_name, n);
+	return granary_snapshot_names(snapshot, NULL, id_name, n);
+}
+
+static int recipe_names_read(struct all_names *n, struct remote *r, const char *bucket, const char *name)
+{
+	struct granary_recipe_source source = GRANARY_INIT(granary_recipe_source);
+	struct granary_recipe *recipe;
+	int err = granary_recipe_open(r->client, name, &recipe, GRANARY_CALL(.bucket = bucket));
+
+	if (err < 0) return err;
+	for (uint32_t i = 0; i < n->count && err == 0; i++) {
+		err = granary_recipe_source(recipe, i, &source);
+		if (err == 0) err = id_names_of(&n->of[i], source.handle);
+	}
+	granary_recipe_close(&recipe);
+	return err;
+}
+
+static int names_read(struct all_names *n, struct remote *r, const struct granary_epoch_info *info)
+{
+	struct granary_snapshot *snapshot;
+	int err;
+
+	n->count = info->sources;
+	n->of = must_alloc(calloc(n->count, sizeof(*n->of)));
+	if (info->is_recipe) return recipe_names_read(n, r, info->bucket, info->snapshot);
+	err = granary_snapshot_open(r->client, info->snapshot, &snapshot, GRANARY_CALL(.bucket = info->bucket));
+	if (err < 0) return err;
+	err = id_names_of(&n->of[0], snapshot);
 	granary_snapshot_close(&snapshot);
 	return err;
 }
 
-static void id_names_free(struct id_names *n)
+static void names_free(struct all_names *n)
 {
-	free(n->keys);
-	arena_free(&n->texts);
+	for (uint32_t i = 0; n->of != NULL && i < n->count; i++) {
+		free(n->of[i].keys);
+		arena_free(&n->of[i].texts);
+	}
+	free(n->of);
 }
 
 /* ---- tar ----------------------------------------------------------------------------------- */
@@ -108,11 +140,12 @@ static void tar_member(const char *name, const void *data, uint64_t size)
 	tar_data(data, size);
 }
 
-static void tar_batch(const struct granary_epoch_batch *b, const struct id_names *n)
+static void tar_batch(const struct granary_epoch_batch *b, const struct all_names *names)
 {
 	char name[64];
 
 	for (uint32_t i = 0; i < b->count; i++) {
+		const struct id_names *n = &names->of[b->sources[i]];
 		if (b->flags[i] & GRANARY_SAMPLE_PADDED) continue;
 		for (uint32_t f = 0; f < b->fields; f++) {
 			const char *key = n->keys[b->ids[i] * b->fields + f];
@@ -126,12 +159,15 @@ static void tar_batch(const struct granary_epoch_batch *b, const struct id_names
 
 /* ---- stream -------------------------------------------------------------------------------- */
 
-static void ids_line(const struct granary_epoch_batch *b)
+static void ids_line(const struct granary_epoch_batch *b, bool is_recipe)
 {
 	printf("%" PRIu64, b->position);
-	for (uint32_t i = 0; i < b->count; i++)
-		printf(" %" PRIu64 "%s%s", b->ids[i], b->flags[i] & GRANARY_SAMPLE_PADDED ? "p" : "",
+	for (uint32_t i = 0; i < b->count; i++) {
+		putchar(' ');
+		if (is_recipe) printf("%u:", b->sources[i]);
+		printf("%" PRIu64 "%s%s", b->ids[i], b->flags[i] & GRANARY_SAMPLE_PADDED ? "p" : "",
 			b->flags[i] & GRANARY_SAMPLE_SKIPPED ? "s" : "");
+	}
 	putchar('\n');
 }
 
@@ -160,7 +196,7 @@ static void stream_report(struct granary_epoch *epoch, double seconds, bool ende
 	}
 	json_open(&j, to);
 	json_text(&j, "bucket", i.bucket);
-	json_text(&j, "snapshot", i.snapshot);
+	json_text(&j, i.is_recipe ? "recipe" : "snapshot", i.snapshot);
 	json_text(&j, "mode", modes[i.mode & 3]);
 	json_number(&j, "seed", i.seed);
 	json_number(&j, "epoch", i.epoch);
@@ -186,14 +222,17 @@ static int stream_run(struct remote *r, struct granary_epoch *epoch)
 {
 	struct granary_epoch_info info = GRANARY_INIT(granary_epoch_info);
 	const struct granary_epoch_batch *b;
-	struct id_names names = { .keys = NULL };
+	struct all_names names = { .of = NULL };
 	struct progress progress;
 	uint64_t taken = 0;
 	int more = 1, err;
 
 	granary_epoch_info(epoch, &info);
-	err = opts.tar ? id_names_read(&names, r, info.bucket, info.snapshot) : 0;
-	if (err < 0) return fail_remote(r->client, err, "cannot read the names of '%s@%s'", info.bucket, info.snapshot);
+	err = opts.tar ? names_read(&names, r, &info) : 0;
+	if (err < 0) {
+		names_free(&names);
+		return fail_remote(r->client, err, "cannot read the names of '%s@%s'", info.bucket, info.snapshot);
+	}
 	progress_start(&progress, "streaming");
 	atomic_store(&progress.files_total, (opts.batches && opts.batches < info.batches ? opts.batches :
 		info.batches) *
@@ -203,7 +242,7 @@ static int stream_run(struct remote *r, struct granary_epoch *epoch)
 		taken++;
 		progress_add(&progress, b->count, b->data_size);
 		if (opts.tar) tar_batch(b, &names);
-		if (opts.ids) ids_line(b);
+		if (opts.ids) ids_line(b, info.is_recipe);
 		granary_epoch_release(epoch, &b);
 	}
 	progress_stop(&progress);
@@ -211,7 +250,7 @@ static int stream_run(struct remote *r, struct granary_epoch *epoch)
 	if (more < 0) err = fail_remote(r->client, more, "the stream of '%s@%s' ended", info.bucket, info.snapshot);
 	if (opts.tar || opts.ids) fflush(stdout);
 	stream_report(epoch, progress_seconds(&progress), more == 0);
-	id_names_free(&names);
+	names_free(&names);
 	return more < 0 ? err : CLI_OK;
 }
 

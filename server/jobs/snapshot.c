@@ -15,6 +15,7 @@
 #include "common/log.h"
 #include "common/name.h"
 #include "common/wire.h"
+#include "jobs/recipe.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
 #include "meta/ns.h"
@@ -348,7 +349,7 @@ static int remove_found(
 	struct snapshot_row row;
 	struct kv_value value;
 	char job[LEASE_JOB_MAX + 1], shown[160];
-	int err = snapshot_find(s->o.kv, bucket, name, &row, &value);
+	int err = snapshot_find(s->o.kv, bucket, name, &row, &value), held = 0;
 
 	name_escape(shown, sizeof(shown), name);
 	if (err < 0) {
@@ -363,6 +364,8 @@ static int remove_found(
 			"job '%s' reads it; wait until an hour after its last read, or use force",
 			job);
 		err = -GRANARY_EBUSY;
+	} else if (!force && (held = recipes_hold(s, bucket, name, row.manifest, text, cap)) < 0) {
+		err = held;
 	} else {
 		err = remove_row(s, bucket, name, &row);
 		if (err < 0) snprintf(text, cap, "%s", error_text(err));

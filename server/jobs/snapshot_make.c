@@ -14,6 +14,7 @@
 #include "meta/ids.h"
 #include "meta/kv.h"
 #include "meta/ns.h"
+#include "meta/recipe.h"
 #include "meta/rows.h"
 #include "tier/packs.h"
 
@@ -56,12 +57,13 @@ static int row_begin(struct maker *k)
 		return err;
 	}
 	kv_pre_absent(txn, 0, row_snapshot(key, m->bucket, m->name));
+	kv_pre_absent(txn, 0, row_recipe(key, m->bucket, m->name));
 	kv_pre_id(
 		txn, 0, row_bucket(key, slice_of(bucket.name, bucket.name_len)), bucket.id, false);
 	err = snapshot_row_commit(s, txn);
 	if (err == -GRANARY_EBUSY)
 		return making_fail(m, -GRANARY_EEXIST,
-			"there is a snapshot '%.*s' already, or the bucket was removed",
+			"there is a snapshot or recipe '%.*s' already, or the bucket was removed",
 			(int)m->name.len, (const char *)m->name.p);
 	return err;
 }

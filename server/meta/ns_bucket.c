@@ -8,6 +8,7 @@
 
 #include "common/tlv.h"
 #include "meta/ns_priv.h"
+#include "meta/recipe.h"
 #include "meta/snapshot.h"
 
 enum { BUCKET_ROW_MAX = 1024 };
@@ -269,6 +270,7 @@ static int bucket_commit_remove(struct ns *ns, const struct ns_bucket *b)
 	kv_delete(txn, key);
 	kv_pre_range(txn, row_entry_prefix(buf, b->root), true);
 	kv_pre_range(txn, row_snapshot_prefix(buf, b->id), true);
+	kv_pre_range(txn, row_recipe_prefix(buf, b->id), true);
 	kv_delete(txn, row_inode(buf, b->root));
 	kv_delete(txn, row_quota(buf, b->id));
 	kv_txn_touch(txn, 0, slice_of(NULL, 0), 0);
@@ -294,6 +296,8 @@ int ns_bucket_remove(struct ns *ns, struct slice name)
 		err = rows_scan(ns, row_entry_prefix(buf, b.root), bucket_found_row, NULL);
 		if (err == 0)
 			err = rows_scan(ns, row_snapshot_prefix(buf, b.id), bucket_found_row, NULL);
+		if (err == 0)
+			err = rows_scan(ns, row_recipe_prefix(buf, b.id), bucket_found_row, NULL);
 		if (err != 0)
 			return err < 0 ? err : -GRANARY_ENOTEMPTY;
 		err = bucket_commit_remove(ns, &b);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "meta/recipe.h"
 #include "meta/snapshot.h"
 #include "req/mutation.h"
 
@@ -178,19 +179,28 @@ static int first_snapshot(void *arg, uint64_t bucket, struct slice name, const s
 	return 1;
 }
 
-/* A bucket without objects may still have snapshots: names one. */
+static int first_recipe(void *arg, struct slice name, const struct recipe_row *row)
+{
+	(void)row;
+	return first_snapshot(arg, 0, name, NULL);
+}
+
+/* A bucket without objects may still have snapshots or recipes: names one. */
 static int bucket_not_empty(struct req *r)
 {
 	const struct bucket_req *b = r->body;
 	struct ns_bucket bucket;
 	char snapshot[SNAPSHOT_NAME_MAX], text[128];
 	struct slice name = slice_of(snapshot, 0);
+	const char *what = "snapshot";
 
-	if (ns_bucket_find(r->store->ns, b->name, &bucket) < 0 ||
-		snapshot_each(r->store->kv, bucket.id, slice_of(NULL, 0), first_snapshot, &name) != 1)
+	if (ns_bucket_find(r->store->ns, b->name, &bucket) < 0) return bucket_result(r, -GRANARY_ENOTEMPTY);
+	if (recipe_each(r->store->kv, bucket.id, slice_of(NULL, 0), first_recipe, &name) == 1)
+		what = "recipe";
+	else if (snapshot_each(r->store->kv, bucket.id, slice_of(NULL, 0), first_snapshot, &name) != 1)
 		return bucket_result(r, -GRANARY_ENOTEMPTY);
-	req_set_error(r, -GRANARY_ENOTEMPTY, "bucket_remove '%s': it has snapshot '%.*s'; remove its snapshots first",
-		name_escape(text, sizeof(text), b->name), (int)name.len, snapshot);
+	req_set_error(r, -GRANARY_ENOTEMPTY, "bucket_remove '%s': it has %s '%.*s'; remove its %ss first",
+		name_escape(text, sizeof(text), b->name), what, (int)name.len, snapshot, what);
 	return -GRANARY_ENOTEMPTY;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "jobs/recipe.h"
 #include "jobs/snapshot.h"
 #include "meta/snapshot.h"
 #include "req/kind.h"
@@ -46,17 +47,36 @@ static bool is_word(struct slice s)
 
 /* ---- report ---- */
 
-static void report_work(struct req *r)
+static bool may_read(void *arg, struct slice bucket_name, struct slice prefix)
+{
+	const struct req *r = arg;
+
+	return ns_key_allows(r->peer->key, GRANT_READ, bucket_name, prefix);
+}
+
+/* A snapshot or a recipe, all of which the key may read. */
+static int judge(struct req *r)
 {
 	struct report_req *b = r->body;
 	struct snapshots *s = r->store->snapshots;
+	struct recipe_asker asker = { may_read, r };
 	struct snapshot_open *o;
+	int err = snapshot_ref(s, b->report.bucket, b->report.name, &o);
 
-	b->err = snapshot_ref(s, b->report.bucket, b->report.name, &o);
-	if (b->err < 0) return;
-	if (!auth_key(&b->auth, slice_of(o->prefix, o->prefix_len))) b->err = -GRANARY_EACCESS;
+	if (err == -GRANARY_ENOTFOUND)
+		return recipes_judge_name(s, b->report.bucket, b->report.name, &asker);
+	if (err < 0) return err;
+	if (!auth_key(&b->auth, slice_of(o->prefix, o->prefix_len))) err = -GRANARY_EACCESS;
 	snapshot_unref(s, &o);
-	if (b->err == 0) b->err = snapshots_report(s, &b->report, &b->share);
+	return err;
+}
+
+static void report_work(struct req *r)
+{
+	struct report_req *b = r->body;
+
+	b->err = judge(r);
+	if (b->err == 0) b->err = snapshots_report(r->store->snapshots, &b->report, &b->share);
 }
 
 static enum step_result report_parse(struct req *r)

@@ -43,6 +43,8 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_RANGE] = &range_kind,
 	[OP_STREAM_REPORT] = &stream_report_kind,
 	[OP_STREAM_LIST] = &stream_list_kind,
+	[OP_RECIPE_LIST] = &recipe_list_kind,
+	[OP_RECIPE_SHOW] = &recipe_show_kind,
 	[OP_PUT] = &put_kind,
 	[OP_EXTENT] = &extent_kind,
 	[OP_ABORT] = &abort_kind,
@@ -59,6 +61,8 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_SNAPSHOT_CREATE] = &snapshot_create_kind,
 	[OP_SNAPSHOT_REMOVE] = &snapshot_remove_kind,
 	[OP_SNAPSHOT_NOTE] = &snapshot_note_kind,
+	[OP_RECIPE_CREATE] = &recipe_create_kind,
+	[OP_RECIPE_REMOVE] = &recipe_remove_kind,
 };
 
 const struct req_kind *req_kind_of(uint8_t op)

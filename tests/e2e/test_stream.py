@@ -5,7 +5,6 @@ the source files, in an order that does not depend on the number of ranks, acros
 """
 import hashlib
 import io
-import json
 import os
 import random
 import subprocess
@@ -13,69 +12,11 @@ import sys
 import tarfile
 import time
 
-from crash_lib import GRANARY, BRIEF, Server, fail, need_programs, scratch, seed_of, spawn
+from crash_lib import GRANARY, BRIEF, Server, need_programs, scratch, seed_of
+from stream_lib import Command, check, ids_of, ranks, rows_of, steps
 
 FILES = 1499 if BRIEF else 3001
 LONG_NAME = "d" * 60 + "/" + "n" * 80 + ".bin"  # longer than a plain tar header takes
-
-
-def check(good, text):
-    if not good:
-        fail(text)
-
-
-class Command:
-    def __init__(self, server):
-        self.server = server
-        self.env = {**os.environ, "GRANARY_URL": server.url, "GRANARY_CREDENTIALS": str(server.credentials)}
-
-    def start(self, *args, **kw):
-        return spawn([GRANARY, *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kw)
-
-    def run(self, *args, code=0):
-        p = subprocess.run([str(a) for a in (GRANARY, *args)], env=self.env, capture_output=True, timeout=300)
-        if p.returncode != code:
-            fail(f"granary {' '.join(map(str, args))}: exit code {p.returncode}, not {code}: {p.stderr.decode()[-600:]}")
-        return p
-
-    def json(self, *args):
-        return [json.loads(line) for line in self.run(*args, "--json").stdout.splitlines()]
-
-
-def rows_of(text):
-    """[(position, [(id, flags)])] of the lines of --ids."""
-    out = []
-    for line in text.splitlines():
-        words = line.split()
-        out.append((int(words[0]), [(int(w.rstrip("ps")), w.lstrip("0123456789")) for w in words[1:]]))
-    return out
-
-
-def ranks(cmd, snapshot, world, batch, *more, token=None):
-    """All ranks at once, as processes; a list of rows_of() and the token that all of them give."""
-    args = ["--batch", batch, "--world", world, "--ids", "--json", *more, *(["--resume", token] if token else [])]
-    running = [cmd.start("stream", snapshot, "--rank", r, *map(str, args)) for r in range(world)]
-    rows, tokens = [], set()
-    for p in running:
-        out, err = p.communicate(timeout=300)
-        check(p.returncode == 0, f"a rank of {world}: exit code {p.returncode}: {err.decode()[-500:]}")
-        rows.append(rows_of(out.decode()))
-        tokens.add(json.loads(err.decode().splitlines()[-1])["token"])
-    check(len(tokens) == 1, f"world {world}: the ranks' tokens differ")
-    return rows, tokens.pop()
-
-
-def steps(rows):
-    """position -> set of ids of the global batch, padded ones left out."""
-    out = {}
-    for rank in rows:
-        for position, row in rank:
-            out.setdefault(position, set()).update(i for i, flags in row if not flags)
-    return out
-
-
-def ids_of(rows):
-    return [i for rank in rows for _, row in rank for i, flags in row if not flags]
 
 
 def make_files(folder, rng):
@@ -223,7 +164,7 @@ def test_verbs(cmd, source):
     cmd.run("snapshot", "show", "data@v2", code=4)
     first = cmd.json("stream", "data/few", "--job", "auto one")[0]
     second = cmd.json("stream", "data/few", "--job", "auto one")[0]
-    check(first["snapshot"] == second["snapshot"] and first["snapshot"].startswith("auto-"), "automatic snapshots")
+    check(first["snapshot"] == second["snapshot"] and first["snapshot"].startswith(".auto-"), "automatic snapshots")
 
 
 def main():

@@ -893,7 +893,7 @@ static void test_automatic_snapshots_and_reports(void **state)
 	o.job = "My Job";
 	assert_int_equal(0, granary_epoch_open(client, &o, &e));
 	assert_int_equal(0, granary_epoch_info(e, &info));
-	assert_memory_equal("auto-my-job-", info.snapshot, 12);
+	assert_memory_equal(".auto-my-job-", info.snapshot, 13);
 	granary_epoch_close(&e);
 	assert_int_equal(1, world->creates);
 	assert_in_range(world->reports, 1, 2); /* the first may be overtaken by the last */

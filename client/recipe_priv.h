@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* recipe_priv.h -- a recipe open for reading, shared by recipe_ops.c (requests), recipe.c (the handle), subset.c
+ * (parts of snapshots) and the epochs that stream it.
+ *
+ * (1) a subset's dense ids are those of its snapshot that are in it, in their order, numbered anew from 0.
+ * (2) a subset takes snapshot samples / 8 bytes and 1/32 of that more, however many patterns and keys there are. */
+#pragma once
+
+#include "common/recipe.h"
+#include "snapshot_priv.h"
+
+/* ---- subset.c ---- */
+
+struct subset {
+	uint64_t samples;   /* in it */
+	uint64_t words;
+	uint64_t *bits;     /* of the snapshot's dense ids; NULL: all of them */
+	uint64_t *before;   /* bits set before each SUBSET_GROUP words */
+};
+/* What `from` takes of the snapshot. 0, or an error whose text is the thread's last. */
+int subset_make(struct granary_snapshot *s, const struct recipe_source *from, struct subset *out);
+void subset_release(struct subset *s);
+uint64_t subset_id(const struct subset *s, uint64_t index); /* index below samples -> dense id of the snapshot */
+
+/* ---- recipe.c ---- */
+
+struct recipe_part {
+	struct granary_snapshot *snapshot;
+	struct subset subset;
+};
+struct granary_recipe {
+	struct granary_client *client;
+	char bucket[GRANARY_BUCKET_LEN_MAX + 1];
+	char name[SNAPSHOT_NAME_MAX + 1];
+	char *text;                 /* canonical */
+	struct hash128 hash;
+	struct recipe recipe;
+	struct recipe_part *parts;  /* one a source */
+	uint64_t *part_samples;     /* the same numbers in a row, for mixtures */
+	uint64_t samples;           /* of an epoch */
+	uint64_t bytes;             /* of an epoch, about: means of the snapshots */
+	uint64_t created_ns;
+	uint32_t fields;
+	uint8_t mode;               /* what `auto` means */
+};
+/* The mixture of an epoch. 0; -GRANARY_EINVAL with what is wrong in `why`; -GRANARY_ENOMEM. */
+int recipe_mix_init(const struct granary_recipe *r, const struct order_spec *order, struct mix *out, char *why,
+	size_t cap);
+
+/* ---- recipe_ops.c: one block of malloc(), info and its texts ---- */
+
+int recipe_request_create(struct granary_client *c, const char *name, const char *note, const char *text, size_t len,
+	struct granary_recipe_info **info, const struct granary_call *call);
