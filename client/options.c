@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { CREDENTIALS_SIZE_MAX = 16 * 1024, URL_TEXT_MAX = 4096 };
+enum { CREDENTIALS_SIZE_MAX = 16 * 1024, URL_TEXT_MAX = 4096, PATH_SIZE = 4096 };
 
 struct credentials {
 	char access_key[128];
@@ -118,6 +118,51 @@ static int credentials_load(struct loading *l, const char *path)
 	return err;
 }
 
+int granary_profile_path(const char *name, char *out, size_t size)
+{
+	static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+	const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME"), *middle = "";
+	int len;
+
+	if (!name)
+		name = getenv("GRANARY_PROFILE");
+	if (!name || !*name)
+		name = "default";
+	if (name[0] == '.' || strlen(name) > 64 || name[strspn(name, letters)] != '\0')
+		return -GRANARY_EINVAL;
+	if (!config || config[0] != '/') {
+		config = home;
+		middle = "/.config";
+	}
+	if (!config || config[0] != '/')
+		return -GRANARY_EINVAL;
+	len = snprintf(out, size, "%s%s/granary/%s.credentials", config, middle, name);
+	return len < 0 || (size_t)len >= size ? -GRANARY_ETOOBIG : 0;
+}
+
+/* Whose file it is: a profile asked for, GRANARY_CREDENTIALS, or the profile named or left to chance; "" for none. */
+static int who_path(struct loading *l, const struct granary_options *o, char *path, size_t size)
+{
+	const char *named = getenv("GRANARY_PROFILE"), *file = o->credentials;
+	int err;
+
+	if (!file && !o->profile)
+		file = getenv("GRANARY_CREDENTIALS");
+	if (file && *file) {
+		if (strlen(file) >= size)
+			return bad(l, -GRANARY_EINVAL, "the path of the credentials file is too long");
+		snprintf(path, size, "%s", file);
+		return 0;
+	}
+	err = granary_profile_path(o->profile, path, size);
+	if (err < 0 && (o->profile || (named && *named)))
+		return bad(l, -GRANARY_EINVAL, "'%.80s' is no name of a profile, or HOME is not set",
+			o->profile ? o->profile : named);
+	if (err < 0 || (!o->profile && !(named && *named) && access(path, F_OK) != 0))
+		path[0] = '\0';
+	return 0;
+}
+
 static int secret_parse(struct loading *l, const char *hex)
 {
 	struct config *c = l->config;
@@ -135,16 +180,20 @@ static int secret_parse(struct loading *l, const char *hex)
 
 static int who_load(struct loading *l, const struct granary_options *o)
 {
-	const char *path = o->credentials ? o->credentials : getenv("GRANARY_CREDENTIALS");
+	char path[PATH_SIZE] = "";
 	const char *access_key = o->access_key, *secret = o->secret;
 	int err;
 
 	if (!access_key != !secret)
 		return bad(l, -GRANARY_EINVAL, "access_key and secret go together");
-	if (!access_key && path && *path) {
-		err = credentials_load(l, path);
+	if (!access_key) {
+		err = who_path(l, o, path, sizeof(path));
+		if (err == 0 && *path)
+			err = credentials_load(l, path);
 		if (err < 0)
 			return err;
+	}
+	if (!access_key && *path) {
 		access_key = l->file.access_key;
 		secret = l->file.secret;
 		if (!*access_key || !*secret)
@@ -152,8 +201,8 @@ static int who_load(struct loading *l, const struct granary_options *o)
 	}
 	if (!access_key)
 		return bad(l, -GRANARY_EAUTH,
-			"no credentials: set GRANARY_CREDENTIALS to the file that `granary key create -o` "
-			"or granaryd --quickstart wrote");
+			"no credentials: run `granary login`, or set GRANARY_CREDENTIALS to the file that "
+			"`granary key create -o` or granaryd --quickstart wrote");
 	if (*access_key == '\0' || strlen(access_key) >= sizeof(l->config->access_key))
 		return bad(l, -GRANARY_EINVAL, "the access key is empty or too long");
 	memcpy(l->config->access_key, access_key, strlen(access_key) + 1);

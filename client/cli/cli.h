@@ -31,7 +31,7 @@ struct options {
 	bool json, quiet, no_color, help, version;
 	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
 	bool world_given, depth_given, delete;
-	const char *url, *credentials;
+	const char *url, *credentials, *profile, *data, *log;
 	const char *layout, *note, *output, *against, *by, *shuffle;
 	const char *prefix, *group, *split, *file, *mode, *last, *on_error, *job, *resume;
 	char *include, *exclude; /* a glob a line */
@@ -177,6 +177,9 @@ int remote_open(struct remote *r, const char *text, int need, uint32_t connectio
 void remote_close(struct remote *r);
 /* The address of the server as another program could use it: from the address, the environment or the file. */
 int remote_server(const struct remote *r, char *out, size_t cap);
+/* The credentials file that is in use: of --credentials, --profile, GRANARY_CREDENTIALS, GRANARY_PROFILE or the profile
+ * `default`. False: none. */
+bool credentials_path(char *out, size_t cap);
 /* Reads BUCKET@NAME, BUCKET/PREFIX or an address with a snapshot, and makes the client: the bucket and a path
  * are in r, the name (or "") goes to `name`. CLI_OK, or says what is wrong. */
 enum { SNAPSHOT_NAME_CAP = 256 };
@@ -234,7 +237,7 @@ void *must_alloc(void *block); /* ends the program when NULL */
 verb_fn run_bucket_create, run_bucket_ls, run_bucket_rm;
 verb_fn run_key_create, run_key_ls, run_key_rm;
 verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_create;
-verb_fn run_explain, run_completion, run_manual;
+verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
 verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_diff,
 	run_snapshot_verify;

@@ -70,6 +70,7 @@ int remote_open(struct remote *r, const char *text, int need, uint32_t connectio
 	}
 	options.url = text != NULL ? text : opts.url;
 	options.credentials = opts.credentials;
+	options.profile = opts.profile;
 	options.name = "granary";
 	options.timeout_ms = (uint32_t)opts.timeout_s * 1000u;
 	options.connections = connections;
@@ -138,17 +139,25 @@ static int server_of_file(const char *path, char *out, size_t cap)
 	return found;
 }
 
+bool credentials_path(char *out, size_t cap)
+{
+	const char *file = opts.credentials;
+
+	if (file == NULL && opts.profile == NULL) file = getenv("GRANARY_CREDENTIALS");
+	if (file != NULL && file[0] != '\0') return snprintf(out, cap, "%s", file) < (int)cap;
+	return granary_profile_path(opts.profile, out, cap) == 0;
+}
+
 int remote_server(const struct remote *r, char *out, size_t cap)
 {
 	const char *text = r->server[0] != '\0' ? r->server
 			   : opts.url != NULL   ? opts.url
 						: getenv("GRANARY_URL");
-	const char *file =
-		opts.credentials != NULL ? opts.credentials : getenv("GRANARY_CREDENTIALS");
+	char file[4096];
 
 	if (text != NULL)
 		snprintf(out, cap, "%s", text);
-	else if (file == NULL || server_of_file(file, out, cap) < 0)
+	else if (!credentials_path(file, sizeof(file)) || server_of_file(file, out, cap) < 0)
 		return fail(CLI_USAGE, "which server? give its address, or --url");
 	if (is_remote(out)) out[strlen(SCHEME) + strcspn(out + strlen(SCHEME), "/")] = '\0';
 	return CLI_OK;

@@ -195,9 +195,9 @@ enum granary_engine { GRANARY_ENGINE_AUTO = 0, GRANARY_ENGINE_EPOLL = 1, GRANARY
 struct granary_options {
 	size_t size;
 	const char *url;         /* NULL: GRANARY_URL, else the credentials file's. PATH and SNAPSHOT are ignored */
-	const char *credentials; /* path of a file of lines access_key=, secret=, url= (# comments); NULL:
- * GRANARY_CREDENTIALS.
-	                          * Refused when group or others may read it */
+	const char *credentials; /* path of a file of lines access_key=, secret=, url= (# comments); NULL: that of
+	                          * GRANARY_CREDENTIALS, else of the profile. Refused when group or others may
+	                          * read it */
 	const char *access_key;  /* with `secret`: instead of a file */
 	const char *secret;      /* 64 hex digits */
 	const char *name;        /* who is calling, for the server's log; NULL: the program's name */
@@ -208,7 +208,16 @@ struct granary_options {
 	uint32_t retries_max;    /* repeats of one operation; 0: until its deadline; UINT32_MAX: none */
 	uint32_t engine;         /* enum granary_engine */
 	uint32_t reserved;
+	const char *profile;     /* whose credentials file granary_profile_path() names; it wins over
+	                          * GRANARY_CREDENTIALS. NULL: GRANARY_PROFILE; else "default" if it has a file */
 };
+
+/** Where the credentials of a profile are: $XDG_CONFIG_HOME/granary/NAME.credentials, else below ~/.config.
+ * `granary login` writes that file.
+ * @param name  1..64 of A-Z a-z 0-9 . _ -, not beginning with a dot; NULL: GRANARY_PROFILE, else "default"
+ * @param out, size  the path with its NUL. @return 0; -GRANARY_EINVAL (no such name may be, or there is no home);
+ *         -GRANARY_ETOOBIG. Does not block, looks at no file. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_profile_path(const char *name, char *out, size_t size);
 
 /** Makes a client. Reads the credentials file and checks everything that can be checked without a server; connects
  * at the first call that needs it.
