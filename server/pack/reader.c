@@ -355,6 +355,21 @@ static void reader_pump(struct reader *reader)
 
 /* ---- the interface ---- */
 
+_Static_assert((int)READ_CUT <= (int)CACHE_UNIT_MAX && READ_CUT % 2 == 0, "a unit, at odd offsets");
+
+uint32_t read_cut(struct pack_read *read, uint64_t fixed, uint64_t x, uint32_t left)
+{
+	uint64_t unit = (x - 1) / READ_CUT * READ_CUT + 1;
+	uint32_t room = (uint32_t)(unit + READ_CUT - x);
+
+	read->want_len = left < room ? left : room;
+	read->bypass = fixed == 0;
+	read->unit_offset = read->bypass ? x : unit;
+	read->want_offset = (uint32_t)(x - read->unit_offset);
+	read->unit_len = read->bypass ? read->want_len : fixed - unit < READ_CUT ? (uint32_t)(fixed - unit) : READ_CUT;
+	return read->want_len;
+}
+
 bool read_cached(struct reader *reader, struct pack_read *read)
 {
 	if (read->bypass || !cache_find(reader->o.cache, read->pack, read->unit_offset, &read->buf))

@@ -34,6 +34,7 @@ struct pack_read {
 	uint32_t unit_len, want_offset, want_len; /* inside the unit */
 	bool bypass;                    /* read the disk, do not look at or fill the cache */
 	void (*done)(struct pack_read *read); /* from the loop, never from inside read_start */
+	void *arg;                      /* whoever reads: its own */
 	/* out */
 	/* 0; STALE: the pack is gone, look the object up once more; CORRUPT (short file); EIO; OFFLINE */
 	int err;
@@ -44,6 +45,13 @@ struct pack_read {
 	struct pack_read *next;
 	void *run;
 };
+/* Ranges of a pack's file are cut where units of READ_CUT bytes from k * READ_CUT + 1 on end. Data of records lies at
+ * even offsets and is cached by them, so the two never meet; ranges in one unit share one place in the cache. Of a pack
+ * that may still grow (fixed 0) exactly what is asked for is read, past the cache: what a unit holds must never change.
+ * Sets the unit around byte x >= 1 and what is wanted of it, at most `left` bytes, which it returns; x and what is
+ * wanted lie below fixed. */
+enum { READ_CUT = 256 * 1024 };
+uint32_t read_cut(struct pack_read *read, uint64_t fixed, uint64_t x, uint32_t left);
 /* Cache only: true when served (data and buf set, done is not called). */
 bool read_cached(struct reader *reader, struct pack_read *read);
 void read_prefetch(struct reader *reader, const struct pack_read *read);

@@ -2,11 +2,8 @@
 /* range.c -- byte ranges of packs that a snapshot pins (PROTOCOL 4.8): PARSE -> OPEN -> RUN (until
  * the last piece is in a frame).
  *
- * A range is cut where the units of the cache end: a unit is RANGE_UNIT bytes of the pack's file
- * from k * RANGE_UNIT + 1 on. Data of records lies at even offsets and is cached by them, so the
- * two never meet; ranges in one unit share one read of the disk and one place in the cache. Of a
- * pack that may still grow exactly what is asked for is read, past the cache: what a unit holds
- * must never change.
+ * A range is cut where the units of the cache end (read_cut). One that is part of a span which the
+ * consumers of an epoch take together comes out of that span's share, whole.
  *
  * Invariants: (1) pieces of an entry leave in order; with RANGE_IN_ORDER entries in order too; (2)
  * bytes of pieces made and not released count in peer->ahead_bytes, as those of batch reads do, and
@@ -22,23 +19,25 @@
 #include "jobs/snapshot.h"
 #include "meta/snapshot.h"
 #include "pack/format.h"
+#include "pack/share.h"
 #include "req/read.h"
 #include "tier/packs.h"
 
-enum { RANGE_UNIT = 256 * 1024, PIECE_META = 4 + 2 + 1 + 1 + 4 + 4, TEXT_MAX = 128 };
-_Static_assert((int)RANGE_UNIT <= (int)CACHE_UNIT_MAX && RANGE_UNIT % 2 == 0,
-	"a unit of the reader, at odd offsets");
+enum { PIECE_META = 4 + 2 + 1 + 1 + 4 + 4, TEXT_MAX = 128 };
 
 struct range;
 struct range_entry;
 
 struct piece {
-	struct pack_read read;
+	union {
+		struct pack_read read;
+		struct share_take take; /* shared */
+	};
 	struct range_entry *entry;
 	struct piece *next; /* in its queue, then in its frame */
 	uint32_t at, len;   /* in the entry */
 	int16_t err;
-	bool last, ready, held, inside;
+	bool last, ready, held, inside, shared;
 };
 struct queue {
 	struct piece *head, **tail;
@@ -51,8 +50,14 @@ struct range_entry {
 	bool ended; /* its last piece is made */
 	bool told;  /* that it failed, which was its last piece */
 	bool used;  /* `first` is */
+	uint32_t span_offset, span_length, wanted; /* length 0: it is nobody else's */
 	struct queue queue;
 	struct piece first;
+};
+struct range_stream {
+	uint64_t tag;               /* who shares spans names the same one */
+	uint64_t job;               /* 0: none */
+	uint32_t weight;
 };
 struct range {
 	struct req *r;
@@ -66,8 +71,12 @@ struct range {
 	uint32_t count, next, left; /* entries; next to start; whose last piece is not in a frame */
 	uint32_t inflight;
 	bool in_order, past_cache, scheduled;
+	bool waits;                 /* `wait` holds a reference, until its task ran */
 	int err;
+	struct range_stream stream;
 	struct task run;
+	struct share_wait wait;
+	struct piece *stuck;        /* made, waiting for room among the shares */
 	struct queue queue; /* in order: all pieces */
 	struct piece *gathered, **gathered_tail;
 	uint32_t gathered_count, gathered_bytes;
@@ -114,7 +123,8 @@ static void body_unref(struct range *b)
 
 static void piece_release(struct range *b, struct piece *p)
 {
-	if (p->held) read_release(b->local->reader, &p->read);
+	if (p->held && p->shared) share_release(&p->take);
+	if (p->held && !p->shared) read_release(b->local->reader, &p->read);
 	if (!p->inside) free(p);
 }
 
@@ -186,7 +196,7 @@ static void frame_send(struct range *b, bool last)
 		piece_put(&w, b, p);
 		if (p->len == 0) continue;
 		f->iov[f->a.iov_count++] =
-			(struct iovec){ (void *)(uintptr_t)p->read.data, p->len };
+			(struct iovec){ (void *)(uintptr_t)(p->shared ? p->take.data : p->read.data), p->len };
 		f->a.data_len += p->len;
 	}
 	assert(wr_ok(&w));
@@ -255,8 +265,28 @@ static void entry_parse(struct range *b, struct range_entry *e, struct cur *c)
 	e->at = 0;
 	e->err = 0;
 	e->ended = e->used = e->told = false;
+	e->span_offset = e->span_length = e->wanted = 0;
 	queue_init(&e->queue);
 	if (e->length == 0 || e->length > EXTENT_LEN_MAX) c->bad = true;
+}
+
+static void span_parse(struct range_entry *e, struct cur *c)
+{
+	e->span_offset = cur_u32(c);
+	e->span_length = cur_u32(c);
+	e->wanted = cur_u32(c);
+	if (e->span_length == 0) return;
+	if (e->span_length > SHARE_SPAN_MAX || e->wanted > e->span_length || e->wanted < e->length ||
+		e->offset < e->span_offset ||
+		(uint64_t)e->offset + e->length > (uint64_t)e->span_offset + e->span_length)
+		c->bad = true;
+}
+
+static void stream_parse(struct range_stream *s, struct cur *c)
+{
+	s->tag = cur_u64(c);
+	s->job = cur_u64(c);
+	s->weight = cur_u32(c);
 }
 
 static struct range *body_new(struct req *r, uint32_t count)
@@ -280,13 +310,15 @@ static enum step_result range_parse(struct req *r)
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
 	struct slice bucket = cur_bytes16(&c), name = cur_bytes16(&c);
 	struct hash128 manifest = { .lo = cur_u64(&c) };
+	struct range_stream stream = { .tag = 0 };
 	struct range *b;
 	uint32_t count;
 	uint8_t flags;
 	int err;
 
 	manifest.hi = cur_u64(&c);
-	flags = cur_flags(&c, RANGE_IN_ORDER | RANGE_PAST_CACHE);
+	flags = cur_flags(&c, RANGE_IN_ORDER | RANGE_PAST_CACHE | RANGE_STREAM);
+	if (flags & RANGE_STREAM) stream_parse(&stream, &c);
 	count = cur_u32(&c);
 	if (!cur_ok(&c) || bucket.len == 0 || count == 0 || count > WIRE_BATCH_MAX ||
 		r->frame.data_len != 0)
@@ -297,10 +329,14 @@ static enum step_result range_parse(struct req *r)
 	b->manifest = manifest;
 	b->in_order = (flags & RANGE_IN_ORDER) != 0;
 	b->past_cache = (flags & RANGE_PAST_CACHE) != 0;
-	for (uint32_t i = 0; i < count; i++) entry_parse(b, &b->entries[i], &c);
+	b->stream = stream;
+	for (uint32_t i = 0; i < count; i++) {
+		entry_parse(b, &b->entries[i], &c);
+		if (flags & RANGE_STREAM) span_parse(&b->entries[i], &c);
+	}
 	if (!cur_done(&c))
 		return req_fail(r, -GRANARY_EPROTO,
-			"RANGE: an entry does not parse, or is not 1 byte to 4 MiB long");
+			"RANGE: an entry does not parse, is not 1 byte to 4 MiB long, or not inside its span");
 	err = auth_begin(r, &b->auth, GRANT_READ, bucket);
 	if (err == 0) err = snapshot_name_check(name);
 	if (err < 0) return req_fail(r, err, "cannot read from this snapshot: %s", error_text(err));
@@ -344,15 +380,30 @@ static enum step_result range_check(struct req *r)
 
 /* ---- run ---- */
 
+static void resume(struct range *b)
+{
+	if (b->r->pending == 0) /* it runs already, or the turn that waits comes */
+		return;
+	b->r->pending = 1;
+	req_resume(b->r);
+}
+
 static void run_task(struct task *task)
 {
 	struct range *b = container_of(task, struct range, run);
 
 	b->scheduled = false;
-	if (b->r->pending == 0) /* it runs already, or the turn that waits comes */
-		return;
-	b->r->pending = 1;
-	req_resume(b->r);
+	resume(b);
+}
+
+/* There may be room for what is stuck; the request may be over: it went on by itself meanwhile. */
+static void wait_task(struct task *task)
+{
+	struct range *b = container_of(task, struct range, wait.task);
+
+	b->waits = false;
+	if (b->r != NULL) resume(b);
+	body_unref(b);
 }
 
 static void schedule(struct range *b)
@@ -363,48 +414,50 @@ static void schedule(struct range *b)
 	reactor_defer(b->local->reactor, &b->run);
 }
 
-static void piece_read_done(struct pack_read *read)
+static void piece_came(struct piece *p, int err)
 {
-	struct piece *p = container_of(read, struct piece, read);
 	struct range *b = p->entry->range;
 
 	b->inflight--;
 	/* A file that is shorter than the range: nobody said that there is more. */
-	p->err = (int16_t)(read->err == -GRANARY_ECORRUPT ? -GRANARY_ERANGE : read->err);
-	p->held = read->err == 0;
+	p->err = (int16_t)(err == -GRANARY_ECORRUPT ? -GRANARY_ERANGE : err);
+	p->held = err == 0;
 	piece_ready(b, p);
 	schedule(b);
 }
 
-/* The unit around byte x, as much of it as is wanted and there. 0, or the entry's error. */
-static int piece_place(struct range *b, struct range_entry *e, struct piece *p, uint64_t fixed)
+static void piece_read_done(struct pack_read *read)
 {
-	uint64_t x = (uint64_t)e->offset + e->at, unit = (x - 1) / RANGE_UNIT * RANGE_UNIT + 1;
-	uint32_t left = e->length - e->at, room = (uint32_t)(unit + RANGE_UNIT - x);
-	struct pack_read *read = &p->read;
+	piece_came(container_of(read, struct piece, read), read->err);
+}
 
-	(void)b;
-	p->at = e->at;
-	p->len = left < room ? left : room;
-	read->pack = e->pack;
-	read->want_len = p->len;
-	if (fixed == 0) { /* it may still grow */
-		read->bypass = true;
-		read->unit_offset = x;
-		read->unit_len = p->len;
-		return 0;
-	}
-	if (x + p->len > fixed) return -GRANARY_ERANGE;
-	read->unit_offset = unit;
-	read->unit_len = fixed - unit < RANGE_UNIT ? (uint32_t)(fixed - unit) : RANGE_UNIT;
-	read->want_offset = (uint32_t)(x - unit);
-	return 0;
+static void piece_take_done(struct share_take *take)
+{
+	piece_came(container_of(take, struct piece, take), take->err);
+}
+
+/* Byte x on, as much as is wanted and in one unit. */
+static void piece_place(struct range_entry *e, struct piece *p, uint64_t fixed)
+{
+	p->read = (struct pack_read){ .pack = e->pack, .done = piece_read_done };
+	p->len = read_cut(&p->read, fixed, (uint64_t)e->offset + e->at, e->length - e->at);
+}
+
+/* All of the entry, out of its span. */
+static void piece_share(const struct range *b, struct range_entry *e, struct piece *p, uint64_t fixed)
+{
+	p->shared = true;
+	p->len = e->length;
+	p->take = (struct share_take){ .fixed = fixed, .at = e->offset - e->span_offset, .len = e->length,
+		.done = piece_take_done };
+	p->take.span = (struct share_span){ .tag = b->stream.tag, .pack = e->pack, .offset = e->span_offset,
+		.length = e->span_length, .wanted = e->wanted };
 }
 
 static int piece_make(struct range *b, struct range_entry *e, struct piece *p)
 {
 	struct pack *pack;
-	uint64_t fixed;
+	uint64_t fixed, x = (uint64_t)e->offset + e->at;
 
 	if (!snapshot_pins(b->open, e->pack)) return -GRANARY_EACCESS;
 	if (e->offset < PACK_DATA_START) return -GRANARY_ERANGE;
@@ -412,7 +465,13 @@ static int piece_make(struct range *b, struct range_entry *e, struct piece *p)
 	if (pack == NULL) return -GRANARY_ESTALE;
 	fixed = b->past_cache ? 0 : pack_fixed_size(pack);
 	packs_unref(b->store->packs, pack);
-	return piece_place(b, e, p, fixed);
+	p->at = e->at;
+	if (e->span_length > 0 && e->span_offset >= PACK_DATA_START && !b->past_cache &&
+		(fixed == 0 || (uint64_t)e->span_offset + e->span_length <= fixed))
+		piece_share(b, e, p, fixed);
+	else
+		piece_place(e, p, fixed);
+	return fixed > 0 && x + p->len > fixed ? -GRANARY_ERANGE : 0;
 }
 
 static bool has_room(const struct range *b, uint32_t making)
@@ -436,7 +495,6 @@ static struct piece *next_piece(struct range *b)
 	p->inside = !e->used;
 	e->used = true;
 	p->entry = e;
-	p->read.done = piece_read_done;
 	p->err = (int16_t)piece_make(b, e, p);
 	if (p->err < 0) p->len = 0;
 	e->at += p->len;
@@ -448,16 +506,60 @@ static struct piece *next_piece(struct range *b)
 	return p;
 }
 
+/* False: it must wait for room. Without any to be had it is read alone, as it is: past the cache. */
+static bool piece_take(struct range *b, struct piece *p)
+{
+	struct pack_read *read = &p->read;
+	struct range_entry *e = p->entry;
+
+	if (!b->waits) b->wait.task.fn = wait_task;
+	switch (share_take(b->local->shares, &p->take, b->waits ? NULL : &b->wait)) {
+	case SHARE_TAKEN:
+		p->held = true;
+		piece_ready(b, p);
+		return true;
+	case SHARE_COMING: b->inflight++; return true;
+	case SHARE_FULL:
+		b->refs += !b->waits;
+		b->waits = true;
+		return false;
+	case SHARE_ALONE: break;
+	}
+	p->shared = false;
+	*read = (struct pack_read){ .pack = e->pack, .unit_offset = e->offset, .unit_len = e->length,
+		.want_len = e->length, .bypass = true, .done = piece_read_done };
+	b->inflight++;
+	read_start(b->local->reader, &read, 1);
+	return true;
+}
+
+/* The next piece that is to be looked for in the cache; those of shares begin as they are met. */
+static struct piece *next_plain(struct range *b, uint32_t n, uint32_t *taken)
+{
+	while (b->stuck != NULL || has_room(b, n)) {
+		struct piece *p = b->stuck != NULL ? b->stuck : next_piece(b);
+
+		b->stuck = NULL;
+		if (p == NULL || !p->shared || p->err < 0) return p;
+		if (!piece_take(b, p)) {
+			b->stuck = p;
+			return NULL;
+		}
+		(*taken)++;
+	}
+	return NULL;
+}
+
 /* Pieces of one chunk: prefetched together, the misses go to the reader in one call, which sorts
  * and merges them. */
 static uint32_t run_chunk(struct range *b)
 {
 	struct piece *pieces[READ_CHUNK];
 	struct pack_read *misses[READ_CHUNK];
-	uint32_t n = 0, missed = 0;
+	uint32_t n = 0, missed = 0, taken = 0;
 
-	while (n < READ_CHUNK && has_room(b, n)) {
-		struct piece *p = next_piece(b);
+	while (n < READ_CHUNK) {
+		struct piece *p = next_plain(b, n, &taken);
 
 		if (p == NULL) break;
 		if (p->err == 0 && !p->read.bypass) read_prefetch(b->local->reader, &p->read);
@@ -475,14 +577,15 @@ static uint32_t run_chunk(struct range *b)
 	}
 	b->inflight += missed;
 	if (missed > 0) read_start(b->local->reader, misses, missed);
-	return n;
+	return n + taken;
 }
 
 /* Few bytes wait for more of them while reads are under way. Returns whether a frame left. */
 static bool flush_ripe(struct range *b)
 {
 	if (b->gathered_count == 0) return false;
-	if (b->gathered_bytes < READ_FRAME_EARLY && b->inflight > 0 && b->left > 0) return false;
+	if (b->gathered_bytes < READ_FRAME_EARLY && b->inflight > 0 && b->left > 0 && b->stuck == NULL)
+		return false;
 	frame_send(b, b->left == 0);
 	return true;
 }
@@ -496,7 +599,9 @@ static enum step_result range_run(struct req *r)
 		while (run_chunk(b) > 0) continue;
 	while (flush_ripe(b));
 	if (b->left == 0 && b->inflight == 0 && !b->scheduled && !r->waking) return STEP_DONE;
-	if (b->left > 0 && b->next < b->count && !has_room(b, 0)) {
+	if (b->stuck != NULL) {
+		assert(b->waits);
+	} else if (b->left > 0 && b->next < b->count && !has_room(b, 0)) {
 		if (list_empty(&r->wait_node)) list_push(&r->peer->waiting, &r->wait_node);
 	} else {
 		assert(b->inflight > 0 || b->scheduled || r->waking);
@@ -510,7 +615,9 @@ static void range_cleanup(struct req *r)
 	struct range *b = r->body;
 
 	r->body = NULL;
-	if (b != NULL) body_unref(b);
+	if (b == NULL) return;
+	b->r = NULL;
+	body_unref(b);
 }
 
 static const struct req_step range_steps[] = { { "parse", range_parse }, { "open", range_open },

@@ -34,6 +34,7 @@
 #include "meta/ns.h"
 #include "pack/cache.h"
 #include "pack/reader.h"
+#include "pack/share.h"
 #include "pack/writer.h"
 #include "req/kind.h"
 #include "req/store_priv.h"
@@ -204,8 +205,9 @@ static int open_packs(struct store *store)
 	int err = packs_open(&packs, &store->packs);
 
 	if (err < 0) return err;
-	store->cache = cache_new(o->cache_budget, o->transient_budget);
-	return store->cache != NULL ? 0 : -GRANARY_ENOMEM;
+	store->cache = cache_new(o->cache_budget, o->transient_budget - o->transient_budget / 3);
+	store->shares = shares_new(o->transient_budget / 3);
+	return store->cache != NULL && store->shares != NULL ? 0 : -GRANARY_ENOMEM;
 }
 
 struct local_start {
@@ -228,7 +230,8 @@ static int local_open(struct store_local *local)
 
 	local->io = reactor_io(local->reactor);
 	local->reader = reader_new(&reader);
-	return local->reader != NULL ? 0 : -GRANARY_ENOMEM;
+	if (local->reader != NULL) local->shares = shares_local_new(store->shares, local->reader, local->reactor);
+	return local->shares != NULL ? 0 : -GRANARY_ENOMEM;
 }
 
 static void local_start_task(struct task *task)
@@ -419,8 +422,10 @@ static void close_threads(struct store *store)
 	if (store->workers != NULL) workers_free(&store->workers);
 	for (uint32_t i = 0; i < store->reactor_count; i++)
 		if (!store->options.simulated) reactor_stop(store->reactors[i]);
-	for (uint32_t i = 0; i < store->reactor_count; i++)
+	for (uint32_t i = 0; i < store->reactor_count; i++) {
+		if (store->locals[i].shares != NULL) shares_local_free(&store->locals[i].shares);
 		if (store->locals[i].reader != NULL) reader_free(&store->locals[i].reader);
+	}
 }
 
 /* After the committer: it wakes reactors up to its end. */
@@ -443,6 +448,7 @@ void store_close(struct store **sp)
 	close_threads(store);
 	if (store->snapshots != NULL) snapshots_close(&store->snapshots);
 	if (store->clock != NULL) store_clock_save(store->clock, store->kv);
+	if (store->shares != NULL) shares_free(&store->shares);
 	if (store->cache != NULL) cache_free(&store->cache);
 	if (store->packs != NULL) packs_close(&store->packs);
 	if (store->ns != NULL) ns_close(&store->ns);

@@ -20,6 +20,8 @@ struct packs;
 struct reactor;
 struct reader;
 struct sessions;
+struct shares;
+struct shares_local;
 struct snapshots;
 struct store_clock;
 struct workers;
@@ -34,6 +36,7 @@ struct store_options {
 	uint32_t reactors;         /* 1..REACTORS_MAX */
 	uint32_t worker_threads;
 	/* bytes */
+	/* a third of transient_budget is for what consumers of epochs share */
 	uint64_t cache_budget, transient_budget, loc_budget, kv_block_cache, kv_write_buffer, staging_budget;
 	uint64_t request_budget;   /* bytes of requests and answers in memory over all connections */
 	uint64_t pack_size, disk_reserve, ballast;
@@ -51,6 +54,7 @@ struct store_local {
 	struct reactor *reactor;
 	struct io *io;
 	struct reader *reader;
+	struct shares_local *shares;
 	struct req_stats *stats;
 	void *net;                 /* the front ends' */
 };
@@ -68,6 +72,7 @@ struct store {
 	struct ns *ns;
 	struct packs *packs;
 	struct cache *cache;
+	struct shares *shares;
 	struct workers *workers;
 	struct writers *writers;
 	struct sessions *sessions;

@@ -20,6 +20,7 @@
 #include "meta/loc.h"
 #include "pack/cache.h"
 #include "pack/reader.h"
+#include "pack/share.h"
 #include "req/kind.h"
 #include "tier/packs.h"
 
@@ -117,7 +118,7 @@ static void status_memory(struct text *t, const struct store *store)
 	number(t, "memory_peak_bytes", proc_bytes(proc, "VmHWM:"));
 	number(t, "memory_hugetlb_bytes", proc_bytes(proc, "HugetlbPages:"));
 	number(t, "budget_cache_bytes", o->cache_budget);
-	number(t, "budget_transient_bytes", o->transient_budget);
+	number(t, "budget_transient_bytes", o->transient_budget - o->transient_budget / 3);
 	number(t, "budget_locations_bytes", o->loc_budget);
 	number(t, "budget_kv_block_cache_bytes", o->kv_block_cache);
 	number(t, "budget_kv_write_buffer_bytes", o->kv_write_buffer);
@@ -235,6 +236,19 @@ static void status_packs(struct text *t, struct store *store)
 	number(t, "disk_bytes_wanted", all.bytes_wanted);
 }
 
+static void status_shares(struct text *t, struct store *store)
+{
+	struct shares_stats s;
+
+	shares_get_stats(store->shares, &s);
+	number(t, "shares_made", s.made);
+	number(t, "shares_taken_bytes", s.taken_bytes);
+	number(t, "shares_dropped", s.dropped);
+	number(t, "shares_alone", s.alone);
+	number(t, "shares_used_bytes", s.used);
+	number(t, "budget_shares_bytes", s.size);
+}
+
 static void status_io(struct text *t, struct store *store)
 {
 	struct io_stats all = { 0 };
@@ -292,6 +306,7 @@ size_t store_status(struct store *store, char *buf, size_t cap)
 	status_cache(&t, store);
 	status_kv(&t, store);
 	status_packs(&t, store);
+	status_shares(&t, store);
 	status_io(&t, store);
 	status_jobs(&t, store);
 	return t.len;
