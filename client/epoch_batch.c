@@ -72,8 +72,10 @@ static struct batch *batch_take(struct granary_epoch *e)
 	if (!b)
 		return NULL;
 	list_init(&b->link);
-	for (uint32_t i = 0; i < e->parts_count; i++)
+	for (uint32_t i = 0; i < e->parts_count; i++) {
 		range_plan_clear(&b->reads[i].plan);
+		b->reads[i].plan.stream = &e->stream;
+	}
 	b->located = b->filling = false;
 	b->direct = 0;
 	b->bytes_read = b->samples_read = 0;
@@ -273,7 +275,7 @@ bool batch_plan_more(struct granary_epoch *e)
 static int row_read(struct granary_epoch *e, struct batch *b, uint32_t i)
 {
 	struct granary_snapshot *snapshot = row_snapshot(e, b, i);
-	struct range_plan plan = { .past_cache = true };
+	struct range_plan plan = { .stream = &e->stream, .past_cache = true };
 	int err = range_add_sample(&plan, snapshot, b->ids[i], b->data + b->offsets[(size_t)i * b->pub.fields]);
 
 	if (err == 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* epoch_hold.c -- the order `blocks` where a rank owns whole lanes: blocks are read whole, in the order of
- * the disk, and
- * held while their samples are drawn; the windows that come next are read while these are consumed.
+/* epoch_hold.c -- the order `blocks`: blocks of a rank's lanes are read in the order of the disk, whole where it owns
+ * its lanes, else its own samples of them (epoch_own.c), and held while their samples are drawn; the windows that come
+ * next are read while these are consumed.
  *
  * PLANNED -> COMING  hold_fetch_more()  there was room; its range requests are under way, its rows are laid out
  *         -> HERE    hold_collect()     all came, verified; rows that are bad are marked
@@ -17,6 +17,8 @@
 
 enum {
 	COMING_MAX = 32 * 1024 * 1024, /* bytes under way: enough for the line, and single samples need not wait long */
+	COMING_SHARED = 1024 * 1024,    /* at least, of a rank that shares its lanes */
+	FETCH_BYTES = 256 * 1024,       /* of blocks that are asked for together, where a rank has a part of each */
 	COMING_FIRST = 2 * 1024 * 1024, /* before the first batch, which comes sample by sample */
 	COUNT_EXACT_MAX = 1 << 20,     /* samples of a window that was begun before: of those it is counted
 	                                * what is left */
@@ -27,7 +29,22 @@ static uint64_t gen_bytes(const struct granary_epoch *e)
 	const struct snap_manifest *m = &e->snapshot->manifest;
 	uint64_t mean = m->samples ? m->bytes / m->samples + 1 : 1;
 
-	return mean * e->order.spec.block * e->window_blocks * e->lanes_count;
+	return mean * e->order.spec.block * e->window_blocks * e->lanes_count / (e->ranks.spec.ranks / e->lane_step);
+}
+
+uint32_t hold_lane(const struct granary_epoch *e, uint32_t i)
+{
+	return e->ranks.spec.rank % e->lane_step + i * e->lane_step;
+}
+
+static uint32_t common_divisor(uint32_t a, uint32_t b)
+{
+	while (b > 0) {
+		uint32_t rest = a % b;
+		a = b;
+		b = rest;
+	}
+	return a;
 }
 
 int hold_setup(struct granary_epoch *e)
@@ -35,9 +52,11 @@ int hold_setup(struct granary_epoch *e)
 	const struct order *o = &e->order;
 	uint64_t wide, all = e->snapshot->manifest.bytes / e->ranks.spec.ranks;
 
-	e->lanes_count = o->spec.lanes / e->ranks.spec.ranks;
+	e->lane_step = common_divisor(o->spec.lanes, e->ranks.spec.ranks);
+	e->sharing = e->lane_step != e->ranks.spec.ranks;
+	e->lanes_count = o->spec.lanes / e->lane_step;
 	for (uint32_t i = 0; i < e->lanes_count; i++) {
-		uint64_t windows = order_lane_windows(o, e->ranks.spec.rank + i * e->ranks.spec.ranks);
+		uint64_t windows = order_lane_windows(o, hold_lane(e, i));
 		e->windows = windows > e->windows ? windows : e->windows;
 	}
 	wide = (o->lane_items >> o->block_shift) + 3;
@@ -49,7 +68,7 @@ int hold_setup(struct granary_epoch *e)
 		return -GRANARY_ENOMEM;
 	for (uint32_t i = 0; i < e->lanes_count; i++) {
 		struct order_piece piece[2];
-		uint32_t lane = e->ranks.spec.rank + i * e->ranks.spec.ranks;
+		uint32_t lane = hold_lane(e, i);
 		if (order_lane_items(o, lane) == 0 || order_window(o, lane, 0).blocks < 2)
 			continue;
 		uint64_t first = 0;
@@ -79,8 +98,9 @@ static void fetch_spare(struct granary_epoch *e, struct fetch *f)
 {
 	list_remove(&f->link);
 	list_push(&e->fetches, &f->link);
-	f->hold->fetch = NULL;
-	f->hold = NULL;
+	for (uint32_t i = 0; i < f->holds_count; i++)
+		f->holds[i]->fetch = NULL;
+	f->holds_count = 0;
 }
 
 static void gen_free(struct granary_epoch *e, struct gen *g)
@@ -96,6 +116,8 @@ static void gen_free(struct granary_epoch *e, struct gen *g)
 	}
 	free(g->holds);
 	free(g->order);
+	free(g->own);
+	free(g->gone);
 	*g = (struct gen){ .holds = NULL };
 }
 
@@ -110,6 +132,7 @@ void hold_release(struct granary_epoch *e)
 	}
 	free(e->lane_cut);
 	free(e->rows);
+	free(e->own_parts);
 }
 
 /* ---- planning a gen ---- */
@@ -142,10 +165,11 @@ static void gen_count_left(struct granary_epoch *e, struct gen *g)
 	uint64_t start = e->ranks.spec.start / e->order.spec.lanes;
 	uint64_t span = e->order.spec.window << e->order.block_shift;
 
-	if (e->ranks.spec.start == 0 || g->window > start / span + 1 || span * e->lanes_count > COUNT_EXACT_MAX)
+	if (e->sharing || e->ranks.spec.start == 0 || g->window > start / span + 1 ||
+		span * e->lanes_count > COUNT_EXACT_MAX)
 		return;
 	for (uint32_t i = 0; i < e->lanes_count; i++) {
-		uint32_t lane = e->ranks.spec.rank + i * e->ranks.spec.ranks, index;
+		uint32_t lane = hold_lane(e, i), index;
 		if (g->window >= order_lane_windows(&e->order, lane))
 			continue;
 		struct order_window w = order_window(&e->order, lane, g->window);
@@ -159,6 +183,19 @@ static void gen_count_left(struct granary_epoch *e, struct gen *g)
 	}
 }
 
+/* The gen's blocks in the order of the disk: those of which this rank takes something. */
+static void gen_order(struct granary_epoch *e, struct gen *g)
+{
+	for (uint32_t i = 0; i < e->lanes_count * e->window_blocks; i++) {
+		struct hold *h = &g->holds[i];
+		if (e->sharing)
+			h->left = h->own_count;
+		if (h->left > 0)
+			g->order[g->count++] = i;
+	}
+	qsort_r(g->order, g->count, sizeof(*g->order), by_first_id, g->holds);
+}
+
 static int gen_plan(struct granary_epoch *e)
 {
 	struct gen *g = &e->gens[e->gen_end % EPOCH_GENS_MAX];
@@ -167,24 +204,19 @@ static int gen_plan(struct granary_epoch *e)
 	*g = (struct gen){ .window = e->gen_end };
 	g->holds = calloc(most, sizeof(*g->holds));
 	g->order = calloc(most, sizeof(*g->order));
-	if (!g->holds || !g->order) {
-		free(g->holds);
-		free(g->order);
-		g->holds = NULL;
-		return -GRANARY_ENOMEM;
-	}
-	for (uint32_t i = 0; i < e->lanes_count; i++) {
-		uint32_t lane = e->ranks.spec.rank + i * e->ranks.spec.ranks;
+	for (uint32_t i = 0; g->holds && i < e->lanes_count; i++) {
+		uint32_t lane = hold_lane(e, i);
 		if (g->window >= order_lane_windows(&e->order, lane))
 			continue;
 		struct order_window w = order_window(&e->order, lane, g->window);
-		for (uint32_t b = 0; b < w.blocks; b++) {
-			uint32_t at = i * e->window_blocks + b;
-			hold_plan(e, &g->holds[at], lane, g->window, b);
-			g->order[g->count++] = at;
-		}
+		for (uint32_t b = 0; b < w.blocks; b++)
+			hold_plan(e, &g->holds[i * e->window_blocks + b], lane, g->window, b);
 	}
-	qsort_r(g->order, g->count, sizeof(*g->order), by_first_id, g->holds);
+	if (!g->holds || !g->order || (e->sharing && own_plan(e, g) < 0)) {
+		gen_free(e, g);
+		return -GRANARY_ENOMEM;
+	}
+	gen_order(e, g);
 	e->gen_end++;
 	gen_count_left(e, g);
 	return 0;
@@ -194,7 +226,8 @@ static int gen_plan(struct granary_epoch *e)
 
 uint64_t hold_sample_id(const struct granary_epoch *e, const struct hold *h, uint32_t index)
 {
-	(void)e;
+	if (e->sharing)
+		index = h->own[index];
 	return index < h->count_first ? h->first_id + index : index - h->count_first;
 }
 
@@ -309,30 +342,10 @@ static struct fetch *fetch_new(struct granary_epoch *e)
 		return NULL;
 	list_init(&f->link);
 	range_plan_clear(&f->plan);
+	f->plan.stream = &e->stream;
 	f->op = NULL;
+	f->holds_count = 0;
 	return f;
-}
-
-static int hold_fetch(struct granary_epoch *e, struct hold *h)
-{
-	struct fetch *f = fetch_new(e);
-
-	if (!f)
-		return -GRANARY_ENOMEM;
-	f->hold = h;
-	h->fetch = f;
-	int err = hold_prepare(e, h, &f->plan);
-	if (err == 0)
-		err = range_start(&f->plan, e->snapshot, GRANARY_FOREVER, &e->wake, &f->op);
-	if (err < 0) {
-		fetch_spare(e, f);
-		return err;
-	}
-	f->bytes = f->plan.bytes;
-	e->coming_bytes += f->bytes;
-	h->state = HOLD_COMING;
-	list_push(&e->coming, &f->link);
-	return 0;
 }
 
 /* The next block to fetch, its gen planned; NULL: there is none yet. */
@@ -360,7 +373,62 @@ static size_t hold_guess(const struct granary_epoch *e, const struct hold *h)
 {
 	const struct snap_manifest *m = &e->snapshot->manifest;
 
-	return (size_t)(m->bytes / m->samples + 1 + 16 * m->fields) * h->count;
+	return (size_t)(m->bytes / m->samples + 1 + 16 * m->fields) * (e->sharing ? h->own_count : h->count);
+}
+
+static int fetch_add(struct granary_epoch *e, struct fetch *f, struct hold *h)
+{
+	uint32_t number = f->holds_count++;
+
+	f->holds[number] = h;
+	h->fetch = f;
+	h->state = HOLD_COMING;
+	return e->sharing ? own_prepare(e, h, &f->plan, number) : hold_prepare(e, h, &f->plan);
+}
+
+static bool hold_has_room(const struct granary_epoch *e, const struct hold *h)
+{
+	return e->held + mem_size(hold_guess(e, h)) <= e->hold_limit;
+}
+
+/* More blocks of the gen, up to as many bytes as are worth a request. */
+static int fetch_fill(struct granary_epoch *e, struct fetch *f)
+{
+	struct gen *g = &e->gens[(e->gen_end - 1) % EPOCH_GENS_MAX];
+	uint64_t bytes = f->holds[0]->size;
+	int err = 0;
+
+	for (; err == 0 && g->next < g->count && f->holds_count < FETCH_HOLDS_MAX && bytes < FETCH_BYTES; g->next++) {
+		struct hold *h = &g->holds[g->order[g->next]];
+		if (h->state != HOLD_PLANNED)
+			continue;
+		if (!hold_has_room(e, h))
+			break;
+		err = fetch_add(e, f, h);
+		bytes += h->size;
+	}
+	return err < 0 ? err : range_merge(&f->plan);
+}
+
+static int hold_fetch(struct granary_epoch *e, struct hold *h)
+{
+	struct fetch *f = fetch_new(e);
+
+	if (!f)
+		return -GRANARY_ENOMEM;
+	int err = fetch_add(e, f, h);
+	if (err == 0 && e->sharing)
+		err = fetch_fill(e, f);
+	if (err == 0)
+		err = range_start(&f->plan, e->snapshot, GRANARY_FOREVER, &e->wake, &f->op);
+	if (err < 0) {
+		fetch_spare(e, f);
+		return err;
+	}
+	f->bytes = f->plan.bytes;
+	e->coming_bytes += f->bytes;
+	list_push(&e->coming, &f->link);
+	return 0;
 }
 
 bool hold_fetch_blocked(const struct granary_epoch *e)
@@ -370,16 +438,25 @@ bool hold_fetch_blocked(const struct granary_epoch *e)
 	return e->held + mem_size(block + block / 8) > e->hold_limit && list_empty(&e->coming);
 }
 
+/* Bytes that may be under way. */
+static uint64_t coming_most(const struct granary_epoch *e)
+{
+	uint64_t most = e->begun ? COMING_MAX : COMING_FIRST;
+
+	most /= e->ranks.spec.ranks / e->lane_step;
+	return e->sharing && most < COMING_SHARED ? COMING_SHARED : most;
+}
+
 bool hold_fetch_more(struct granary_epoch *e)
 {
 	bool moved = false;
 
-	while (e->coming_bytes < (e->begun ? (uint64_t)COMING_MAX : (uint64_t)COMING_FIRST)) {
+	while (e->coming_bytes < coming_most(e)) {
 		int err;
 		struct hold *h = hold_next(e, &err);
 		if (err < 0)
 			epoch_fail(e, err, "cannot plan a window: %s", error_text(err));
-		if (!h || e->held + mem_size(hold_guess(e, h)) > e->hold_limit)
+		if (!h || !hold_has_room(e, h))
 			break;
 		err = hold_fetch(e, h);
 		if (err < 0) {
@@ -397,17 +474,26 @@ bool hold_fetch_more(struct granary_epoch *e)
 
 static void hold_arrived(struct granary_epoch *e, struct fetch *f, int64_t result)
 {
-	struct hold *h = f->hold;
-	struct hold_row *rows = (struct hold_row *)(void *)h->mem;
-
 	for (uint32_t u = 0; result > 0 && u < f->plan.units_count; u++)
-		if (f->plan.units[u].bad)
-			rows[f->plan.units[u].tag].offset = HOLD_BAD;
-	h->state = HOLD_HERE;
-	if (h->left == 0)
-		hold_drop(e, h);
+		if (f->plan.units[u].bad && e->sharing)
+			own_bad(f, f->plan.units[u].tag);
+		else if (f->plan.units[u].bad)
+			((struct hold_row *)(void *)f->holds[0]->mem)[f->plan.units[u].tag].offset = HOLD_BAD;
+	for (uint32_t i = 0; i < f->holds_count; i++) {
+		f->holds[i]->state = HOLD_HERE;
+		if (f->holds[i]->left == 0)
+			hold_drop(e, f->holds[i]);
+	}
 	e->coming_bytes -= f->bytes;
 	e->bytes_seen += f->bytes;
+	fetch_spare(e, f);
+}
+
+static void hold_lost(struct granary_epoch *e, struct fetch *f)
+{
+	for (uint32_t i = 0; i < f->holds_count; i++)
+		hold_drop(e, f->holds[i]);
+	e->coming_bytes -= f->bytes;
 	fetch_spare(e, f);
 }
 
@@ -428,26 +514,35 @@ bool hold_collect(struct granary_epoch *e)
 		if (result >= 0)
 			hold_arrived(e, f, result);
 		else
-			hold_drop(e, f->hold), e->coming_bytes -= f->bytes, fetch_spare(e, f);
+			hold_lost(e, f);
 		moved = true;
 	}
 	return moved;
 }
 
+uint32_t hold_slot(const struct granary_epoch *e, uint32_t i, uint64_t window, uint64_t slot, uint32_t *sample)
+{
+	uint32_t cut = window == 0 ? e->lane_cut[i] : 0, n_shift = e->order.block_shift;
+	uint64_t block = (slot + cut) >> n_shift;
+
+	*sample = (uint32_t)(block == 0 ? slot : slot + cut - (block << n_shift));
+	return i * e->window_blocks + (uint32_t)block;
+}
+
 struct hold *hold_of(struct granary_epoch *e, struct order_place at, uint32_t *index)
 {
-	uint32_t world = e->ranks.spec.ranks, n_shift = e->order.block_shift;
+	uint32_t sample;
 	uint64_t slot, window;
 
-	if (at.lane % world != e->ranks.spec.rank)
+	if (at.lane % e->lane_step != e->ranks.spec.rank % e->lane_step)
 		return NULL; /* of the last round */
 	window = order_item_window(&e->order, at.lane, at.item, &slot);
 	if (window < e->gen_first || window >= e->gen_end)
 		return NULL;
-	uint32_t lane = at.lane / world, cut = window == 0 ? e->lane_cut[lane] : 0;
-	uint64_t block = (slot + cut) >> n_shift;
-	*index = (uint32_t)(block == 0 ? slot : slot + cut - (block << n_shift));
-	return &e->gens[window % EPOCH_GENS_MAX].holds[(size_t)lane * e->window_blocks + block];
+	struct hold *holds = e->gens[window % EPOCH_GENS_MAX].holds;
+	struct hold *h = &holds[hold_slot(e, at.lane / e->lane_step, window, slot, &sample)];
+	*index = sample;
+	return !e->sharing || own_find(h, sample, index) ? h : NULL;
 }
 
 bool hold_planned(const struct granary_epoch *e, uint64_t position)
@@ -461,7 +556,9 @@ bool hold_planned(const struct granary_epoch *e, uint64_t position)
 
 void hold_drawn(struct granary_epoch *e, struct hold *h)
 {
-	if (h->left > 0 && --h->left == 0 && h->state != HOLD_COMING)
+	bool comes = h->state == HOLD_COMING || (h->state == HOLD_PLANNED && e->sharing); /* others count on it */
+
+	if (h->left > 0 && --h->left == 0 && !comes)
 		hold_drop(e, h);
 }
 

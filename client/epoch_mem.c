@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { MEM_MIN_SHIFT = 14, MEM_STEPS = 4, MEM_HUGE = 2 * 1024 * 1024, MEM_SLAB = 8 * 1024 * 1024 };
+enum { MEM_MIN_SHIFT = 10, MEM_STEPS = 4, MEM_HUGE = 2 * 1024 * 1024, MEM_SLAB = 8 * 1024 * 1024 };
 
 struct slab {
 	struct slab *next;
@@ -14,7 +14,7 @@ struct slab {
 	size_t size, used;
 };
 
-/* Classes are 16 KiB times 1, 1.25, 1.5, 1.75, 2, 2.5 ...: at most a fifth of a block is not used. */
+/* Classes are 1 KiB times 1, 1.25, 1.5, 1.75, 2, 2.5 ...: at most a fifth of a block is not used. */
 static uint32_t class_of(size_t size, size_t *rounded)
 {
 	uint32_t shift = MEM_MIN_SHIFT, step = 0;

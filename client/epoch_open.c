@@ -227,6 +227,21 @@ uint64_t epoch_at(const struct granary_epoch *e, uint64_t position, uint32_t *pa
 	return subset_id(e->parts[item.source].subset, item.id);
 }
 
+/* Whose requests these are. What is shared is each sample once: of one job, from one position to one end. */
+static void epoch_stream(struct granary_epoch *e)
+{
+	const struct order_spec *s = &e->order.spec;
+	uint64_t job = e->job ? hash_content(e->job, strlen(e->job)).lo : 0;
+
+	e->end = s->samples;
+	if (e->ranks.spec.last == ORDER_LAST_DROP)
+		e->end = e->ranks.spec.start + e->ranks.batches * e->ranks.global_batch;
+	const uint64_t parts[] = { e->source.lo, e->source.hi, s->seed, s->epoch, s->block, s->window, s->lanes,
+		e->ranks.spec.start, e->end, job };
+	e->stream = (struct range_stream){ .tag = hash_content(parts, sizeof(parts)).lo, .job = job,
+		.weight = e->options.weight };
+}
+
 /* ---- memory ---- */
 
 static uint64_t machine_memory(void)
@@ -245,8 +260,8 @@ static uint64_t two_windows(const struct granary_epoch *e)
 		return 0;
 	all = e->snapshot->manifest.bytes / e->ranks.spec.ranks;
 	/* Block sizes differ, and memory comes in size classes: a quarter more. */
-	uint64_t two = 2 * mean * s->block * s->window * (s->lanes / e->ranks.spec.ranks);
-	all += mean * s->block * 2 * (s->lanes / e->ranks.spec.ranks);
+	uint64_t two = 2 * mean * s->block * s->window * s->lanes / e->ranks.spec.ranks;
+	all += mean * s->block * 2 * s->lanes / e->ranks.spec.ranks;
 	return (two < all ? two : all) / 4 * 5;
 }
 
@@ -298,8 +313,8 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 		err = epoch_order(e);
 	if (err < 0)
 		return err;
-	e->holding = !e->recipe && e->order.spec.mode == ORDER_BLOCKS &&
-		e->order.spec.lanes % e->ranks.spec.ranks == 0 && e->order.spec.block * e->fields <= 1 << 20;
+	epoch_stream(e);
+	e->holding = !e->recipe && e->order.spec.mode == ORDER_BLOCKS && e->order.spec.block * e->fields <= 1 << 20;
 	err = epoch_budget(e);
 	if (err == 0 && e->holding && hold_setup(e) < 0)
 		err = error_fail(e->client, -GRANARY_ENOMEM, "out of memory");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* epoch_priv.h -- a stream of batches, shared by epoch.c (the calls), epoch_open.c (from options to an order),
- * epoch_run.c (its thread), epoch_batch.c (batches), epoch_hold.c (blocks held in memory), epoch_mem.c (their
- * memory).
+ * epoch_run.c (its thread), epoch_batch.c (batches), epoch_hold.c (blocks held in memory), epoch_own.c (own
+ * samples of blocks that ranks share), epoch_mem.c (their memory).
  *
  * (1) what is under "run" belongs to the epoch's thread, what is under "lock" to whoever holds the client's
  *     lock, the rest never changes after granary_epoch_open().
@@ -16,6 +16,7 @@
 
 enum {
 	EPOCH_GENS_MAX = 64,
+	FETCH_HOLDS_MAX = 64,
 	MEM_CLASSES = 256,
 };
 
@@ -43,6 +44,9 @@ struct hold {
 	uint64_t first_id;
 	uint32_t count, count_first;  /* samples; those before the ids go on at 0 */
 	uint32_t left;                /* samples still to be drawn */
+	/* Where ranks share lanes: of its samples, ascending, this rank's, and those that nobody takes. */
+	const uint32_t *own, *gone;
+	uint32_t own_count, gone_count, own_data;
 	uint8_t state;
 	uint8_t *mem;                 /* rows, then bytes */
 	size_t size;
@@ -54,10 +58,17 @@ struct gen {
 	struct hold *holds;           /* lane index * blocks of a window + block */
 	uint32_t *order;              /* holds by first_id */
 	uint32_t count, next;         /* of order; the first not looked at for fetching */
+	uint32_t *own, *gone;
+};
+struct own_part {                     /* an extent of a block; row UINT32_MAX: of another rank's sample */
+	struct snap_extent extent;
+	uint32_t row;
+	uint64_t at;                  /* in this rank's bytes of the block */
 };
 struct fetch {
 	struct list link;             /* run: coming, or spare */
-	struct hold *hold;
+	struct hold *holds[FETCH_HOLDS_MAX];
+	uint32_t holds_count;
 	struct range_plan plan;
 	struct granary_op *op;
 	uint64_t bytes;
@@ -114,7 +125,10 @@ struct granary_epoch {
 	char host[64];
 	uint64_t memory, ahead;
 	bool begun;                   /* run: a batch was ready */
-	bool holding;                 /* this rank reads whole blocks of its lanes */
+	bool holding;                 /* this rank holds blocks of its lanes */
+	bool sharing;                 /* of them only its own samples: others have the rest */
+	struct range_stream stream;
+	uint64_t end;                 /* of the positions that are delivered */
 	pthread_t thread;
 	bool thread_runs;
 
@@ -129,12 +143,15 @@ struct granary_epoch {
 	uint64_t gen_first, gen_end;  /* windows that have a gen */
 	uint64_t windows;             /* of the longest lane */
 	uint32_t lanes_count, window_blocks;
+	uint32_t lane_step;           /* its lanes are congruent to its rank modulo this */
 	uint32_t *lane_cut;           /* of each lane of this rank: how much of the first block belongs to others */
 	uint64_t hold_share;          /* in 1/65,536: how many blocks are held at all */
 	uint64_t hold_limit, held, coming_bytes;
 	uint64_t early_left;          /* bytes that may be read by themselves although their block will come */
 	struct list coming, fetches;
 	struct hold_row *rows;        /* scratch, of one block */
+	struct own_part *own_parts;   /* likewise */
+	uint32_t own_parts_count, own_parts_cap;
 	uint64_t progress_ns, report_ns, bytes_seen;
 	struct granary_op *report;
 
@@ -173,8 +190,17 @@ bool hold_fetch_more(struct granary_epoch *e);
 bool hold_collect(struct granary_epoch *e);
 bool hold_fetch_blocked(const struct granary_epoch *e); /* no room for the next block */
 bool hold_planned(const struct granary_epoch *e, uint64_t position); /* all windows up to there are known */
+uint32_t hold_lane(const struct granary_epoch *e, uint32_t i); /* this rank's i-th lane */
+/* Where a slot of a window of its i-th lane is: number of the hold in its gen, sample of the block. */
+uint32_t hold_slot(const struct granary_epoch *e, uint32_t i, uint64_t window, uint64_t slot, uint32_t *sample);
 struct hold *hold_of(struct granary_epoch *e, struct order_place at, uint32_t *index);
 uint64_t hold_sample_id(const struct granary_epoch *e, const struct hold *h, uint32_t index);
 const struct hold_row *hold_rows(const struct granary_epoch *e, const struct hold *h, uint32_t index);
 void hold_drawn(struct granary_epoch *e, struct hold *h);
 void hold_forget(struct granary_epoch *e, uint64_t position); /* all before it is drawn */
+/* epoch_own.c (run) */
+int own_plan(struct granary_epoch *e, struct gen *g);
+bool own_find(const struct hold *h, uint32_t sample, uint32_t *index);
+/* Memory and units of a block, the fetch's number `number`. */
+int own_prepare(struct granary_epoch *e, struct hold *h, struct range_plan *plan, uint32_t number);
+void own_bad(struct fetch *f, uint32_t tag);

@@ -115,8 +115,11 @@ static void units_sort(struct range_plan *p)
 static bool want_takes(const struct range_want *w, const struct range_unit *u)
 {
 	uint64_t end = (uint64_t)w->offset + w->length;
+	/* What is taken of a span is counted: only what is wanted. */
+	uint32_t gap = u->span_length > 0 ? 0 : RANGE_GAP_MAX;
 
-	return w->pack == u->pack && u->offset >= end && u->offset - end <= RANGE_GAP_MAX &&
+	return w->pack == u->pack && u->offset >= end && u->offset - end <= gap &&
+		w->span_offset == u->span_offset && w->span_length == u->span_length &&
 		(uint64_t)u->offset + u->len - w->offset <= RANGE_MERGE_MAX;
 }
 
@@ -139,7 +142,8 @@ int range_merge(struct range_plan *p)
 			return -GRANARY_ENOMEM;
 		p->wants = array;
 		p->wants[p->wants_count++] = (struct range_want){ .pack = u->pack, .offset = u->offset,
-			.length = u->len, .first = i, .count = 1 };
+			.length = u->len, .span_offset = u->span_offset, .span_length = u->span_length,
+			.wanted = u->wanted, .first = i, .count = 1 };
 		p->bytes += u->len;
 	}
 	return 0;
@@ -155,7 +159,7 @@ void range_plan_release(struct range_plan *p)
 {
 	free(p->units);
 	free(p->wants);
-	*p = (struct range_plan){ .units = NULL };
+	*p = (struct range_plan){ .stream = p->stream };
 }
 
 /* ---- requests ---- */
@@ -180,7 +184,10 @@ static struct range_rpc *range_rpc_of(struct rpc *r) { return container_of(r, st
 
 static size_t range_body_size(struct rpc *r)
 {
-	return text_size(range_op_of(r->op)->snapshot) + 16 + 1 + 4 + (size_t)range_rpc_of(r)->count * 16;
+	const struct range_op *ro = range_op_of(r->op);
+	size_t entry = 16 + (ro->plan->stream ? 12 : 0), stream = ro->plan->stream ? 20 : 0;
+
+	return text_size(ro->snapshot) + 16 + 1 + stream + 4 + range_rpc_of(r)->count * entry;
 }
 
 static void want_reset(struct range_plan *p, struct range_want *w)
@@ -197,6 +204,7 @@ static int range_encode(struct rpc *r, struct wr *w)
 {
 	struct range_op *ro = range_op_of(r->op);
 	struct range_rpc *rr = range_rpc_of(r);
+	const struct range_stream *stream = ro->plan->stream;
 	uint32_t left = 0;
 
 	for (uint32_t i = 0; i < rr->count; i++)
@@ -210,7 +218,12 @@ static int range_encode(struct rpc *r, struct wr *w)
 	text_encode(w, ro->snapshot);
 	wr_u64(w, ro->hash.lo);
 	wr_u64(w, ro->hash.hi);
-	wr_u8(w, ro->plan->past_cache ? RANGE_PAST_CACHE : 0);
+	wr_u8(w, (uint8_t)((ro->plan->past_cache ? RANGE_PAST_CACHE : 0) | (stream ? RANGE_STREAM : 0)));
+	if (stream) {
+		wr_u64(w, stream->tag);
+		wr_u64(w, stream->job);
+		wr_u32(w, stream->weight);
+	}
 	wr_u32(w, left);
 	for (uint32_t i = 0; i < left; i++) {
 		struct range_want *want = &ro->plan->wants[rr->index[i]];
@@ -218,6 +231,11 @@ static int range_encode(struct rpc *r, struct wr *w)
 		wr_u64(w, want->pack);
 		wr_u32(w, want->offset);
 		wr_u32(w, want->length);
+		if (!stream)
+			continue;
+		wr_u32(w, want->span_offset);
+		wr_u32(w, want->span_length);
+		wr_u32(w, want->wanted);
 	}
 	return 0;
 }

@@ -17,6 +17,7 @@ struct range_unit {
 	uint64_t pack;
 	uint32_t offset, len, crc;
 	uint32_t tag;               /* the owner's */
+	uint32_t span_offset, span_length, wanted; /* a span that it is part of (PROTOCOL 4.8); length 0: none */
 	uint32_t run;               /* checksum of what came so far */
 	bool bad;                   /* answered: wrong checksum, or the server could not read it */
 };
@@ -24,12 +25,19 @@ struct range_want {
 	uint64_t pack;
 	uint8_t *base;              /* where its first byte goes, gaps and all; NULL: gaps are thrown away */
 	uint32_t offset, length;
+	uint32_t span_offset, span_length, wanted; /* of its units */
 	uint32_t first, count;      /* its units, ascending, not overlapping */
 	uint32_t got, unit_at, unit_got;
 	int16_t status;
 	bool done, again;
 };
+struct range_stream {
+	uint64_t tag;               /* equal on all ranks of an epoch: spans with one tag are shared */
+	uint64_t job;               /* hash of its name; 0: none */
+	uint32_t weight;
+};
 struct range_plan {
+	const struct range_stream *stream; /* whose requests these are; NULL: nobody's in particular */
 	struct range_unit *units;
 	struct range_want *wants;
 	uint32_t units_count, units_cap, wants_count, wants_cap;

@@ -211,15 +211,51 @@ static bool range_flush(struct peer *p, struct range_out *o, int fd, const struc
 	return good;
 }
 
+/* Spans that ranges were parts of, and how much was taken from them. */
+struct span { uint64_t tag, pack; uint32_t offset, length, wanted, taken; };
+static struct span spans[4096];
+static uint32_t spans_count;
+static uint64_t spans_taken;
+static pthread_mutex_t spans_lock = PTHREAD_MUTEX_INITIALIZER; /* a connection of the peer is a thread */
+
+static void span_note(uint64_t tag, uint64_t pack, uint32_t offset, uint32_t len, struct cur *c)
+{
+	struct span s = { .tag = tag, .pack = pack };
+	uint32_t i = 0;
+
+	s.offset = cur_u32(c);
+	s.length = cur_u32(c);
+	s.wanted = cur_u32(c);
+
+	if (s.length == 0)
+		return;
+	assert_true(offset >= s.offset && offset + len <= s.offset + s.length && len <= s.wanted);
+	pthread_mutex_lock(&spans_lock);
+	while (i < spans_count && memcmp(&spans[i], &s, offsetof(struct span, taken)) != 0)
+		i++;
+	assert_true(i < 4096);
+	if (i == spans_count)
+		spans[spans_count++] = s;
+	spans[i].taken += len;
+	spans_taken += len;
+	pthread_mutex_unlock(&spans_lock);
+}
+
 /* Pieces of odd sizes, so that samples lie across them. */
 static bool answer_range(struct peer *p, int fd, const struct frame *f, struct cur c)
 {
 	struct range_out o = { .len = 0 };
 	bool good = true;
+	uint64_t tag = 0;
 
 	cur_bytes16(&c);
 	uint64_t lo = cur_u64(&c), hi = cur_u64(&c);
-	cur_u8(&c);
+	bool stream = (cur_u8(&c) & RANGE_STREAM) != 0;
+	if (stream) {
+		tag = cur_u64(&c);
+		cur_u64(&c);
+		assert_int_equal(1, cur_u32(&c));
+	}
 	uint32_t count = cur_u32(&c);
 	if (world->gone)
 		return peer_error(fd, f, GRANARY_ENOTFOUND, "no such snapshot");
@@ -231,6 +267,8 @@ static bool answer_range(struct peer *p, int fd, const struct frame *f, struct c
 	for (uint32_t i = 0; i < count && good; i++) {
 		uint64_t pack = cur_u64(&c);
 		uint32_t offset = cur_u32(&c), len = cur_u32(&c);
+		if (stream)
+			span_note(tag, pack, offset, len, &c);
 		assert_true(cur_ok(&c) && pack >= 1 && pack <= PACKS && offset + len <= PACK_SIZE && len > 0);
 		world->ranges++;
 		world->range_bytes += len;
@@ -433,6 +471,43 @@ static void test_every_sample_once_in_every_mode(void **state)
 			}
 			assert_once(&s);
 			assert_int_equal((3000 + 32 * ranks - 1) / (32 * ranks), batches);
+		}
+}
+
+/* Goal: where ranks share lanes the server can tell when all have taken theirs of what it read: spans are the same for
+ * all ranks, and together they take of each what they say, wherever the epoch begins and ends. */
+static void test_ranks_that_share_lanes_take_all_of_each_span(void **state)
+{
+	static struct seen s;
+	static const uint32_t worlds[] = { 5, 7, 8, 18 };
+
+	(void)state;
+	world_make(3000, 2, 400, 16, 4, 12);
+	for (size_t w = 0; w < 4; w++)
+		for (uint32_t last = GRANARY_LAST_PAD; last <= GRANARY_LAST_DROP; last++) {
+			struct granary_epoch_options o = defaults(0, worlds[w], 11);
+			struct granary_token token;
+
+			o.last = (uint8_t)last;
+			memset(&s, 0, sizeof(s));
+			for (uint32_t r = 0; r < worlds[w]; r++) {
+				o.rank = r;
+				assert_int_equal(0, read_epoch(&o, &s, 3, &token));
+			}
+			spans_count = 0;
+			spans_taken = 0;
+			o.token = &token;
+			for (uint32_t r = 0; r < worlds[w]; r++) {
+				o.rank = r;
+				assert_int_equal(0, read_epoch(&o, &s, UINT64_MAX, NULL));
+			}
+			if (last == GRANARY_LAST_PAD)
+				assert_once(&s);
+			assert_true(spans_count > 100);
+			/* What was asked for before the stop may have come since: it has another tag. */
+			for (uint32_t i = 0; i < spans_count; i++)
+				if (spans[i].tag == spans[spans_count - 1].tag)
+					assert_int_equal(spans[i].wanted, spans[i].taken);
 		}
 }
 
@@ -908,6 +983,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		TEST(test_every_sample_once_in_every_mode),
+		TEST(test_ranks_that_share_lanes_take_all_of_each_span),
 		TEST(test_order_is_that_of_the_definition),
 		TEST(test_steps_are_equal_for_every_world),
 		TEST(test_batch_counts_at_the_borders),

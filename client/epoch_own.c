@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* epoch_own.c -- the order `blocks` where ranks share lanes: of each block a rank fetches its own samples only, while
+ * the others fetch theirs, and the server reads the block once for all. So that it can, all ranks ask in the same
+ * order, that of the disk, and name the same spans: stretches of a pack that hold samples of one block, with what all
+ * ranks together take of them.
+ *
+ * (1) spans depend on the block and on what is left of it when the epoch begins, never on the rank, its memory or
+ *     what it has fetched. (2) what is taken through spans is each sample once: padded rows, those of the last round
+ *     and those that a small budget does not hold are read by themselves. */
+#include "epoch_priv.h"
+
+#include <stdlib.h>
+
+enum {
+	SPAN_MAX = 512 * 1024,     /* the protocol's cap */
+	SPAN_GAP_MAX = 32 * 1024,  /* that nobody wants, read through */
+	GONE_EXACT_MAX = 1 << 22,  /* samples of a window of which is found out who is left */
+	ROW_BITS = 20,             /* of a unit's tag; the rest: which block of the fetch */
+};
+
+/* ---- whose samples: lists of (block of the gen, sample of the block) ---- */
+
+struct picks {
+	uint64_t *v;
+	size_t count, cap;
+	bool failed;
+};
+
+static void pick(struct granary_epoch *e, struct picks *p, uint32_t lane, uint64_t window, uint64_t item)
+{
+	uint64_t slot;
+
+	order_item_window(&e->order, hold_lane(e, lane), item, &slot);
+	if (p->count == p->cap) {
+		size_t cap = p->cap ? 2 * p->cap : 1024;
+		uint64_t *v = realloc(p->v, cap * sizeof(*v));
+		p->failed = p->failed || !v;
+		if (!v)
+			return;
+		p->v = v;
+		p->cap = cap;
+	}
+	uint32_t index, at = hold_slot(e, lane, window, slot, &index);
+	p->v[p->count++] = (uint64_t)at << 32 | index;
+}
+
+static int pick_order(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Sorted by block and sample; in place, the samples alone. */
+static uint32_t *picks_sort(struct picks *p)
+{
+	uint32_t *samples = malloc((p->count + 1) * sizeof(*samples));
+
+	if (!samples)
+		return NULL;
+	if (p->count > 0)
+		qsort(p->v, p->count, sizeof(*p->v), pick_order);
+	for (size_t i = 0; i < p->count; i++)
+		samples[i] = (uint32_t)p->v[i];
+	return samples;
+}
+
+/* Positions from `start` to `end` are delivered; an item of the last round is nobody's. */
+static bool item_lives(const struct granary_epoch *e, uint32_t lane, uint64_t item)
+{
+	uint64_t position = item * e->order.spec.lanes + lane;
+
+	return item < e->order.lane_items && position >= e->ranks.spec.start && position < e->end;
+}
+
+static void pick_own(struct granary_epoch *e, struct picks *p, uint32_t i, uint64_t window)
+{
+	uint32_t lane = hold_lane(e, i), ranks = e->ranks.spec.ranks, step = ranks / e->lane_step;
+	struct order_window w = order_window(&e->order, lane, window);
+	uint64_t item = w.first_item;
+
+	while ((item * e->order.spec.lanes + lane) % ranks != e->ranks.spec.rank)
+		item++;
+	for (; item < w.first_item + w.items; item += step)
+		if (item_lives(e, lane, item))
+			pick(e, p, i, window, item);
+}
+
+static void pick_gone(struct granary_epoch *e, struct picks *p, uint32_t i, uint64_t window)
+{
+	uint32_t lane = hold_lane(e, i);
+	struct order_window w = order_window(&e->order, lane, window);
+	uint64_t first = w.first_item, last = w.first_item + w.items;
+
+	if (w.items * e->lanes_count > GONE_EXACT_MAX)
+		return;
+	for (; first < last && !item_lives(e, lane, first); first++)
+		pick(e, p, i, window, first);
+	for (; last > first && !item_lives(e, lane, last - 1); last--)
+		pick(e, p, i, window, last - 1);
+}
+
+/* Lists of all blocks of a gen: own and gone samples. */
+int own_plan(struct granary_epoch *e, struct gen *g)
+{
+	struct picks own = { .v = NULL }, gone = { .v = NULL };
+
+	for (uint32_t i = 0; i < e->lanes_count; i++) {
+		if (g->window >= order_lane_windows(&e->order, hold_lane(e, i)))
+			continue;
+		pick_own(e, &own, i, g->window);
+		pick_gone(e, &gone, i, g->window);
+	}
+	g->own = picks_sort(&own);
+	g->gone = picks_sort(&gone);
+	bool failed = own.failed || gone.failed || !g->own || !g->gone;
+	for (size_t i = 0; !failed && i < own.count; i++) {
+		struct hold *h = &g->holds[own.v[i] >> 32];
+		if (h->own_count++ == 0)
+			h->own = g->own + i;
+	}
+	for (size_t i = 0; !failed && i < gone.count; i++) {
+		struct hold *h = &g->holds[gone.v[i] >> 32];
+		if (h->gone_count++ == 0)
+			h->gone = g->gone + i;
+	}
+	free(own.v);
+	free(gone.v);
+	return failed ? -GRANARY_ENOMEM : 0;
+}
+
+bool own_find(const struct hold *h, uint32_t sample, uint32_t *index)
+{
+	uint32_t lo = 0, hi = h->own_count;
+
+	while (lo < hi) {
+		uint32_t mid = (lo + hi) / 2;
+		if (h->own[mid] < sample)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	*index = lo;
+	return lo < h->own_count && h->own[lo] == sample;
+}
+
+/* ---- spans ---- */
+
+static bool part_add(struct granary_epoch *e, struct own_part part)
+{
+	if (e->own_parts_count == e->own_parts_cap) {
+		uint32_t cap = e->own_parts_cap ? 2 * e->own_parts_cap : 256;
+		struct own_part *parts = realloc(e->own_parts, cap * sizeof(*parts));
+		if (!parts)
+			return false;
+		e->own_parts = parts;
+		e->own_parts_cap = cap;
+	}
+	e->own_parts[e->own_parts_count++] = part;
+	return true;
+}
+
+/* One sample's extents; own: which of the own ones it is, else UINT32_MAX. */
+static int sample_parts(struct granary_epoch *e, const struct snap_page *page, uint64_t slot, uint32_t own,
+	uint64_t *sum)
+{
+	uint32_t fields = e->snapshot->manifest.fields;
+	struct snap_row row;
+	int err = 0;
+
+	for (uint32_t f = 0; err == 0 && f < fields; f++) {
+		uint64_t at = *sum;
+		err = snap_page_row(page, slot * fields + f, &row);
+		for (uint32_t i = 0; err == 0 && i < row.extent_count; i++) {
+			struct own_part part = { .row = own == UINT32_MAX ? own : own * fields + f, .at = at };
+			err = snap_page_extent(page, &row, i, &part.extent);
+			at += part.extent.length;
+			if (err == 0 && (own != UINT32_MAX || part.extent.pack != 0) && !part_add(e, part))
+				err = -GRANARY_ENOMEM;
+		}
+		if (err < 0 || own == UINT32_MAX)
+			continue;
+		e->rows[own * fields + f] = (struct hold_row){ (uint32_t)*sum, (uint32_t)row.size };
+		*sum += row.size;
+		if (*sum >= UINT32_MAX / 2)
+			err = -GRANARY_ETOOBIG;
+	}
+	return err;
+}
+
+/* All extents of a block that somebody takes; the bytes of the own ones. */
+static int64_t block_parts(struct granary_epoch *e, const struct hold *h)
+{
+	const struct snap_page *page = NULL;
+	uint64_t page_first = 0, page_end = 0, sum = 0;
+	uint32_t own = 0, gone = 0;
+	int err = 0;
+
+	e->own_parts_count = 0;
+	for (uint32_t i = 0; err == 0 && i < h->count; i++) {
+		uint64_t id = i < h->count_first ? h->first_id + i : i - h->count_first;
+		if (gone < h->gone_count && h->gone[gone] == i) {
+			gone++;
+			continue;
+		}
+		if (!page || id < page_first || id >= page_end) {
+			uint32_t index = snapshot_page_of(e->snapshot, id);
+			err = snapshot_page(e->snapshot, index, &page);
+			if (err < 0)
+				return err;
+			page_first = e->snapshot->first_ids[index];
+			page_end = e->snapshot->first_ids[index + 1];
+		}
+		bool mine = own < h->own_count && h->own[own] == i;
+		err = sample_parts(e, page, id - page_first, mine ? own : UINT32_MAX, &sum);
+		own += mine;
+	}
+	return err < 0 ? err : (int64_t)sum;
+}
+
+static int part_order(const void *a, const void *b)
+{
+	const struct snap_extent *x = &((const struct own_part *)a)->extent, *y = &((const struct own_part *)b)->extent;
+
+	if (x->pack != y->pack)
+		return x->pack < y->pack ? -1 : 1;
+	return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+static int span_units(struct granary_epoch *e, struct hold *h, struct range_plan *plan, uint32_t tag, uint32_t first,
+	uint32_t last)
+{
+	uint32_t from = e->own_parts[first].extent.offset, wanted = 0;
+	uint64_t end = (uint64_t)e->own_parts[last - 1].extent.offset + e->own_parts[last - 1].extent.length;
+	bool shared = end - from <= SPAN_MAX && last - first > 1;
+
+	for (uint32_t i = first; i < last; i++)
+		wanted += e->own_parts[i].extent.length;
+	for (uint32_t i = first; i < last; i++) {
+		const struct own_part *p = &e->own_parts[i];
+		uint32_t before = plan->units_count;
+		if (p->row == UINT32_MAX)
+			continue;
+		int err = range_add_unit(plan, &p->extent, h->mem + h->own_data + p->at, tag | p->row);
+		if (err < 0)
+			return err;
+		if (plan->units_count > before && shared) {
+			struct range_unit *u = &plan->units[before];
+			u->span_offset = from;
+			u->span_length = (uint32_t)(end - from);
+			u->wanted = wanted;
+		}
+	}
+	return 0;
+}
+
+static bool span_goes_on(const struct own_part *first, const struct own_part *before, const struct own_part *next)
+{
+	uint64_t end = (uint64_t)before->extent.offset + before->extent.length;
+	const struct snap_extent *n = &next->extent;
+
+	return n->pack == first->extent.pack && n->offset >= end && n->offset - end <= SPAN_GAP_MAX &&
+		(uint64_t)n->offset + n->length - first->extent.offset <= SPAN_MAX;
+}
+
+static int block_spans(struct granary_epoch *e, struct hold *h, struct range_plan *plan, uint32_t tag)
+{
+	int err = 0;
+
+	qsort(e->own_parts, e->own_parts_count, sizeof(*e->own_parts), part_order);
+	for (uint32_t first = 0, last; err == 0 && first < e->own_parts_count; first = last) {
+		last = first + 1;
+		if (e->own_parts[first].extent.pack == 0) { /* a hole */
+			memset(h->mem + h->own_data + e->own_parts[first].at, 0, e->own_parts[first].extent.length);
+			continue;
+		}
+		while (last < e->own_parts_count &&
+			span_goes_on(&e->own_parts[first], &e->own_parts[last - 1], &e->own_parts[last]))
+			last++;
+		err = span_units(e, h, plan, tag, first, last);
+	}
+	return err;
+}
+
+int own_prepare(struct granary_epoch *e, struct hold *h, struct range_plan *plan, uint32_t number)
+{
+	size_t rows = (size_t)h->own_count * e->snapshot->manifest.fields;
+	int64_t sum = block_parts(e, h);
+
+	if (sum < 0)
+		return (int)sum;
+	h->own_data = (uint32_t)(rows * sizeof(struct hold_row));
+	h->size = h->own_data + (size_t)sum;
+	h->mem = mem_get(&e->mem, h->size);
+	if (!h->mem)
+		return -GRANARY_ENOMEM;
+	e->held += mem_size(h->size);
+	struct hold_row *to = (struct hold_row *)(void *)h->mem;
+	for (size_t i = 0; i < rows; i++)
+		to[i] = (struct hold_row){ h->own_data + e->rows[i].offset, e->rows[i].size };
+	return block_spans(e, h, plan, number << ROW_BITS);
+}
+
+/* A unit of a fetch did not come whole. */
+void own_bad(struct fetch *f, uint32_t tag)
+{
+	struct hold_row *rows = (struct hold_row *)(void *)f->holds[tag >> ROW_BITS]->mem;
+
+	rows[tag & ((1u << ROW_BITS) - 1)].offset = HOLD_BAD;
+}
