@@ -14,7 +14,8 @@
  *   bench_client putbatch BUCKET PREFIX BATCH SIZE INFLIGHT SECONDS   keys in a random order
  *   bench_client stat BUCKET KEYFILE BATCH INFLIGHT SECONDS random keys of the file
  *   bench_client list BUCKET PREFIX ROUNDS                  whole listings, pages of 1,000
- *   bench_client stream BUCKET@NAME MODE BATCH RANKS SECONDS  epochs of a snapshot, one after the other until SECONDS
+ *   bench_client stream BUCKET@NAME MODE BATCH RANKS SECONDS [BATCHES [TOKEN]]
+ *                                                            epochs of a snapshot, one after the other until SECONDS
  *                                                           are over (0: one whole epoch); the ranks are threads of
  *                                                           this process, each with a client of its own
  *   bench_client epoch BUCKET@NAME MODE BATCH RANK WORLD MEMORY_MIB SECONDS [TOKEN]   one rank in a process of its
@@ -453,6 +454,8 @@ struct consumer {
 	uint32_t batch, rank, ranks;
 	double end;
 	bool whole; /* one epoch to its end, however long it takes */
+	uint64_t most; /* batches of it */
+	struct granary_token token; /* where it begins, then where it may go on; len 0: at its start */
 	double samples, bytes, waited_s, fetched;
 	double first_s; /* open to first batch */
 	pthread_t thread;
@@ -482,15 +485,18 @@ static void stream_epoch(struct granary_client *c, struct consumer *k, uint64_t 
 	o.rank = k->rank;
 	o.world = k->ranks;
 	o.epoch = number;
+	o.token = k->token.len > 0 ? &k->token : NULL;
 	int more = granary_epoch_open(c, &o, &e);
+	uint64_t taken = 0;
 	if (more < 0) die("stream", c, more);
-	while ((k->whole || now() < k->end) && (more = granary_epoch_next(e, &b)) > 0) {
+	while ((k->whole || now() < k->end) && taken++ < k->most && (more = granary_epoch_next(e, &b)) > 0) {
 		if (k->first_s == 0) k->first_s = now() - start;
 		for (uint32_t i = 0; i < b->count; i++)
 			if (b->sizes[i] > 0) touched = (uint8_t)(touched + b->data[b->offsets[i]]);
 		granary_epoch_release(e, &b);
 	}
 	if (more < 0) die("stream", c, more);
+	if ((more = granary_epoch_token(e, &k->token)) < 0) die("token", c, more);
 	granary_epoch_info(e, &info);
 	k->samples += (double)info.samples_read;
 	k->bytes += (double)info.bytes_read;
@@ -508,7 +514,8 @@ static void *consumer_main(void *arg)
 	return NULL;
 }
 
-static void run_stream(const char *snapshot, const char *mode, uint32_t batch, uint32_t ranks, double seconds)
+static void run_stream(const char *snapshot, const char *mode, uint32_t batch, uint32_t ranks, double seconds,
+	uint64_t most, const char *token)
 {
 	struct granary_client *c = open_client(1);
 	struct consumer *all = calloc(ranks, sizeof *all), sum = { 0 };
@@ -516,7 +523,8 @@ static void run_stream(const char *snapshot, const char *mode, uint32_t batch, u
 	struct meter m = meter_start(c);
 	for (uint32_t r = 0; r < ranks; r++) {
 		all[r] = (struct consumer){ .snapshot = snapshot, .mode = mode, .batch = batch, .rank = r,
-			.ranks = ranks, .end = now() + seconds, .whole = seconds == 0 };
+			.ranks = ranks, .end = now() + seconds, .whole = seconds == 0, .most = most };
+		if (token && granary_token_parse(token, &all[r].token) < 0) die("token", NULL, -GRANARY_EINVAL);
 		if (pthread_create(&all[r].thread, NULL, consumer_main, &all[r]) != 0)
 			die("thread", NULL, -GRANARY_ENOMEM);
 	}
@@ -526,8 +534,10 @@ static void run_stream(const char *snapshot, const char *mode, uint32_t batch, u
 		sum.bytes += all[r].bytes;
 		sum.fetched += all[r].fetched;
 	}
-	char more[128];
-	snprintf(more, sizeof more, ", \"first_s\": %.3f, \"fetched\": %.0f", all[0].first_s, sum.fetched);
+	char more[256], text[GRANARY_TOKEN_TEXT_LEN + 1] = "";
+	(void)!granary_token_text(&all[0].token, text);
+	snprintf(more, sizeof more, ", \"first_s\": %.3f, \"fetched\": %.0f, \"token\": \"%s\"", all[0].first_s,
+		sum.fetched, text);
 	meter_report_with(&m, "stream", sum.samples, sum.bytes, more);
 	free(all);
 	granary_close(&c);
@@ -656,9 +666,9 @@ int main(int argc, char **argv)
 		struct load l = { strtod(argv[6], NULL), (uint32_t)number(argv[4]),
 			(uint32_t)number(argv[5]), 1, "" };
 		run_stat(s.bucket, argv[3], &l);
-	} else if (argc == 7 && strcmp(mode, "stream") == 0) {
+	} else if (argc >= 7 && argc <= 9 && strcmp(mode, "stream") == 0) {
 		run_stream(argv[2], argv[3], (uint32_t)number(argv[4]), (uint32_t)number(argv[5]),
-			strtod(argv[6], NULL));
+			strtod(argv[6], NULL), argc > 7 ? number(argv[7]) : UINT64_MAX, argc > 8 ? argv[8] : NULL);
 	} else if (argc == 5 && strcmp(mode, "list") == 0) {
 		run_list(s.bucket, s.prefix, (int)number(argv[4]));
 	} else {
