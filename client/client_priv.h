@@ -404,6 +404,10 @@ size_t simple_body_size(struct rpc *r);
 int simple_encode(struct rpc *r, struct wr *w);
 int simple_answer(struct rpc *r, struct slice meta, struct slice data);
 
+/* stat.c: pairs of bytes16 as one block (NULL when there are none); -GRANARY_EPROTO, -GRANARY_ENOMEM. */
+int pairs_decode(struct slice pairs, struct granary_pair **out, uint64_t *count);
+void inode_decode(struct cur *c, struct granary_inode *inode);
+
 static inline uint64_t deadline_after(uint64_t now_ns, uint32_t ms)
 {
 	return ms == GRANARY_FOREVER ? NEVER_NS : now_ns + (uint64_t)ms * 1000000;

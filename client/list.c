@@ -3,31 +3,44 @@
 #include "client_priv.h"
 
 #include <stdlib.h>
+#include <sys/stat.h>
 
 static size_t list_body_size(const struct granary_list_query *q)
 {
-	return text_size(q->prefix) + text_size(q->delimiter) + text_size(q->start_after) + 4;
+	return text_size(q->prefix) + text_size(q->delimiter) + text_size(q->start_after) + 4 + 1;
 }
 
-static void entry_skip(struct cur *c)
+static void entry_skip(struct cur *c, bool full)
 {
 	uint8_t kind = cur_u8(c);
 
 	cur_bytes16(c);
 	if (kind == LIST_OBJECT)
-		cur_bytes(c, 5 * 8 + 4 + 1 + 16);
+		cur_bytes(c, 5 * 8 + 4 + 1 + 16 + (full ? STAT_FULL_SIZE : 0));
 	else if (kind != LIST_PREFIX)
 		c->bad = true;
 }
 
-static char *entry_decode(struct cur *c, struct granary_list_entry *e, char *text)
+static uint32_t kind_of_mode(uint32_t mode)
+{
+	switch (mode & S_IFMT) {
+	case S_IFLNK: return GRANARY_SYMLINK;
+	case S_IFIFO: return GRANARY_FIFO;
+	case S_IFSOCK: return GRANARY_SOCKET;
+	case S_IFCHR: return GRANARY_CHAR;
+	case S_IFBLK: return GRANARY_BLOCK;
+	default: return GRANARY_FILE;
+	}
+}
+
+static char *entry_decode(struct cur *c, struct granary_list_entry *e, struct granary_inode *inode, char *text)
 {
 	uint8_t kind = cur_u8(c);
 	struct slice key = cur_bytes16(c), hash;
 
 	memcpy(text, key.p, key.len);
 	text[key.len] = '\0';
-	*e = (struct granary_list_entry){ .key = text, .kind = kind == LIST_OBJECT ? GRANARY_FILE : GRANARY_PREFIX };
+	*e = (struct granary_list_entry){ .key = text, .kind = GRANARY_PREFIX };
 	if (kind == LIST_OBJECT) {
 		e->object_id = cur_u64(c);
 		e->version = cur_u64(c);
@@ -38,6 +51,9 @@ static char *entry_decode(struct cur *c, struct granary_list_entry *e, char *tex
 		e->has_hash = cur_u8(c);
 		hash = cur_bytes(c, sizeof(e->hash));
 		memcpy(e->hash, hash.p, sizeof(e->hash));
+		e->kind = kind_of_mode(e->mode);
+		if (inode)
+			inode_decode(c, inode);
 	}
 	return text + key.len + 1;
 }
@@ -52,18 +68,22 @@ static int list_decode(struct simple_op *s, struct slice meta, struct slice data
 	(void)data;
 	scan = c;
 	for (uint32_t i = 0; i < count && cur_ok(&scan); i++)
-		entry_skip(&scan);
+		entry_skip(&scan, s->extra != 0);
 	if (!cur_done(&scan))
 		return -GRANARY_EPROTO;
-	struct granary_list_page *page = malloc(sizeof(*page) + count * sizeof(page->entries[0]) + meta.len);
+	size_t inodes = s->extra != 0 ? count : 0;
+	struct granary_list_page *page = malloc(sizeof(*page) + count * sizeof(page->entries[0]) +
+		inodes * sizeof(page->inodes[0]) + meta.len);
 	if (!page)
 		return -GRANARY_ENOMEM;
 	page->count = count;
 	page->more = more;
 	page->entries = (struct granary_list_entry *)(page + 1);
-	char *text = (char *)(page->entries + count);
+	page->inodes = s->extra != 0 ? (struct granary_inode *)(page->entries + count) : NULL;
+	char *text = (char *)(page->entries + count) + inodes * sizeof(page->inodes[0]);
+	memset(page->entries + count, 0, inodes * sizeof(page->inodes[0]));
 	for (uint32_t i = 0; i < count; i++)
-		text = entry_decode(&c, &page->entries[i], text);
+		text = entry_decode(&c, &page->entries[i], page->inodes ? &page->inodes[i] : NULL, text);
 	*(struct granary_list_page **)s->out = page;
 	return 0;
 }
@@ -97,6 +117,9 @@ static struct simple_op *list_new(struct granary_client *c, const struct granary
 	text_encode(w, q.delimiter);
 	text_encode(w, q.start_after);
 	wr_u32(w, q.max ? q.max : GRANARY_LIST_MAX);
+	if (q.flags & GRANARY_LIST_FULL)
+		wr_u8(w, LIST_WANT_FULL);
+	s->extra = q.flags & GRANARY_LIST_FULL;
 	s->decode = list_decode;
 	s->out = page;
 	*page = NULL;

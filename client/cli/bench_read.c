@@ -361,6 +361,7 @@ static int bench_prepare(struct bench *b)
 	int code = directory_prefix(prefix, b->r.path);
 
 	if (code == CLI_OK) code = catalog_list(&b->catalog, &b->r, prefix);
+	if (code == CLI_OK) catalog_keep_files(&b->catalog);
 	if (code != CLI_OK) return code;
 	b->prefix_len = strlen(prefix);
 	b->order = must_alloc(malloc((b->catalog.count + 1) * sizeof(*b->order)));

@@ -30,9 +30,11 @@ enum { CLI_GRANTS_MAX = 16 };
 struct options {
 	bool json, quiet, no_color, help, version;
 	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
+	bool remove, symbolic;
 	bool world_given, depth_given, delete;
 	const char *url, *credentials, *profile, *data, *log;
 	const char *layout, *note, *output, *against, *by, *shuffle;
+	const char *perm, *owner, *mtime, *atime;
 	const char *prefix, *group, *split, *file, *mode, *last, *on_error, *job, *resume;
 	char *include, *exclude; /* a glob a line */
 	const char *grants[CLI_GRANTS_MAX];
@@ -129,6 +131,7 @@ const char *human_time(char buf[TEXT_SHORT], uint64_t ns);       /* "2024-05-01 
 const char *human_seconds(char buf[TEXT_SHORT], double seconds); /* "3m20s" */
 const char *mode_text(char buf[TEXT_SHORT], char kind, uint32_t mode); /* "-rw-r--r--" */
 void print_wrapped(const char *text); /* a paragraph, in lines of 80 columns (options.c) */
+const char *kind_text(uint32_t kind, char *letter); /* of enum granary_kind: "fifo", 'p' */
 bool stdout_is_tty(void);
 bool stderr_is_tty(void);
 /* Ends standard output: CLI_OK, or CLI_FAILED after saying so when it could not be written. */
@@ -221,6 +224,8 @@ struct catalog {
 	struct arena texts;
 };
 /* Everything whose key begins with `prefix`, in the order of the keys. CLI_OK, or says what failed. */
+/* Leaves out what has no bytes, symbolic links and special files, and says how many there were. */
+void catalog_keep_files(struct catalog *c);
 int catalog_list(struct catalog *c, struct remote *r, const char *prefix);
 void catalog_add(struct catalog *c, const struct item *item); /* copies the key */
 void catalog_free(struct catalog *c);
@@ -239,6 +244,7 @@ verb_fn run_key_create, run_key_ls, run_key_rm;
 verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_create;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
+verb_fn run_setattr, run_xattr, run_tag, run_ln, run_mknod;
 verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_diff,
 	run_snapshot_verify;
 verb_fn run_recipe_create, run_recipe_ls, run_recipe_show, run_recipe_rm;

@@ -246,6 +246,7 @@ static int tree_source(
 
 	*single = false;
 	if (code == CLI_OK) code = catalog_list(c, from, prefix);
+	if (code == CLI_OK) catalog_keep_files(c);
 	if (code != CLI_OK || c->count > 0 || from->path[0] == '\0') return code;
 	*single = !from->ends_in_slash && granary_stat(from->client, granary_ref_key(from->path),
 						  &st, GRANARY_CALL(.bucket = from->bucket)) == 0;
@@ -271,7 +272,8 @@ static int tree_down(struct remote *from, const char *dst)
 		n = snprintf(dir, sizeof(dir), "%s", dst);
 	if (single)
 		code = copy_down(from, dst, false);
-	else if (n >= (int)sizeof(dir) || len == 0 || strncmp(leaf, "..", strcspn(leaf, "/")) == 0)
+	else if (n >= (int)sizeof(dir) || len == 0 ||
+		(leaf[0] != '\0' && strncmp(leaf, "..", strcspn(leaf, "/")) == 0))
 		code = fail(CLI_USAGE, "cannot copy '%s' to '%s'", shown(from->path), shown(dst));
 	else
 		code = fetch_run(from, &c, prefix, dir, NULL, NULL, &totals);

@@ -96,6 +96,11 @@ static const struct advice advices[] = {
 	[GRANARY_EAGAIN] = { "It is not ready yet.", "Wait for it; the library does so by itself." },
 	[GRANARY_EFORKED] = { "The handle was opened before a fork() and belongs to the parent.",
 		"Open one in the child." },
+	[GRANARY_ENOATTR] = { "The object has no attribute of that name.",
+		"`granary xattr URL` and `granary tag URL` show those that it has." },
+	[GRANARY_ENOTFILE] = { "It is a symbolic link, a pipe, a socket or a device: a name without bytes of its own.",
+		"`granary stat` shows where a link points; read that object." },
+	[GRANARY_EMLINK] = { "A file has at most 65,000 names.", "Copy it instead: granary cp." },
 };
 
 struct code {

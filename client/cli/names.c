@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 
 #include "common/hash.h"
 
@@ -22,11 +23,11 @@ static void list_json(const struct granary_list_entry *e)
 	struct json j;
 	size_t len = strlen(e->key);
 	bool is_dir = e->kind == GRANARY_PREFIX || (len > 0 && e->key[len - 1] == '/');
-	char mode[TEXT_SHORT];
+	char mode[TEXT_SHORT], letter;
 
 	json_open(&j, stdout);
 	json_text(&j, "key", e->key);
-	json_text(&j, "type", is_dir ? "dir" : "file");
+	json_text(&j, "type", kind_text(is_dir ? GRANARY_DIR : e->kind, &letter));
 	if (e->kind != GRANARY_PREFIX) {
 		json_number(&j, "size", e->size);
 		json_time(&j, "mtime", e->mtime_ns);
@@ -42,7 +43,7 @@ static void list_json(const struct granary_list_entry *e)
 static void list_entry(struct lister *l, const struct granary_list_entry *e)
 {
 	const char *name = strlen(e->key) >= l->cut ? e->key + l->cut : e->key;
-	char size[TEXT_SHORT], time[TEXT_SHORT], mode[TEXT_SHORT];
+	char size[TEXT_SHORT], time[TEXT_SHORT], mode[TEXT_SHORT], letter;
 	bool is_dir = e->kind == GRANARY_PREFIX;
 
 	if (name[0] == '\0' && l->cut > 0) return; /* the listed directory's own entry */
@@ -57,8 +58,9 @@ static void list_entry(struct lister *l, const struct granary_list_entry *e)
 		puts(name);
 		return;
 	}
+	(void)kind_text(e->kind, &letter);
 	table_row(&l->table,
-		(const char *[]){ mode_text(mode, is_dir ? 'd' : '-', is_dir ? 0755 : e->mode),
+		(const char *[]){ mode_text(mode, letter, is_dir ? 0755 : e->mode),
 			is_dir ? "-" : human_bytes(size, e->size), human_time(time, e->mtime_ns),
 			name });
 }
@@ -107,6 +109,7 @@ static int list_one(struct remote *r)
 		return fail_remote(
 			r->client, err, "cannot list '%s/%s'", r->bucket, shown(r->path));
 	entry.key = r->path;
+	entry.kind = st.kind;
 	entry.mode = st.mode;
 	entry.size = st.size;
 	entry.mtime_ns = st.mtime_ns;
@@ -149,17 +152,31 @@ static void hash_text(char out[36], const uint8_t hash[16])
 		snprintf(out + 2 * i, 3, "%02x", hash[15 - i]);
 }
 
-static void stat_json(const struct remote *r, const struct granary_stat *st)
+struct shown_stat {
+	struct granary_stat st;
+	struct granary_inode inode; /* nlink 0: not known */
+	char *target;
+};
+
+static void stat_json(const struct remote *r, const struct shown_stat *s)
 {
+	const struct granary_stat *st = &s->st;
 	struct json j;
-	char text[TEXT_SHORT];
+	char text[TEXT_SHORT], letter;
 
 	json_open(&j, stdout);
 	json_text(&j, "bucket", r->bucket);
 	json_text(&j, "key", r->path);
-	json_text(&j, "type", st->kind == GRANARY_DIR ? "dir" : "file");
+	json_text(&j, "type", kind_text(st->kind, &letter));
 	json_number(&j, "size", st->size);
 	json_time(&j, "mtime", st->mtime_ns);
+	if (s->inode.nlink > 0) {
+		json_time(&j, "atime", s->inode.atime_ns);
+		json_time(&j, "ctime", s->inode.ctime_ns);
+		json_number(&j, "nlink", s->inode.nlink);
+		json_number(&j, "rdev", s->inode.rdev);
+	}
+	if (s->target != NULL) json_text(&j, "target", s->target);
 	snprintf(text, sizeof(text), "%04o", st->mode & 07777);
 	json_text(&j, "mode", text);
 	json_number(&j, "uid", st->uid);
@@ -179,18 +196,24 @@ static void stat_json(const struct remote *r, const struct granary_stat *st)
 	json_close(&j);
 }
 
-static void stat_text(const struct remote *r, const struct granary_stat *st)
+static void stat_text(const struct remote *r, const struct shown_stat *s)
 {
-	char text[TEXT_SHORT], other[TEXT_SHORT];
+	const struct granary_stat *st = &s->st;
+	char text[TEXT_SHORT], other[TEXT_SHORT], letter;
 	bool is_dir = st->kind == GRANARY_DIR;
+	const char *kind = kind_text(st->kind, &letter);
 
 	printf("%s/%s\n", r->bucket, shown(r->path));
-	printf("  type       %s\n", is_dir ? "directory" : "file");
+	printf("  type       %s\n", is_dir ? "directory" : kind);
+	if (s->target != NULL) printf("  target     %s\n", shown(s->target));
 	if (!is_dir)
 		printf("  size       %" PRIu64 " (%s)\n", st->size, human_bytes(text, st->size));
 	printf("  time       %s\n", human_time(text, st->mtime_ns));
 	printf("  mode       %s  uid %" PRIu32 "  gid %" PRIu32 "\n",
-		mode_text(other, is_dir ? 'd' : '-', st->mode), st->uid, st->gid);
+		mode_text(other, letter, st->mode), st->uid, st->gid);
+	if (s->inode.nlink > 1) printf("  links      %" PRIu32 "\n", s->inode.nlink);
+	if (st->kind == GRANARY_CHAR || st->kind == GRANARY_BLOCK)
+		printf("  device     %u, %u\n", major(s->inode.rdev), minor(s->inode.rdev));
 	printf("  object id  %016" PRIx64 " in directory %016" PRIx64 "\n", st->object_id,
 		st->dir_id);
 	printf("  version    %016" PRIx64 "\n", st->version);
@@ -205,20 +228,22 @@ static void stat_text(const struct remote *r, const struct granary_stat *st)
 static int stat_one(struct remote *r)
 {
 	struct granary_ref ref = granary_ref_key(r->path);
-	struct granary_stat st;
-	int64_t got = granary_stat_batch(
-		r->client, &ref, 1, GRANARY_STAT_META, &st, GRANARY_CALL(.bucket = r->bucket));
-	int err = got < 0 ? (int)got : st.status;
+	const struct granary_call *call = GRANARY_CALL(.bucket = r->bucket);
+	struct shown_stat s = { .target = NULL };
+	int64_t got = granary_stat_full(r->client, &ref, 1, GRANARY_STAT_META, &s.st, &s.inode, call);
+	int err = got < 0 ? (int)got : s.st.status;
 
-	if (err == -GRANARY_ENOTFOUND) err = remote_stat(r, r->path, &st);
+	if (err == -GRANARY_ENOTFOUND) err = remote_stat(r, r->path, &s.st);
+	if (err == 0 && s.st.kind == GRANARY_SYMLINK) err = granary_readlink(r->client, ref, &s.target, call);
 	if (err < 0)
 		return fail_text(err, got < 0 ? granary_last_error(r->client) : "",
 			"cannot stat '%s/%s'", r->bucket, shown(r->path));
 	if (opts.json)
-		stat_json(r, &st);
+		stat_json(r, &s);
 	else
-		stat_text(r, &st);
-	granary_free(st.meta);
+		stat_text(r, &s);
+	granary_free(s.st.meta);
+	granary_free(s.target);
 	return CLI_OK;
 }
 

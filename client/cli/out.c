@@ -436,6 +436,17 @@ const char *human_seconds(char buf[TEXT_SHORT], double seconds)
 	return buf;
 }
 
+const char *kind_text(uint32_t kind, char *letter)
+{
+	static const char *const names[] = { "?", "file", "dir", "dir", "symlink", "fifo", "socket", "char device",
+		"block device" };
+	static const char letters[] = "?-ddlpscb";
+
+	if (kind > GRANARY_BLOCK) kind = 0;
+	*letter = letters[kind];
+	return names[kind];
+}
+
 const char *mode_text(char buf[TEXT_SHORT], char kind, uint32_t mode)
 {
 	static const char letters[] = "rwxrwxrwx";

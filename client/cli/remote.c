@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/clock.h"
 
@@ -286,6 +287,21 @@ void catalog_add(struct catalog *c, const struct item *item)
 	c->items[c->count] = *item;
 	c->items[c->count++].key = arena_text(&c->texts, item->key, strlen(item->key));
 	c->bytes += item->size;
+}
+
+void catalog_keep_files(struct catalog *c)
+{
+	size_t kept = 0;
+
+	c->bytes = 0;
+	for (size_t i = 0; i < c->count; i++) {
+		if ((c->items[i].mode & S_IFMT) != 0 && !S_ISREG(c->items[i].mode)) continue;
+		c->bytes += c->items[i].size;
+		c->items[kept++] = c->items[i];
+	}
+	if (kept < c->count)
+		note("%zu symbolic links and special files are left out", c->count - kept);
+	c->count = kept;
 }
 
 int catalog_list(struct catalog *c, struct remote *r, const char *prefix)

@@ -49,7 +49,10 @@
 	X(35, NOBUCKET, ENOENT, FINAL, "no such bucket") \
 	X(36, INTR, EINTR, FINAL, "interrupted") \
 	X(37, AGAIN, EAGAIN, RETRY, "not ready") \
-	X(38, FORKED, EBADF, FINAL, "the handle belongs to the parent process")
+	X(38, FORKED, EBADF, FINAL, "the handle belongs to the parent process") \
+	X(39, NOATTR, ENODATA, FINAL, "no such attribute") \
+	X(40, NOTFILE, EINVAL, FINAL, "a symbolic link or special file has no bytes") \
+	X(41, MLINK, EMLINK, FINAL, "the object has as many links as it may have")
 
 enum granary_error {
 #define X(number, name, posix, klass, text) GRANARY_E##name = number,

@@ -606,11 +606,20 @@ GRANARY_API GRANARY_MUST_CHECK int64_t granary_put_stream(struct granary_client 
 
 /* ---- looking ------------------------------------------------------------------------------- */
 
-enum granary_kind { GRANARY_FILE = 1, GRANARY_DIR = 2, GRANARY_PREFIX = 3 };
+enum granary_kind {
+	GRANARY_FILE = 1,
+	GRANARY_DIR = 2,
+	GRANARY_PREFIX = 3, /* of a listing: what lies below a common prefix */
+	GRANARY_SYMLINK = 4,
+	GRANARY_FIFO = 5,
+	GRANARY_SOCKET = 6,
+	GRANARY_CHAR = 7, /* a character device */
+	GRANARY_BLOCK = 8 /* a block device */
+};
 
 struct granary_stat {
 	int32_t status;      /* of this entry: 0 or -GRANARY_E...; the fields below are 0 unless it is 0 */
-	uint32_t kind;       /* GRANARY_FILE, GRANARY_DIR */
+	uint32_t kind;       /* enum granary_kind */
 	uint64_t object_id;  /* of a directory: its id */
 	uint64_t version;
 	uint64_t size;
@@ -637,9 +646,26 @@ GRANARY_API GRANARY_MUST_CHECK int granary_stat_start(struct granary_client *cli
 	size_t count, uint32_t flags, struct granary_stat *out, const struct granary_call *call,
 		struct granary_op **op);
 
+/* What a filesystem asks for besides. */
+struct granary_inode {
+	uint64_t ctime_ns, atime_ns; /* last change of bytes or attributes; as set, else the mtime */
+	uint64_t rdev;               /* of a device, as makedev(3) makes it */
+	uint32_t nlink;              /* names of the file; 1 of a directory */
+	uint32_t reserved;
+};
+/** granary_stat_batch() that fills `inodes`, `count` of them, as well. Those of entries that failed are zeros.
+ * Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_stat_full(struct granary_client *client, const struct granary_ref *refs,
+	size_t count, uint32_t flags, struct granary_stat *out, struct granary_inode *inodes,
+	const struct granary_call *call);
+/** granary_stat_full() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_stat_full_start(struct granary_client *client,
+	const struct granary_ref *refs, size_t count, uint32_t flags, struct granary_stat *out,
+	struct granary_inode *inodes, const struct granary_call *call, struct granary_op **op);
+
 struct granary_list_entry {
 	const char *key;    /* or the common prefix */
-	uint32_t kind;      /* GRANARY_FILE, GRANARY_PREFIX */
+	uint32_t kind;      /* GRANARY_PREFIX, or what the object is: enum granary_kind */
 	uint32_t mode;
 	uint64_t object_id, version, size, mtime_ns, dir_id; /* 0 for a prefix */
 	uint32_t has_hash;
@@ -650,7 +676,9 @@ struct granary_list_page {
 	uint32_t count;
 	uint32_t more; /* 1: the page does not reach the end */
 	struct granary_list_entry *entries;
+	struct granary_inode *inodes; /* with GRANARY_LIST_FULL: one an entry; zeros of a prefix. Else NULL */
 };
+enum granary_list_flag { GRANARY_LIST_FULL = 1 };
 /* Texts may be NULL and are borrowed for the call. Order is that of the bytes of the keys. */
 struct granary_list_query {
 	size_t size;
@@ -658,7 +686,7 @@ struct granary_list_query {
 	const char *delimiter;   /* "/" lists like a directory: what lies below comes as one GRANARY_PREFIX */
 	const char *start_after; /* a key or common prefix: the last one of the page before */
 	uint32_t max;            /* entries of a page, 1..GRANARY_LIST_MAX; 0: GRANARY_LIST_MAX */
-	uint32_t reserved;
+	uint32_t flags;          /* enum granary_list_flag; not for granary_iter_open() */
 };
 /** One page of a listing; a page is one snapshot of the bucket. @param query  NULL lists everything.
  * @param page  one block, granary_free() it; NULL on error. @return 0 or an error. Blocks. Any thread. Since 0.1. */
@@ -752,6 +780,105 @@ GRANARY_API GRANARY_MUST_CHECK int granary_rename(struct granary_client *client,
 /** granary_rename() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_rename_start(struct granary_client *client, struct granary_ref from,
 	struct granary_ref to, uint32_t flags, const struct granary_call *call, struct granary_op **op);
+
+/* ---- attributes, links, special files ------------------------------------------------------- */
+/* A key names the file or, where there is none, the directory; one that ends in `/` the directory. Attributes change
+ * neither bytes nor version. */
+
+enum granary_setattr_flag {
+	GRANARY_SET_MODE = 1,
+	GRANARY_SET_UID = 2,
+	GRANARY_SET_GID = 4,
+	GRANARY_SET_ATIME = 8,
+	GRANARY_SET_MTIME = 16,
+	GRANARY_SET_ATIME_NOW = 32, /* the server's clock */
+	GRANARY_SET_MTIME_NOW = 64
+};
+struct granary_setattr {
+	size_t size;
+	uint32_t set;  /* enum granary_setattr_flag: which of the fields count */
+	uint32_t mode; /* permission bits, set-id bits and the sticky bit; the kind stays */
+	uint32_t uid, gid;
+	uint64_t atime_ns, mtime_ns; /* since 1970 */
+};
+/** Sets attributes of a file or directory, and its ctime.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_ESTALE. Blocks. Any thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *
+ *	int make_private(struct granary_client *client, const char *key)
+ *	{
+ *		struct granary_setattr a = GRANARY_INIT(granary_setattr);
+ *
+ *		a.set = GRANARY_SET_MODE | GRANARY_SET_UID;
+ *		a.mode = 0600;
+ *		a.uid = 1000;
+ *		return granary_setattr(client, granary_ref_key(key), &a, NULL);
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_setattr(struct granary_client *client, struct granary_ref ref,
+	const struct granary_setattr *attributes, const struct granary_call *call);
+/** granary_setattr() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_setattr_start(struct granary_client *client, struct granary_ref ref,
+	const struct granary_setattr *attributes, const struct granary_call *call, struct granary_op **op);
+
+enum {
+	GRANARY_XATTR_NAME_MAX = 255,
+	GRANARY_XATTRS_LEN_MAX = 65536, /* all of one object: names, values, and 4 bytes each */
+	GRANARY_TAGS_MAX = 10,          /* of one object; a name to 512 bytes, a value to 1,024 */
+	GRANARY_SYMLINK_LEN_MAX = 4095
+};
+enum granary_xattr_flag { GRANARY_XATTR_CREATE = 1, GRANARY_XATTR_REPLACE = 2 };
+/** Sets an extended attribute. @param name  1..GRANARY_XATTR_NAME_MAX bytes. @param value  `len` bytes of any kind.
+ * @param flags  0, or one of enum granary_xattr_flag: only where there is none yet, or where there is one.
+ * @return 0; -GRANARY_EEXIST (CREATE); -GRANARY_ENOATTR (REPLACE); -GRANARY_ETOOBIG. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_xattr_set(struct granary_client *client, struct granary_ref ref,
+	const char *name, const void *value, size_t len, uint32_t flags, const struct granary_call *call);
+/** granary_xattr_set() without waiting. @return 0 and *op, or an error. Does not block. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_xattr_set_start(struct granary_client *client, struct granary_ref ref,
+	const char *name, const void *value, size_t len, uint32_t flags, const struct granary_call *call,
+	struct granary_op **op);
+/** Removes an extended attribute. @return 0; -GRANARY_ENOATTR. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_xattr_remove(struct granary_client *client, struct granary_ref ref,
+	const char *name, const struct granary_call *call);
+/** The value of an extended attribute. @param value  one block of *len bytes, granary_free() it; NULL on error.
+ * @return 0; -GRANARY_ENOATTR. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_xattr_get(struct granary_client *client, struct granary_ref ref,
+	const char *name, void **value, size_t *len, const struct granary_call *call);
+/** Names of all extended attributes, each ended by a NUL, as listxattr(2) has them. @param names  one block of *len
+ * bytes, granary_free() it; NULL on error. @return 0 or an error. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_xattr_list(struct granary_client *client, struct granary_ref ref,
+	char **names, size_t *len, const struct granary_call *call);
+/** Sets all tags of an object at once; those it had are gone. A name stands once.
+ * @return 0; -GRANARY_EINVAL (a name twice); -GRANARY_ETOOBIG. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_tags_set(struct granary_client *client, struct granary_ref ref,
+	const struct granary_pair *tags, size_t count, const struct granary_call *call);
+/** All tags of an object. @param tags  one block of *count pairs and their texts, granary_free() it; NULL on error and
+ * when there are none. @return 0 or an error. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_tags_get(struct granary_client *client, struct granary_ref ref,
+	struct granary_pair **tags, uint64_t *count, const struct granary_call *call);
+
+/** Makes a symbolic link. @param target  1..GRANARY_SYMLINK_LEN_MAX bytes, never resolved by the server. Directories
+ * that are missing above a key are made. @param object_id  NULL, or its id.
+ * @return 0; -GRANARY_EEXIST; -GRANARY_EINVAL. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_symlink(struct granary_client *client, const char *target,
+	struct granary_ref ref, uint64_t *object_id, const struct granary_call *call);
+/** Where a symbolic link points. @param target  NUL-terminated, granary_free() it; NULL on error.
+ * @return 0; -GRANARY_EINVAL (no symbolic link). Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_readlink(struct granary_client *client, struct granary_ref ref,
+	char **target, const struct granary_call *call);
+/** Makes an empty file, a pipe, a socket or a device. @param mode  with its type, as mknod(2) takes it.
+ * @param rdev  of devices, else 0. @param object_id  NULL, or its id.
+ * @return 0; -GRANARY_EEXIST; -GRANARY_EINVAL. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_mknod(struct granary_client *client, struct granary_ref ref, uint32_t mode,
+	uint64_t rdev, uint32_t uid, uint32_t gid, uint64_t *object_id, const struct granary_call *call);
+/** Gives a file one more name, in the same bucket. Its bytes and attributes are the same under all of its names; they
+ * go with the last one. @param object_id  NULL, or the file's id.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_EEXIST; -GRANARY_EISDIR; -GRANARY_EMLINK; -GRANARY_EINVAL (another bucket).
+ * Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_link(struct granary_client *client, struct granary_ref from,
+	struct granary_ref to, uint64_t *object_id, const struct granary_call *call);
 
 /* ---- snapshots ----------------------------------------------------------------------------- */
 /* A snapshot is a fixed set of samples of a bucket: the objects below a prefix at one instant. It copies no

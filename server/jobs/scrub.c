@@ -168,6 +168,29 @@ static void check_extent(struct jobs *j, const struct extent *e, uint64_t dir, s
 			name_escape(text, sizeof text, name), dir, e->pack, e->record);
 }
 
+/* A file's inode; its name is any of its names. */
+static void check_inode(struct jobs *j, struct slice key, struct slice value)
+{
+	struct object o;
+	struct slice none = { NULL, 0 };
+	if (object_decode(value, &o) < 0 || key.len != 9) {
+		problem_line(&j->check, "inode row %016" PRIx64 " is damaged", key.len == 9 ? be64_get(key.p + 1) : 0);
+		return;
+	}
+	for (uint32_t i = 0; i < o.extent_count; i++) check_extent(j, &o.extents[i], o.id, none);
+}
+
+static void check_extent_row(struct jobs *j, struct slice key, struct slice value)
+{
+	struct slice none = { NULL, 0 };
+	struct extent e;
+	if (key.len != 1 + 8 + 4 + 8 || extent_row_decode(value, &e) < 0)
+		problem_line(&j->check, "extent row of object %016" PRIx64 " is damaged",
+			key.len >= 9 ? be64_get(key.p + 1) : 0);
+	else
+		check_extent(j, &e, be64_get(key.p + 1), none);
+}
+
 static void check_row(struct jobs *j, struct slice key, struct slice value)
 {
 	uint64_t dir = 0;
@@ -185,16 +208,21 @@ static void check_row(struct jobs *j, struct slice key, struct slice value)
 
 static void check_rows(struct jobs *j)
 {
+	static const struct {
+		const char *kind;
+		void (*check)(struct jobs *j, struct slice key, struct slice value);
+	} kinds[] = { { "d", check_row }, { "i", check_inode }, { "x", check_extent_row } };
 	struct kv_snapshot *view = kv_snapshot_new(j->o.kv);
 	struct kv_iter *it = kv_iter_new(j->o.kv, view);
 	uint64_t rows = 0;
-	for (kv_iter_seek(it, slice_str("d")); kv_iter_valid(it) && !jobs_stopping(j);
-		kv_iter_next(it)) {
-		struct slice key = kv_iter_key(it);
-		if (key.len == 0 || key.p[0] != 'd') break;
-		check_row(j, key, kv_iter_value(it));
-		rows++;
-	}
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		for (kv_iter_seek(it, slice_str(kinds[i].kind)); kv_iter_valid(it) && !jobs_stopping(j);
+			kv_iter_next(it)) {
+			struct slice key = kv_iter_key(it);
+			if (key.len == 0 || key.p[0] != (uint8_t)kinds[i].kind[0]) break;
+			kinds[i].check(j, key, kv_iter_value(it));
+			rows++;
+		}
 	int err = kv_iter_error(it);
 	if (err < 0) problem_line(&j->check, "cannot scan the metadata: %s", error_text(err));
 	kv_iter_free(&it);

@@ -151,27 +151,6 @@ static int take_extent(void *arg, const struct extent *e)
 	return extent_add(t->b, &r);
 }
 
-/* The attributes of a file with several names stand in its inode. */
-static int take_inode(struct build *b, const struct object *o,
-	int (*then)(struct taking *t, const struct object *o), struct taking *t)
-{
-	uint8_t buf[ROW_KEY_MAX];
-	struct slice key = row_inode(buf, o->id);
-	struct kv_iter *it = kv_iter_new(b->s->o.kv, b->view);
-	struct object inode;
-	int err = it != NULL ? 0 : -GRANARY_ENOMEM;
-
-	if (err < 0) return err;
-	kv_iter_seek(it, key);
-	err = kv_iter_error(it);
-	if (err == 0 && (!kv_iter_valid(it) || !slice_eq(kv_iter_key(it), key)))
-		err = -GRANARY_ECORRUPT;
-	if (err == 0) err = object_decode(kv_iter_value(it), &inode);
-	if (err == 0) err = then(t, &inode);
-	kv_iter_free(&it);
-	return err;
-}
-
 static int take_all(struct taking *t, const struct object *o)
 {
 	int err = 0;
@@ -191,7 +170,7 @@ int build_take_extents(
 	int err;
 
 	out->first = b->extent_count;
-	err = o->nlink == 1 ? take_all(&t, o) : take_inode(b, o, take_all, &t);
+	err = take_all(&t, o);
 	if (err == 0 && b->extent_count == out->first) { /* nothing of it is anywhere */
 		struct row_extent none = { 0 };
 
@@ -334,7 +313,7 @@ static int visit(void *arg, struct slice key, const struct object *o)
 	if (++b->scanned % LOOK_EVERY == 0 &&
 		atomic_load_explicit(&b->s->stopping, memory_order_relaxed))
 		return -GRANARY_ESHUTDOWN;
-	if (build_is_marker(key, o) || !is_wanted(b, key)) return 0;
+	if (build_is_marker(key, o) || !object_has_bytes(o) || !is_wanted(b, key)) return 0;
 	if (b->o->group) return build_group_file(b, key, o);
 	err = build_take_extents(b, key, o, &b->fields[0]);
 	if (err < 0) return err;

@@ -2,7 +2,7 @@
 /* ns_delete.c -- removing objects and directories: what hangs on an object's row goes in the same transaction. */
 #include <assert.h>
 
-#include "meta/ns_priv.h"
+#include "meta/ns_holder.h"
 
 struct release {
 	struct ns_plan *plan;
@@ -33,14 +33,13 @@ static int release_link_row(void *arg, struct slice key, struct slice value)
 
 /* A move keeps the version: without the statements here a record that compaction moves meanwhile would be taken off the
  * pack it lay in a second time, and never off the one it lies in. */
-int plan_release_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, struct slice name,
-			const struct object *o)
+int plan_release_bytes(struct ns_plan *plan, uint64_t seen, struct slice key, const struct object *o)
 {
 	uint8_t buf[ROW_KEY_MAX];
 	struct release r = { plan, seen };
 	int err = 0;
 	if (o->extent_count > 0)
-		plan_state_unmoved(plan, seen, row_entry(buf, dir, name, false));
+		plan_state_unmoved(plan, seen, key);
 	for (uint32_t i = 0; i < o->extent_count; i++)
 		if ((o->extents[i].flags & EXTENT_HOLE) == 0)
 			plan_account_pack(plan, &o->extents[i], -1);
@@ -48,6 +47,16 @@ int plan_release_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, ui
 		err = plan_scan(plan, row_extent_prefix(buf, o->id, o->generation), release_extent_row, &r);
 	if (err == 0 && o->has_links)
 		err = plan_scan(plan, row_link_prefix(buf, o->id), release_link_row, &r);
+	return err < 0 ? err : plan->error;
+}
+
+int plan_release_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, struct slice name,
+			const struct object *o)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	if (o->in_inode)
+		return plan_unlink_inode(plan, seen, bucket, dir, name, o->id);
+	int err = plan_release_bytes(plan, seen, row_entry(buf, dir, name, false), o);
 	plan_account_bucket(plan, bucket, -(int64_t)o->size, -1);
 	kv_txn_touch(plan->txn, dir, name, o->id);
 	return err < 0 ? err : plan->error;
@@ -57,10 +66,9 @@ int plan_drop_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint6
 		     const struct object *o)
 {
 	uint8_t buf[ROW_KEY_MAX];
-	struct slice key = row_entry(buf, dir, name, false);
-	plan_state_version(plan, seen, key, o->version);
+	plan_state_entry(plan, seen, dir, name, o);
 	int err = plan_release_object(plan, seen, bucket, dir, name, o);
-	plan_delete_row(plan, key);
+	plan_delete_row(plan, row_entry(buf, dir, name, false));
 	return err < 0 ? err : plan->error;
 }
 
@@ -81,7 +89,6 @@ static int delete_missing(struct ns_plan *plan, const struct ns_ref *ref, const 
 int ns_plan_delete(struct ns_plan *plan, const struct ns_ref *ref, enum ns_condition condition, uint64_t if_version,
 		   struct ns_deleted *out)
 {
-	uint8_t buf[ROW_KEY_MAX];
 	struct spot s;
 	struct object o;
 	struct kv_value value;
@@ -93,7 +100,7 @@ int ns_plan_delete(struct ns_plan *plan, const struct ns_ref *ref, enum ns_condi
 		return -GRANARY_EISDIR;
 	if (s.missing.len > 0)
 		return -GRANARY_ENOTFOUND;
-	err = row_get_object(plan->ns, plan, row_entry(buf, s.dir.d.id, s.name, false), &o, &value);
+	err = entry_get(plan->ns, plan, s.dir.d.id, s.name, &o, &value);
 	if (err == -GRANARY_ENOTFOUND)
 		return delete_missing(plan, ref, &s);
 	if (err < 0)

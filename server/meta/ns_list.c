@@ -10,7 +10,7 @@
  * (5) what lies beyond KEY_LEN_MAX cannot be named by a key and is left out. */
 #include <stdlib.h>
 
-#include "meta/ns_priv.h"
+#include "meta/ns_holder.h"
 
 enum { ITERS_MAX = 32, DEPTH_MAX = KEY_LEN_MAX + 1 };
 
@@ -37,6 +37,7 @@ struct lister {
 	bool is_scan;   /* ns_scan: no limit, what each() says is returned */
 	bool more;
 	uint32_t given;
+	struct kv_iter *inodes; /* of files with links; made when the first one is met */
 	int stopped;    /* is_scan: what each() said */
 	struct slice from;    /* keys below are not wanted */
 	bool is_exclusive;    /* nor `from` itself */
@@ -186,6 +187,23 @@ static int give(struct lister *s, size_t key_len, const struct object *o)
 	return s->stopped != 0 ? STEP_END : STEP_ON;
 }
 
+/* The attributes of a file with links, from its inode in the same view; they borrow from s->inodes. */
+static int object_of_inode(struct lister *s, uint64_t id, struct object *o)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	struct slice key = row_inode(buf, id);
+	if (s->inodes == NULL)
+		s->inodes = kv_iter_new(s->ns->kv, s->snapshot);
+	if (s->inodes == NULL)
+		return -GRANARY_ENOMEM;
+	kv_iter_seek(s->inodes, key);
+	if (!kv_iter_valid(s->inodes) || !slice_eq(kv_iter_key(s->inodes), key)) {
+		int err = kv_iter_error(s->inodes);
+		return err < 0 ? err : -GRANARY_ECORRUPT;
+	}
+	return object_decode(kv_iter_value(s->inodes), o);
+}
+
 static int give_object(struct lister *s, size_t key_len, struct slice value)
 {
 	struct object o;
@@ -194,6 +212,8 @@ static int give_object(struct lister *s, size_t key_len, struct slice value)
 		return STEP_END;
 	}
 	int err = object_decode(value, &o);
+	if (err == 0 && o.in_inode)
+		err = object_of_inode(s, o.id, &o);
 	if (err < 0)
 		return err;
 	o.parent = s->frames[s->depth].dir; /* where it was found, as ns.h says */
@@ -349,6 +369,8 @@ static void lister_free(struct lister *s)
 	for (uint32_t i = 0; i < ITERS_MAX; i++)
 		if (s->iters[i].it != NULL)
 			kv_iter_free(&s->iters[i].it);
+	if (s->inodes != NULL)
+		kv_iter_free(&s->inodes);
 	free(s);
 }
 

@@ -3,7 +3,7 @@
  * Invariants: (1) a key is answered only if no directory was renamed or removed between the walk and the row (the path
  * stamp), so the answer was true of one moment; (2) a location is filled under the stamp of the place it was read
  * from, taken before the read. */
-#include "meta/ns_priv.h"
+#include "meta/ns_holder.h"
 
 bool obj_loc_of(const struct object *o, uint64_t dir, struct obj_loc *out)
 {
@@ -12,7 +12,7 @@ bool obj_loc_of(const struct object *o, uint64_t dir, struct obj_loc *out)
 		(e->flags & EXTENT_HOLE) == 0 &&
 			e->crc_count <= LOC_CRCS_MAX;
 	bool is_empty = o->extent_count == 0 && o->size == 0;
-	if (o->is_dir || o->nlink > 1 || o->extents_outside > 0 || (!is_whole && !is_empty))
+	if (o->is_dir || o->in_inode || !object_has_bytes(o) || o->extents_outside > 0 || (!is_whole && !is_empty))
 		return false;
 	memset(out, 0, sizeof(*out));
 	out->id = o->id;
@@ -127,7 +127,6 @@ static void place_of_spot(struct ns_place *place, const struct ns_ref *ref, cons
 static int lookup_once(struct ns *ns, const struct ns_ref *ref, struct ns_place *place, struct object *out,
 		       struct kv_value *value)
 {
-	uint8_t buf[ROW_KEY_MAX];
 	struct spot s;
 	struct obj_loc loc;
 	int err = spot_find(ns, NULL, ref, false, &s);
@@ -138,7 +137,7 @@ static int lookup_once(struct ns *ns, const struct ns_ref *ref, struct ns_place 
 	if (s.missing.len > 0)
 		return -GRANARY_ENOTFOUND;
 	uint64_t stamp = loc_stamp(ns->loc, s.dir.d.id, s.name); /* invariant (2) */
-	err = row_get_object(ns, NULL, row_entry(buf, s.dir.d.id, s.name, false), out, value);
+	err = entry_get(ns, NULL, s.dir.d.id, s.name, out, value);
 	if (err == -GRANARY_ENOTFOUND && ref->by == NS_BY_NAME)
 		return lookup_name_dir(ns, &s, place, out, value);
 	if (err == 0 && ref->by == NS_BY_ID && out->id != ref->id) {
@@ -160,7 +159,8 @@ int ns_lookup(struct ns *ns, const struct ns_ref *ref, struct ns_place *place, s
 		uint64_t stamp = loc_path_stamp(ns->loc);
 		*value = (struct kv_value){ .pin = NULL };
 		int err = lookup_once(ns, ref, place, out, value);
-		bool is_torn = loc_path_stamp(ns->loc) != stamp || (ref->by == NS_BY_ID && err == -GRANARY_ENOTFOUND);
+		bool is_torn = loc_path_stamp(ns->loc) != stamp ||
+			(ref->by == NS_BY_ID && (err == -GRANARY_ENOTFOUND || err == -GRANARY_EBUSY));
 		if (!is_torn || tries == WALK_TRIES)
 			return ref->by == NS_BY_ID && err == -GRANARY_ENOTFOUND ? -GRANARY_ESTALE : err;
 		if (err == 0)

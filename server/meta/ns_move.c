@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ns_move.c -- what compaction asks: who points at a record, and to point it elsewhere. */
-#include "meta/ns_priv.h"
+#include "meta/ns_holder.h"
 
 static bool points_at(const struct extent *e, uint64_t pack, uint64_t record)
 {
@@ -67,7 +67,7 @@ static int move_apply(struct ns_plan *plan, uint64_t seen, const struct spot *s,
 		      const struct ns_move *m)
 {
 	uint8_t buf[ROW_KEY_MAX];
-	struct slice key = row_entry(buf, s->dir.d.id, s->name, false);
+	struct slice key = object_row(buf, s->dir.d.id, s->name, o);
 	plan_state_version(plan, seen, key, o->version);
 	int err = move_inline(plan, key, o, m);
 	if (err == -GRANARY_ENOTFOUND)
@@ -82,7 +82,6 @@ static int move_apply(struct ns_plan *plan, uint64_t seen, const struct spot *s,
 
 int ns_plan_move_extent(struct ns_plan *plan, const struct ns_move *m)
 {
-	uint8_t buf[ROW_KEY_MAX];
 	struct spot s;
 	struct object o;
 	struct kv_value value;
@@ -96,7 +95,7 @@ int ns_plan_move_extent(struct ns_plan *plan, const struct ns_move *m)
 		return err == -GRANARY_ESTALE || err == -GRANARY_EISDIR ? -GRANARY_ENOTFOUND : err;
 	if (s.is_dir)
 		return -GRANARY_ENOTFOUND;
-	err = row_get_object(plan->ns, plan, row_entry(buf, s.dir.d.id, s.name, false), &o, &value);
+	err = entry_get(plan->ns, plan, s.dir.d.id, s.name, &o, &value);
 	if (err < 0)
 		return err;
 	err = o.id == m->id && o.version == m->version ? move_apply(plan, seen, &s, &o, m) : -GRANARY_ENOTFOUND;

@@ -240,6 +240,7 @@ struct link_search {
 	struct ns_plan *plan;
 	uint64_t id;
 	struct spot *out;
+	bool has_rows;
 };
 
 /* The row (dir, name) is a file with this id: 1 and *out. */
@@ -275,6 +276,7 @@ static int spot_try_link(void *arg, struct slice key, struct slice value)
 	(void)value;
 	if (key.len < 17)
 		return -GRANARY_ECORRUPT;
+	s->has_rows = true;
 	return spot_try(s->ns, s->plan, s->id, be64_get(key.p + 9), slice_of(key.p + 17, key.len - 17), s->out);
 }
 
@@ -303,12 +305,14 @@ int spot_of_id(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, st
 	} else if (err != -GRANARY_ENOTFOUND) {
 		return err;
 	}
-	struct link_search search = { ns, plan, ref->id, out };
+	struct link_search search = { ns, plan, ref->id, out, false };
 	struct slice prefix = row_link_prefix(buf, ref->id);
 	found = plan == NULL ? rows_scan(ns, prefix, spot_try_link, &search) : plan_scan(plan, prefix, spot_try_link,
 		&search);
 	if (found < 0)
 		return found;
+	if (found == 0 && search.has_rows)
+		return -GRANARY_EBUSY; /* renamed between its `o` row and the name: it is not gone */
 	return found == 1 ? 0 : -GRANARY_ESTALE;
 }
 

@@ -273,10 +273,16 @@ int plan_scan(struct ns_plan *plan, struct slice prefix, int (*each)(void *arg, 
 
 int plan_encode(struct ns_plan *plan, const struct object *o, struct slice *out)
 {
-	int64_t len = object_encode(o, plan->buf, sizeof(plan->buf));
+	uint8_t *buf = plan->buf;
+	int64_t len = object_encode(o, buf, sizeof(plan->buf));
+	if (len == -GRANARY_ETOOBIG && o->xattrs.len > 0) {
+		size_t cap = sizeof(plan->buf) + ROW_XATTRS_LEN_MAX;
+		buf = plan_alloc(plan, cap);
+		len = buf == NULL ? -GRANARY_ENOMEM : object_encode(o, buf, cap);
+	}
 	if (len < 0)
 		return (int)len;
-	*out = slice_of(plan->buf, (size_t)len);
+	*out = slice_of(buf, (size_t)len);
 	return 0;
 }
 

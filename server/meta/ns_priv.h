@@ -228,6 +228,14 @@ int plan_release_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, ui
 			const struct object *o);
 int plan_drop_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, struct slice name,
 		     const struct object *o);
+/* What hangs on the object, whose row is `key`: live bytes, `x` and `o` rows. */
+int plan_release_bytes(struct ns_plan *plan, uint64_t seen, struct slice key, const struct object *o);
+/* ns_link.c: the name goes from a file that stands in its inode, and with the last name the file. The name's row is
+ * the caller's, as of plan_release_object. */
+int plan_unlink_inode(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, struct slice name,
+		      uint64_t id);
+/* ns_attr.c: that neither a file nor a directory has the name. -GRANARY_EEXIST. */
+int plan_state_no_name(struct ns_plan *plan, uint64_t seen, const struct spot *s);
 /* 1: no child but perhaps its own entry of empty name; 0: has others; or an error. *marker: that entry exists. */
 int plan_dir_is_bare(struct ns_plan *plan, uint64_t dir, bool *marker);
 /* Removes the rows of a bare directory (and its marker). dir's parent loses a child. */

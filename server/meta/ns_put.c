@@ -2,7 +2,7 @@
 /* ns_put.c -- planning a put: where it goes, what it replaces, what it may rest on; and mkdir. */
 #include <sys/stat.h>
 
-#include "meta/ns_priv.h"
+#include "meta/ns_holder.h"
 
 /* The row that the put replaces; o->version == 0: there is none. In a directory that this plan makes, or another one
  * that is at the committer already, nothing stands but what this plan put there. */
@@ -15,7 +15,7 @@ static int put_find_old(struct ns_plan *plan, const struct spot *s, struct objec
 	o->version = 0;
 	if ((s->missing.len > 0 || (pd != NULL && pd->is_made)) && plan_row_find(plan, key) == NULL)
 		return 0;
-	int err = row_get_object(plan->ns, plan, key, o, value);
+	int err = entry_get(plan->ns, plan, spot_dir(s), s->name, o, value);
 	if (err == -GRANARY_ENOTFOUND)
 		o->version = 0;
 	return err == -GRANARY_ENOTFOUND ? 0 : err;
@@ -92,7 +92,7 @@ static int put_apply(struct ns_plan *plan, uint64_t seen, const struct ns_put *p
 		err = plan_dir_gains(plan, seen, &s->dir);
 		plan_state_absent(plan, seen, key);
 	} else { /* a directory with a child is there: nothing to state about it */
-		plan_state_version(plan, seen, key, old->version);
+		plan_state_entry(plan, seen, s->dir.d.id, s->name, old);
 		err = plan_release_object(plan, seen, s->dir.d.bucket, s->dir.d.id, s->name, old);
 	}
 	if (err == 0)

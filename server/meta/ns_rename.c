@@ -4,7 +4,7 @@
  * second is refused; (2) a file keeps its version: who else rewrites it under that version (compaction) is kept out by
  * plan_take_rewrite, and the row is read after that; (3) a directory's `i` row gets a new version with every rewrite.
  * */
-#include "meta/ns_priv.h"
+#include "meta/ns_holder.h"
 
 struct rename {
 	struct ns_plan *plan;
@@ -50,7 +50,7 @@ static int rename_file_target(struct rename *r, struct object *old, struct kv_va
 	int err = row_exists(r, row_entry(buf, r->to.dir.d.id, r->to.name, true));
 	if (err != 0)
 		return err < 0 ? err : r->no_replace ? -GRANARY_EEXIST : -GRANARY_EISDIR;
-	err = row_get_object(r->plan->ns, r->plan, row_entry(buf, r->to.dir.d.id, r->to.name, false), old, value);
+	err = entry_get(r->plan->ns, r->plan, r->to.dir.d.id, r->to.name, old, value);
 	if (err == -GRANARY_ENOTFOUND) {
 		old->version = 0;
 		return 0;
@@ -72,24 +72,27 @@ static int rename_file_rows(struct rename *r, const struct object *o, const stru
 		return err;
 	uint64_t to_dir = r->to.dir.d.id;
 	struct slice to_key = row_entry(to_buf, to_dir, r->to.name, false);
-	plan_state_version(plan, r->seen, from_key, o->version);
+	if (o->in_inode) /* the name alone moves */
+		plan_state_id(plan, r->seen, from_key, o->id);
+	else
+		plan_state_version(plan, r->seen, from_key, o->version);
 	plan_state_absent(plan, r->seen, row_entry(link_buf, to_dir, r->to.name, true));
 	if (old->version == 0) {
 		plan_state_absent(plan, r->seen, to_key);
 	} else {
-		plan_state_version(plan, r->seen, to_key, old->version);
+		plan_state_entry(plan, r->seen, to_dir, r->to.name, old);
 		err = plan_release_object(plan, r->seen, r->to.dir.d.bucket, to_dir, r->to.name, old);
 		if (err < 0)
 			return err;
 	}
 	struct object moved = *o;
-	moved.has_links = true;
+	moved.has_links = !o->in_inode;
 	err = plan_encode(plan, &moved, &value);
 	if (err < 0)
 		return err;
 	plan_put_row(plan, to_key, value);
 	plan_delete_row(plan, from_key);
-	if (o->has_links)
+	if (o->has_links || o->in_inode)
 		plan_delete_row(plan, row_link(link_buf, o->id, r->from.dir.d.id, r->from.name));
 	plan_put_row(plan, row_link(link_buf, o->id, to_dir, r->to.name), slice_of(NULL, 0));
 	kv_txn_touch(plan->txn, r->from.dir.d.id, r->from.name, o->id);
@@ -110,7 +113,8 @@ static int rename_file(struct rename *r, uint64_t id)
 		return err == -GRANARY_ENOTFOUND ? -GRANARY_EBUSY : err;
 	err = o.id == id ? rename_file_target(r, &old, &old_value) : -GRANARY_EBUSY;
 	if (err == 0) {
-		err = rename_file_rows(r, &o, &old);
+		bool is_same = old.version != 0 && old.id == id; /* two names of one file: nothing to do */
+		err = is_same ? 0 : rename_file_rows(r, &o, &old);
 		row_release(&old_value);
 	}
 	row_release(&value);

@@ -18,7 +18,8 @@ enum {
 	RECORD_UNIT = 8,
 };
 
-static_assert(TAG_CLASS == 25 && TAG_CHECKSUM == 32 && TAG_XATTR == 40 && TAG_ROW == 64, "FORMAT 5.2");
+static_assert(TAG_CLASS == 25 && TAG_CHECKSUM == 32 && TAG_XATTR == 40, "FORMAT 5.2");
+static_assert(TAG_ATIME == 42 && TAG_ROW == 64, "FORMAT 5.2");
 static_assert(PTAG_LIVE_RECORDS == 74 && CTAG_SPARSE == 69 && LTAG_SIZES == 73, "FORMAT 6");
 static_assert(HTAG_LEASE == 69 && KTAG_NOTE == 68 && BTAG_CREATED == 69, "FORMAT 6");
 
@@ -29,7 +30,9 @@ static const uint64_t object_tags = TAG_BIT(TAG_ID) | TAG_BIT(TAG_VERSION) | TAG
 	TAG_BIT(TAG_CTIME) | TAG_BIT(TAG_MODE) | TAG_BIT(TAG_UID) | TAG_BIT(TAG_GID) | TAG_BIT(TAG_HASH) |
 	TAG_BIT(TAG_EXTENT) | TAG_BIT(TAG_WRITTEN) | TAG_BIT(TAG_META) | TAG_BIT(TAG_HAS_LINKS) | TAG_BIT(TAG_NLINK) |
 	TAG_BIT(TAG_PARENT) | TAG_BIT(TAG_NAME) | TAG_BIT(TAG_CHILDREN) | TAG_BIT(TAG_BUCKET) |
-	TAG_BIT(TAG_GENERATION) | TAG_BIT(TAG_EXTENTS_OUTSIDE) | TAG_BIT(TAG_DATASET) | TAG_BIT(TAG_CLASS);
+	TAG_BIT(TAG_GENERATION) | TAG_BIT(TAG_EXTENTS_OUTSIDE) | TAG_BIT(TAG_DATASET) | TAG_BIT(TAG_CLASS) |
+	TAG_BIT(TAG_SYMLINK) | TAG_BIT(TAG_RDEV) | TAG_BIT(TAG_TAG) | TAG_BIT(TAG_XATTR) | TAG_BIT(TAG_IN_INODE) |
+	TAG_BIT(TAG_ATIME);
 
 /* ---- extents, FORMAT 5.3 ---- */
 
@@ -155,6 +158,12 @@ static bool object_take(struct object *o, uint16_t tag, struct slice v)
 	case TAG_EXTENTS_OUTSIDE: return take_u32(v, &o->extents_outside);
 	case TAG_DATASET: return take_flag(v, &o->is_dataset);
 	case TAG_CLASS: return take_u64(v, &o->klass);
+	case TAG_SYMLINK: o->symlink = v; return v.len <= ROW_SYMLINK_LEN_MAX;
+	case TAG_RDEV: return take_u64(v, &o->rdev);
+	case TAG_TAG: o->tags = v; return pairs_check(v, ROW_TAGS_LEN_MAX, NULL) == 0;
+	case TAG_XATTR: o->xattrs = v; return pairs_check(v, ROW_XATTRS_LEN_MAX, NULL) == 0;
+	case TAG_IN_INODE: return take_flag(v, &o->in_inode);
+	case TAG_ATIME: return take_u64(v, &o->atime_ns);
 	default: return true;
 	}
 }
@@ -245,13 +254,27 @@ static void object_put_links(struct wr *w, const struct object *o)
 	put_u32(w, TAG_EXTENTS_OUTSIDE, o->extents_outside);
 	put_flag(w, TAG_DATASET, o->is_dataset);
 	put_u64(w, TAG_CLASS, o->klass);
+	put_flag(w, TAG_IN_INODE, o->in_inode);
+}
+
+static void put_bytes(struct wr *w, uint16_t tag, struct slice v) { if (v.len > 0) tlv_put(w, tag, v); }
+
+static void object_put_file(struct wr *w, const struct object *o)
+{
+	put_u64(w, TAG_ATIME, o->atime_ns);
+	put_u64(w, TAG_RDEV, o->rdev);
+	put_bytes(w, TAG_SYMLINK, o->symlink);
+	put_bytes(w, TAG_TAG, o->tags);
+	put_bytes(w, TAG_XATTR, o->xattrs);
 }
 
 int64_t object_encode(const struct object *o, void *buf, size_t cap)
 {
 	struct wr w = wr_of(buf, cap);
 
-	if (o->extent_count > ROW_EXTENTS_INLINE_MAX || o->meta.len > ROW_META_LEN_MAX)
+	if (o->extent_count > ROW_EXTENTS_INLINE_MAX || o->meta.len > ROW_META_LEN_MAX ||
+	    o->xattrs.len > ROW_XATTRS_LEN_MAX || o->tags.len > ROW_TAGS_LEN_MAX ||
+	    o->symlink.len > ROW_SYMLINK_LEN_MAX)
 		return -GRANARY_ETOOBIG;
 	value_begin(&w);
 	object_put_attributes(&w, o);
@@ -260,23 +283,43 @@ int64_t object_encode(const struct object *o, void *buf, size_t cap)
 	if (o->meta.len > 0)
 		tlv_put(&w, TAG_META, o->meta);
 	object_put_links(&w, o);
+	object_put_file(&w, o);
 	if (!tlv_copy_others(&w, o->raw, object_tags, 1, 0))
 		return -GRANARY_ECORRUPT;
 	return wr_ok(&w) ? (int64_t)wr_len(&w) : -GRANARY_ETOOBIG;
 }
 
-int meta_check(struct slice meta)
+int pairs_check(struct slice pairs, size_t max, uint32_t *count)
 {
-	struct cur c = cur_of(meta.p, meta.len);
+	struct cur c = cur_of(pairs.p, pairs.len);
+	uint32_t n = 0;
 
-	if (meta.len > ROW_META_LEN_MAX)
+	if (pairs.len > max)
 		return -GRANARY_ETOOBIG;
-	while (cur_left(&c) > 0) {
+	for (; cur_left(&c) > 0; n++) {
 		if (cur_bytes16(&c).len == 0) /* a name has at least one byte; the value may be empty */
 			return -GRANARY_EINVAL;
 		cur_bytes16(&c);
 	}
+	if (count != NULL)
+		*count = n;
 	return cur_done(&c) ? 0 : -GRANARY_EINVAL;
+}
+
+int meta_check(struct slice meta) { return pairs_check(meta, ROW_META_LEN_MAX, NULL); }
+
+bool pairs_find(struct slice pairs, struct slice name, struct slice *value)
+{
+	struct cur c = cur_of(pairs.p, pairs.len);
+
+	while (cur_left(&c) > 0 && cur_ok(&c)) {
+		struct slice one = cur_bytes16(&c);
+
+		*value = cur_bytes16(&c);
+		if (cur_ok(&c) && slice_eq(one, name))
+			return true;
+	}
+	return false;
 }
 
 /* ---- keys, FORMAT 6 ---- */

@@ -14,6 +14,13 @@ enum {
 	ROW_KEY_MAX = 1 + 8 + 8 + KEY_LEN_MAX + 1 + 16,
 	ROW_EXTENTS_INLINE_MAX = 4,
 	ROW_META_LEN_MAX = 2048,
+	ROW_XATTR_NAME_MAX = 255,
+	ROW_XATTRS_LEN_MAX = 65536, /* of one object, with 4 bytes a pair */
+	ROW_TAGS_MAX = 10,
+	ROW_TAG_NAME_MAX = 512,
+	ROW_TAG_VALUE_MAX = 1024,
+	ROW_TAGS_LEN_MAX = ROW_TAGS_MAX * (4 + ROW_TAG_NAME_MAX + ROW_TAG_VALUE_MAX),
+	ROW_SYMLINK_LEN_MAX = 4095,
 	EXTENT_LEN_MAX = 4 * 1024 * 1024,
 	EXTENT_CRCS_MAX = EXTENT_LEN_MAX / CRC_BLOCK_SIZE + 1,
 };
@@ -23,7 +30,7 @@ enum row_tag { /* FORMAT 5.2 */
 	TAG_WRITTEN, TAG_META, TAG_HAS_LINKS, TAG_NLINK, TAG_PARENT, TAG_NAME, TAG_CHILDREN, TAG_BUCKET,
 	TAG_GENERATION, TAG_EXTENTS_OUTSIDE, TAG_MD5, TAG_DATASET, TAG_SYMLINK, TAG_RDEV, TAG_CLASS,
 	TAG_CHECKSUM = 32, TAG_PARTS, TAG_TAG, TAG_LABEL, TAG_RETENTION, TAG_HOLD, TAG_STORAGE_CLASS,
-	TAG_ENCRYPTION, TAG_XATTR, TAG_ROW = 64 /* 64 + n: by the row's own clause */
+	TAG_ENCRYPTION, TAG_XATTR, TAG_IN_INODE, TAG_ATIME, TAG_ROW = 64 /* 64 + n: by the row's own clause */
 };
 
 struct extent {
@@ -61,20 +68,34 @@ int64_t extent_row_encode(const struct extent *e, void *buf, size_t cap);
 struct object {
 	uint64_t id, version, size, mtime_ns, ctime_ns, written_ns;
 	uint64_t parent, children, bucket, klass;
+	uint64_t atime_ns;   /* 0: never set, as mtime */
+	uint64_t rdev;
 	uint32_t mode, uid, gid, nlink, generation, extents_outside;
 	struct hash128 hash;
 	bool has_hash, has_links, is_dataset, is_dir;
+	bool in_inode;       /* of a `d` row: only the id stands here, all else in the `i` row; and of that row */
 	uint32_t extent_count;
 	struct slice meta;   /* user metadata as it is in tag 12 (one element: the concatenated pairs), empty = none */
+	struct slice xattrs, tags; /* pairs as meta's */
+	struct slice symlink; /* target */
 	struct slice name;
 	struct slice raw;    /* the whole value: tags without a field are copied from it on a rewrite; empty = none */
 	struct extent extents[ROW_EXTENTS_INLINE_MAX]; /* last: the first extent_count are set, the others are not */
 };
+/* A regular file: not a symbolic link, pipe, socket or device. A mode without a type is a regular file's. */
+static inline bool object_has_bytes(const struct object *o)
+{
+	return (o->mode & 0170000) == 0 || (o->mode & 0170000) == 0100000;
+}
 int object_decode(struct slice value, struct object *out);           /* 0 or -GRANARY_ECORRUPT */
 /* Writes format byte and TLVs; unknown tags of o->raw are kept. Returns the length, or -GRANARY_ETOOBIG. */
 int64_t object_encode(const struct object *o, void *buf, size_t cap);
 /* User metadata block (u16 name, u16 value pairs): 0 or -GRANARY_EINVAL / -GRANARY_ETOOBIG. */
 int meta_check(struct slice meta);
+/* The same for any block of pairs of at most `max` bytes; *count of them. */
+int pairs_check(struct slice pairs, size_t max, uint32_t *count);
+/* The value of a name in a sound block. */
+bool pairs_find(struct slice pairs, struct slice name, struct slice *value);
 
 /* Keys into buf (ROW_KEY_MAX); the slice returned borrows from it. */
 struct slice row_bucket(uint8_t *buf, struct slice name);

@@ -69,6 +69,7 @@ bool auth_key(struct auth *a, struct slice key); /* of a->bucket */
  * directory will do. 0; ACCESS; EAGAIN when it needs a worker and may_block is false; NOTFOUND: no
  * such directory. */
 int auth_entry(struct auth *a, uint64_t dir, struct slice name, bool may_block);
+int auth_place(struct auth *a, const struct ns_place *place); /* worker: of a look-up, also of a root */
 /* Judges a ref as far as it can be before its object is found: by key and by name. By id: 0. */
 int auth_ref(struct auth *a, const struct ns_ref *ref, bool may_block);
 /* Worker: judges a ref of any kind; by id after a look-up, which sets ref->dir and ref->name (in
@@ -84,6 +85,7 @@ struct slice ref_bucket_name(const struct auth *a);
 extern const struct req_kind read_kind, stat_kind, list_kind, bucket_list_kind, status_kind;
 extern const struct req_kind put_kind, extent_kind, abort_kind, delete_kind, mkdir_kind, rmdir_kind,
 	rename_kind;
+extern const struct req_kind attr_kind, setattr_kind, xattr_kind, tags_kind, make_kind, link_kind;
 extern const struct req_kind bucket_create_kind, bucket_remove_kind;
 extern const struct req_kind snapshot_list_kind, snapshot_show_kind, snapshot_page_kind, snapshot_create_kind,
 	snapshot_remove_kind, snapshot_note_kind, range_kind, stream_report_kind, stream_list_kind;

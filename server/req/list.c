@@ -16,7 +16,7 @@ struct list_req {
 	struct auth auth;
 	struct slice prefix, delimiter, start_after;
 	uint32_t max, entries;
-	bool more;
+	bool more, full;
 	int err;
 	uint8_t *out; /* malloc'd: the answer's meta */
 	size_t len, cap;
@@ -99,7 +99,7 @@ static struct wr room_for(struct list_req *l, size_t n)
 static int list_entry(void *arg, struct slice key, const struct object *o)
 {
 	struct list_req *l = arg;
-	struct wr w = room_for(l, LIST_ENTRY_FIXED + key.len);
+	struct wr w = room_for(l, LIST_ENTRY_FIXED + STAT_FULL_SIZE + key.len);
 
 	wr_u8(&w, o != NULL ? LIST_OBJECT : LIST_PREFIX);
 	wr_bytes16(&w, key);
@@ -113,6 +113,12 @@ static int list_entry(void *arg, struct slice key, const struct object *o)
 		wr_u8(&w, o->has_hash);
 		wr_u64(&w, o->has_hash ? o->hash.lo : 0);
 		wr_u64(&w, o->has_hash ? o->hash.hi : 0);
+	}
+	if (o != NULL && l->full) {
+		wr_u64(&w, o->ctime_ns);
+		wr_u64(&w, o->atime_ns != 0 ? o->atime_ns : o->mtime_ns);
+		wr_u64(&w, o->rdev);
+		wr_u32(&w, o->nlink);
 	}
 	l->len += wr_len(&w);
 	l->entries++;
@@ -215,6 +221,8 @@ static enum step_result list_parse(struct req *r)
 	l->delimiter = cur_bytes16(&c);
 	l->start_after = cur_bytes16(&c);
 	l->max = cur_u32(&c);
+	l->full = cur_left(&c) > 0; /* a byte of flags, left out when it is 0 */
+	if (l->full && cur_u8(&c) != LIST_WANT_FULL) c.bad = true;
 	if (!cur_done(&c) || bucket.len == 0 || l->max == 0 || l->max > WIRE_LIST_MAX)
 		return req_fail(r, -GRANARY_EPROTO,
 			"LIST does not parse, has no bucket, or asks not for 1 to %d entries",

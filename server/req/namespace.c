@@ -1,65 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* namespace.c -- mkdir, rmdir, rename (PROTOCOL 5.6): one name, one commit, one status. */
-#include <string.h>
-
-#include "common/error.h"
-#include "req/mutation.h"
-
-struct name_req {
-	struct mutation m;
-	struct auth auth, auth_to; /* rename: the source's and the target's */
-	struct ns_ref ref, to;
-	uint32_t mode;
-	uint8_t flags;
-};
-
-static struct name_req *name_of(const struct req *r)
-{
-	return r->body;
-}
+#include "req/name_req.h"
 
 static const struct mutation_ops mkdir_ops, rmdir_ops, rename_ops;
-
-/* Bucket and 5.1; then the caller parses on. */
-static enum step_result name_begin(
-	struct req *r, struct cur *c, const struct mutation_ops *ops, uint8_t actions)
-{
-	struct slice bucket = cur_bytes16(c);
-	struct name_req *n;
-	int err;
-
-	if (mutation_begin(r, c, ops, sizeof(*n)) < 0)
-		return req_fail(r, -GRANARY_EPROTO, "%s does not parse", r->kind->name);
-	n = name_of(r);
-	err = auth_begin(r, &n->auth, actions, bucket);
-	if (err == 0) err = auth_begin(r, &n->auth_to, GRANT_WRITE, bucket);
-	if (err < 0)
-		return req_fail(
-			r, err, "cannot %s in this bucket: %s", r->kind->name, error_text(err));
-	n->m.relaxed = n->auth.bucket.relaxed != 0;
-	return STEP_NEXT;
-}
-
-static enum step_result name_parsed(struct req *r, const struct cur *c, int err)
-{
-	if (err == -GRANARY_EPROTO || !cur_done(c))
-		return req_fail(r, -GRANARY_EPROTO, "%s does not parse", r->kind->name);
-	if (err < 0)
-		return req_fail(r, err, "invalid key or name: 1 to %d bytes of UTF-8 without NUL",
-			KEY_LEN_MAX);
-	return STEP_NEXT;
-}
-
-/* The error of a plan, told with the name it is about. */
-static int name_failed(struct req *r, struct auth *a, const struct ns_ref *ref, int err)
-{
-	char name[160];
-
-	if (err < 0 && err != -GRANARY_EBUSY && err != -GRANARY_ECHANGED)
-		req_set_error(r, err, "%s '%s': %s", r->kind->name,
-			ref_text(a, ref, name, sizeof(name)), error_text(err));
-	return err;
-}
 
 /* ---- mkdir ---- */
 
@@ -69,7 +12,7 @@ static enum step_result mkdir_begin(struct req *r)
 	struct name_req *n;
 	int err;
 
-	if (name_begin(r, &c, &mkdir_ops, GRANT_WRITE) == STEP_DONE) return STEP_DONE;
+	if (name_begin(r, &c, &mkdir_ops, sizeof(*n), GRANT_WRITE) == STEP_DONE) return STEP_DONE;
 	n = name_of(r);
 	err = ref_parse(&c, &n->auth, &n->ref);
 	n->mode = cur_u32(&c);
@@ -119,7 +62,7 @@ static enum step_result rmdir_begin(struct req *r)
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
 
-	if (name_begin(r, &c, &rmdir_ops, GRANT_DELETE) == STEP_DONE) return STEP_DONE;
+	if (name_begin(r, &c, &rmdir_ops, sizeof(struct name_req), GRANT_DELETE) == STEP_DONE) return STEP_DONE;
 	return name_parsed(r, &c, ref_parse(&c, &name_of(r)->auth, &name_of(r)->ref));
 }
 
@@ -155,7 +98,7 @@ static enum step_result rename_begin(struct req *r)
 	struct name_req *n;
 	int err, err_to;
 
-	if (name_begin(r, &c, &rename_ops, GRANT_READ | GRANT_DELETE) == STEP_DONE)
+	if (name_begin(r, &c, &rename_ops, sizeof(*n), GRANT_READ | GRANT_DELETE) == STEP_DONE)
 		return STEP_DONE;
 	n = name_of(r);
 	err = ref_parse(&c, &n->auth, &n->ref);

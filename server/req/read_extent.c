@@ -126,6 +126,7 @@ int read_entry_take(
 	l->dir_id = place->dir;
 	if (o->is_dir) /* the key "a/" of a directory that was made: an empty object, as S3 has it */
 		return e->ref.by == NS_BY_KEY ? 0 : -GRANARY_EISDIR;
+	if (!object_has_bytes(o)) return -GRANARY_ENOTFILE;
 	l->size = o->size;
 	l->hash = o->hash;
 	l->has_hash = o->has_hash;

@@ -138,6 +138,18 @@ int auth_entry(struct auth *a, uint64_t dir, struct slice name, bool may_block)
 		       : -GRANARY_EACCESS;
 }
 
+int auth_place(struct auth *a, const struct ns_place *place)
+{
+	struct ns_bucket b;
+	int err;
+
+	if (place->dir != 0) return auth_entry(a, place->dir, place->name, true);
+	err = ns_bucket_by_id(a->store->ns, place->bucket, &b); /* a bucket's root */
+	if (err < 0) return err;
+	if (b.name[0] == '.') return -GRANARY_EACCESS;
+	return allows(a->key, a->actions, slice_of(b.name, b.name_len), slice_of(NULL, 0)) ? 0 : -GRANARY_EACCESS;
+}
+
 int auth_ref(struct auth *a, const struct ns_ref *ref, bool may_block)
 {
 	switch (ref->by) {
@@ -161,8 +173,9 @@ int auth_ref_found(struct auth *a, struct ns_ref *ref, char name_buf[KEY_LEN_MAX
 	memcpy(name_buf, place.name.p, place.name.len);
 	ref->dir = place.dir;
 	ref->name = slice_of(name_buf, place.name.len);
+	err = auth_place(a, &place);
 	kv_value_release(&value);
-	return auth_entry(a, ref->dir, ref->name, true);
+	return err;
 }
 
 int ref_parse(struct cur *c, const struct auth *a, struct ns_ref *ref)

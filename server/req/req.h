@@ -109,7 +109,7 @@ void req_resume(struct req *r);
 void req_drained(struct req_peer *peer);
 
 /* Counters of one reactor: written by it alone, read by status. */
-enum { REQ_OPS = 64, REQ_LATENCY_BUCKETS = 32 };
+enum { REQ_OPS = 96, REQ_LATENCY_BUCKETS = 32 };
 struct req_stats {
 	uint64_t requests[REQ_OPS], errors[REQ_OPS], entries[REQ_OPS], bytes_in[REQ_OPS], bytes_out[REQ_OPS];
 	uint64_t ns_total[REQ_OPS];

@@ -17,12 +17,14 @@ struct stat_entry {
 	uint16_t meta_len;
 	int16_t err;
 	uint8_t is_dir, is_missing;
+	uint64_t ctime_ns, atime_ns, rdev; /* STAT_WANT_FULL */
+	uint32_t nlink;
 };
 
 struct stat_req {
 	struct auth auth;
 	uint32_t count, missing;
-	bool want_meta;
+	bool want_meta, want_full;
 	struct stat_entry entries[];
 };
 
@@ -35,7 +37,7 @@ static enum step_result stat_parse(struct req *r)
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
 	struct slice bucket = cur_bytes16(&c);
-	uint8_t flags = cur_flags(&c, STAT_WANT_META);
+	uint8_t flags = cur_flags(&c, STAT_WANT_META | STAT_WANT_FULL);
 	uint32_t count = cur_u32(&c);
 	struct stat_req *s;
 	int err;
@@ -47,6 +49,7 @@ static enum step_result stat_parse(struct req *r)
 	r->body = s;
 	s->count = s->missing = 0;
 	s->want_meta = (flags & STAT_WANT_META) != 0;
+	s->want_full = (flags & STAT_WANT_FULL) != 0;
 	err = auth_begin(r, &s->auth, GRANT_READ, bucket);
 	if (err < 0) return req_fail(r, err, "cannot read from this bucket: %s", error_text(err));
 	for (; s->count < count; s->count++) {
@@ -71,7 +74,7 @@ static int entry_find(struct stat_req *s, struct stat_entry *e, const struct ns_
 
 	if (err == 0 && e->ref.by == NS_BY_ID)
 		err = auth_entry(&s->auth, e->loc.dir_id, slice_of(NULL, 0), false);
-	if (err == 0 && s->want_meta && e->loc.has_meta) err = -GRANARY_EAGAIN;
+	if (err == 0 && ((s->want_meta && e->loc.has_meta) || s->want_full)) err = -GRANARY_EAGAIN;
 	return err;
 }
 
@@ -118,6 +121,10 @@ static void entry_take(struct stat_req *s, struct stat_entry *e, const struct ns
 	l->has_hash = o->has_hash;
 	l->hash = o->hash;
 	e->is_dir = o->is_dir;
+	e->ctime_ns = o->ctime_ns;
+	e->atime_ns = o->atime_ns != 0 ? o->atime_ns : o->mtime_ns;
+	e->rdev = o->rdev;
+	e->nlink = o->nlink;
 	if (!s->want_meta || o->meta.len == 0) return;
 	e->meta = req_alloc(o->meta.len);
 	memcpy(e->meta, o->meta.p, o->meta.len);
@@ -134,7 +141,7 @@ static int entry_look(struct stat_req *s, struct stat_entry *e)
 
 	if (err == 0) err = ns_lookup(ns, &e->ref, &place, &o, &value);
 	if (err < 0) return err;
-	if (e->ref.by == NS_BY_ID) err = auth_entry(&s->auth, place.dir, place.name, true);
+	if (e->ref.by == NS_BY_ID) err = auth_place(&s->auth, &place);
 	if (err == 0) entry_take(s, e, &place, &o);
 	kv_value_release(&value);
 	return err;
@@ -162,13 +169,26 @@ static enum step_result stat_find(struct req *r)
 
 /* ---- answer ---- */
 
-static void entry_write(struct wr *w, const struct stat_entry *e)
+static uint8_t entry_kind(const struct stat_entry *e)
+{
+	if (e->is_dir) return STAT_DIR;
+	switch (e->loc.mode & S_IFMT) {
+	case S_IFLNK: return STAT_SYMLINK;
+	case S_IFIFO: return STAT_FIFO;
+	case S_IFSOCK: return STAT_SOCKET;
+	case S_IFCHR: return STAT_CHAR;
+	case S_IFBLK: return STAT_BLOCK;
+	default: return STAT_FILE;
+	}
+}
+
+static void entry_write(struct wr *w, const struct stat_entry *e, bool full)
 {
 	const struct obj_loc *l = &e->loc;
 
 	wr_u16(w, (uint16_t)-e->err);
 	if (e->err < 0) return;
-	wr_u8(w, e->is_dir ? STAT_DIR : STAT_FILE);
+	wr_u8(w, entry_kind(e));
 	wr_u8(w, (uint8_t)((l->has_hash ? STAT_HAS_HASH : 0) |
 			   (e->meta_len > 0 ? STAT_HAS_META : 0)));
 	wr_u64(w, l->id);
@@ -181,6 +201,12 @@ static void entry_write(struct wr *w, const struct stat_entry *e)
 	wr_u32(w, l->gid);
 	wr_u64(w, l->has_hash ? l->hash.lo : 0);
 	wr_u64(w, l->has_hash ? l->hash.hi : 0);
+	if (full) {
+		wr_u64(w, e->ctime_ns);
+		wr_u64(w, e->atime_ns);
+		wr_u64(w, e->rdev);
+		wr_u32(w, e->nlink);
+	}
 	if (e->meta_len > 0) wr_bytes16(w, slice_of(e->meta, e->meta_len));
 }
 
@@ -192,12 +218,12 @@ static enum step_result stat_answer(struct req *r)
 	struct wr w;
 
 	for (uint32_t i = 0; i < s->count; i++)
-		cap += STAT_FIXED_SIZE +
+		cap += STAT_FIXED_SIZE + STAT_FULL_SIZE +
 		       (s->entries[i].meta_len > 0 ? 2u + s->entries[i].meta_len : 0u);
 	a = answer_new(r, cap);
 	w = wr_of(a->meta, cap);
 	wr_u32(&w, s->count);
-	for (uint32_t i = 0; i < s->count; i++) entry_write(&w, &s->entries[i]);
+	for (uint32_t i = 0; i < s->count; i++) entry_write(&w, &s->entries[i], s->want_full);
 	a->meta_len = (uint32_t)wr_len(&w);
 	stat_add(&r->local->stats->entries[OP_STAT], s->count);
 	answer_send(r, a, true);

@@ -311,6 +311,11 @@ class Fields(Case):
             w.RECIPE_SHOW: b16("bucket") + b16("none"),
             w.RECIPE_CREATE: b16("bucket") + b16("r1") + b16("note") + struct.pack("<I", 2) + b"{}",
             w.RECIPE_REMOVE: b16("bucket") + b16("none") + b"\0",
+            w.ATTR: b16("bucket") + good + b"\1" + b16(""),
+            w.SETATTR: m() + good + struct.pack("<BIIIQQ", 1, 0o640, 0, 0, 0, 0),
+            w.XATTR: m() + good + b"\0" + b16("user.a") + b16("value"), w.TAGS: m() + good + b16(b16("k") + b16("v")),
+            w.MAKE: m() + ref_key("made-link") + struct.pack("<IIIQ", 0o120777, 0, 0, 0) + b16("target"),
+            w.LINK: m() + ref_key("train/b") + ref_key("linked-b"),
         }
 
     def data_of(self, op):
@@ -551,6 +556,27 @@ class Grants(Case):
             self.assertIn(self.read_status(ref), (E["ACCESS"], E["STALE"]), ref)
             self.assertIn(self.stat_status(ref), (E["ACCESS"], E["STALE"]), ref)
 
+    def test_attributes_are_read_where_reading_is_granted(self):
+        for ref in (ref_key("secret/x"), ref_name(self.secret_dir, b"x"), ref_id(self.x_id, self.secret_dir, b"x"),
+                    ref_id(self.x_id, self.train, b"a"), ref_id(self.secret_dir), ref_id(self.root)):
+            for what in (1, 2, 3, 4):
+                status = self.c.status(w.ATTR, b16("bucket") + ref + bytes([what]) + b16(""))
+                self.assertIn(status, (E["ACCESS"], E["STALE"]), (ref, what))
+        self.assertEqual(self.c.status(w.ATTR, b16("bucket") + ref_id(self.a_id, self.train, b"a") + b"\1" + b16("")), 0)
+
+    def test_a_link_needs_reading_and_writing_where_the_file_is(self):
+        with server.client() as root:
+            key, secret = root.key_create([(1 | 2 | 4, "bucket", "train/"), (1, "bucket", "secret/")])
+            with server.client(key=key, secret=secret) as c:
+                for ref in (ref_key("secret/x"), ref_name(self.secret_dir, b"x"), ref_id(self.x_id, self.secret_dir, b"x")):
+                    meta = c.mutation("bucket") + ref + ref_key("train/x")
+                    self.assertEqual(c.status(w.LINK, meta), E["ACCESS"], ref)
+                self.assertEqual(c.status(w.LINK, c.mutation("bucket") + ref_key("train/a") + ref_key("good2")), E["ACCESS"])
+                self.assertEqual(c.status(w.LINK, c.mutation("bucket") + ref_key("train/a") + ref_key("train/a2")), 0)
+            gone = root.mutation("bucket") + struct.pack("<I", 1) + ref_key("train/a2") + struct.pack("<BQ", 0, 0)
+            self.assertEqual(root.status(w.DELETE, gone), 0)
+            root.key_remove(key)
+
     def test_one_forbidden_entry_does_not_open_for_others_nor_close_for_them(self):
         try:
             got = self.c.read("bucket", ["train/a", "secret/x", "train/b"])
@@ -567,6 +593,11 @@ class Grants(Case):
             w.MKDIR: (ref_key("train/dir") + struct.pack("<IB", 0o755, 1), b""),
             w.RMDIR: (ref_key("train/dir"), b""),
             w.RENAME: (ref_key("train/a") + ref_key("train/c") + b"\0", b""),
+            w.SETATTR: (ref_key("train/a") + struct.pack("<BIIIQQ", 1, 0, 0, 0, 0, 0), b""),
+            w.XATTR: (ref_key("train/a") + b"\0" + b16("user.a") + b16("v"), b""),
+            w.TAGS: (ref_key("train/a") + b16(b""), b""),
+            w.MAKE: (ref_key("train/pipe") + struct.pack("<IIIQ", 0o010644, 0, 0, 0) + b16(""), b""),
+            w.LINK: (ref_key("train/a") + ref_key("train/d"), b""),
         }
         for op, (meta, data) in ops.items():
             try:

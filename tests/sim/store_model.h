@@ -22,6 +22,8 @@ struct tree_key {
 	uint64_t seed, version, id,
 		dir; /* seed 0: an explicit directory; version 0: not known yet */
 	uint32_t size;
+	uint32_t mode, xattr; /* names of one file have one seed, and these alike; xattr: bytes of its value */
+	bool special;         /* a symbolic link: its size bytes are no content */
 };
 
 struct tree {
@@ -33,7 +35,7 @@ struct op_entry {
 	char key[MODEL_KEY_MAX];
 	uint8_t condition;
 	uint64_t if_version, seed;
-	uint32_t size;
+	uint32_t size, mode;
 	int expect, got;
 	uint64_t got_version;
 };
@@ -64,7 +66,14 @@ static const char *const op_names[] = { [OP_PUT - 32] = "put",
 	[OP_DELETE - 32] = "delete",
 	[OP_MKDIR - 32] = "mkdir",
 	[OP_RMDIR - 32] = "rmdir",
-	[OP_RENAME - 32] = "rename" };
+	[OP_RENAME - 32] = "rename",
+	[OP_SETATTR - 32] = "setattr",
+	[OP_XATTR - 32] = "xattr",
+	[OP_MAKE - 32] = "make",
+	[OP_LINK - 32] = "link" };
+#define MODEL_TARGET "../x/y"
+#define MODEL_XATTR  "user.model"
+
 
 static inline const char *op_name(const struct op *op)
 {
@@ -138,7 +147,8 @@ static inline void parent_of(char *out, const char *path)
 
 static inline int tree_put(struct tree *t, const struct op_entry *e)
 {
-	struct tree_key *old = tree_find(t, e->key), k = { .seed = e->seed, .size = e->size };
+	struct tree_key *old = tree_find(t, e->key),
+			k = { .seed = e->seed, .size = e->size, .mode = 0100644 };
 
 	if (e->condition == PUT_IF_ABSENT && old != NULL) return -GRANARY_EPRECONDITION;
 	if (e->condition == PUT_IF_VERSION && (old == NULL || old->version != e->if_version))
@@ -193,6 +203,7 @@ static inline int tree_rename_file(
 	if (k == NULL) return -GRANARY_ENOTFOUND;
 	if (strcmp(from, to) == 0) return no_replace ? -GRANARY_EEXIST : 0;
 	if (no_replace && tree_find(t, to) != NULL) return -GRANARY_EEXIST;
+	if (tree_find(t, to) != NULL && tree_find(t, to)->seed == k->seed) return 0; /* one file */
 	moved = *k;
 	tree_erase(t, from);
 	key_set(moved.key, to);
@@ -228,6 +239,46 @@ static inline int tree_rename_dir(
 	return 0;
 }
 
+/* Mode, or length of the extended attribute, under all names of the file. */
+static inline int tree_setattr(struct tree *t, const struct op_entry *e, bool is_xattr)
+{
+	struct tree_key *k = tree_find(t, e->key);
+	uint64_t seed = k != NULL ? k->seed : 0;
+
+	if (k == NULL) return -GRANARY_ENOTFOUND;
+	for (uint32_t i = 0; i < t->count; i++) {
+		if (t->keys[i].seed != seed) continue;
+		if (is_xattr)
+			t->keys[i].xattr = e->size;
+		else
+			t->keys[i].mode = (k->mode & 0170000) | e->mode;
+	}
+	return 0;
+}
+
+static inline int tree_make(struct tree *t, const struct op_entry *e)
+{
+	struct tree_key k = { .seed = e->seed, .size = sizeof(MODEL_TARGET) - 1, .mode = 0120777, .special = true };
+
+	if (tree_find(t, e->key) != NULL) return -GRANARY_EEXIST;
+	key_set(k.key, e->key);
+	tree_set(t, &k);
+	return 0;
+}
+
+static inline int tree_link(struct tree *t, const char *from, const char *to)
+{
+	struct tree_key *k = tree_find(t, from), more;
+
+	if (k == NULL) return -GRANARY_ENOTFOUND;
+	if (tree_find(t, to) != NULL) return -GRANARY_EEXIST;
+	more = *k;
+	key_set(more.key, to);
+	more.dir = 0;
+	tree_set(t, &more);
+	return 0;
+}
+
 /* What op does to t; fills in the expectations. */
 static inline void op_apply(struct op *op, struct tree *t)
 {
@@ -247,6 +298,10 @@ static inline void op_apply(struct op *op, struct tree *t)
 		op->expect = tree_mkdir(t, op->e[0].key, (op->flags & MKDIR_PARENTS) != 0);
 		break;
 	case OP_RMDIR: op->expect = tree_rmdir(t, op->e[0].key); break;
+	case OP_SETATTR:
+	case OP_XATTR: op->expect = tree_setattr(t, &op->e[0], op->wire == OP_XATTR); break;
+	case OP_MAKE: op->expect = tree_make(t, &op->e[0]); break;
+	case OP_LINK: op->expect = tree_link(t, op->e[0].key, op->to); break;
 	default:
 		op->expect = is_file ? tree_rename_file(t, op->e[0].key, op->to, no_replace)
 				     : tree_rename_dir(t, op->e[0].key, op->to, no_replace);
@@ -365,11 +420,26 @@ static inline void random_rename(struct lane *l, struct op *op)
 	while (strlen(op->to) > strlen(op->e[0].key));
 }
 
+static inline void random_attr(struct lane *l, struct op *op)
+{
+	uint64_t pick = lane_random(l, 8);
+
+	op->wire = pick < 2 ? OP_SETATTR : pick < 4 ? OP_XATTR : pick < 5 ? OP_MAKE : OP_LINK;
+	op->e[0].mode = (uint32_t)lane_random(l, 07777);
+	op->e[0].size = 1 + (uint32_t)lane_random(l, lane_random(l, 16) == 0 ? 60000 : 300);
+	op->e[0].seed = rng_next(&l->rng) | 1;
+	if (op->wire == OP_MAKE)
+		random_file(l, op->e[0].key);
+	else
+		likely_file(l, op->e[0].key);
+	if (op->wire == OP_LINK) random_file(l, op->to);
+}
+
 /* The next mutation of the lane, and the state after it. */
 static inline void lane_next(struct lane *l)
 {
 	struct op *op = &l->op;
-	uint64_t pick = lane_random(l, 20);
+	uint64_t pick = lane_random(l, 24);
 
 	memset(op, 0, sizeof(*op));
 	op->count = 1;
@@ -382,6 +452,8 @@ static inline void lane_next(struct lane *l)
 		random_delete(l, op);
 	} else if (pick < 17) {
 		random_rename(l, op);
+	} else if (pick >= 20) {
+		random_attr(l, op);
 	} else {
 		op->wire = pick < 19 ? OP_MKDIR : OP_RMDIR;
 		op->flags = op->wire == OP_MKDIR && lane_random(l, 2) == 0 ? MKDIR_PARENTS : 0;
@@ -439,6 +511,35 @@ static inline size_t op_put_body(const struct op *op, struct msg *m, uint8_t **d
 	return at;
 }
 
+static inline void op_attr_body(const struct op *op, struct msg *m)
+{
+	static uint8_t value[60008];
+	const struct op_entry *e = &op->e[0];
+
+	msg_key(m, e->key);
+	switch (op->wire) {
+	case OP_SETATTR:
+		wr_u8(&m->w, SETATTR_MODE);
+		wr_u32(&m->w, e->mode);
+		wr_bytes(&m->w, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24);
+		break;
+	case OP_XATTR:
+		fill(value, e->size, e->size);
+		wr_u8(&m->w, XATTR_ANY);
+		wr_bytes16(&m->w, slice_str(MODEL_XATTR));
+		wr_bytes16(&m->w, slice_of(value, e->size));
+		break;
+	case OP_MAKE:
+		wr_u32(&m->w, 0120777);
+		wr_u32(&m->w, 0);
+		wr_u32(&m->w, 0);
+		wr_u64(&m->w, 0);
+		wr_bytes16(&m->w, slice_str(MODEL_TARGET));
+		break;
+	default: msg_key(m, op->to); break;
+	}
+}
+
 static inline struct call *op_start(struct peer *p, const struct op *op, uint16_t flags)
 {
 	struct msg m = msg_new("data");
@@ -456,6 +557,8 @@ static inline struct call *op_start(struct peer *p, const struct op *op, uint16_
 			wr_u8(&m.w, op->e[i].condition);
 			wr_u64(&m.w, op->e[i].if_version);
 		}
+	} else if (op->wire >= OP_SETATTR) {
+		op_attr_body(op, &m);
 	} else {
 		msg_key(&m, op->e[0].key);
 		if (op->wire == OP_RENAME) msg_key(&m, op->to);
@@ -478,6 +581,13 @@ static inline void op_take(struct op *op, const struct call *c)
 	op->got = call_status(c);
 	if (op->got < 0) return;
 	if (op->wire == OP_MKDIR) op->got_id = cur_u64(&m);
+	if (op->wire == OP_MAKE) {
+		struct tree_key *made = tree_find(&op->after, op->e[0].key);
+
+		made->id = cur_u64(&m);
+		made->version = cur_u64(&m);
+		made->dir = cur_u64(&m);
+	}
 	if (op->wire != OP_PUT && op->wire != OP_DELETE) return;
 	assert(cur_u32(&m) == op->count);
 	for (uint32_t i = 0; i < op->count; i++) {

@@ -14,9 +14,21 @@ struct model_key {
 	uint64_t id, version, size; /* id 0: made by mkdir, not known */
 };
 
+/* What was set of an object, until its last name goes. */
+enum { XATTRS = 3, ATTRS_MAX = 4096 };
+struct model_attrs {
+	uint64_t id;
+	uint32_t mode, uid;
+	uint64_t mtime, atime, rdev;
+	char xattrs[XATTRS][24], tag[24], target[24];
+	bool is_plain; /* a regular file that never had a second name: the tables may keep it */
+};
+
 struct model {
 	struct model_key keys[MODEL_MAX];
 	uint32_t count;
+	struct model_attrs attrs[ATTRS_MAX];
+	uint32_t attrs_count;
 	struct rng rng;
 	struct world *w;
 };
@@ -136,6 +148,8 @@ static int model_rename_file(struct model *m, const struct path *a, const struct
 	if (no_replace && model_find(m, b->whole) != NULL)
 		return -GRANARY_EEXIST;
 	struct model_key k = *model_find(m, a->whole);
+	if (model_find(m, b->whole) != NULL && model_find(m, b->whole)->id == k.id)
+		return 0; /* two names of one file */
 	model_erase(m, a->whole);
 	text_copy(k.key, b->whole);
 	model_set(m, &k);
@@ -183,6 +197,43 @@ static int model_rename(struct model *m, const char *from, const char *to, bool 
 	if (strcmp(a.whole, b.whole) == 0)
 		return no_replace ? -GRANARY_EEXIST : is_file && b.slash ? -GRANARY_ENOTDIR : 0;
 	return is_file ? model_rename_file(m, &a, &b, no_replace) : model_rename_dir(m, &a, &b, no_replace);
+}
+
+static uint32_t model_names(const struct model *m, uint64_t id)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < m->count; i++)
+		n += m->keys[i].id == id;
+	return n;
+}
+
+/* Of an object that has a name; those without are forgotten. */
+static struct model_attrs *model_attrs(struct model *m, uint64_t id)
+{
+	assert_true(id != 0);
+	for (uint32_t i = 0; i < m->attrs_count; i++)
+		if (m->attrs[i].id == id)
+			return &m->attrs[i];
+	for (uint32_t i = 0; m->attrs_count == ATTRS_MAX && i < m->attrs_count;)
+		if (model_names(m, m->attrs[i].id) == 0)
+			m->attrs[i] = m->attrs[--m->attrs_count];
+		else
+			i++;
+	assert_true(m->attrs_count < ATTRS_MAX);
+	struct model_attrs *a = &m->attrs[m->attrs_count++];
+	*a = (struct model_attrs){ .id = id, .mode = 0100644, .mtime = 5, .is_plain = true };
+	return a;
+}
+
+/* The object that a name of a filesystem's operation means: 0 and *k, -GRANARY_EISDIR, -GRANARY_ENOTFOUND. */
+static int model_target(struct model *m, const char *key, struct model_key **k)
+{
+	struct path p = path_of(key);
+	bool itself;
+	*k = p.slash || p.no_name ? NULL : model_find(m, p.whole);
+	if (*k != NULL)
+		return 0;
+	return model_below(m, p.dir, &itself) > 0 ? -GRANARY_EISDIR : -GRANARY_ENOTFOUND;
 }
 
 /* ---- random names ---- */
@@ -342,6 +393,162 @@ static void op_rename(struct model *m)
 	assert_int_equal(got, expected);
 }
 
+static const char *const xattr_names[XATTRS] = { "user.a", "security.label", "user.\xc3\xa9" };
+
+static void op_setattr(struct model *m)
+{
+	char key[MODEL_KEY_MAX];
+	struct model_key *k;
+	likely_key(m, key);
+	int expected = model_target(m, key, &k);
+	struct mutation x = { .kind = M_SETATTR, .ref = by_key(m->w, key),
+			      .set = { .uid = 7, .gid = 8, .mtime_ns = 1 } };
+	x.set.set = (uint32_t)rng_below(&m->rng, 32);
+	x.set.mode = (uint32_t)rng_below(&m->rng, 07777);
+	x.set.atime_ns = 1 + rng_below(&m->rng, 1u << 30);
+	assert_int_equal(mutate(m->w, &x), expected == -GRANARY_EISDIR ? 0 : expected);
+	if (expected < 0)
+		return;
+	struct model_attrs *a = model_attrs(m, k->id);
+	if (x.set.set & NS_SET_MODE)
+		a->mode = (a->mode & 0170000) | x.set.mode;
+	if (x.set.set & NS_SET_UID)
+		a->uid = 7;
+	if (x.set.set & NS_SET_ATIME)
+		a->atime = x.set.atime_ns;
+	if (x.set.set & NS_SET_MTIME)
+		a->mtime = 1;
+}
+
+static void op_xattr(struct model *m)
+{
+	char key[MODEL_KEY_MAX], value[24];
+	struct model_key *k;
+	uint64_t which = rng_below(&m->rng, XATTRS);
+	likely_key(m, key);
+	int expected = model_target(m, key, &k);
+	struct mutation x = { .kind = M_XATTR, .ref = by_key(m->w, key), .name = slice_str(xattr_names[which]),
+			      .xattr_mode = (enum ns_xattr_mode)rng_below(&m->rng, 4) };
+	snprintf(value, sizeof(value), "v%u", (unsigned)rng_below(&m->rng, 1u << 30));
+	x.value = slice_str(value);
+	if (expected == -GRANARY_EISDIR) { /* directories have them too; not followed here */
+		x.xattr_mode = NS_XATTR_ANY;
+		assert_int_equal(mutate(m->w, &x), 0);
+		return;
+	}
+	if (expected == 0) {
+		char *have = model_attrs(m, k->id)->xattrs[which];
+		if (have[0] != '\0' && x.xattr_mode == NS_XATTR_CREATE)
+			expected = -GRANARY_EEXIST;
+		else if (have[0] == '\0' && (x.xattr_mode == NS_XATTR_REPLACE || x.xattr_mode == NS_XATTR_REMOVE))
+			expected = -GRANARY_ENOATTR;
+		else
+			snprintf(have, sizeof(value), "%s", x.xattr_mode == NS_XATTR_REMOVE ? "" : value);
+	}
+	assert_int_equal(mutate(m->w, &x), expected);
+}
+
+static void op_tags(struct model *m)
+{
+	char key[MODEL_KEY_MAX], value[24];
+	uint8_t pairs[64];
+	struct model_key *k;
+	struct wr w = wr_of(pairs, sizeof(pairs));
+	likely_key(m, key);
+	int expected = model_target(m, key, &k);
+	snprintf(value, sizeof(value), "t%u", (unsigned)rng_below(&m->rng, 1u << 30));
+	wr_bytes16(&w, slice_str("split"));
+	wr_bytes16(&w, slice_str(value));
+	struct mutation x = { .kind = M_TAGS, .ref = by_key(m->w, key), .value = slice_of(pairs, wr_len(&w)) };
+	assert_int_equal(mutate(m->w, &x), expected == -GRANARY_EISDIR ? 0 : expected);
+	if (expected == 0)
+		snprintf(model_attrs(m, k->id)->tag, sizeof(value), "%s", value);
+}
+
+static void op_make(struct model *m)
+{
+	static const uint32_t types[] = { 0120000, 0010000, 0140000, 0020000, 0060000, 0100000 };
+	char key[MODEL_KEY_MAX];
+	bool itself;
+	random_key(m, key);
+	struct path p = path_of(key);
+	struct mutation x = { .kind = M_MAKE, .ref = by_key(m->w, key) };
+	x.make.mode = types[rng_below(&m->rng, 6)] | 0640;
+	if (x.make.mode >> 12 == 012)
+		x.make.target = slice_str("../over/there");
+	if (x.make.mode >> 12 == 2 || x.make.mode >> 12 == 6)
+		x.make.rdev = 1 + rng_below(&m->rng, 1000);
+	int expected = p.slash ? -GRANARY_EINVAL
+		: model_find(m, key) != NULL || model_below(m, p.dir, &itself) > 0 ? -GRANARY_EEXIST : 0;
+	assert_int_equal(mutate(m->w, &x), expected);
+	if (expected < 0)
+		return;
+	struct model_key k = { .id = x.make.id, .version = x.make.version, .size = x.make.target.len };
+	text_copy(k.key, key);
+	model_set(m, &k);
+	struct model_attrs *a = model_attrs(m, k.id);
+	a->mode = x.make.mode;
+	a->mtime = 0; /* now */
+	a->rdev = x.make.rdev;
+	snprintf(a->target, sizeof(a->target), "%.*s", (int)x.make.target.len, (const char *)x.make.target.p);
+	a->is_plain = x.make.mode >> 12 == 010;
+}
+
+static void op_link(struct model *m)
+{
+	char from[MODEL_KEY_MAX], to[MODEL_KEY_MAX];
+	struct model_key *k;
+	bool itself;
+	likely_key(m, from);
+	random_key(m, to);
+	struct path p = path_of(to);
+	struct mutation x = { .kind = M_LINK, .ref = by_key(m->w, from), .to = by_key(m->w, to) };
+	int expected = model_target(m, from, &k);
+	if (expected == 0 && p.slash)
+		expected = -GRANARY_EINVAL;
+	else if (expected == 0 && (model_find(m, to) != NULL || model_below(m, p.dir, &itself) > 0))
+		expected = -GRANARY_EEXIST;
+	assert_int_equal(mutate(m->w, &x), expected);
+	if (expected < 0)
+		return;
+	assert_true(x.id == k->id);
+	model_attrs(m, k->id)->is_plain = false;
+	struct model_key copy = *k;
+	text_copy(copy.key, to);
+	model_set(m, &copy);
+}
+
+static bool pair_is(struct slice pairs, const char *name, const char *value)
+{
+	struct slice got;
+	bool is_there = pairs_find(pairs, slice_str(name), &got);
+	return value[0] == '\0' ? !is_there : is_there && slice_eq(got, slice_str(value));
+}
+
+/* Attributes by key, then by id alone where the object has several names. */
+static void check_attrs(struct model *m, const struct model_key *k)
+{
+	const struct model_attrs *a = model_attrs(m, k->id);
+	struct path p = path_of(k->key);
+	uint32_t links = model_names(m, k->id);
+	for (int by = 0; by < (links > 1 ? 2 : 1); by++) {
+		struct ns_ref ref = by == 0 ? by_key(m->w, k->key) : by_id(k->id);
+		struct object o;
+		struct kv_value value;
+		if (p.slash)
+			return;
+		assert_int_equal(ns_file_find(m->w->ns, &ref, &o, &value), 0);
+		assert_true(o.id == k->id && o.version == k->version && o.mode == a->mode && o.uid == a->uid);
+		assert_true((a->mtime == 0 || o.mtime_ns == a->mtime) && o.atime_ns == a->atime && o.rdev == a->rdev);
+		assert_int_equal(o.nlink, links);
+		for (uint32_t i = 0; i < XATTRS; i++)
+			assert_true(pair_is(o.xattrs, xattr_names[i], a->xattrs[i]));
+		assert_true(pair_is(o.tags, "split", a->tag));
+		assert_true(slice_eq(o.symlink, slice_str(a->target)));
+		kv_value_release(&value);
+	}
+}
+
 /* By key, then by what that gave: (directory, name) and id; from the rows and from the tables. */
 static void op_look_up(struct model *m)
 {
@@ -363,8 +570,11 @@ static void op_look_up(struct model *m)
 		k->version = f.version;
 	}
 	assert_true(f.id == k->id && f.version == k->version && f.size == k->size && !f.is_dir);
-	assert_int_equal(ns_find_cached(m->w->ns, &ref, &loc), 0);
-	assert_true(loc.id == k->id && loc.version == k->version);
+	check_attrs(m, k);
+	bool is_plain = model_attrs(m, k->id)->is_plain;
+	assert_int_equal(ns_find_cached(m->w->ns, &ref, &loc), is_plain ? 0 : -GRANARY_EAGAIN);
+	if (is_plain)
+		assert_true(loc.id == k->id && loc.version == k->version && loc.mode == model_attrs(m, k->id)->mode);
 
 	struct found again = { 0 };
 	struct ns_ref name = by_name(f.dir, f.name), id = by_id(f.id);
@@ -374,7 +584,7 @@ static void op_look_up(struct model *m)
 	id.name = name.name;
 	assert_int_equal(look_up(m->w, id, &again), 0);
 	assert_int_equal(again.version, k->version);
-	assert_int_equal(ns_find_cached(m->w->ns, &id, &loc), 0);
+	assert_int_equal(ns_find_cached(m->w->ns, &id, &loc), is_plain ? 0 : -GRANARY_EAGAIN);
 	char path[KEY_LEN_MAX + 1];
 	uint64_t bucket;
 	size_t len;
@@ -467,7 +677,8 @@ static void run(struct world *w, uint64_t seed, uint64_t ops)
 {
 	static void (*const op[])(struct model *) = { op_put, op_put, op_put, op_batch, op_delete, op_delete, op_mkdir,
 						      op_rmdir, op_rename, op_rename, op_look_up, op_look_up, op_list,
-						      op_list };
+						      op_list, op_setattr, op_xattr, op_tags, op_make, op_link,
+						      op_link };
 	struct model *m = calloc(1, sizeof(*m));
 	uint64_t keys = 0;
 	m->w = w;

@@ -17,7 +17,7 @@
 #include "common/error.h"
 #include "common/rand.h"
 #include "meta/ids.h"
-#include "meta/ns.h"
+#include "meta/ns_file.h"
 #include "unit/test_kv_util.h"
 
 struct world {
@@ -94,7 +94,7 @@ static inline struct ns_ref by_name(uint64_t dir, const char *name)
 }
 static inline struct ns_ref by_id(uint64_t id) { return (struct ns_ref){ .by = NS_BY_ID, .id = id }; }
 
-enum mutation_kind { M_PUT = 1, M_DELETE, M_MKDIR, M_RMDIR, M_RENAME };
+enum mutation_kind { M_PUT = 1, M_DELETE, M_MKDIR, M_RMDIR, M_RENAME, M_SETATTR, M_XATTR, M_TAGS, M_MAKE, M_LINK };
 struct mutation {
 	enum mutation_kind kind;
 	struct ns_ref ref, to;
@@ -103,6 +103,10 @@ struct mutation {
 	bool parents, dataset, no_replace;
 	uint32_t size;
 	uint64_t pack;
+	struct ns_setattr set;
+	enum ns_xattr_mode xattr_mode;
+	struct slice name, value;
+	struct ns_make make;
 	/* out */
 	uint64_t id, version, replaced;
 	struct ns_deleted deleted;
@@ -137,6 +141,11 @@ static inline int mutation_plan(struct world *w, struct ns_plan *plan, struct mu
 	case M_MKDIR: return ns_plan_mkdir(plan, &m->ref, 0755, m->parents, m->dataset, &m->id);
 	case M_RMDIR: return ns_plan_rmdir(plan, &m->ref);
 	case M_RENAME: return ns_plan_rename(plan, &m->ref, &m->to, m->no_replace);
+	case M_SETATTR: return ns_plan_setattr(plan, &m->ref, &m->set);
+	case M_XATTR: return ns_plan_xattr(plan, &m->ref, m->xattr_mode, m->name, m->value);
+	case M_TAGS: return ns_plan_tags(plan, &m->ref, m->value);
+	case M_MAKE: m->make.ref = m->ref; return ns_plan_make(plan, &m->make);
+	case M_LINK: return ns_plan_link(plan, &m->ref, &m->to, &m->id);
 	}
 	return -GRANARY_EINVAL;
 }
@@ -227,7 +236,10 @@ static inline uint64_t dir_id(struct world *w, const char *path)
 
 /* ---- all rows against each other ---- */
 
-struct tally { uint64_t files, dirs, bytes, quota_bytes, quota_objects, live, live_records, weight, extents, links; };
+struct tally {
+	uint64_t files, names_of_inodes, inodes, dirs, bytes, quota_bytes, quota_objects, live, live_records, weight;
+	uint64_t extents, links;
+};
 
 static inline void check_dir_row(struct world *w, uint64_t parent, struct slice name, struct slice value)
 {
@@ -274,6 +286,19 @@ static inline void check_reaches_root(struct world *w, uint64_t id)
 	}
 }
 
+static inline void check_object(struct tally *t, const struct object *o)
+{
+	assert_false(o->is_dir);
+	assert_true(o->id != 0 && o->version != 0);
+	t->bytes += o->size;
+	for (uint32_t i = 0; i < o->extent_count; i++)
+		if ((o->extents[i].flags & EXTENT_HOLE) == 0) {
+			t->extents++;
+			t->weight += extent_weight(&o->extents[i]);
+		}
+	t->extents += o->extents_outside;
+}
+
 static inline void check_file_row(struct world *w, struct tally *t, uint64_t dir, struct slice name,
 				  struct slice value)
 {
@@ -281,21 +306,45 @@ static inline void check_file_row(struct world *w, struct tally *t, uint64_t dir
 	struct object o;
 	struct kv_value v;
 	assert_int_equal(object_decode(value, &o), 0);
-	assert_false(o.is_dir);
-	assert_true(o.id != 0 && o.version != 0);
 	t->files++;
-	t->bytes += o.size;
-	for (uint32_t i = 0; i < o.extent_count; i++)
-		if ((o.extents[i].flags & EXTENT_HOLE) == 0) {
-			t->extents++;
-			t->weight += extent_weight(&o.extents[i]);
-		}
-	t->extents += o.extents_outside;
-	if (o.has_links) {
+	if (o.in_inode) { /* the id alone */
+		assert_true(o.version == 0 && o.mode == 0 && o.extent_count == 0);
+		assert_int_equal(kv_get(w->store.kv, row_inode(buf, o.id), &v), 0);
+		kv_value_release(&v);
+		t->names_of_inodes++;
+	} else {
+		check_object(t, &o);
+	}
+	if (o.has_links || o.in_inode) {
 		assert_int_equal(kv_get(w->store.kv, row_link(buf, o.id, dir, name), &v), 0);
 		kv_value_release(&v);
 		t->links++;
 	}
+}
+
+/* The inode of a file: as many names as it says, each of which names it. */
+static inline void check_file_inode(struct world *w, struct tally *t, uint64_t id, const struct object *o)
+{
+	uint8_t buf[ROW_KEY_MAX], entry[ROW_KEY_MAX];
+	struct slice prefix = row_link_prefix(buf, id);
+	struct kv_iter *it = kv_iter_new(w->store.kv, NULL);
+	uint32_t names = 0;
+	assert_true(o->in_inode && o->has_links && o->id == id);
+	check_object(t, o);
+	for (kv_iter_seek(it, prefix); kv_iter_valid(it); kv_iter_next(it), names++) {
+		struct slice key = kv_iter_key(it);
+		struct kv_value v;
+		uint64_t named;
+		if (key.len < 17 || memcmp(key.p, prefix.p, prefix.len) != 0)
+			break;
+		struct slice name = slice_of(key.p + 17, key.len - 17);
+		assert_int_equal(kv_get(w->store.kv, row_entry(entry, be64_get(key.p + 9), name, false), &v), 0);
+		assert_true(value_u64(v.v, TAG_ID, 0, &named) && named == id);
+		kv_value_release(&v);
+	}
+	kv_iter_free(&it);
+	assert_int_equal(names, o->nlink);
+	t->inodes++;
 }
 
 /* Goal: no child without a parent, no loop, no empty implicit directory, counters equal to what they count. */
@@ -322,6 +371,12 @@ static inline struct tally check_rows(struct world *w)
 		}
 		links += key.p[0] == 'o';
 		inodes += key.p[0] == 'i';
+		if (key.p[0] == 'i') {
+			struct object o;
+			assert_int_equal(object_decode(value, &o), 0);
+			if (!o.is_dir)
+				check_file_inode(w, &t, be64_get(key.p + 1), &o);
+		}
 		if (key.p[0] == 'q') {
 			assert_true(value_u64(value, QTAG_BYTES, 0, &n));
 			t.quota_bytes += n;
@@ -336,11 +391,11 @@ static inline struct tally check_rows(struct world *w)
 	}
 	assert_int_equal(kv_iter_error(it), 0);
 	kv_iter_free(&it);
-	assert_int_equal(t.quota_objects, t.files);
+	assert_int_equal(t.quota_objects, t.files - t.names_of_inodes + t.inodes);
 	assert_int_equal(t.quota_bytes, t.bytes);
 	assert_int_equal(t.live, t.weight);
 	assert_int_equal(t.live_records, t.extents);
 	assert_int_equal(links, t.links);
-	assert_int_equal(inodes, t.dirs + roots);
+	assert_int_equal(inodes, t.dirs + roots + t.inodes);
 	return t;
 }

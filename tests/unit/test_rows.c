@@ -58,6 +58,33 @@ static void test_object_comes_back_as_it_went_in(void **state)
 	assert_int_equal(extent_crc(&back.extents[1], 1), 0x0c0b0a09);
 }
 
+static void test_attributes_of_a_filesystem_come_back_as_they_went_in(void **state)
+{
+	static const uint8_t pairs[] = { 6, 0, 'u', 's', 'e', 'r', '.', 'a', 2, 0, 'v', 0, 1, 0, 'k', 0, 0 };
+	struct object o = { .id = 11, .version = 22, .mode = S_IFLNK | 0777, .nlink = 3, .in_inode = true,
+		.has_links = true, .atime_ns = 44, .rdev = 55, .size = 4 }, back;
+	uint8_t buf[1024], name[ROW_XATTRS_LEN_MAX + 1];
+	struct slice v;
+
+	(void)state;
+	o.xattrs = o.tags = slice_of(pairs, sizeof(pairs));
+	o.symlink = slice_str("../x");
+	int64_t len = object_encode(&o, buf, sizeof(buf));
+	assert_true(len > 0);
+	assert_int_equal(object_decode(slice_of(buf, (size_t)len), &back), 0);
+	assert_true(back.nlink == 3 && back.in_inode && back.atime_ns == 44 && back.rdev == 55 && !back.is_dir);
+	assert_true(slice_eq(back.symlink, o.symlink) && slice_eq(back.tags, o.tags));
+	assert_true(pairs_find(back.xattrs, slice_str("user.a"), &v) && v.len == 2);
+	assert_true(pairs_find(back.xattrs, slice_str("k"), &v) && v.len == 0);
+	assert_false(pairs_find(back.xattrs, slice_str("user."), &v));
+	assert_false(object_has_bytes(&back));
+	for (size_t cut = 1; cut < sizeof(pairs); cut++) /* but where the first pair ends */
+		assert_int_equal(pairs_check(slice_of(pairs, cut), 100, NULL), cut == 12 ? 0 : -GRANARY_EINVAL);
+	assert_int_equal(pairs_check(slice_of(pairs, sizeof(pairs)), sizeof(pairs) - 1, NULL), -GRANARY_ETOOBIG);
+	o.xattrs = slice_of(name, sizeof(name));
+	assert_int_equal(object_encode(&o, buf, sizeof(buf)), -GRANARY_ETOOBIG);
+}
+
 static void test_directory_comes_back_as_it_went_in(void **state)
 {
 	struct object o = { .id = 5, .mode = S_IFDIR | 0755, .parent = 4, .name = slice_str("n"),
@@ -85,8 +112,8 @@ static void test_unknown_tags_survive_a_rewrite(void **state)
 	wr_room(&w, (size_t)len);
 	tlv_put(&w, TAG_MD5, slice_of(crc_bytes, 16));
 	tlv_put(&w, 60000, slice_str("future"));
-	tlv_put(&w, TAG_XATTR, slice_str("a"));
-	tlv_put(&w, TAG_XATTR, slice_str("b"));
+	tlv_put(&w, TAG_LABEL, slice_str("a"));
+	tlv_put(&w, TAG_LABEL, slice_str("b"));
 	assert_int_equal(object_decode(slice_of(buf, wr_len(&w)), &back), 0);
 	back.size = 1;
 	len = object_encode(&back, again, sizeof(again));
@@ -276,6 +303,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_object_comes_back_as_it_went_in),
+		cmocka_unit_test(test_attributes_of_a_filesystem_come_back_as_they_went_in),
 		cmocka_unit_test(test_directory_comes_back_as_it_went_in),
 		cmocka_unit_test(test_unknown_tags_survive_a_rewrite),
 		cmocka_unit_test(test_every_cut_of_an_object_is_refused_or_shorter),
