@@ -302,7 +302,7 @@ void granary_epoch_release(struct granary_epoch *epoch, const struct granary_epo
 int granary_epoch_info(struct granary_epoch *e, struct granary_epoch_info *info)
 {
 	struct granary_epoch_info all = { .bucket = e->bucket, .snapshot = e->name,
-		.samples = e->order.spec.samples, .batches = e->ranks.batches, .seed = e->order.spec.seed,
+		.samples = e->order.spec.samples, .batches = e->batches, .seed = e->order.spec.seed,
 		.epoch = e->order.spec.epoch, .memory = e->memory, .mode = e->order.spec.mode,
 		.rank = e->ranks.spec.rank,
 		.world = e->ranks.spec.ranks, .batch = e->ranks.spec.batch,
@@ -312,7 +312,7 @@ int granary_epoch_info(struct granary_epoch *e, struct granary_epoch_info *info)
 		return -GRANARY_EINVAL;
 	pthread_mutex_lock(&e->client->lock);
 	all.delivered = e->delivered;
-	all.position = order_ranks_resume(&e->ranks, e->delivered);
+	all.position = epoch_position(e);
 	all.samples_read = e->samples_read;
 	all.bytes_read = e->bytes_read;
 	all.waited_ns = e->waited_ns;

@@ -79,9 +79,9 @@ static struct batch *batch_take(struct granary_epoch *e)
 	b->located = b->filling = false;
 	b->direct = 0;
 	b->bytes_read = b->samples_read = 0;
-	b->pub.number = e->planned;
-	b->pub.position = e->ranks.spec.start + e->planned * e->ranks.global_batch;
-	b->pub.count = order_ranks_rows(&e->ranks, e->planned);
+	b->pub.number = epoch_number(e, e->planned);
+	b->pub.position = e->ranks.spec.start + b->pub.number * e->ranks.global_batch;
+	b->pub.count = order_ranks_rows(&e->ranks, b->pub.number);
 	return b;
 }
 
@@ -252,7 +252,7 @@ bool batch_plan_more(struct granary_epoch *e)
 		struct batch *last = list_empty(&e->pipeline) ? NULL :
 			container_of(e->pipeline.prev, struct batch, link);
 		if (!last || last->filling) {
-			if (e->planned == e->ranks.batches)
+			if (e->planned == e->batches)
 				break;
 			last = batch_take(e);
 			if (!last) {

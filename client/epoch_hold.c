@@ -53,7 +53,7 @@ int hold_setup(struct granary_epoch *e)
 	uint64_t wide, all = e->snapshot->manifest.bytes / e->ranks.spec.ranks;
 
 	e->lane_step = common_divisor(o->spec.lanes, e->ranks.spec.ranks);
-	e->sharing = e->lane_step != e->ranks.spec.ranks;
+	e->sharing = e->lane_step != e->ranks.spec.ranks || e->options.first > 0 || e->options.step > 1;
 	e->lanes_count = o->spec.lanes / e->lane_step;
 	for (uint32_t i = 0; i < e->lanes_count; i++) {
 		uint64_t windows = order_lane_windows(o, hold_lane(e, i));

@@ -297,6 +297,7 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 	struct granary_epoch_options *o = &e->options;
 	o->stall_timeout_ms = o->stall_timeout_ms ? o->stall_timeout_ms : STALL_DEFAULT_MS;
 	o->weight = o->weight ? o->weight : 1;
+	o->step = o->step ? o->step : 1;
 	if (o->weight > WEIGHT_MAX)
 		return error_fail(e->client, -GRANARY_EINVAL, "granary_epoch_options.weight: 1 to %d", WEIGHT_MAX);
 	if (o->world == 0 || o->rank >= o->world || o->batch == 0 || o->batch > ORDER_BATCH_MAX)
@@ -314,6 +315,7 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 	if (err < 0)
 		return err;
 	epoch_stream(e);
+	e->batches = e->ranks.batches > o->first ? (e->ranks.batches - o->first - 1) / o->step + 1 : 0;
 	e->holding = !e->recipe && e->order.spec.mode == ORDER_BLOCKS && e->order.spec.block * e->fields <= 1 << 20;
 	err = epoch_budget(e);
 	if (err == 0 && e->holding && hold_setup(e) < 0)
@@ -334,7 +336,7 @@ int granary_epoch_token(struct granary_epoch *epoch, struct granary_token *token
 	char why[256];
 
 	pthread_mutex_lock(&epoch->client->lock);
-	t.position = order_ranks_resume(&epoch->ranks, epoch->delivered);
+	t.position = epoch_position(epoch);
 	pthread_mutex_unlock(&epoch->client->lock);
 	memset(token, 0, sizeof(*token));
 	int err = token_encode(&t, token->bytes, why, sizeof(why));

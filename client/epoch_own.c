@@ -73,6 +73,15 @@ static bool item_lives(const struct granary_epoch *e, uint32_t lane, uint64_t it
 	return item < e->order.lane_items && position >= e->ranks.spec.start && position < e->end;
 }
 
+/* Of those that share this rank, is it ours? */
+static bool item_mine(const struct granary_epoch *e, uint32_t lane, uint64_t item)
+{
+	uint64_t position = item * e->order.spec.lanes + lane;
+	uint64_t number = (position - e->ranks.spec.start) / e->ranks.global_batch;
+
+	return number >= e->options.first && (number - e->options.first) % e->options.step == 0;
+}
+
 static void pick_own(struct granary_epoch *e, struct picks *p, uint32_t i, uint64_t window)
 {
 	uint32_t lane = hold_lane(e, i), ranks = e->ranks.spec.ranks, step = ranks / e->lane_step;
@@ -82,7 +91,7 @@ static void pick_own(struct granary_epoch *e, struct picks *p, uint32_t i, uint6
 	while ((item * e->order.spec.lanes + lane) % ranks != e->ranks.spec.rank)
 		item++;
 	for (; item < w.first_item + w.items; item += step)
-		if (item_lives(e, lane, item))
+		if (item_lives(e, lane, item) && item_mine(e, lane, item))
 			pick(e, p, i, window, item);
 }
 

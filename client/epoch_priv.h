@@ -124,6 +124,7 @@ struct granary_epoch {
 	char *job;
 	char host[64];
 	uint64_t memory, ahead;
+	uint64_t batches;             /* of this handle: its part of the rank's */
 	bool begun;                   /* run: a batch was ready */
 	bool holding;                 /* this rank holds blocks of its lanes */
 	bool sharing;                 /* of them only its own samples: others have the rest */
@@ -171,6 +172,16 @@ struct granary_epoch {
 void epoch_tell(struct granary_epoch *e);
 /* The sample at a position below the epoch's; *part: where it is from. */
 uint64_t epoch_at(const struct granary_epoch *e, uint64_t position, uint32_t *part);
+/* Which of the rank's batches is number `index` of this handle. */
+static inline uint64_t epoch_number(const struct granary_epoch *e, uint64_t index)
+{
+	return e->options.first + index * e->options.step;
+}
+/* Lock held: of the epoch, behind the last batch handed out. */
+static inline uint64_t epoch_position(const struct granary_epoch *e)
+{
+	return order_ranks_resume(&e->ranks, e->delivered > 0 ? epoch_number(e, e->delivered - 1) + 1 : 0);
+}
 /* epoch_open.c */
 int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *options);
 /* epoch_run.c */

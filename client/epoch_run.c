@@ -43,7 +43,7 @@ void epoch_report(struct granary_epoch *e, bool ended)
 		return;
 	granary_op_free(&e->report);
 	pthread_mutex_lock(&e->client->lock);
-	r.position = order_ranks_resume(&e->ranks, e->delivered);
+	r.position = epoch_position(e);
 	r.samples = e->samples_read;
 	r.bytes = e->bytes_read;
 	r.waited_ns = e->waited_ns;
@@ -134,7 +134,7 @@ static void run_sleep(struct granary_epoch *e)
 	struct timespec at = { .tv_sec = (time_t)(until / second_ns), .tv_nsec = (long)(until % second_ns) };
 
 	pthread_mutex_lock(&e->client->lock);
-	if (!e->ended && e->err == 0 && e->planned == e->ranks.batches && list_empty(&e->pipeline)) {
+	if (!e->ended && e->err == 0 && e->planned == e->batches && list_empty(&e->pipeline)) {
 		e->ended = true;
 		epoch_tell(e);
 	}

@@ -427,41 +427,106 @@ int snapshot_key_of(struct granary_snapshot *s, uint64_t id, char *out, size_t c
 
 /* ---- one sample ---- */
 
-int granary_snapshot_read(struct granary_snapshot *snapshot, uint64_t id, void **data, size_t *len,
-	const struct granary_call *call)
+/* Where each file of each sample goes; the sum of all, or an error. */
+static int64_t batch_layout(struct granary_snapshot *s, const uint64_t *ids, size_t count, uint64_t *offsets)
+{
+	uint32_t fields = s->manifest.fields;
+	uint64_t at = 0, size;
+
+	for (size_t i = 0; i < count; i++) {
+		uint64_t *sizes = offsets + i * fields;
+		if (ids[i] >= s->manifest.samples)
+			return error_fail(s->client, -GRANARY_ERANGE, "snapshot '%s' has no sample %llu, it has %llu",
+				s->name, (unsigned long long)ids[i], (unsigned long long)s->manifest.samples);
+		int err = range_sample_size(s, ids[i], &size, sizes);
+		if (err < 0)
+			return err;
+		for (uint32_t f = 0; f < fields; f++) {
+			size = sizes[f];
+			sizes[f] = at;
+			at += size;
+		}
+		if (at > GRANARY_READ_SIZE_MAX)
+			return error_fail(s->client, -GRANARY_ETOOBIG, "these samples have more than %llu bytes",
+				(unsigned long long)GRANARY_READ_SIZE_MAX);
+	}
+	offsets[count * fields] = at;
+	return (int64_t)at;
+}
+
+static int batch_corrupt(struct granary_snapshot *s, const struct range_plan *plan, const uint64_t *ids)
+{
+	char key[GRANARY_KEY_LEN_MAX + 1] = "";
+	uint32_t u = 0;
+
+	while (u + 1 < plan->units_count && !plan->units[u].bad)
+		u++;
+	uint64_t id = ids[plan->units_count > 0 ? plan->units[u].tag : 0];
+	if (snapshot_key_of(s, id, key, sizeof(key)) < 0)
+		snprintf(key, sizeof(key), "(key not known)");
+	return error_fail(s->client, -GRANARY_ECORRUPT, "sample %llu of '%s@%s', '%.200s': wrong checksum, also when "
+		"read again", (unsigned long long)id, s->bucket, s->name, key);
+}
+
+static int batch_run(struct granary_snapshot *s, const uint64_t *ids, size_t count, uint8_t *block,
+	const uint64_t *offsets, uint32_t timeout_ms)
 {
 	struct range_plan plan = { .units = NULL };
-	uint64_t size;
+	int err = -GRANARY_ECORRUPT;
+
+	for (int tries = 0; err == -GRANARY_ECORRUPT && tries < 2; tries++) {
+		range_plan_clear(&plan);
+		err = 0;
+		for (size_t i = 0; err == 0 && i < count; i++) {
+			uint32_t before = plan.units_count;
+			err = range_add_sample(&plan, s, ids[i], block + offsets[i * s->manifest.fields]);
+			for (uint32_t u = before; u < plan.units_count; u++)
+				plan.units[u].tag = (uint32_t)i;
+		}
+		if (err == 0)
+			err = range_run(&plan, s, timeout_ms);
+	}
+	if (err == -GRANARY_ECORRUPT)
+		err = batch_corrupt(s, &plan, ids);
+	range_plan_release(&plan);
+	return err;
+}
+
+int granary_snapshot_read_batch(struct granary_snapshot *snapshot, const uint64_t *ids, size_t count, void **data,
+	uint64_t *offsets, const struct granary_call *call)
+{
+	uint32_t timeout_ms = call && call->timeout_ms ? call->timeout_ms : snapshot->timeout_ms;
 	int err = client_enter(snapshot->client);
 
 	*data = NULL;
-	*len = 0;
-	if (err == 0 && id >= snapshot->manifest.samples)
-		err = error_fail(snapshot->client, -GRANARY_ERANGE, "snapshot '%s' has no sample %llu", snapshot->name,
-			(unsigned long long)id);
-	if (err == 0)
-		err = range_sample_size(snapshot, id, &size, NULL);
-	if (err < 0)
-		return err;
-	uint8_t *block = size < GRANARY_READ_SIZE_MAX ? malloc(size > 0 ? size : 1) : NULL;
+	if (err == 0 && count > UINT32_MAX)
+		err = error_fail(snapshot->client, -GRANARY_ETOOBIG, "too many samples for one batch");
+	int64_t size = err == 0 ? batch_layout(snapshot, ids, count, offsets) : err;
+	if (size < 0)
+		return (int)size;
+	uint8_t *block = malloc(size > 0 ? (size_t)size : 1);
 	if (!block)
 		return error_fail(snapshot->client, -GRANARY_ENOMEM, "out of memory");
-	err = range_add_sample(&plan, snapshot, id, block);
-	for (int tries = 0; err == 0 && tries < 2; tries++) {
-		err = range_run(&plan, snapshot, call ? call->timeout_ms : snapshot->timeout_ms);
-		if (err != -GRANARY_ECORRUPT)
-			break;
-		err = tries == 0 ? 0 : err;
-	}
-	if (err == -GRANARY_ECORRUPT)
-		error_fail(snapshot->client, err, "sample %llu of '%s@%s': checksum mismatch", (unsigned long long)id,
-			snapshot->bucket, snapshot->name);
-	range_plan_release(&plan);
-	if (err < 0) {
+	err = batch_run(snapshot, ids, count, block, offsets, timeout_ms);
+	if (err < 0)
 		free(block);
-		return err;
-	}
-	*data = block;
-	*len = size;
-	return 0;
+	else
+		*data = block;
+	return err;
+}
+
+int granary_snapshot_read(struct granary_snapshot *snapshot, uint64_t id, void **data, size_t *len,
+	const struct granary_call *call)
+{
+	struct snap_manifest *m = &snapshot->manifest;
+	uint64_t *offsets = calloc((size_t)m->fields + 1, sizeof(*offsets));
+
+	*data = NULL;
+	*len = 0;
+	if (!offsets)
+		return error_fail(snapshot->client, -GRANARY_ENOMEM, "out of memory");
+	int err = granary_snapshot_read_batch(snapshot, &id, 1, data, offsets, call);
+	*len = err == 0 ? offsets[m->fields] : 0;
+	free(offsets);
+	return err;
 }

@@ -1068,6 +1068,15 @@ GRANARY_API uint64_t granary_snapshot_samples(const struct granary_snapshot *sna
  * @return 0; -GRANARY_ERANGE (no such id); -GRANARY_ECORRUPT. Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_read(struct granary_snapshot *snapshot, uint64_t id, void **data,
 	size_t *len, const struct granary_call *call);
+/** Reads many samples by their dense ids: one request of all, in the order of the disk.
+ * @param ids, count  any ids, also repeated; borrowed
+ * @param data     a block, granary_free() it: the samples one after the other in the order of `ids`, the fields of a
+ *         group side by side; NULL on error. @param offsets  count * fields + 1 of the caller: file f of sample i is
+ *         the bytes offsets[i * fields + f] up to the next offset
+ * @return 0; -GRANARY_ERANGE (no such id); -GRANARY_ECORRUPT; the text names the sample. Blocks. Any thread.
+ *         Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_read_batch(struct granary_snapshot *snapshot, const uint64_t *ids,
+	size_t count, void **data, uint64_t *offsets, const struct granary_call *call);
 /** The dense id of the sample that a key belongs to. @param field  NULL, or receives which of its fields the key
  * is.
  * @return 0; -GRANARY_ENOTFOUND. Blocks when that part of the table is not here. Any thread. Since 0.1. */
@@ -1264,6 +1273,9 @@ struct granary_epoch_options {
 	                         * reads: 1..128 visible characters of ASCII. Of an automatic snapshot NULL is
 	                         * "stream" */
 	const struct granary_token *token; /* NULL, or where to go on: it then gives seed, epoch and order */
+	uint32_t first, step;   /* for processes that share a rank: of its batches only number first, first + step,
+	                         * first + 2 * step, ... (step 0: 1). Token and position are then those behind the
+	                         * last batch handed out */
 };
 
 enum granary_sample_flag {
@@ -1274,7 +1286,7 @@ enum granary_sample_flag {
 /* One batch. Sample i has `fields` files: file f of it is sizes[i * fields + f] bytes at data + offsets[i *
  * fields + f]; the files of a sample lie side by side. */
 struct granary_epoch_batch {
-	uint64_t number;         /* of the batches of this epoch handle, from 0 */
+	uint64_t number;         /* of the batches of this rank, from 0 where the handle began */
 	uint64_t position;       /* of the epoch: where its global batch begins */
 	const uint8_t *data;
 	uint64_t data_size;
@@ -1290,7 +1302,7 @@ struct granary_epoch_info {
 	size_t size;
 	const char *bucket, *snapshot; /* valid as long as the epoch; snapshot: or recipe */
 	uint64_t samples;      /* of the epoch */
-	uint64_t batches;      /* of this rank, from where the handle began */
+	uint64_t batches;      /* of this handle, from where it began */
 	uint64_t delivered;    /* batches handed out */
 	uint64_t position;     /* of the epoch, after those */
 	uint64_t samples_read, bytes_read; /* handed out, without padded ones */
