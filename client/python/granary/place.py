@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a dataset's samples are: an address and how to log in. Pickled it is a few texts; clients and snapshots are opened
+when they are needed, one of each a process and place."""
+import os
+import threading
+
+from . import _native
+from .client import Snapshot, connect
+
+_lock = threading.Lock()
+_clients, _snapshots = {}, {}
+
+
+def _forget():
+    """In a child after fork(): what the parent opened stays the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    _clients.clear()
+    _snapshots.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+class Place:
+    """A snapshot of a bucket, or a prefix of which one is made: granary://HOST/BUCKET[@SNAPSHOT][/PREFIX]."""
+
+    __slots__ = ("url", "login", "bucket", "snapshot", "path")
+
+    def __init__(self, url, login):
+        if not isinstance(url, (str, os.PathLike)):
+            raise TypeError(f"the address is a str, granary://HOST/BUCKET@SNAPSHOT, not {type(url).__name__}")
+        self.url = os.fspath(url)
+        self.login = tuple(sorted(login.items()))
+        self.bucket, self.snapshot, self.path = _native.parse_url(self.url)
+        if not self.bucket:
+            raise ValueError(f"'{self.url}' names no bucket: granary://HOST/BUCKET@SNAPSHOT or granary://HOST/BUCKET/PREFIX")
+
+    @property
+    def key(self):
+        return self.url, self.login
+
+    def client(self):
+        """The client of this process for this server and login."""
+        with _lock:
+            client = _clients.get(self.key)
+            if client is None or client.closed:
+                client = _clients[self.key] = connect(self.url, **dict(self.login))
+            return client
+
+    def name(self):
+        """What the library calls it: BUCKET@SNAPSHOT, or BUCKET/PREFIX."""
+        return f"{self.bucket}@{self.snapshot}" if self.snapshot else f"{self.bucket}/{self.path}"
+
+    def named(self, snapshot):
+        """The same place with the name of the snapshot that was made."""
+        place = Place.__new__(Place)
+        place.url, place.login, place.bucket, place.snapshot, place.path = (self.url, self.login, self.bucket, snapshot,
+                                                                            self.path)
+        return place
+
+    def open(self):
+        """The snapshot, opened once a process."""
+        if not self.snapshot:
+            raise ValueError(f"'{self.url}' names no snapshot: granary://HOST/BUCKET@SNAPSHOT")
+        key = (self.key, self.snapshot)
+        found = _snapshots.get(key)
+        if found is None:
+            found = Snapshot(self.client(), self.snapshot, self.bucket)
+            self.check(found.describe()["prefix"])
+            found = _snapshots.setdefault(key, found)
+        return found
+
+    def check(self, prefix):
+        """A path in the address must hold all that the snapshot holds."""
+        if self.path and self.snapshot and not (prefix.strip("/") + "/").startswith(self.path.strip("/") + "/"):
+            raise ValueError(f"'{self.url}': snapshot '{self.snapshot}' holds what is below '{prefix}', of which "
+                             f"'{self.path}' would be a part: make one with granary snapshot create "
+                             f"{self.bucket}@NAME --prefix {self.path}")
+
+    # -- what batches ask --
+    def keys_of(self, ids):
+        return self.open()._keys(ids)
+
+    def labels_of(self, ids):
+        return self.open()._labels(ids)
+
+    def field_names(self):
+        return self.open().field_names()
+
+    def __reduce__(self):
+        return _place, (self.url, self.login, self.bucket, self.snapshot, self.path)
+
+
+def _place(*parts):
+    place = Place.__new__(Place)
+    place.url, place.login, place.bucket, place.snapshot, place.path = parts
+    return place
