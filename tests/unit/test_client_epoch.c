@@ -426,7 +426,7 @@ static int read_epoch(const struct granary_epoch_options *o, struct seen *s, uin
 	if (more < 0)
 		return more;
 	while (s->batches < most && (more = granary_epoch_next(e, &b)) > 0) {
-		assert_int_equal(s->batches, b->number);
+		assert_int_equal(o->first + s->batches * (o->step ? o->step : 1), b->number);
 		for (uint32_t i = 0; i < b->count; i++) {
 			check_sample(b, i);
 			s->padded += (b->flags[i] & GRANARY_SAMPLE_PADDED) != 0;
@@ -471,6 +471,50 @@ static void test_every_sample_once_in_every_mode(void **state)
 			}
 			assert_once(&s);
 			assert_int_equal((3000 + 32 * ranks - 1) / (32 * ranks), batches);
+		}
+}
+
+/* Goal: handles that share a rank give its batches by turns, in the same steps as one handle alone, each sample once,
+ * also from the middle on; the token of each is the place behind its last batch. */
+static void test_handles_that_share_a_rank(void **state)
+{
+	static struct seen s, alone;
+
+	(void)state;
+	world_make(3000, 2, 400, 16, 4, 12);
+	for (uint32_t mode = 1; mode <= 3; mode++)
+		for (uint32_t ranks = 1; ranks <= 5; ranks += 2) {
+			memset(&alone, 0, sizeof(alone));
+			for (uint32_t r = 0; r < ranks; r++) {
+				struct granary_epoch_options o = defaults(r, ranks, 16);
+				o.mode = mode;
+				assert_int_equal(0, read_epoch(&o, &alone, UINT64_MAX, NULL));
+			}
+			for (uint32_t step = 2; step <= 8; step += 3) {
+				struct granary_token token, first = { .len = 0 };
+				memset(&s, 0, sizeof(s));
+				for (uint32_t i = 0; i < ranks * step; i++) {
+					struct granary_epoch_options o = defaults(i / step, ranks, 16);
+					o.mode = mode;
+					o.step = step;
+					o.first = i % step;
+					assert_int_equal(0, read_epoch(&o, &s, 2, &token)); /* and on */
+					first = i % step == 0 ? token : first;
+					o.first += 2 * step;
+					assert_int_equal(0, read_epoch(&o, &s, UINT64_MAX, NULL));
+				}
+				assert_once(&s);
+				assert_memory_equal(alone.step, s.step, world->samples * sizeof(s.step[0]));
+				memset(&s, 0, sizeof(s));
+				for (uint32_t r = 0; r < ranks; r++) { /* behind batch number `step` of all ranks */
+					struct granary_epoch_options o = defaults(r, ranks, 16);
+					o.mode = mode;
+					assert_int_equal(0, read_epoch(&o, &s, step + 1, NULL));
+					o.token = &first;
+					assert_int_equal(0, read_epoch(&o, &s, UINT64_MAX, NULL));
+				}
+				assert_once(&s);
+			}
 		}
 }
 
@@ -956,6 +1000,39 @@ static void test_snapshots_by_name_id_and_key(void **state)
 	granary_snapshot_close(&s);
 }
 
+/* Goal: many samples by their ids, in the order asked for, also one twice; none of them when one cannot be read. */
+static void test_many_samples_by_id(void **state)
+{
+	static const uint64_t ids[] = { 123, 3, 499, 0, 3, 5, 123 };
+	enum { COUNT = sizeof(ids) / sizeof(ids[0]) };
+	uint64_t offsets[2 * COUNT + 1], sizes[2 * COUNT], wrong = 500;
+	uint32_t flags[COUNT] = { 0 };
+	struct granary_snapshot *s;
+	void *data;
+
+	(void)state;
+	world_make(500, 2, 800, 16, 4, 4);
+	assert_int_equal(0, granary_snapshot_open(client, "v1", &s, NULL));
+	assert_int_equal(0, granary_snapshot_read_batch(s, ids, COUNT, &data, offsets, NULL));
+	for (uint32_t i = 0; i < 2 * COUNT; i++)
+		sizes[i] = offsets[i + 1] - offsets[i];
+	struct granary_epoch_batch b = { .data = data, .data_size = offsets[2 * COUNT], .offsets = offsets,
+		.sizes = sizes, .ids = ids, .flags = flags, .count = COUNT, .fields = 2 };
+	for (uint32_t i = 0; i < COUNT; i++)
+		check_sample(&b, i);
+	granary_free(data);
+	assert_int_equal(0, granary_snapshot_read_batch(s, ids, 0, &data, offsets, NULL));
+	assert_int_equal(0, offsets[0]);
+	granary_free(data);
+	assert_int_equal(-GRANARY_ERANGE, granary_snapshot_read_batch(s, &wrong, 1, &data, offsets, NULL));
+	assert_null(data);
+	spoil(123);
+	assert_int_equal(-GRANARY_ECORRUPT, granary_snapshot_read_batch(s, ids, COUNT, &data, offsets, NULL));
+	assert_null(data);
+	assert_non_null(strstr(granary_last_error(client), "sample 123"));
+	granary_snapshot_close(&s);
+}
+
 static void test_automatic_snapshots_and_reports(void **state)
 {
 	struct granary_epoch_info info = GRANARY_INIT(granary_epoch_info);
@@ -984,6 +1061,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		TEST(test_every_sample_once_in_every_mode),
 		TEST(test_ranks_that_share_lanes_take_all_of_each_span),
+		TEST(test_handles_that_share_a_rank),
 		TEST(test_order_is_that_of_the_definition),
 		TEST(test_steps_are_equal_for_every_world),
 		TEST(test_batch_counts_at_the_borders),
@@ -1000,6 +1078,7 @@ int main(void)
 		TEST(test_into_memory_of_the_caller),
 		TEST(test_waiting_in_a_loop_of_ones_own),
 		TEST(test_snapshots_by_name_id_and_key),
+		TEST(test_many_samples_by_id),
 		TEST(test_automatic_snapshots_and_reports),
 	};
 

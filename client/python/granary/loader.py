@@ -31,6 +31,9 @@ class _Feed:
 
     __class__ = IterableDataset.__dict__["__class__"]  # counts as one of torch's datasets too
 
+    def __reduce__(self):
+        return _Feed, (self.dataset,)
+
     def __len__(self):
         return len(self.dataset)
 
