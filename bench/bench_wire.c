@@ -7,10 +7,7 @@
  *
  * COALESCE_BYTES 0: one sample a send. Prints one JSON object: samples/s, and CPU microseconds a sample of each side
  * (user and system, from getrusage). */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/loopback.h"
 #include "common/rand.h"
 
 enum { REQUEST_SIZE = 16, HEADER_SIZE = 16, IOV_MAX_USED = 512, RECV_SIZE = 4 << 20 };
@@ -155,6 +153,8 @@ int main(int argc, char **argv)
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof a;
 	int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+	/* As our server does: with a congestion control that paces the limit would be a lower one. */
+	setsockopt(listener, IPPROTO_TCP, TCP_CONGESTION, LOOPBACK_CONGESTION, sizeof(LOOPBACK_CONGESTION) - 1);
 	if (listener < 0 || bind(listener, (struct sockaddr *)&a, sizeof a) < 0 ||
 		listen(listener, 1) < 0 || getsockname(listener, (struct sockaddr *)&a, &len) < 0)
 		die("listen");

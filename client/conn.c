@@ -9,8 +9,6 @@
 
 #include <errno.h>
 #include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "common/loopback.h"
 #include "net.h"
 
 void conn_init(struct conn *k, struct granary_client *c, uint32_t index)
@@ -121,6 +120,8 @@ static int connect_try(struct conn *k)
 	if (k->fd < 0)
 		return errno;
 	socket_options(k->fd);
+	if (address_is_loopback(&a.any))
+		setsockopt(k->fd, IPPROTO_TCP, TCP_CONGESTION, LOOPBACK_CONGESTION, sizeof(LOOPBACK_CONGESTION) - 1);
 	if (connect(k->fd, &a.any, len) < 0 && errno != EINPROGRESS)
 		return errno;
 	if (io->engine->watch(io->net, k->fd, k, true, false) < 0)

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 
 #include "common/error.h"
 #include "common/log.h"
+#include "common/loopback.h"
 
 enum { BACKLOG = 4096, HOST_MAX = 256, PORT_MAX = 8, TEXT_MIN = 128 };
 
@@ -69,6 +69,8 @@ static int listen_one(const struct addrinfo *a)
 		return error_from_errno(errno);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* accepted sockets inherit it */
+	if (address_is_loopback(a->ai_addr)) /* inherited, too; where there is no reno the system's own does as well */
+		setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, LOOPBACK_CONGESTION, sizeof(LOOPBACK_CONGESTION) - 1);
 	if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
 		return fd;
 	int err = errno == EADDRINUSE ? -GRANARY_ELOCKED : error_from_errno(errno);

@@ -9,8 +9,11 @@
 
 #include <cmocka.h>
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -228,6 +231,23 @@ static void test_listening_addresses(void **state)
 	assert_false(sock_address_is_loopback("tcp:127.0.0.1.example.com:5") || sock_address_is_loopback("nonsense"));
 }
 
+static void test_loopback_listener_does_not_pace(void **state)
+{
+	char text[128], name[32] = "", probe[] = "reno";
+	socklen_t len = sizeof(name);
+	int fd, plain = socket(AF_INET, SOCK_STREAM, 0);
+	(void)state;
+	assert_true(plain >= 0);
+	int has_reno = setsockopt(plain, IPPROTO_TCP, TCP_CONGESTION, probe, sizeof(probe) - 1) == 0;
+	sock_close(plain);
+	if (!has_reno)
+		skip();
+	assert_int_equal(sock_listen("tcp:127.0.0.1:0", &fd, text, sizeof(text)), 0);
+	assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len), 0);
+	assert_string_equal(name, "reno");
+	sock_close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -243,6 +263,7 @@ int main(void)
 		cmocka_unit_test(test_list_gives_every_name_and_stops_when_told),
 		cmocka_unit_test(test_space_is_known),
 		cmocka_unit_test(test_listening_addresses),
+		cmocka_unit_test(test_loopback_listener_does_not_pace),
 	};
 	const char *tmp = getenv("TMPDIR");
 	snprintf(dir, sizeof(dir), "%s/test_fs.XXXXXX", tmp && strlen(tmp) < 40 ? tmp : "/tmp");
