@@ -18,6 +18,7 @@
 
 enum {
 	READ_CHUNK = 64, /* entries whose cache misses overlap */
+	READ_LINES_AHEAD = 4, /* of a sample, fetched before it is sent */
 	READ_AHEAD_BYTES = 8 * 1024 * 1024,
 	READ_RETRIES_MAX = 3,
 	READ_AHEAD_ENTRIES = 1024,
