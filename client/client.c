@@ -101,25 +101,24 @@ int granary_open(const struct granary_options *options, struct granary_client **
 
 void client_ref(struct granary_client *c)
 {
-	c->refs++;
+	atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
 }
 
 void client_unref(struct granary_client *c)
 {
-	pthread_mutex_lock(&c->lock);
-	uint32_t left = --c->refs;
-	pthread_mutex_unlock(&c->lock);
-	if (left == 0)
+	if (atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1)
 		client_free(c);
 }
 
-void client_wake(struct granary_client *c)
+bool client_wake(struct granary_client *c)
+{
+	return atomic_exchange(&c->sleeping, false);
+}
+
+void client_wake_now(struct granary_client *c)
 {
 	uint64_t one = 1;
 
-	if (!c->sleeping)
-		return;
-	c->sleeping = false;
 	if (write(c->wake_fd, &one, sizeof(one)) < 0)
 		return; /* the counter is full: it is awake */
 }
@@ -137,8 +136,10 @@ void granary_close(struct granary_client **client)
 	bool runs = c->thread_runs && !c->forked;
 	bool forked = c->forked;
 	c->stopping = c->closed = true;
-	client_wake(c);
+	bool wake = client_wake(c);
 	pthread_mutex_unlock(&c->lock);
+	if (wake)
+		client_wake_now(c);
 	if (runs)
 		pthread_join(c->thread, NULL);
 	fork_unwatch(c);

@@ -91,7 +91,7 @@ struct granary_op {
 	void *arg;
 	uint64_t deadline_ns, started_ns;
 	uint32_t timeout_ms;
-	uint32_t waiters;            /* lock */
+	_Atomic uint32_t waiters;    /* threads that sleep until state changes */
 	_Atomic uint32_t state;      /* enum op_state; set under lock */
 	bool canceled, dropped;      /* lock; dropped: its callback must not run */
 	bool collected;              /* lock */
@@ -103,7 +103,6 @@ struct granary_op {
 	struct list rpcs;            /* io */
 	struct lease lease;
 	int64_t result;
-	pthread_cond_t cond;
 	pthread_cond_t *watch;       /* NULL, or signaled when it is done, with the client's lock held */
 	char bucket[GRANARY_BUCKET_LEN_MAX + 1];
 	char error[ERROR_TEXT_SIZE]; /* "" or a text */
@@ -263,16 +262,19 @@ struct granary_client {
 	_Atomic uint64_t entry_size_mean; /* of what was read */
 	_Atomic uint64_t uploads_count;   /* numbers of uploads */
 
+	_Atomic uint32_t refs;            /* the handle, and each operation */
+
 	pthread_mutex_t lock;
 	/* lock */
 	pthread_cond_t room; /* memory was given back */
-	uint32_t refs;       /* the handle, and each operation */
 	_Atomic uint32_t generation; /* forks since granary_open() */
-	bool forked;         /* this process got it from its parent and has not used it */
+	_Atomic bool forked; /* this process got it from its parent and has not used it */
 	bool closed;
-	bool thread_runs, stopping, sleeping;
+	bool thread_runs, stopping;
+	_Atomic bool sleeping; /* the thread waits, or is about to; set under lock, cleared by either side */
 	pthread_t thread;
 	int event_fd, wake_fd;
+	bool watched;        /* event_fd is in the hands of the application */
 	struct list ops, submitted, cancels, done;
 	struct pool pool;
 	struct slab *epoch_slabs; /* memory of the epoch that was closed last, for the next one */
@@ -284,9 +286,10 @@ struct granary_client {
 
 /* client.c */
 int client_enter(struct granary_client *c); /* first in every call: checks the handle, starts afresh after a fork */
-void client_ref(struct granary_client *c);  /* lock held */
+void client_ref(struct granary_client *c);
 void client_unref(struct granary_client *c);
-void client_wake(struct granary_client *c); /* lock held */
+bool client_wake(struct granary_client *c); /* lock held; true: client_wake_now() is due, after unlocking */
+void client_wake_now(struct granary_client *c);
 /* epoch_mem.c */
 void epoch_slabs_free(struct granary_client *c);
 /* options.c */

@@ -39,7 +39,7 @@ static void op_orphan(struct granary_client *c, struct granary_op *op)
 	list_init(&op->link); /* its neighbours belonged to the parent's thread */
 	op->orphaned = true;
 	op->result = -GRANARY_EFORKED;
-	op->waiters = 0;
+	atomic_store(&op->waiters, 0);
 	snprintf(op->error, sizeof(op->error), "the operation belongs to the process that forked");
 	if (!op->quiet)
 		list_push(&c->done, &op->link);
@@ -51,7 +51,8 @@ static void client_mark(struct granary_client *c)
 	pthread_mutex_init(&c->lock, NULL);
 	c->forked = true;
 	c->generation++;
-	c->thread_runs = c->sleeping = false;
+	c->thread_runs = false;
+	atomic_store(&c->sleeping, false);
 	list_init(&c->submitted);
 	list_init(&c->cancels);
 	while (!list_empty(&c->ops))
@@ -116,7 +117,7 @@ static int client_restart(struct granary_client *c)
 	memset(&c->info, 0, sizeof(c->info));
 	c->stopping = false;
 	c->forked = false;
-	if (!list_empty(&c->done) && write(c->event_fd, &one, sizeof(one)) < 0)
+	if (c->watched && !list_empty(&c->done) && write(c->event_fd, &one, sizeof(one)) < 0)
 		return error_from_errno(errno);
 	return 0;
 }
@@ -127,6 +128,8 @@ int client_enter(struct granary_client *c)
 
 	if (!c || c->magic != CLIENT_MAGIC)
 		return error_fail(c, -GRANARY_EINVAL, "not a client");
+	if (!atomic_load_explicit(&c->forked, memory_order_acquire))
+		return 0;
 	pthread_mutex_lock(&c->lock);
 	if (c->forked)
 		err = client_restart(c);

@@ -106,6 +106,7 @@ static void io_events(struct granary_client *c, int timeout)
 	uint64_t woken;
 	int n = c->io.engine->wait(c->io.net, events, EVENTS_PER_TURN, timeout);
 
+	atomic_store(&c->sleeping, false); /* what is submitted from now on is taken without being woken for */
 	c->io.now_ns = clock_mono_ns();
 	for (int i = 0; i < n; i++) {
 		if (events[i].owner != c)
@@ -125,9 +126,6 @@ static void io_sleep(struct granary_client *c)
 		timeout = 0;
 	pthread_mutex_unlock(&c->lock);
 	io_events(c, timeout);
-	pthread_mutex_lock(&c->lock);
-	c->sleeping = false;
-	pthread_mutex_unlock(&c->lock);
 }
 
 static void io_stop(struct granary_client *c)

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "futex.h"
 
 static int op_read_call(struct granary_op *op, const struct granary_call *call)
 {
@@ -39,7 +40,6 @@ static int op_read_call(struct granary_op *op, const struct granary_call *call)
 void *op_new(size_t size, struct granary_client *c, const struct op_kind *kind, const struct granary_call *call,
 	int *err)
 {
-	pthread_condattr_t attr;
 	struct granary_op *op;
 
 	*err = client_enter(c);
@@ -63,13 +63,7 @@ void *op_new(size_t size, struct granary_client *c, const struct op_kind *kind, 
 	list_init(&op->cancel_link);
 	list_init(&op->rpcs);
 	lease_init(&op->lease);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&op->cond, &attr);
-	pthread_condattr_destroy(&attr);
-	pthread_mutex_lock(&c->lock);
 	client_ref(c);
-	pthread_mutex_unlock(&c->lock);
 	return op;
 }
 
@@ -78,8 +72,6 @@ void op_release(struct granary_op *op)
 	struct granary_client *c = op->client;
 
 	lease_release(c, &op->lease);
-	if (!op->orphaned)
-		pthread_cond_destroy(&op->cond);
 	op->magic = 0;
 	free(op);
 	client_unref(c);
@@ -112,6 +104,7 @@ static int thread_start(struct granary_client *c)
 int op_submit(struct granary_op *op)
 {
 	struct granary_client *c = op->client;
+	bool wake = false;
 	int err;
 
 	op->started_ns = clock_mono_ns();
@@ -122,9 +115,11 @@ int op_submit(struct granary_op *op)
 	if (err == 0) {
 		list_push(&c->ops, &op->all);
 		list_push(&c->submitted, &op->link);
-		client_wake(c);
+		wake = client_wake(c);
 	}
 	pthread_mutex_unlock(&c->lock);
+	if (wake)
+		client_wake_now(c);
 	return err < 0 ? error_fail(c, err, "cannot start an operation: %s", error_text(err)) : 0;
 }
 
@@ -206,27 +201,53 @@ void op_fail(struct granary_op *op, int err, const char *fmt, ...)
 	op_end(op);
 }
 
-static void op_hand_over(struct granary_client *c, struct granary_op *op, bool *signal)
+/* Who is to be told of operations that are done, once the lock is free: woken with it held, they would only wait for
+ * it. */
+struct telling {
+	bool signal; /* the eventfd */
+	uint32_t count;
+	_Atomic uint32_t *states[16];
+};
+
+static void telling_add(struct telling *t, _Atomic uint32_t *state)
+{
+	if (t->count == sizeof(t->states) / sizeof(t->states[0]))
+		futex_wake(state);
+	else
+		t->states[t->count++] = state;
+}
+
+/* Its owner may free an operation that is done as soon as the lock is free: the addresses are names only. */
+static void telling_tell(struct granary_client *c, const struct telling *t)
+{
+	uint64_t one = 1;
+
+	for (uint32_t i = 0; i < t->count; i++)
+		futex_wake(t->states[i]);
+	if (t->signal && write(c->event_fd, &one, sizeof(one)) < 0)
+		return; /* its counter is full: it is readable */
+}
+
+static void op_hand_over(struct granary_client *c, struct granary_op *op, struct telling *t)
 {
 	list_remove(&op->all);
 	list_remove(&op->cancel_link);
 	if (op->result < 0)
 		memcpy(c->last_error, op->error, sizeof(c->last_error));
 	if (!op->quiet && !op->dropped) {
-		*signal = true;
+		t->signal = c->watched;
 		list_push(&c->done, &op->link);
 	}
-	atomic_store_explicit(&op->state, OP_DONE, memory_order_release);
-	if (op->waiters > 0)
-		pthread_cond_broadcast(&op->cond);
+	atomic_store(&op->state, OP_DONE); /* before `waiters` is read: op_sleep() has it the other way round */
+	if (atomic_load(&op->waiters) > 0)
+		telling_add(t, &op->state);
 	if (op->watch)
 		pthread_cond_signal(op->watch);
 }
 
 void op_settle(struct granary_op *op, int64_t result, const char *text)
 {
-	uint64_t one = 1;
-	bool signal = false;
+	struct telling t = { .count = 0 };
 
 	if (op->canceled || op->client->stopping || op->state == OP_DONE)
 		return;
@@ -234,24 +255,21 @@ void op_settle(struct granary_op *op, int64_t result, const char *text)
 	op->result = result;
 	if (result < 0)
 		op_note(op, slice_str(text));
-	op_hand_over(op->client, op, &signal);
-	if (signal && write(op->client->event_fd, &one, sizeof(one)) < 0)
-		signal = false; /* its counter is full: it is readable */
+	op_hand_over(op->client, op, &t);
+	telling_tell(op->client, &t);
 }
 
 void op_announce(struct granary_client *c)
 {
-	uint64_t one = 1;
-	bool signal = false;
+	struct telling t = { .count = 0 };
 
 	if (list_empty(&c->io.finished))
 		return;
 	pthread_mutex_lock(&c->lock);
 	for (struct list *at; (at = list_pop(&c->io.finished)) != NULL;)
-		op_hand_over(c, container_of(at, struct granary_op, link), &signal);
-	if (signal && write(c->event_fd, &one, sizeof(one)) < 0)
-		signal = false; /* its counter is full: it is readable */
+		op_hand_over(c, container_of(at, struct granary_op, link), &t);
 	pthread_mutex_unlock(&c->lock);
+	telling_tell(c, &t);
 }
 
 /* A connection on which nothing came for long is given up with the operation that waited for it. */

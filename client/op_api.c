@@ -2,10 +2,11 @@
 /* op_api.c -- what callers do with operations: poll, wait, cancel, free. */
 #include "client_priv.h"
 
-#include <time.h>
+#include <errno.h>
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "futex.h"
 
 static bool op_valid(const struct granary_op *op)
 {
@@ -25,7 +26,8 @@ static bool op_collect(struct granary_client *c, struct granary_op *op)
 
 	op->collected = true;
 	list_remove(&op->link);
-	if (first && !op->quiet && list_empty(&c->done) && !c->forked && read(c->event_fd, &count, sizeof(count)) < 0)
+	if (first && !op->quiet && c->watched && list_empty(&c->done) && !c->forked &&
+		read(c->event_fd, &count, sizeof(count)) < 0)
 		count = 0; /* was not readable */
 	return first && op->done && !op->dropped;
 }
@@ -33,7 +35,15 @@ static bool op_collect(struct granary_client *c, struct granary_op *op)
 int granary_fd(struct granary_client *client)
 {
 	int err = client_enter(client);
+	uint64_t one = 1;
 
+	if (err < 0)
+		return err;
+	pthread_mutex_lock(&client->lock);
+	if (!client->watched && !list_empty(&client->done) && write(client->event_fd, &one, sizeof(one)) < 0)
+		err = error_from_errno(errno);
+	client->watched = true;
+	pthread_mutex_unlock(&client->lock);
 	return err < 0 ? err : client->event_fd;
 }
 
@@ -57,16 +67,13 @@ int granary_poll(struct granary_client *client, uint32_t max)
 	return collected;
 }
 
+/* Until it is done, or a time. Without the lock. */
 static void op_sleep(struct granary_op *op, uint64_t until_ns)
 {
-	struct timespec at = { .tv_sec = (time_t)(until_ns / 1000000000), .tv_nsec = (long)(until_ns % 1000000000) };
-
-	op->waiters++;
-	if (until_ns == NEVER_NS)
-		pthread_cond_wait(&op->cond, &op->client->lock);
-	else
-		pthread_cond_timedwait(&op->cond, &op->client->lock, &at);
-	op->waiters--;
+	atomic_fetch_add(&op->waiters, 1); /* before `state` is read: op_hand_over() has it the other way round */
+	while (atomic_load(&op->state) != OP_DONE && (until_ns == NEVER_NS || clock_mono_ns() < until_ns))
+		futex_wait(&op->state, OP_UNDER_WAY, until_ns);
+	atomic_fetch_sub(&op->waiters, 1);
 }
 
 int64_t granary_wait(struct granary_op *op, uint32_t timeout_ms)
@@ -76,13 +83,11 @@ int64_t granary_wait(struct granary_op *op, uint32_t timeout_ms)
 	struct granary_client *c = op->client;
 	uint64_t until = timeout_ms == 0 ? 0 : deadline_after(clock_mono_ns(), timeout_ms);
 
-	pthread_mutex_lock(&c->lock);
-	while (!op_is_done(op) && until != 0 && (until == NEVER_NS || clock_mono_ns() < until))
+	if (!op_is_done(op) && until != 0)
 		op_sleep(op, until);
-	if (!op_is_done(op)) {
-		pthread_mutex_unlock(&c->lock);
+	if (!op_is_done(op))
 		return -GRANARY_EAGAIN;
-	}
+	pthread_mutex_lock(&c->lock);
 	bool run = op_collect(c, op);
 	pthread_mutex_unlock(&c->lock);
 	int64_t result = op->result;
@@ -110,23 +115,26 @@ const char *granary_op_error(const struct granary_op *op)
 	return op_valid(op) && op_is_done(op) ? op->error : "";
 }
 
-/* The lock is held. */
-static void op_cancel_locked(struct granary_op *op)
+/* The lock is held. True: client_wake_now() is due. */
+static bool op_cancel_locked(struct granary_op *op)
 {
 	if (op_is_done(op) || op->canceled)
-		return;
+		return false;
 	op->canceled = true;
 	list_push(&op->client->cancels, &op->cancel_link);
-	client_wake(op->client);
+	return client_wake(op->client);
 }
 
 void granary_op_cancel(struct granary_op *op)
 {
 	if (!op_valid(op))
 		return;
-	pthread_mutex_lock(&op->client->lock);
-	op_cancel_locked(op);
-	pthread_mutex_unlock(&op->client->lock);
+	struct granary_client *c = op->client;
+	pthread_mutex_lock(&c->lock);
+	bool wake = op_cancel_locked(op);
+	pthread_mutex_unlock(&c->lock);
+	if (wake)
+		client_wake_now(c);
 }
 
 void granary_op_free(struct granary_op **op)
@@ -139,9 +147,14 @@ void granary_op_free(struct granary_op **op)
 	struct granary_client *c = o->client;
 	pthread_mutex_lock(&c->lock);
 	o->dropped = true;
-	op_cancel_locked(o);
-	while (!op_is_done(o))
+	if (!op_is_done(o)) {
+		bool wake = op_cancel_locked(o);
+		pthread_mutex_unlock(&c->lock);
+		if (wake)
+			client_wake_now(c);
 		op_sleep(o, NEVER_NS);
+		pthread_mutex_lock(&c->lock);
+	}
 	op_collect(c, o);
 	pthread_mutex_unlock(&c->lock);
 	o->kind->free(o);

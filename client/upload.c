@@ -94,9 +94,7 @@ int granary_upload_new(struct granary_client *client, const struct granary_put *
 	struct granary_upload *up = calloc(1, sizeof(*up));
 	if (!up)
 		return error_fail(client, -GRANARY_ENOMEM, "out of memory");
-	pthread_mutex_lock(&client->lock);
 	client_ref(client);
-	pthread_mutex_unlock(&client->lock);
 	up->client = client;
 	up->generation = client->generation;
 	up->put = checked;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: every call does what granary.h says, against a peer that behaves. */
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -292,6 +293,27 @@ static void test_eventfd_is_readable_while_something_is_done(void **state)
 	assert_int_equal(0, granary_poll(client, 0));
 	assert_int_equal(0, granary_ping(client, NULL)); /* blocking calls leave it alone */
 	assert_int_equal(0, poll(&fd, 1, 0));
+}
+
+/* Nobody signals an eventfd that nobody has; who asks for it later misses nothing. */
+static void test_eventfd_asked_for_when_something_is_done_already(void **state)
+{
+	struct granary_client *fresh = open_client(1, 0);
+	struct granary_op *op;
+	int expected = 0;
+
+	(void)state;
+	calls = 0;
+	assert_int_equal(0, granary_ping_start(fresh, GRANARY_CALL(.done = count_call, .arg = &expected), &op));
+	while (!granary_op_done(op))
+		sched_yield();
+	struct pollfd fd = { .fd = granary_fd(fresh), .events = POLLIN };
+	assert_int_equal(1, poll(&fd, 1, 0));
+	assert_int_equal(fd.fd, granary_fd(fresh));
+	assert_int_equal(1, granary_poll(fresh, 0));
+	assert_int_equal(1, calls);
+	assert_int_equal(0, poll(&fd, 1, 0));
+	granary_close(&fresh);
 }
 
 static void test_wait_runs_the_callback_once(void **state)
@@ -660,6 +682,7 @@ int main(void)
 		TEST(test_version_asked_for),
 		TEST(test_stream_of_a_large_object),
 		TEST(test_eventfd_is_readable_while_something_is_done),
+		TEST(test_eventfd_asked_for_when_something_is_done_already),
 		TEST(test_wait_runs_the_callback_once),
 		TEST(test_cancel_and_free_under_way),
 		TEST(test_close_under_way_leaves_operations_valid),
