@@ -7,7 +7,9 @@
  *        dirs   a ring of bytes a shard, newest record wins (directory id -> bucket and path);
  *        marks  one (changes, busy) pair a name hash modulo their number.
  * The low 8 bits of a hash choose the shard: a set, a mark and a ring belong to exactly one shard, whose lock guards
- * them.
+ * them. Names, ids and paths are looked up without it: a lock is a number that is odd while held, and what was read
+ * counts if the number was even before and is the same after. So every word of a set is stored with release and,
+ * without the lock, loaded with acquire.
  *
  * Invariants: (1) locks nest name shard -> id shard only (a fill); (2) an entry is inserted under its name's shard lock
  * while its mark has the stamp and busy == 0: a busy mark therefore comes either before (the fill is refused) or after
@@ -61,6 +63,7 @@ struct id_set {
 	struct id_entry e[ID_WAYS];
 };
 static_assert(sizeof(struct id_set) == 960, "fifteen cache lines");
+static_assert(sizeof(struct obj_loc) % 8 == 0, "copied by words");
 
 struct path_entry {
 	struct hash128 hash;
@@ -89,8 +92,9 @@ struct mark {
 };
 
 struct shard {
-	_Alignas(64) _Atomic uint32_t lock;
-	uint64_t hits, misses, entries, bytes;
+	_Alignas(64) _Atomic uint32_t lock; /* odd: held */
+	_Atomic uint64_t hits, misses;      /* nobody's alone: two threads that count at once may count one */
+	uint64_t entries, bytes;
 };
 
 struct loc {
@@ -114,11 +118,18 @@ struct loc {
 
 /* ---- locks ---- */
 
+static inline bool shard_try(struct shard *s)
+{
+	uint32_t seq = atomic_load_explicit(&s->lock, memory_order_relaxed);
+	return (seq & 1) == 0 &&
+	       atomic_compare_exchange_weak_explicit(&s->lock, &seq, seq + 1, memory_order_acquire,
+		       memory_order_relaxed);
+}
+
 static void shard_lock_slow(struct shard *s)
 {
 	for (uint32_t spins = 0;; spins++) {
-		if (atomic_load_explicit(&s->lock, memory_order_relaxed) == 0 &&
-		    atomic_exchange_explicit(&s->lock, 1, memory_order_acquire) == 0)
+		if (shard_try(s))
 			return;
 		if (spins % 64 == 63)
 			sched_yield(); /* the holder may have lost its processor */
@@ -129,13 +140,78 @@ static void shard_lock_slow(struct shard *s)
 
 static inline void shard_lock(struct shard *s)
 {
-	if (atomic_exchange_explicit(&s->lock, 1, memory_order_acquire) != 0)
+	if (!shard_try(s))
 		shard_lock_slow(s);
 }
 
 static inline void shard_unlock(struct shard *s)
 {
-	atomic_store_explicit(&s->lock, 0, memory_order_release);
+	uint32_t seq = atomic_load_explicit(&s->lock, memory_order_relaxed);
+	atomic_store_explicit(&s->lock, seq + 1, memory_order_release);
+}
+
+/* ---- looking without the lock ---- */
+
+enum { LOOKS_MAX = 8 }; /* then with it */
+
+struct look { struct shard *shard; uint32_t seq, tries; };
+
+/* look_begin(), read, look_end(): until that says that nobody wrote meanwhile. */
+static inline void look_begin(struct look *l)
+{
+	if (l->tries++ == LOOKS_MAX)
+		shard_lock(l->shard);
+	l->seq = atomic_load_explicit(&l->shard->lock, memory_order_acquire);
+}
+
+static inline bool look_end(const struct look *l)
+{
+	if (l->tries > LOOKS_MAX) {
+		shard_unlock(l->shard);
+		return true;
+	}
+	return (l->seq & 1) == 0 && atomic_load_explicit(&l->shard->lock, memory_order_relaxed) == l->seq;
+}
+
+static inline uint64_t word_get(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+
+static inline void word_set(uint64_t *word, uint64_t v) { __atomic_store_n(word, v, __ATOMIC_RELEASE); }
+
+/* Whole words. */
+static inline void words_get(void *to, const void *from, size_t size)
+{
+	for (size_t i = 0; i < size / 8; i++) {
+		uint64_t v = word_get((const uint64_t *)from + i);
+		memcpy((char *)to + 8 * i, &v, 8);
+	}
+}
+
+static inline void words_set(void *to, const void *from, size_t size)
+{
+	for (size_t i = 0; i < size / 8; i++) {
+		uint64_t v;
+		memcpy(&v, (const char *)from + 8 * i, 8);
+		word_set((uint64_t *)to + i, v);
+	}
+}
+
+static inline void count(_Atomic uint64_t *counter)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
+/* Second chance, invariant (6): a bit that another thread's write takes away is no loss. */
+static inline void used_set(uint8_t *used, int way)
+{
+	uint8_t now = __atomic_load_n(used, __ATOMIC_RELAXED), bit = (uint8_t)(1u << way);
+	if ((now & bit) == 0)
+		__atomic_store_n(used, (uint8_t)(now | bit), __ATOMIC_RELAXED);
+}
+
+static inline void used_clear(uint8_t *used, int way)
+{
+	uint8_t now = __atomic_load_n(used, __ATOMIC_RELAXED);
+	__atomic_store_n(used, (uint8_t)(now & ~(1u << way)), __ATOMIC_RELAXED);
 }
 
 /* ---- start and end ---- */
@@ -248,7 +324,8 @@ static inline int name_way(const struct name_at *at)
 {
 	const struct name_set *s = at->set;
 	for (int i = 0; i < NAME_WAYS; i++)
-		if (s->lo[i] == at->hash.lo && s->hi[i] == at->hash.hi && s->id[i] != 0)
+		if (word_get(&s->lo[i]) == at->hash.lo && word_get(&s->hi[i]) == at->hash.hi &&
+			word_get(&s->id[i]) != 0)
 			return i;
 	return -1;
 }
@@ -256,7 +333,7 @@ static inline int name_way(const struct name_at *at)
 static inline int id_way(const struct id_set *s, uint64_t id)
 {
 	for (int i = 0; i < ID_WAYS; i++)
-		if (s->id[i] == id)
+		if (word_get(&s->id[i]) == id)
 			return i;
 	return -1;
 }
@@ -267,9 +344,9 @@ static int victim(uint8_t *used, uint8_t *hand, int ways)
 	for (;;) {
 		int i = *hand;
 		*hand = (uint8_t)((i + 1) % ways);
-		if ((*used & (1u << i)) == 0)
+		if ((__atomic_load_n(used, __ATOMIC_RELAXED) & (1u << i)) == 0)
 			return i;
-		*used = (uint8_t)(*used & ~(1u << i));
+		used_clear(used, i);
 	}
 }
 
@@ -277,17 +354,17 @@ static bool id_find(struct loc *loc, uint64_t id, struct obj_loc *out)
 {
 	uint32_t shard;
 	struct id_set *set = id_set_of(loc, id, &shard);
-	struct shard *s = &loc->id_shards[shard];
-	shard_lock(s);
-	int way = id == 0 ? -1 : id_way(set, id);
-	if (way >= 0) {
-		*out = set->e[way].o;
-		set->used = (uint8_t)(set->used | 1u << way);
-		s->hits++;
-	} else {
-		s->misses++;
-	}
-	shard_unlock(s);
+	struct look look = { .shard = &loc->id_shards[shard] };
+	int way;
+	do {
+		look_begin(&look);
+		way = id == 0 ? -1 : id_way(set, id);
+		if (way >= 0)
+			words_get(out, &set->e[way].o, sizeof(*out));
+	} while (!look_end(&look));
+	if (way >= 0)
+		used_set(&set->used, way);
+	count(way >= 0 ? &look.shard->hits : &look.shard->misses);
 	return way >= 0;
 }
 
@@ -305,9 +382,9 @@ static uint8_t id_insert(struct loc *loc, const struct obj_loc *o)
 		else
 			s->entries++;
 	}
-	set->id[way] = o->id;
-	set->e[way].o = *o;
-	set->used = (uint8_t)(set->used & ~(1u << way)); /* read once is not yet a reason to stay */
+	word_set(&set->id[way], o->id);
+	words_set(&set->e[way].o, o, sizeof(*o));
+	used_clear(&set->used, way); /* read once is not yet a reason to stay */
 	shard_unlock(s);
 	return (uint8_t)way;
 }
@@ -320,7 +397,7 @@ static void id_drop(struct loc *loc, uint64_t id)
 	shard_lock(s);
 	int way = id_way(set, id);
 	if (way >= 0) {
-		set->id[way] = 0;
+		word_set(&set->id[way], 0);
 		s->entries--;
 	}
 	shard_unlock(s);
@@ -331,58 +408,63 @@ bool loc_find_id(struct loc *loc, uint64_t object_id, struct obj_loc *out)
 	return id_find(loc, object_id, out);
 }
 
-/* The id that the name stands for, 0: none. Starts fetching that one's entry. */
-static uint64_t name_find(struct loc *loc, const struct name_at *at)
+/* The id that the name stands for, 0: none; *id_way_hint: where in its set the id probably is. */
+static uint64_t name_find(struct loc *loc, const struct name_at *at, uint8_t *id_way_hint)
 {
-	struct shard *s = &loc->name_shards[at->shard];
-	uint64_t id = 0;
-	shard_lock(s);
-	int way = name_way(at);
-	if (way >= 0) {
-		uint32_t shard;
-		id = at->set->id[way];
-		const struct id_set *ids = id_set_of(loc, id, &shard);
-		const char *hint = (const char *)&ids->e[at->set->ways[way]];
-		__builtin_prefetch(ids);
-		__builtin_prefetch(hint);
-		__builtin_prefetch(hint + 64);
-		at->set->used = (uint8_t)(at->set->used | 1u << way);
-		s->hits++;
-	} else {
-		s->misses++;
-	}
-	shard_unlock(s);
+	struct look look = { .shard = &loc->name_shards[at->shard] };
+	uint64_t id;
+	int way;
+	do {
+		look_begin(&look);
+		way = name_way(at);
+		id = way >= 0 ? word_get(&at->set->id[way]) : 0;
+		*id_way_hint = way >= 0 ? __atomic_load_n(&at->set->ways[way], __ATOMIC_ACQUIRE) : 0;
+	} while (!look_end(&look));
+	if (way >= 0)
+		used_set(&at->set->used, way);
+	count(way >= 0 ? &look.shard->hits : &look.shard->misses);
 	return id;
 }
 
 bool loc_find_name(struct loc *loc, uint64_t dir_id, struct slice name, struct obj_loc *out)
 {
 	struct name_at at = name_at(loc, dir_id, name);
-	return id_find(loc, name_find(loc, &at), out);
+	uint8_t hint;
+	return id_find(loc, name_find(loc, &at, &hint), out);
 }
 
 void loc_probe_name(struct loc *loc, uint64_t dir_id, struct slice name, struct loc_probe *probe)
 {
 	struct name_at at = name_at(loc, dir_id, name);
-	*probe = (struct loc_probe){ .hash = at.hash, .set = at.set };
-	__builtin_prefetch(at.set, 1);
-	__builtin_prefetch((char *)at.set + 64, 1);
+	*probe = (struct loc_probe){ .hash = at.hash, .set = at.set, .lines = { at.set, (char *)at.set + 64, at.set } };
 }
 
 void loc_probe_id(struct loc *loc, uint64_t object_id, struct loc_probe *probe)
 {
 	uint32_t shard;
-	*probe = (struct loc_probe){ .id = object_id };
-	__builtin_prefetch(id_set_of(loc, object_id, &shard), 1);
+	const struct id_set *ids = id_set_of(loc, object_id, &shard);
+	*probe = (struct loc_probe){ .id = object_id, .lines = { ids, ids, ids } };
 }
 
 void loc_probe_next(struct loc *loc, struct loc_probe *probe)
 {
-	if (probe->set == NULL)
+	const struct id_set *ids = probe->lines[0];
+	uint8_t way = 0;
+	uint32_t shard;
+	if (probe->set != NULL) {
+		struct name_at at = { .hash = probe->hash, .set = probe->set };
+		at.shard = (uint32_t)probe->hash.lo & (SHARDS - 1);
+		probe->id = name_find(loc, &at, &way);
+		ids = id_set_of(loc, probe->id, &shard);
+	} else if (ids != NULL) {
+		int at = id_way(ids, probe->id); /* what a writer changes meanwhile is prefetched in vain */
+		way = (uint8_t)(at < 0 ? 0 : at);
+	} else {
 		return;
-	struct name_at at = { .hash = probe->hash, .set = probe->set };
-	at.shard = (uint32_t)probe->hash.lo & (SHARDS - 1);
-	probe->id = name_find(loc, &at);
+	}
+	probe->lines[0] = ids;
+	probe->lines[1] = &ids->e[way];
+	probe->lines[2] = (const char *)&ids->e[way] + 64;
 }
 
 bool loc_probe_end(struct loc *loc, const struct loc_probe *probe, struct obj_loc *out)
@@ -417,11 +499,11 @@ void loc_fill(struct loc *loc, uint64_t stamp, uint64_t dir_id, struct slice nam
 			else
 				s->entries++;
 		}
-		set->lo[way] = at.hash.lo;
-		set->hi[way] = at.hash.hi;
-		set->id[way] = o->id;
-		set->used = (uint8_t)(set->used & ~(1u << way));
-		set->ways[way] = id_insert(loc, o);
+		word_set(&set->lo[way], at.hash.lo);
+		word_set(&set->hi[way], at.hash.hi);
+		word_set(&set->id[way], o->id);
+		used_clear(&set->used, way);
+		__atomic_store_n(&set->ways[way], id_insert(loc, o), __ATOMIC_RELEASE);
 	}
 	shard_unlock(s);
 }
@@ -435,7 +517,7 @@ void loc_busy(struct loc *loc, uint64_t dir_id, struct slice name, uint64_t obje
 	at.mark->busy++;
 	int way = name_way(&at);
 	if (way >= 0) {
-		at.set->id[way] = 0;
+		word_set(&at.set->id[way], 0);
 		s->entries--;
 	}
 	if (object_id != 0)
@@ -482,29 +564,38 @@ static struct path_set *path_set_of(const struct loc *loc, uint64_t bucket, stru
 	return &loc->paths[(size_t)*shard * loc->path_sets + scale(hash->hi, loc->path_sets)];
 }
 
+static inline int path_way(const struct path_set *set, const struct hash128 *hash, uint64_t stamp)
+{
+	for (int i = 0; i < PATH_WAYS; i++) {
+		const struct path_entry *e = &set->e[i];
+		if (word_get(&e->hash.lo) == hash->lo && word_get(&e->hash.hi) == hash->hi && word_get(&e->dir) != 0 &&
+		    word_get(&e->stamp) == stamp)
+			return i;
+	}
+	return -1;
+}
+
 bool loc_path_find_dir(struct loc *loc, uint64_t bucket_id, struct slice dir_part, struct loc_dir *out)
 {
 	struct hash128 hash;
 	uint32_t shard;
 	uint64_t state = loc_path_stamp(loc);
 	struct path_set *set = path_set_of(loc, bucket_id, dir_part, &hash, &shard);
-	struct shard *s = &loc->path_shards[shard];
-	bool found = false;
-	shard_lock(s);
-	for (int i = 0; i < PATH_WAYS && !found; i++) {
-		const struct path_entry *e = &set->e[i];
-		if (e->hash.lo != hash.lo || e->hash.hi != hash.hi || e->dir == 0 || e->stamp != state)
-			continue;
-		*out = (struct loc_dir){ .id = e->dir, .bucket = bucket_id, .parent = e->parent, .group = e->group };
-		set->used = (uint8_t)(set->used | 1u << i);
-		found = true;
-	}
-	if (found)
-		s->hits++;
-	else
-		s->misses++;
-	shard_unlock(s);
-	return found;
+	struct look look = { .shard = &loc->path_shards[shard] };
+	struct path_entry e = { .dir = 0 };
+	int way;
+	do {
+		look_begin(&look);
+		way = path_way(set, &hash, state);
+		if (way >= 0)
+			words_get(&e, &set->e[way], sizeof(e));
+	} while (!look_end(&look));
+	count(way >= 0 ? &look.shard->hits : &look.shard->misses);
+	if (way < 0)
+		return false;
+	used_set(&set->used, way);
+	*out = (struct loc_dir){ .id = e.dir, .bucket = bucket_id, .parent = e.parent, .group = e.group };
+	return true;
 }
 
 bool loc_path_find(struct loc *loc, uint64_t bucket_id, struct slice dir_part, uint64_t *dir_id)
@@ -536,8 +627,9 @@ static void path_insert(struct loc *loc, uint64_t stamp, struct slice path, cons
 	struct path_entry *e = &set->e[way];
 	if (e->dir == 0)
 		s->entries++;
-	*e = (struct path_entry){ .hash = hash, .stamp = stamp, .dir = dir->id, .parent = dir->parent,
+	const struct path_entry now = { .hash = hash, .stamp = stamp, .dir = dir->id, .parent = dir->parent,
 		.group = dir->group };
+	words_set(e, &now, sizeof(now));
 	shard_unlock(s);
 }
 
@@ -639,10 +731,7 @@ bool loc_dir_find_dir(struct loc *loc, uint64_t dir_id, struct loc_dir *out, cha
 		}
 		found = true;
 	}
-	if (found)
-		s->hits++;
-	else
-		s->misses++;
+	count(found ? &s->hits : &s->misses);
 	shard_unlock(s);
 	return found;
 }
@@ -672,8 +761,8 @@ static void shards_sum(struct shard *shards, int count, uint64_t *hits, uint64_t
 {
 	for (int i = 0; i < count; i++) {
 		shard_lock(&shards[i]);
-		*hits += shards[i].hits;
-		*misses += shards[i].misses;
+		*hits += atomic_load_explicit(&shards[i].hits, memory_order_relaxed);
+		*misses += atomic_load_explicit(&shards[i].misses, memory_order_relaxed);
 		*entries += shards[i].entries;
 		shard_unlock(&shards[i]);
 	}

@@ -36,9 +36,15 @@ struct loc *loc_new(uint64_t budget_bytes); /* all of the memory, taken lazily *
 void loc_free(struct loc **loc);
 bool loc_find_name(struct loc *loc, uint64_t dir_id, struct slice name, struct obj_loc *out);
 bool loc_find_id(struct loc *loc, uint64_t object_id, struct obj_loc *out);
-/* The same in three steps, each of which starts fetching the cache lines that the next will touch: do one step for all
- * of a batch, then the next. What is found was there at some time between the first step and the last. */
-struct loc_probe { struct hash128 hash; uint64_t id; void *set; };
+/* The same in three steps: do one for all of a batch, then prefetch the lines of all in a loop of its own (so few
+ * instructions between them let the processor translate several addresses at once), then the next. What is found was
+ * there at some time between the first step and the last. */
+struct loc_probe {
+	struct hash128 hash;
+	uint64_t id;
+	void *set;
+	const void *lines[3]; /* that the next step reads */
+};
 void loc_probe_name(struct loc *loc, uint64_t dir_id, struct slice name, struct loc_probe *probe);
 void loc_probe_id(struct loc *loc, uint64_t object_id, struct loc_probe *probe);
 void loc_probe_next(struct loc *loc, struct loc_probe *probe);

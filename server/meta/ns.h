@@ -82,6 +82,8 @@ struct ns_probe {
 	uint64_t dir, stamp; /* dir 0: not known */
 	struct loc_probe loc;
 };
+/* Between two steps: fetches what the next one reads. */
+void ns_probes_fetch(const struct ns_probe *probes, uint32_t count);
 void ns_probe_begin(struct ns *ns, const struct ns_ref *ref, const struct ns_probe *before, struct ns_probe *probe);
 void ns_probe_next(struct ns *ns, struct ns_probe *probe);
 int ns_probe_end(struct ns *ns, const struct ns_probe *probe, struct obj_loc *out);

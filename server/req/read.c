@@ -119,12 +119,15 @@ static uint32_t find_chunk(struct read *b, uint32_t from, uint32_t count)
 
 		if (e->err == 0) e->err = (int16_t)auth_ref(&b->auth, &e->ref, false);
 		if (e->err == 0 && b->verify) e->err = -GRANARY_EAGAIN; /* past the tables, too */
+		probes[i].loc = (struct loc_probe){ .id = 0 };
 		if (e->err < 0) continue;
 		ns_probe_begin(ns, &e->ref, before, &probes[i]);
 		before = &probes[i];
 	}
+	ns_probes_fetch(probes, count);
 	for (uint32_t i = 0; i < count; i++)
 		if (b->entries[from + i].err == 0) ns_probe_next(ns, &probes[i]);
+	ns_probes_fetch(probes, count);
 	for (uint32_t i = 0; i < count; i++) {
 		struct read_entry *e = &b->entries[from + i];
 		int err = e->err < 0 ? e->err : entry_find(b, e, &probes[i]);
@@ -340,21 +343,27 @@ static uint32_t run_chunk(struct read *b)
 		struct read_piece *p = next_piece(b);
 
 		if (p == NULL) break;
-		if (p->err == 0 && !p->zeros) read_prefetch(b->local->reader, &p->read);
 		pieces[n++] = p;
 	}
+	for (uint32_t i = 0; i < n; i++)
+		if (pieces[i]->read.pack != 0) read_prefetch(b->local->reader, &pieces[i]->read);
 	for (uint32_t i = 0; i < n; i++) {
 		struct read_piece *p = pieces[i];
 
-		if (p->err < 0 || p->zeros || b->verify) {
+		if (p->err < 0 || p->zeros || b->verify)
+			continue;
+		p->held = read_cached(b->local->reader, &p->read);
+		if (!p->held) misses[missed++] = &p->read;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		if (pieces[i]->held) data_prefetch(pieces[i]->read.data);
+	for (uint32_t i = 0; i < n; i++) {
+		struct read_piece *p = pieces[i];
+
+		if (p->err < 0 || p->zeros || b->verify)
 			read_piece_start(b, p);
-		} else if (read_cached(b->local->reader, &p->read)) {
-			p->held = true;
-			data_prefetch(p->read.data);
+		else if (p->held)
 			read_piece_ready(b, p);
-		} else {
-			misses[missed++] = &p->read;
-		}
 	}
 	b->inflight += missed;
 	if (missed > 0) read_start(b->local->reader, misses, missed);

@@ -87,12 +87,15 @@ static void find_chunk(struct stat_req *s, struct stat_entry *entries, uint32_t 
 		struct stat_entry *e = &entries[i];
 
 		if (e->err == 0) e->err = (int16_t)auth_ref(&s->auth, &e->ref, false);
+		probes[i].loc = (struct loc_probe){ .id = 0 };
 		if (e->err < 0) continue;
 		ns_probe_begin(ns, &e->ref, before, &probes[i]);
 		before = &probes[i];
 	}
+	ns_probes_fetch(probes, count);
 	for (uint32_t i = 0; i < count; i++)
 		if (entries[i].err == 0) ns_probe_next(ns, &probes[i]);
+	ns_probes_fetch(probes, count);
 	for (uint32_t i = 0; i < count; i++) {
 		struct stat_entry *e = &entries[i];
 

@@ -93,14 +93,17 @@ static void read_row(struct shared *s, uint64_t i)
 	uint64_t floor = atomic_load(&s->acknowledged[i]);
 	if (loc_find_name(s->loc, 1, name, &o)) {
 		atomic_fetch_add(&s->found, 1);
-		if (o.version < floor || o.id != id_of(i, o.version) || o.size != o.version * 3)
+		if (o.version < floor || o.id != id_of(i, o.version) || o.size != o.version * 3 ||
+			o.record != o.version * 5 || o.crcs[LOC_CRCS_MAX - 1] != (uint32_t)o.version)
 			atomic_fetch_add(&s->stale, 1);
 	}
 	if (i % 2 == 1 && loc_find_id(s->loc, i + 1, &o) && o.version < floor)
 		atomic_fetch_add(&s->stale, 1);
 	uint64_t stamp = loc_stamp(s->loc, 1, name);
 	uint64_t version = atomic_load(&s->row[i]);
-	o = (struct obj_loc){ .id = id_of(i, version), .version = version, .size = version * 3, .dir_id = 1 };
+	o = (struct obj_loc){ .id = id_of(i, version), .version = version, .size = version * 3, .dir_id = 1,
+		.record = version * 5 };
+	o.crcs[LOC_CRCS_MAX - 1] = (uint32_t)version;
 	loc_fill(s->loc, stamp, 1, name, &o);
 }
 
