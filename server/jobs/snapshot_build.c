@@ -14,6 +14,7 @@
 #include "common/error.h"
 #include "common/order.h"
 #include "common/snap_cut.h"
+#include "jobs/aside.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
 #include "tier/packs.h"
@@ -21,7 +22,7 @@
 enum {
 	MEMORY_DEFAULT = 16 * 1024 * 1024,
 	SPOOL_MEMORY = 1024 * 1024,
-	BATCH_BYTES = 16 * 1024 * 1024,
+	BATCH_BYTES = 8 * 1024 * 1024,
 	BATCH_COUNT = 256,
 	LIST_EXTENTS_MAX = 1 << 20,
 };
@@ -54,13 +55,15 @@ void making_warn(struct snapshot_making *m, const char *fmt, ...)
 /* ---- finished files, put in batches ---- */
 
 struct batch {
+	struct snapshots *s;
 	struct object_put items[BATCH_COUNT];
 	uint32_t count;
 	size_t bytes;
 };
 struct output {
 	struct build *b;
-	struct batch batch;
+	struct batch batches[2]; /* one is put while the other fills */
+	uint32_t turn;
 	struct sorter *slots; /* key 0: sequence; value: pack, slot */
 	struct snap_page_builder *page;
 	uint32_t page_pack; /* of build.packs */
@@ -69,14 +72,27 @@ struct output {
 	uint32_t list_cap;
 };
 
-static int batch_flush(struct output *out)
+static void batch_clear(struct batch *k)
 {
-	struct batch *k = &out->batch;
-	int err = k->count > 0 ? objects_put(out->b->s, k->items, k->count) : 0;
-
 	for (uint32_t i = 0; i < k->count; i++) free(k->items[i].bytes);
 	k->count = 0;
 	k->bytes = 0;
+}
+
+static int batch_put(void *arg)
+{
+	struct batch *k = arg;
+	int err = k->count > 0 ? objects_put(k->s, k->items, k->count) : 0;
+
+	batch_clear(k);
+	return err;
+}
+
+static int batch_flush(struct output *out)
+{
+	int err = aside_run(out->b->aside, batch_put, &out->batches[out->turn]);
+
+	if (err == 0) out->turn ^= 1;
 	return err;
 }
 
@@ -84,7 +100,7 @@ static int batch_flush(struct output *out)
 static int batch_add(
 	struct output *out, uint8_t *bytes, size_t len, struct hash128 hash, bool is_manifest)
 {
-	struct batch *k = &out->batch;
+	struct batch *k = &out->batches[out->turn];
 
 	k->items[k->count++] = (struct object_put){
 		.hash = hash, .bytes = bytes, .len = len, .is_manifest = is_manifest
@@ -346,7 +362,8 @@ static int manifest_write(struct output *out)
 	if (err == 0) err = batch_add(out, bytes, len, b->m->manifest, true);
 	b->m->samples = m->samples;
 	b->m->bytes = m->bytes;
-	return err < 0 ? err : batch_flush(out);
+	if (err == 0) err = batch_flush(out);
+	return err < 0 ? err : aside_wait(b->aside);
 }
 
 /* ---- all of it ---- */
@@ -383,11 +400,14 @@ static int write_all(struct build *b, const struct spool_options *table)
 
 	if (out == NULL) return err;
 	out->b = b;
+	out->batches[0].s = out->batches[1].s = b->s;
 	out->slots = sorter_new(table);
 	if (out->slots != NULL) err = pages_write(out);
 	if (err == 0) err = names_write(out);
 	if (err == 0) err = manifest_write(out);
-	for (uint32_t i = 0; i < out->batch.count; i++) free(out->batch.items[i].bytes);
+	(void)aside_wait(b->aside); /* after an error: it is the one that is known */
+	batch_clear(&out->batches[0]);
+	batch_clear(&out->batches[1]);
 	snap_page_builder_free(&out->page);
 	sorter_free(&out->slots);
 	free(out->list);
@@ -402,6 +422,7 @@ static void build_release(struct build *b)
 	free(b->manifest.names);
 	free(b->manifest.pages);
 	sorter_free(&b->rows);
+	aside_free(&b->aside);
 	spool_free(&b->lists);
 	spool_free(&b->names);
 	build_group_free(b);
@@ -414,11 +435,14 @@ static void build_release(struct build *b)
 static int build_run(struct build *b, struct build_result *out)
 {
 	struct snapshots *s = b->s;
-	struct spool_options table = { s->o.fs, s->o.memory > 0 ? s->o.memory : MEMORY_DEFAULT,
-		room, s },
-			     text = table;
+	struct spool_options table = { .fs = s->o.fs,
+		.memory = s->o.memory > 0 ? s->o.memory : MEMORY_DEFAULT,
+		.room = room,
+		.arg = s }, text = table;
 	int err;
 
+	b->aside = table.aside = aside_new(!s->o.simulated);
+	if (b->aside == NULL) return -GRANARY_ENOMEM;
 	text.memory = table.memory < SPOOL_MEMORY ? table.memory : SPOOL_MEMORY;
 	b->rows = sorter_new(&table);
 	b->lists = spool_new(&text);

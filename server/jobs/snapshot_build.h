@@ -25,6 +25,7 @@ struct build {
 	struct snapshot_making *m;
 	const struct build_options *o;
 	struct kv_snapshot *view;
+	struct aside *aside; /* sorts, spills and puts while the scan goes on */
 	/* packs met, and a table of their ids */
 	struct build_pack *packs;
 	uint32_t pack_count, pack_cap, *slots, slot_count, last_pack;

@@ -195,6 +195,7 @@ static void *make_main(void *arg)
 	struct snapshots *s = k->s;
 	struct snapshot_making *m = k->m;
 
+	if (!s->o.simulated) pthread_setname_np(pthread_self(), "granary-snap");
 	m->err = make(k);
 	if (m->err < 0 && m->text[0] == '\0')
 		snprintf(m->text, sizeof(m->text), "%s", error_text(m->err));

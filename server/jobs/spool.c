@@ -12,12 +12,14 @@
 
 #include "common/error.h"
 #include "io/fs.h"
+#include "jobs/aside.h"
 
 enum {
 	WINDOW = 256 * 1024,
 	WINDOW_MIN = 16 * 1024,
 	RUN_BUFFERS = 32 * 1024 * 1024,
-	MEMORY_MIN = 4096
+	MEMORY_MIN = 4096,
+	FEW_ROWS = 16 /* sorted by insertion */
 };
 
 struct spool {
@@ -172,6 +174,10 @@ struct sorter {
 	struct sort_row *rows; /* the run being filled */
 	uint32_t count, cap, rows_max;
 	uint8_t sorted; /* rows[] is ascending so far */
+	struct sort_row *full; /* the run before, being spilled; two take turns */
+	uint32_t full_count, full_cap;
+	uint8_t full_sorted;
+	struct sort_row *merge; /* half a run */
 	struct run *runs;
 	uint32_t run_count, run_cap;
 	uint32_t *heap, heap_count; /* indices of runs, the smallest head first */
@@ -193,7 +199,7 @@ struct sorter *sorter_new(const struct spool_options *o)
 	if (s == NULL) return NULL;
 	s->o = *o;
 	s->sorted = 1;
-	s->rows_max = (uint32_t)(o->memory / sizeof(struct sort_row));
+	s->rows_max = (uint32_t)(o->memory / 5 * 2 / sizeof(struct sort_row)); /* two runs and a half */
 	if (s->rows_max < 16) s->rows_max = 16;
 	return s;
 }
@@ -204,10 +210,13 @@ void sorter_free(struct sorter **sp)
 
 	*sp = NULL;
 	if (s == NULL) return;
+	if (s->o.aside != NULL && s->full != NULL) (void)aside_wait(s->o.aside);
 	for (uint32_t i = 0; i < s->run_count; i++)
 		if (s->runs[i].rows != s->rows) free(s->runs[i].rows);
 	free(s->runs);
 	free(s->rows);
+	free(s->full);
+	free(s->merge);
 	free(s->heap);
 	spool_free(&s->spool);
 	free(s);
@@ -227,27 +236,97 @@ static int run_add(struct sorter *s, const struct run *run)
 	return 0;
 }
 
-static void rows_sort(struct sorter *s)
+/* The first of rows[from..to) that is above `row`. */
+static uint32_t rows_above(const struct sort_row *rows, uint32_t from, uint32_t to, const struct sort_row *row)
 {
-	if (!s->sorted) qsort(s->rows, s->count, sizeof(*s->rows), row_compare);
-	s->sorted = 1;
+	while (from < to) {
+		uint32_t middle = from + (to - from) / 2;
+
+		if (row_compare(&rows[middle], row) > 0)
+			to = middle;
+		else
+			from = middle + 1;
+	}
+	return from;
 }
 
-static int run_spill(struct sorter *s)
+/* Two ascending halves become one. What arrives is nearly in order, so halves overlap little: only
+ * from the first row of the left that the right one's first is below, and up to the last of the
+ * right that is below the left one's last. */
+static void rows_merge(struct sort_row *rows, uint32_t middle, uint32_t count, struct sort_row *room)
 {
+	uint32_t left = rows_above(rows, 0, middle, &rows[middle]), right = middle, to = left;
+	uint32_t end, taken = 0, kept = middle - left;
+
+	if (kept == 0) return;
+	end = rows_above(rows, middle, count, &rows[middle - 1]);
+	memcpy(room, &rows[left], kept * sizeof(*rows));
+	while (taken < kept && right < end)
+		rows[to++] = row_compare(&room[taken], &rows[right]) <= 0 ? room[taken++] : rows[right++];
+	memcpy(&rows[to], &room[taken], (kept - taken) * sizeof(*rows));
+}
+
+static void rows_sort(struct sort_row *rows, uint32_t count, struct sort_row *room)
+{
+	uint32_t middle = count / 2;
+
+	if (count > FEW_ROWS) {
+		rows_sort(rows, middle, room);
+		rows_sort(rows + middle, count - middle, room);
+		rows_merge(rows, middle, count, room);
+		return;
+	}
+	for (uint32_t i = 1; i < count; i++) {
+		struct sort_row row = rows[i];
+		uint32_t to = i;
+
+		for (; to > 0 && row_compare(&rows[to - 1], &row) > 0; to--) rows[to] = rows[to - 1];
+		rows[to] = row;
+	}
+}
+
+static int run_sort(struct sorter *s, struct sort_row *rows, uint32_t count, bool sorted)
+{
+	if (sorted) return 0;
+	if (s->merge == NULL) s->merge = malloc((s->rows_max / 2 + 1) * sizeof(*s->merge));
+	if (s->merge == NULL) return -GRANARY_ENOMEM;
+	rows_sort(rows, count, s->merge);
+	return 0;
+}
+
+/* Aside: the sorter's spool, runs and `full` are its own until it is done. */
+static int run_spill(void *arg)
+{
+	struct sorter *s = arg;
 	struct spool_options o = s->o;
 	struct run run;
-	int err;
+	int err = run_sort(s, s->full, s->full_count, s->full_sorted);
 
 	o.memory = WINDOW;
 	if (s->spool == NULL) s->spool = spool_new(&o);
-	if (s->spool == NULL) return -GRANARY_ENOMEM;
-	rows_sort(s);
+	if (err < 0 || s->spool == NULL) return -GRANARY_ENOMEM;
 	run = (struct run){ .at = spool_size(s->spool) };
-	err = spool_append(s->spool, s->rows, s->count * sizeof(*s->rows));
+	err = spool_append(s->spool, s->full, s->full_count * sizeof(*s->full));
 	run.end = spool_size(s->spool);
-	s->count = 0;
 	return err < 0 ? err : run_add(s, &run);
+}
+
+static int run_full(struct sorter *s)
+{
+	struct sort_row *rows = s->rows;
+	uint32_t cap = s->cap;
+	int err = s->o.aside != NULL ? aside_wait(s->o.aside) : 0;
+
+	if (err < 0) return err;
+	s->rows = s->full;
+	s->cap = s->full_cap;
+	s->full = rows;
+	s->full_cap = cap;
+	s->full_count = s->count;
+	s->full_sorted = s->sorted;
+	s->count = 0;
+	s->sorted = 1;
+	return s->o.aside != NULL ? aside_run(s->o.aside, run_spill, s) : run_spill(s);
 }
 
 static int rows_grow(struct sorter *s)
@@ -256,7 +335,12 @@ static int rows_grow(struct sorter *s)
 	struct sort_row *wide;
 
 	cap = cap < s->rows_max ? cap : s->rows_max;
-	if (cap == s->cap) return run_spill(s);
+	if (cap == s->cap) {
+		int err = run_full(s);
+
+		if (err < 0 || s->cap > 0) return err;
+		cap = s->rows_max;
+	}
 	wide = realloc(s->rows, cap * sizeof(*wide));
 	if (wide == NULL) return -GRANARY_ENOMEM;
 	s->rows = wide;
@@ -314,11 +398,16 @@ static void heap_down(struct sorter *s, uint32_t at)
 
 int sorter_finish(struct sorter *s)
 {
-	size_t each = s->run_count > 0 ? RUN_BUFFERS / s->run_count : 0;
+	size_t each;
 	struct run last = { .rows = s->rows, .count = s->count };
-	int err = 0;
+	int err = s->o.aside != NULL ? aside_wait(s->o.aside) : 0;
 
-	rows_sort(s);
+	if (err == 0) err = run_sort(s, s->rows, s->count, s->sorted);
+	free(s->full);
+	free(s->merge);
+	s->full = s->merge = NULL;
+	if (err < 0) return err;
+	each = s->run_count > 0 ? RUN_BUFFERS / s->run_count : 0;
 	each = each > WINDOW ? WINDOW : each < WINDOW_MIN ? WINDOW_MIN : each;
 	for (uint32_t i = 0; i < s->run_count; i++) {
 		s->runs[i].cap = (uint32_t)(each / sizeof(struct sort_row));

@@ -7,17 +7,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct aside;
 struct fs;
 struct spool;
 struct sorter;
 
 /* memory: bytes kept before the file is made. May spill: room (may be NULL) is asked before each
- * write to the disk. */
+ * write to the disk. A sorter with `aside` sorts and spills there while it takes further rows. */
 struct spool_options {
 	struct fs *fs;
 	size_t memory;
 	int (*room)(void *arg, uint64_t bytes); /* 0 or -GRANARY_ENOSPACE */
 	void *arg;
+	struct aside *aside; /* NULL: in the caller's turn */
 };
 struct spool *spool_new(const struct spool_options *o); /* NULL: no memory */
 void spool_free(struct spool **s);

@@ -82,7 +82,16 @@ void kv_snapshot_free(struct kv *kv, struct kv_snapshot **sp)
 		kv->engine->ops->snapshot_free(kv->engine, s);
 }
 
-struct kv_iter *kv_iter_new(struct kv *kv, struct kv_snapshot *s) { return kv->engine->ops->iter_new(kv->engine, s); }
+struct kv_iter *kv_iter_new(struct kv *kv, struct kv_snapshot *s)
+{
+	return kv->engine->ops->iter_new(kv->engine, s, false);
+}
+
+struct kv_iter *kv_iter_new_scan(struct kv *kv, struct kv_snapshot *s)
+{
+	return kv->engine->ops->iter_new(kv->engine, s, true);
+}
+
 
 void kv_iter_free(struct kv_iter **itp)
 {

@@ -67,6 +67,8 @@ void kv_multi_get(struct kv *kv, const struct slice *keys, uint32_t n, struct kv
 struct kv_snapshot *kv_snapshot_new(struct kv *kv);
 void kv_snapshot_free(struct kv *kv, struct kv_snapshot **s);
 struct kv_iter *kv_iter_new(struct kv *kv, struct kv_snapshot *s);
+/* For one that goes through millions of rows in order: reads ahead, and leaves what others read in the cache. */
+struct kv_iter *kv_iter_new_scan(struct kv *kv, struct kv_snapshot *s);
 void kv_iter_free(struct kv_iter **it);
 void kv_iter_seek(struct kv_iter *it, struct slice key); /* first key >= key */
 void kv_iter_next(struct kv_iter *it);

@@ -34,7 +34,7 @@ struct kv_engine_ops {
 	int (*get_cached)(struct kv_engine *e, struct slice key, struct kv_value *out); /* never blocks; or EAGAIN */
 	struct kv_snapshot *(*snapshot_new)(struct kv_engine *e);
 	void (*snapshot_free)(struct kv_engine *e, struct kv_snapshot *s);
-	struct kv_iter *(*iter_new)(struct kv_engine *e, struct kv_snapshot *s);
+	struct kv_iter *(*iter_new)(struct kv_engine *e, struct kv_snapshot *s, bool is_scan);
 	/* Keys differ. 0: durable, and visible to readers from before the return on, never before it was synced.
 	 * -GRANARY_ENOSPACE: nothing of it is or will be visible, the engine works. Anything else: unknown, stop. */
 	int (*write)(struct kv_engine *e, const struct kv_write_op *ops, uint32_t n);

@@ -376,11 +376,12 @@ static void mem_iter_free(struct kv_iter *base)
 
 static const struct kv_iter_ops mem_iter_ops = { mem_iter_seek, mem_iter_next, mem_iter_free };
 
-static struct kv_iter *mem_iter_new(struct kv_engine *e, struct kv_snapshot *s)
+static struct kv_iter *mem_iter_new(struct kv_engine *e, struct kv_snapshot *s, bool is_scan)
 {
 	struct mem *m = mem_of(e);
 	struct mem_iter *it = must(calloc(1, sizeof(*it)));
 
+	(void)is_scan;
 	it->base.ops = &mem_iter_ops;
 	it->mem = m;
 	pthread_mutex_lock(&m->lock);

@@ -34,6 +34,9 @@ enum {
 	TABLE_FILE_SIZE = 32 * 1024 * 1024,
 	TABLE_BLOCK_SIZE = 4096,
 	OPEN_FILES_MAX = 512,
+	SCAN_AHEAD_BYTES = 256 * 1024, /* for each file that a scan has under it */
+	SCAN_ROWS = 64, /* copied at a time */
+	SCAN_COPY_BYTES = 32 * 1024,
 	BACKGROUND_JOBS_MAX = 2,
 	SYNC_STEP_BYTES = 1024 * 1024,
 	INFO_LOG_SIZE_MAX = 4 * 1024 * 1024,
@@ -74,8 +77,10 @@ struct rocks_iter {
 	pthread_mutex_t lock;      /* of it */
 	rocksdb_iterator_t *it;    /* NULL: a reopen took it */
 	rocksdb_readoptions_t *read;
-	uint8_t *copy;
-	size_t copy_cap;
+	uint8_t *copy;             /* of rows[row_next - 1], the one it gives, and those that come next */
+	size_t copy_len, copy_cap;
+	struct row_at { uint32_t at, key_len, value_len; } rows[SCAN_ROWS];
+	uint32_t row_count, row_next, rows_max;
 };
 
 static struct rocks *rocks_of(struct kv_engine *e)
@@ -213,39 +218,63 @@ static void rocks_snapshot_free(struct kv_engine *e, struct kv_snapshot *s)
 
 static void iter_stop(struct rocks_iter *it, int err)
 {
+	it->row_count = it->row_next = 0;
 	it->base.is_valid = false;
 	it->base.err = err;
 }
 
-/* Copies the row the iterator stands on; its lock is held. */
-static void iter_load(struct rocks_iter *it)
+/* Copies the row that RocksDB's iterator stands on behind those that were. */
+static bool row_copy(struct rocks_iter *it)
 {
 	size_t key_len, value_len;
-	const char *key, *value;
+	const char *key = rocksdb_iter_key(it->it, &key_len), *value = rocksdb_iter_value(it->it, &value_len);
+	size_t end = it->copy_len + key_len + value_len;
+
+	if (end > it->copy_cap) {
+		uint8_t *copy = realloc(it->copy, 2 * end);
+		if (copy == NULL)
+			return false;
+		it->copy = copy;
+		it->copy_cap = 2 * end;
+	}
+	memcpy(it->copy + it->copy_len, key, key_len);
+	if (value_len > 0)
+		memcpy(it->copy + it->copy_len + key_len, value, value_len);
+	it->rows[it->row_count++] = (struct row_at){ (uint32_t)it->copy_len, (uint32_t)key_len, (uint32_t)value_len };
+	it->copy_len = end;
+	return true;
+}
+
+static void row_give(struct rocks_iter *it)
+{
+	const struct row_at *row = &it->rows[it->row_next++];
+
+	it->base.key = slice_of(it->copy + row->at, row->key_len);
+	it->base.value = slice_of(it->copy + row->at + row->key_len, row->value_len);
+}
+
+/* Copies the row the iterator stands on, of a scan those that follow too; its lock is held. RocksDB's iterator is
+ * then left on the last row, of a scan behind it. */
+static void iter_load(struct rocks_iter *it)
+{
 	char *text = NULL;
 
-	it->base.is_valid = rocksdb_iter_valid(it->it) != 0;
-	if (!it->base.is_valid) {
-		rocksdb_iter_get_error(it->it, &text);
-		it->base.err = error_take(text, "scan rows");
-		return;
-	}
-	key = rocksdb_iter_key(it->it, &key_len);
-	value = rocksdb_iter_value(it->it, &value_len);
-	if (key_len + value_len > it->copy_cap) {
-		uint8_t *copy = realloc(it->copy, 2 * (key_len + value_len));
-		if (copy == NULL) {
+	it->copy_len = it->row_count = it->row_next = 0;
+	while (rocksdb_iter_valid(it->it) && it->row_count < it->rows_max && it->copy_len < SCAN_COPY_BYTES) {
+		if (!row_copy(it)) {
 			iter_stop(it, -GRANARY_ENOMEM);
 			return;
 		}
-		it->copy = copy;
-		it->copy_cap = 2 * (key_len + value_len);
+		if (it->rows_max > 1)
+			rocksdb_iter_next(it->it);
 	}
-	memcpy(it->copy, key, key_len);
-	if (value_len > 0)
-		memcpy(it->copy + key_len, value, value_len);
-	it->base.key = slice_of(it->copy, key_len);
-	it->base.value = slice_of(it->copy + key_len, value_len);
+	it->base.is_valid = it->row_count > 0;
+	if (it->base.is_valid) {
+		row_give(it);
+		return;
+	}
+	rocksdb_iter_get_error(it->it, &text);
+	it->base.err = error_take(text, "scan rows");
 }
 
 static void rocks_iter_seek(struct kv_iter *base, struct slice key)
@@ -267,11 +296,16 @@ static void rocks_iter_next(struct kv_iter *base)
 {
 	struct rocks_iter *it = (struct rocks_iter *)(void *)base;
 
+	if (it->row_next < it->row_count) {
+		row_give(it);
+		return;
+	}
 	pthread_mutex_lock(&it->lock);
 	if (it->it == NULL) {
 		iter_stop(it, -GRANARY_EBUSY);
 	} else {
-		rocksdb_iter_next(it->it);
+		if (it->rows_max == 1)
+			rocksdb_iter_next(it->it);
 		iter_load(it);
 	}
 	pthread_mutex_unlock(&it->lock);
@@ -295,7 +329,7 @@ static void rocks_iter_free(struct kv_iter *base)
 
 static const struct kv_iter_ops rocks_iter_ops = { rocks_iter_seek, rocks_iter_next, rocks_iter_free };
 
-static struct kv_iter *rocks_iter_new(struct kv_engine *e, struct kv_snapshot *s)
+static struct kv_iter *rocks_iter_new(struct kv_engine *e, struct kv_snapshot *s, bool is_scan)
 {
 	struct rocks *r = rocks_of(e);
 	struct rocks_iter *it = calloc(1, sizeof(*it));
@@ -305,9 +339,14 @@ static struct kv_iter *rocks_iter_new(struct kv_engine *e, struct kv_snapshot *s
 	thread_set_up();
 	it->base.ops = &rocks_iter_ops;
 	it->rocks = r;
+	it->rows_max = is_scan ? SCAN_ROWS : 1;
 	pthread_mutex_init(&it->lock, NULL);
 	it->read = rocksdb_readoptions_create();
 	rocksdb_readoptions_set_verify_checksums(it->read, 1);
+	if (is_scan) {
+		rocksdb_readoptions_set_fill_cache(it->read, 0);
+		rocksdb_readoptions_set_readahead_size(it->read, SCAN_AHEAD_BYTES);
+	}
 	pthread_rwlock_rdlock(&r->rw);
 	pthread_mutex_lock(&r->views_lock);
 	if (s != NULL)

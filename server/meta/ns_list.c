@@ -55,7 +55,7 @@ static int frame_iter(struct lister *s, uint32_t depth, struct walk_iter **out)
 {
 	struct walk_iter *w = &s->iters[depth % ITERS_MAX];
 	if (w->it == NULL)
-		w->it = kv_iter_new(s->ns->kv, s->snapshot);
+		w->it = s->is_scan ? kv_iter_new_scan(s->ns->kv, s->snapshot) : kv_iter_new(s->ns->kv, s->snapshot);
 	*out = w;
 	return w->it == NULL ? -GRANARY_ENOMEM : 0;
 }

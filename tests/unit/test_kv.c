@@ -455,6 +455,42 @@ static void test_a_view_does_not_move(void **state)
 	kv_snapshot_free(s->kv, &snap);
 }
 
+/* A scan copies many rows at a time: it sees what any iterator sees, wherever it begins, and again after a seek. */
+static void test_a_scan_sees_what_an_iterator_sees(void **state)
+{
+	struct store *s = *state;
+	struct kv_snapshot *snap;
+	struct kv_iter *scan, *plain;
+	char name[16];
+
+	for (int i = 0; i < 700; i++) {
+		snprintf(name, sizeof(name), "q%04d", i);
+		assert_int_equal(put_row(s->kv, K(name), (uint64_t)i + 1, 1, 0), 0);
+	}
+	snap = kv_snapshot_new(s->kv);
+	scan = kv_iter_new_scan(s->kv, snap);
+	plain = kv_iter_new(s->kv, snap);
+	assert_int_equal(delete_row(s->kv, K("q0300")), 0);
+	for (int from = 0; from < 710; from += 37) {
+		int n = 0;
+
+		snprintf(name, sizeof(name), "q%04d", from);
+		kv_iter_seek(scan, K(name));
+		kv_iter_seek(plain, K(name));
+		for (; kv_iter_valid(plain) && n < 200; n++, kv_iter_next(plain), kv_iter_next(scan)) {
+			assert_true(kv_iter_valid(scan));
+			assert_true(slice_eq(kv_iter_key(scan), kv_iter_key(plain)));
+			assert_true(slice_eq(kv_iter_value(scan), kv_iter_value(plain)));
+		}
+		assert_int_equal(n, from >= 700 ? 0 : 700 - from < 200 ? 700 - from : 200);
+		assert_int_equal(kv_iter_valid(scan), n == 200 && from + n < 700);
+		assert_int_equal(kv_iter_error(scan), 0);
+	}
+	kv_iter_free(&scan);
+	kv_iter_free(&plain);
+	kv_snapshot_free(s->kv, &snap);
+}
+
 struct seen_events { char text[256]; };
 
 static void event(struct seen_events *e, char kind, uint64_t dir, struct slice name, uint64_t id)
@@ -548,6 +584,7 @@ int main(void)
 		BOTH(test_emptying_a_directory_ends_at_its_last_row),
 		BOTH(test_short_prefixes_are_ranges_too),
 		BOTH(test_a_view_does_not_move),
+		BOTH(test_a_scan_sees_what_an_iterator_sees),
 		BOTH(test_observer_is_told_of_what_is_written_only),
 		BOTH(test_large_transaction_applies_whole),
 		BOTH(test_seq_grows_with_groups_and_close_commits_the_queue),

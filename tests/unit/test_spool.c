@@ -14,6 +14,7 @@
 #include "common/error.h"
 #include "common/rand.h"
 #include "io/fs.h"
+#include "jobs/aside.h"
 #include "jobs/spool.h"
 
 static char dir[64];
@@ -45,9 +46,9 @@ static int tear_down(void **state)
 	return rmdir(dir);
 }
 
-static void sort_rows(uint32_t count, size_t memory, uint64_t spread)
+static void sort_rows_with(uint32_t count, size_t memory, uint64_t spread, struct aside *aside)
 {
-	struct spool_options o = { .fs = fs, .memory = memory };
+	struct spool_options o = { .fs = fs, .memory = memory, .aside = aside };
 	struct sorter *s = sorter_new(&o);
 	struct sort_row row, last = { .key = { 0, 0 } };
 	uint64_t sum = 0, got = 0;
@@ -74,6 +75,64 @@ static void sort_rows(uint32_t count, size_t memory, uint64_t spread)
 	assert_int_equal(sorter_next(s, &row), 0);
 	assert_int_equal(sum, got);
 	sorter_free(&s);
+}
+
+static void sort_rows(uint32_t count, size_t memory, uint64_t spread)
+{
+	struct aside *aside = aside_new(true);
+
+	sort_rows_with(count, memory, spread, NULL);
+	sort_rows_with(count, memory, spread, aside);
+	aside_free(&aside);
+}
+
+/* As they arrive: ascending, but for neighbours that overtook each other. */
+static void test_rows_nearly_in_order_come_back_sorted(void **state)
+{
+	struct spool_options o = { .fs = fs, .memory = 1 << 18 };
+	struct sorter *s = sorter_new(&o);
+	struct sort_row row;
+	const uint32_t count = 1 << 16;
+
+	(void)state;
+	for (uint32_t i = 0; i < count; i++) {
+		row = (struct sort_row){ .key = { 7, i ^ 0x35 }, .value = { 0, i } };
+		assert_int_equal(sorter_add(s, &row), 0);
+	}
+	assert_int_equal(sorter_finish(s), 0);
+	for (uint32_t i = 0; i < count; i++) {
+		assert_int_equal(sorter_next(s, &row), 1);
+		assert_int_equal(row.key[1], i);
+		assert_int_equal(row.value[1], i ^ 0x35);
+	}
+	assert_int_equal(sorter_next(s, &row), 0);
+	sorter_free(&s);
+}
+
+static int no_room(void *arg, uint64_t bytes)
+{
+	(void)arg;
+	(void)bytes;
+	return -GRANARY_ENOSPACE;
+}
+
+/* What fails aside is told by the call that comes next, or at the end. */
+static void test_a_full_disk_aside_is_told(void **state)
+{
+	struct aside *aside = aside_new(true);
+	struct spool_options o = { .fs = fs, .memory = 4096, .room = no_room, .aside = aside };
+	struct sorter *s = sorter_new(&o);
+	struct sort_row row = { .key = { 0, 0 } };
+	int err = 0;
+
+	(void)state;
+	for (uint32_t i = 0; i < 100000 && err == 0; i++) {
+		row.key[1] = i;
+		err = sorter_add(s, &row);
+	}
+	assert_int_equal(err, -GRANARY_ENOSPACE);
+	sorter_free(&s);
+	aside_free(&aside);
 }
 
 static void test_rows_come_back_sorted(void **state)
@@ -116,13 +175,6 @@ static void test_bytes_come_back_as_they_were(void **state)
 	free(all);
 }
 
-static int no_room(void *arg, uint64_t bytes)
-{
-	(void)arg;
-	(void)bytes;
-	return -GRANARY_ENOSPACE;
-}
-
 static void test_a_full_disk_is_told(void **state)
 {
 	struct spool_options o = { .fs = fs, .memory = 4096, .room = no_room };
@@ -139,6 +191,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_rows_come_back_sorted, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			test_rows_nearly_in_order_come_back_sorted, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_a_full_disk_aside_is_told, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			test_bytes_come_back_as_they_were, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_a_full_disk_is_told, set_up, tear_down),
