@@ -307,6 +307,8 @@ static int read_extent(void *arg, const struct extent *e)
 	struct packs *packs = r->s->o.packs;
 	struct pack *pack;
 	uint32_t got = 0;
+	uint8_t *to = r->to + (from - r->offset);
+	bool whole = from == e->logical && end - from == e->length; /* straight to its place */
 	int err;
 
 	if (from >= end) return 0;
@@ -314,13 +316,12 @@ static int read_extent(void *arg, const struct extent *e)
 	if (pack == NULL) return -GRANARY_ESTALE;
 	err = pack_file(pack) != NULL ? 0 : packs_open_file(packs, pack);
 	if (err == 0)
-		err = pack_record_verify(
-			pack_file(pack), e->pack, e->record, r->id, r->record, &got);
+		err = pack_record_verify_into(pack_file(pack), e->record, r->id,
+			whole ? to : r->record, whole ? e->length : EXTENT_LEN_MAX, &got);
 	packs_unref(packs, pack);
 	if (err == 0 && got < e->length) err = -GRANARY_ECORRUPT;
-	if (err == 0)
-		memcpy(r->to + (from - r->offset), r->record + (from - e->logical),
-			(size_t)(end - from));
+	if (err == 0 && !whole)
+		memcpy(to, r->record + (from - e->logical), (size_t)(end - from));
 	return err;
 }
 

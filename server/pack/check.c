@@ -238,6 +238,7 @@ struct one {
 	uint8_t *data;
 	uint32_t *data_len;
 	uint64_t offset, object_id;
+	uint32_t room;
 };
 
 static int one_check(struct one *one, struct fs_file *file, uint8_t *buf, size_t cap)
@@ -254,12 +255,15 @@ static int one_check(struct one *one, struct fs_file *file, uint8_t *buf, size_t
 			       : -GRANARY_ECORRUPT;
 	if (err == -GRANARY_ETOOBIG ||
 		(err == 0 && (size_t)n < skip + r.header_len + r.stored_len)) {
-		n = fs_read(file, buf, cap, from);
+		size_t all = err == 0 ? skip + r.header_len + r.stored_len : cap;
+
+		all = (all + PACK_BLOCK - 1) / PACK_BLOCK * PACK_BLOCK;
+		n = fs_read(file, buf, all < cap ? all : cap, from);
 		if (n < 0) return (int)n;
 		err = (size_t)n > skip ? record_decode(buf + skip, (size_t)n - skip, &r, &need)
 				       : -GRANARY_ECORRUPT;
 	}
-	if (err < 0 || r.kind != RECORD_DATA || r.object_id != one->object_id ||
+	if (err < 0 || r.kind != RECORD_DATA || r.object_id != one->object_id || r.stored_len > one->room ||
 		(size_t)n < skip + r.header_len + r.stored_len)
 		return -GRANARY_ECORRUPT;
 	for (uint32_t i = 0; i < r.crc_count; i++) {
@@ -276,19 +280,27 @@ static int one_check(struct one *one, struct fs_file *file, uint8_t *buf, size_t
 	return 0;
 }
 
-int pack_record_verify(struct fs_file *file, uint64_t pack_id, uint64_t offset, uint64_t object_id,
-	uint8_t *data, uint32_t *data_len)
+int pack_record_verify_into(struct fs_file *file, uint64_t offset, uint64_t object_id, uint8_t *data, uint32_t room,
+	uint32_t *data_len)
 {
-	struct one one = {
-		.data = data, .data_len = data_len, .offset = offset, .object_id = object_id
-	};
+	struct one one = { .data = data,
+		.data_len = data_len,
+		.offset = offset,
+		.object_id = object_id,
+		.room = room };
 	size_t cap = EXTENT_LEN_MAX + 256 * 1024;
 	uint8_t *buf = aligned_alloc(PACK_BLOCK, cap);
 	int err;
 
-	(void)pack_id; /* the file is the pack's; its header was compared when it was opened */
 	if (buf == NULL) return -GRANARY_ENOMEM;
 	err = one_check(&one, file, buf, cap);
 	free(buf);
 	return err;
+}
+
+int pack_record_verify(struct fs_file *file, uint64_t pack_id, uint64_t offset, uint64_t object_id,
+	uint8_t *data, uint32_t *data_len)
+{
+	(void)pack_id; /* the file is the pack's; its header was compared when it was opened */
+	return pack_record_verify_into(file, offset, object_id, data, EXTENT_LEN_MAX, data_len);
 }

@@ -36,3 +36,6 @@ int pack_check_sealed(struct fs_file *file, const struct pack_walk *walk);
 /* One record read past every cache and verified whole. data needs EXTENT_LEN_MAX. */
 int pack_record_verify(struct fs_file *file, uint64_t pack_id, uint64_t offset, uint64_t object_id, uint8_t *data,
 		       uint32_t *data_len);
+/* The same where data has less room: -GRANARY_ECORRUPT when the record is longer. */
+int pack_record_verify_into(struct fs_file *file, uint64_t offset, uint64_t object_id, uint8_t *data, uint32_t room,
+	uint32_t *data_len);
