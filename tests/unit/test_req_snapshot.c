@@ -700,7 +700,7 @@ static void test_an_expired_snapshot_goes_with_the_next_pass(void **state)
 
 /* ---- one instant ---- */
 
-enum { WRITERS = 3, SLOTS = 10, FILES = 3, SNAPSHOTS = 6 };
+enum { WRITERS = 4, SLOTS = 10, FILES = 3, SNAPSHOTS = 6 };
 
 struct writer_thread {
 	pthread_t thread;
@@ -709,15 +709,24 @@ struct writer_thread {
 	uint64_t ops;
 };
 
-/* Operation r of a writer, one request: its slot's three files are put with round r, or deleted. */
+/* Operation r of a writer, one request: its slot's three files are put with round r, or deleted, or
+ * the directory with all its slots changes its name, from `a` to `b` and back. */
+static bool op_renames(uint64_t r)
+{
+	return r % 7 == 6;
+}
 static bool op_deletes(uint64_t r)
 {
-	return r % 4 == 3;
+	return r % 4 == 3 && !op_renames(r);
+}
+static bool side_before(uint64_t r)
+{
+	return r / 7 % 2 == 1;
 }
 
-static void slot_key(char key[64], uint32_t writer, uint64_t slot, uint32_t file)
+static void slot_key(char key[64], uint32_t writer, bool side, uint64_t slot, uint32_t file)
 {
-	snprintf(key, 64, "w%u/d%u/s%u.%u", writer, (unsigned)slot % 3, (unsigned)slot, file);
+	snprintf(key, 64, "w%u/%c/d%u/s%u.%u", writer, side ? 'b' : 'a', (unsigned)slot % 3, (unsigned)slot, file);
 }
 
 static uint32_t round_size(uint64_t r, uint32_t file)
@@ -729,6 +738,25 @@ static void round_fill(uint8_t *data, uint64_t r, uint32_t file)
 {
 	fill(data, round_size(r, file), r * 8 + file);
 	memcpy(data, &r, 8);
+}
+
+static int writer_renames(struct peer *p, uint32_t writer, uint64_t r)
+{
+	struct msg m = msg_new("data");
+	struct call *c;
+	char from[64], to[64];
+	int err;
+
+	snprintf(from, sizeof(from), "w%u/%c", writer, side_before(r) ? 'b' : 'a');
+	snprintf(to, sizeof(to), "w%u/%c", writer, side_before(r) ? 'a' : 'b');
+	msg_sequence(&m, next_sequence++, 0, 0);
+	msg_key(&m, from);
+	msg_key(&m, to);
+	wr_u8(&m.w, 0);
+	c = msg_call(p, OP_RENAME, 0, &m, NULL, 0);
+	err = call_status(c);
+	call_free(c);
+	return err;
 }
 
 static int writer_op(struct peer *p, uint32_t writer, uint64_t r)
@@ -743,7 +771,7 @@ static int writer_op(struct peer *p, uint32_t writer, uint64_t r)
 	msg_sequence(&m, next_sequence++, 0, 0);
 	wr_u32(&m.w, FILES);
 	for (uint32_t f = 0; f < FILES; f++) {
-		slot_key(key, writer, r % SLOTS, f);
+		slot_key(key, writer, side_before(r), r % SLOTS, f);
 		msg_key(&m, key);
 		if (op_deletes(r)) {
 			wr_u8(&m.w, 0);
@@ -768,7 +796,9 @@ static void *writer_main(void *arg)
 
 	peer_init(&p, &world, "root", w->index);
 	while (!atomic_load(w->stop)) {
-		assert_int_equal(writer_op(&p, w->index, w->ops + 1), 0);
+		uint64_t r = w->ops + 1;
+
+		assert_int_equal(op_renames(r) ? writer_renames(&p, w->index, r) : writer_op(&p, w->index, r), 0);
 		w->ops++;
 	}
 	peer_release(&p);
@@ -792,13 +822,15 @@ static void *compactor_main(void *arg)
 static void state_after(uint64_t ops, uint64_t slots[SLOTS])
 {
 	memset(slots, 0, SLOTS * sizeof(*slots));
-	for (uint64_t r = 1; r <= ops; r++) slots[r % SLOTS] = op_deletes(r) ? 0 : r;
+	for (uint64_t r = 1; r <= ops; r++)
+		if (!op_renames(r)) slots[r % SLOTS] = op_deletes(r) ? 0 : r;
 }
 
 static void check_writer(const struct snap_files *all, uint32_t writer)
 {
 	uint64_t have[SLOTS] = { 0 }, want[SLOTS], highest = 0;
 	uint8_t data[4096];
+	bool seen[2] = { false, false };
 
 	for (uint32_t slot = 0; slot < SLOTS; slot++)
 		for (uint32_t f = 0; f < FILES; f++) {
@@ -806,8 +838,14 @@ static void check_writer(const struct snap_files *all, uint32_t writer)
 			uint64_t r = 0;
 			char key[64];
 
-			slot_key(key, writer, slot, f);
+			slot_key(key, writer, true, slot, f);
 			file = snap_find(all, key);
+			seen[1] |= file != NULL;
+			if (file == NULL) {
+				slot_key(key, writer, false, slot, f);
+				file = snap_find(all, key);
+				seen[0] |= file != NULL;
+			}
 			if (file != NULL) memcpy(&r, file->data, 8);
 			if (f > 0 && r != have[slot]) fail_msg("'%s' is of another instant", key);
 			have[slot] = r;
@@ -819,7 +857,8 @@ static void check_writer(const struct snap_files *all, uint32_t writer)
 		}
 	for (uint64_t ops = highest; ops < highest + SLOTS; ops++) {
 		state_after(ops, want);
-		if (memcmp(want, have, sizeof(have)) == 0) return;
+		/* After `ops` operations the directory has the name that the next one finds. */
+		if (memcmp(want, have, sizeof(have)) == 0 && !seen[!side_before(ops + 1)]) return;
 	}
 	fail_msg("writer %u: no moment had these files", writer);
 }
