@@ -199,10 +199,42 @@ static int batch_start(struct granary_epoch *e, struct batch *b)
 	return err;
 }
 
+static int by_number(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* Rows that are read by themselves may lie in any page of the tables: those that are away are loaded together. */
+static int batch_pages(struct granary_epoch *e, const struct batch *b)
+{
+	uint64_t all[ORDER_BATCH_MAX]; /* part, page */
+	uint32_t pages[ORDER_BATCH_MAX], count = 0;
+	int err = 0;
+
+	for (uint32_t i = 0; i < b->pub.count && b->direct > 0; i++)
+		if (!b->places[i].hold)
+			all[count++] = (uint64_t)b->sources[i] << 32 |
+				snapshot_page_of(row_snapshot(e, b, i), b->ids[i]);
+	qsort(all, count, sizeof(all[0]), by_number);
+	for (uint32_t i = 0, n = 0; i < count && err == 0; i++) {
+		if (n == 0 || pages[n - 1] != (uint32_t)all[i])
+			pages[n++] = (uint32_t)all[i];
+		if (i + 1 < count && all[i + 1] >> 32 == all[i] >> 32)
+			continue;
+		err = snapshot_pages_load(e->parts[all[i] >> 32].snapshot, pages, n);
+		n = 0;
+	}
+	return err;
+}
+
 static int batch_fill(struct granary_epoch *e, struct batch *b)
 {
-	int err = batch_measure(e, b);
+	int err = batch_pages(e, b);
 
+	if (err == 0)
+		err = batch_measure(e, b);
 	if (err < 0)
 		return err;
 	b->data_cap = b->pub.data_size + 64;

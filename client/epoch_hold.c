@@ -236,27 +236,21 @@ const struct hold_row *hold_rows(const struct granary_epoch *e, const struct hol
 	return (const struct hold_row *)(const void *)h->mem + (size_t)index * e->snapshot->manifest.fields;
 }
 
-/* Sizes of all rows; adds a unit for each, as long as every row is one plain extent. The sum of sizes, or an error. */
-static int64_t hold_measure(struct granary_epoch *e, const struct hold *h, struct range_plan *plan, bool *plain)
+static int64_t hold_measure_rows(struct granary_epoch *e, const struct hold *h, struct range_plan *plan, bool *plain,
+	struct page_cursor *c)
 {
 	uint32_t fields = e->snapshot->manifest.fields, at = 0;
-	const struct snap_page *page = NULL;
-	uint64_t sum = 0, page_first = 0, page_end = 0;
+	uint64_t sum = 0;
 	struct snap_row row;
 
 	*plain = true;
 	for (uint32_t i = 0; i < h->count; i++) {
 		uint64_t id = hold_sample_id(e, h, i);
-		if (!page || id < page_first || id >= page_end) {
-			uint32_t index = snapshot_page_of(e->snapshot, id);
-			int err = snapshot_page(e->snapshot, index, &page);
-			if (err < 0)
-				return err;
-			page_first = e->snapshot->first_ids[index];
-			page_end = e->snapshot->first_ids[index + 1];
-		}
+		int err = page_cursor_to(e->snapshot, c, id);
+		if (err < 0)
+			return err;
 		for (uint32_t f = 0; f < fields; f++, at++) {
-			int err = snap_page_row(page, (id - page_first) * fields + f, &row);
+			err = snap_page_row(c->page, (id - c->first) * fields + f, &row);
 			if (err < 0)
 				return err;
 			e->rows[at] = (struct hold_row){ (uint32_t)sum, (uint32_t)row.size };
@@ -271,6 +265,16 @@ static int64_t hold_measure(struct granary_epoch *e, const struct hold *h, struc
 		}
 	}
 	return (int64_t)sum;
+}
+
+/* Sizes of all rows; adds a unit for each, as long as every row is one plain extent. The sum of sizes, or an error. */
+static int64_t hold_measure(struct granary_epoch *e, const struct hold *h, struct range_plan *plan, bool *plain)
+{
+	struct page_cursor c = { .page = NULL };
+	int64_t sum = hold_measure_rows(e, h, plan, plain, &c);
+
+	page_cursor_end(e->snapshot, &c);
+	return sum;
 }
 
 /* Ranges as they lie in the packs, one after the other, gaps and all: few places to receive into. */

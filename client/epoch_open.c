@@ -9,6 +9,7 @@
 
 #include "common/token.h"
 
+enum { PAGES_SHARE = 8 }; /* of the memory budget: one so many-th */
 enum { STALL_DEFAULT_MS = 300000, AHEAD_SAMPLES = 512, AHEAD_MIN = 3, AHEAD_MAX = 64, WEIGHT_MAX = 1000 };
 #define MEMORY_LEAST ((uint64_t)64 << 20)
 #define AHEAD_BYTES ((uint64_t)16 << 20)
@@ -265,6 +266,40 @@ static uint64_t two_windows(const struct granary_epoch *e)
 	return (two < all ? two : all) / 4 * 5;
 }
 
+static void table_size(const struct granary_snapshot *s, uint64_t *all, uint64_t *largest)
+{
+	*all = *largest = 0;
+	for (uint32_t i = 0; i < s->manifest.page_count; i++) {
+		*all += s->manifest.pages[i].size;
+		*largest = s->manifest.pages[i].size > *largest ? s->manifest.pages[i].size : *largest;
+	}
+}
+
+/* Bytes of the tables' pages that may be mapped: all, or an eighth of the budget, of each one page at least. */
+static int epoch_pages(struct granary_epoch *e, uint64_t *bytes)
+{
+	uint64_t all = 0, share = e->memory / PAGES_SHARE, own, largest;
+
+	for (uint32_t i = 0; i < e->parts_count; i++) {
+		table_size(e->parts[i].snapshot, &own, &largest);
+		all += own;
+	}
+	*bytes = 0;
+	for (uint32_t i = 0; i < e->parts_count; i++) {
+		table_size(e->parts[i].snapshot, &own, &largest);
+		if (all > share)
+			own = (uint64_t)((double)own / (double)all * (double)share);
+		own = own > largest ? own : largest;
+		snapshot_pages_limit(e->parts[i].snapshot, own);
+		*bytes += own;
+	}
+	if (*bytes > e->memory / 2)
+		return error_fail(e->client, -GRANARY_ETOOBIG, "the largest pages of the table of '%s@%s' have %llu "
+			"bytes, the memory budget is %llu: give it more", e->bucket, e->name,
+			(unsigned long long)*bytes, (unsigned long long)e->memory);
+	return 0;
+}
+
 static int epoch_budget(struct granary_epoch *e)
 {
 	uint64_t batch = e->mean * e->ranks.spec.batch;
@@ -283,8 +318,11 @@ static int epoch_budget(struct granary_epoch *e)
 			e->ahead = AHEAD_BYTES / batch + 1;
 		e->ahead = e->ahead < AHEAD_MAX ? e->ahead : AHEAD_MAX;
 	}
-	uint64_t batches = e->ahead * batch < e->memory / 4 ? e->ahead * batch : e->memory / 4;
-	e->hold_limit = e->memory - batches - e->memory / 16;
+	uint64_t batches = e->ahead * batch < e->memory / 4 ? e->ahead * batch : e->memory / 4, pages;
+	int err = epoch_pages(e, &pages);
+	if (err < 0)
+		return err;
+	e->hold_limit = e->memory - batches - e->memory / 16 - pages;
 	return 0;
 }
 

@@ -200,8 +200,8 @@ static int sample_parts(struct granary_epoch *e, const struct snap_page *page, u
 /* All extents of a block that somebody takes; the bytes of the own ones. */
 static int64_t block_parts(struct granary_epoch *e, const struct hold *h)
 {
-	const struct snap_page *page = NULL;
-	uint64_t page_first = 0, page_end = 0, sum = 0;
+	struct page_cursor c = { .page = NULL };
+	uint64_t sum = 0;
 	uint32_t own = 0, gone = 0;
 	int err = 0;
 
@@ -212,18 +212,13 @@ static int64_t block_parts(struct granary_epoch *e, const struct hold *h)
 			gone++;
 			continue;
 		}
-		if (!page || id < page_first || id >= page_end) {
-			uint32_t index = snapshot_page_of(e->snapshot, id);
-			err = snapshot_page(e->snapshot, index, &page);
-			if (err < 0)
-				return err;
-			page_first = e->snapshot->first_ids[index];
-			page_end = e->snapshot->first_ids[index + 1];
-		}
 		bool mine = own < h->own_count && h->own[own] == i;
-		err = sample_parts(e, page, id - page_first, mine ? own : UINT32_MAX, &sum);
+		err = page_cursor_to(e->snapshot, &c, id);
+		if (err == 0)
+			err = sample_parts(e, c.page, id - c.first, mine ? own : UINT32_MAX, &sum);
 		own += mine;
 	}
+	page_cursor_end(e->snapshot, &c);
 	return err < 0 ? err : (int64_t)sum;
 }
 

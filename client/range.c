@@ -46,44 +46,34 @@ int range_add_unit(struct range_plan *p, const struct snap_extent *e, uint8_t *d
 	return 0;
 }
 
-static int sample_page(struct granary_snapshot *s, uint64_t id, const struct snap_page **page, uint64_t *row)
-{
-	uint32_t index = snapshot_page_of(s, id);
-	int err = snapshot_page(s, index, page);
-
-	*row = (id - s->first_ids[index]) * s->manifest.fields;
-	return err;
-}
-
 int range_sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, uint64_t *sizes)
 {
-	const struct snap_page *page;
+	struct page_cursor c = { .page = NULL };
 	struct snap_row row;
-	uint64_t at;
-	int err = sample_page(s, id, &page, &at);
+	int err = page_cursor_to(s, &c, id);
 
 	*size = 0;
 	for (uint32_t f = 0; err == 0 && f < s->manifest.fields; f++) {
-		err = snap_page_row(page, at + f, &row);
+		err = snap_page_row(c.page, (id - c.first) * s->manifest.fields + f, &row);
 		if (err == 0 && sizes)
 			sizes[f] = row.size;
 		*size += err == 0 ? row.size : 0;
 	}
+	page_cursor_end(s, &c);
 	return err;
 }
 
 int range_add_sample(struct range_plan *p, struct granary_snapshot *s, uint64_t id, uint8_t *dst)
 {
-	const struct snap_page *page;
+	struct page_cursor c = { .page = NULL };
 	struct snap_extent extent;
 	struct snap_row row;
-	uint64_t at;
-	int err = sample_page(s, id, &page, &at);
+	int err = page_cursor_to(s, &c, id);
 
 	for (uint32_t f = 0; err == 0 && f < s->manifest.fields; f++) {
-		err = snap_page_row(page, at + f, &row);
+		err = snap_page_row(c.page, (id - c.first) * s->manifest.fields + f, &row);
 		for (uint32_t i = 0; err == 0 && i < row.extent_count; i++) {
-			err = snap_page_extent(page, &row, i, &extent);
+			err = snap_page_extent(c.page, &row, i, &extent);
 			if (err == 0 && extent.pack == 0)
 				memset(dst, 0, extent.length);
 			else if (err == 0)
@@ -91,6 +81,7 @@ int range_add_sample(struct range_plan *p, struct granary_snapshot *s, uint64_t 
 			dst += extent.length;
 		}
 	}
+	page_cursor_end(s, &c);
 	return err;
 }
 

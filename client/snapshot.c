@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot.c -- a snapshot open for reading: its manifest, its pages as they are needed, its names, single samples.
- *
- * (1) what came has the hash it was asked by: a page that is loaded never changes and stays until the handle is closed.
- * (2) the lock covers loading; a loaded page is read without it. */
+/* snapshot.c -- a snapshot open for reading: its manifest, its names, single samples. */
 #include "snapshot_priv.h"
 
 #include <stdio.h>
@@ -46,6 +43,13 @@ static char *slice_text(struct slice from)
 	return text;
 }
 
+static int pack_order(const void *a, const void *b, void *pages)
+{
+	const struct snap_page_ref *all = pages, *x = &all[*(const uint32_t *)a], *y = &all[*(const uint32_t *)b];
+
+	return x->pack < y->pack ? -1 : x->pack > y->pack;
+}
+
 static int manifest_take(struct granary_snapshot *s, size_t len, const uint8_t id[16])
 {
 	struct hash128 hash = hash_content(s->bytes, len);
@@ -62,13 +66,14 @@ static int manifest_take(struct granary_snapshot *s, size_t len, const uint8_t i
 	s->prefix = slice_text(m->prefix);
 	s->options = slice_text(m->options);
 	s->first_ids = calloc((size_t)m->page_count + 1, sizeof(*s->first_ids));
-	s->pages = calloc((size_t)m->page_count + 1, sizeof(*s->pages));
-	s->parsed = calloc((size_t)m->page_count + 1, sizeof(*s->parsed));
-	s->loaded = calloc((size_t)m->page_count + 1, sizeof(*s->loaded));
-	if (!s->prefix || !s->options || !s->first_ids || !s->pages || !s->parsed || !s->loaded)
+	s->by_pack = calloc((size_t)m->page_count + 1, sizeof(*s->by_pack));
+	if (!s->prefix || !s->options || !s->first_ids || !s->by_pack || snapshot_pages_open(s) < 0)
 		return error_fail(s->client, -GRANARY_ENOMEM, "out of memory");
-	for (uint32_t i = 0; i < m->page_count; i++)
+	for (uint32_t i = 0; i < m->page_count; i++) {
 		s->first_ids[i + 1] = s->first_ids[i] + m->pages[i].samples;
+		s->by_pack[i] = i;
+	}
+	qsort_r(s->by_pack, m->page_count, sizeof(*s->by_pack), pack_order, m->pages);
 	if (s->first_ids[m->page_count] != m->samples)
 		return error_fail(s->client, -GRANARY_ECORRUPT, "the manifest of snapshot '%s' contradicts "
 			"itself", s->name);
@@ -116,6 +121,7 @@ int snapshot_open(struct granary_client *client, const char *name, struct granar
 		return error_fail(client, -GRANARY_ENOMEM, "out of memory");
 	s->client = client;
 	pthread_mutex_init(&s->lock, NULL);
+	pthread_mutex_init(&s->loading, NULL);
 	err = call_read(s, name, call);
 	if (err == 0)
 		err = snapshot_load(s, exists);
@@ -134,17 +140,15 @@ void granary_snapshot_close(struct granary_snapshot **snapshot)
 	if (!s)
 		return;
 	*snapshot = NULL;
-	for (uint32_t i = 0; s->pages && i < s->manifest.page_count; i++)
-		stored_close(&s->pages[i]);
+	snapshot_pages_close(s);
 	snap_manifest_release(&s->manifest);
-	free(s->pages);
-	free(s->parsed);
-	free(s->loaded);
 	free(s->first_ids);
+	free(s->by_pack);
 	free(s->prefix);
 	free(s->options);
 	free(s->bytes);
 	pthread_mutex_destroy(&s->lock);
+	pthread_mutex_destroy(&s->loading);
 	free(s);
 }
 
@@ -190,65 +194,6 @@ uint32_t snapshot_page_of(const struct granary_snapshot *s, uint64_t id)
 	return low;
 }
 
-/* Bytes that have the hash: from this machine, else from the server. */
-static int file_get(struct granary_snapshot *s, struct hash128 hash, size_t size, struct stored *out)
-{
-	struct granary_call call = snapshot_call(s);
-
-	if (stored_open(hash, size, out))
-		return 0;
-	uint8_t *block = malloc(size > 0 ? size : 1);
-	if (!block)
-		return error_fail(s->client, -GRANARY_ENOMEM, "out of memory");
-	int err = snapshot_fetch_page(s->client, s->name, hash, block, size, &call);
-	struct hash128 is = err == 0 ? hash_content(block, size) : hash;
-	if (err == 0 && (is.lo != hash.lo || is.hi != hash.hi))
-		err = error_fail(s->client, -GRANARY_ECORRUPT, "a page of snapshot '%s' does not have its "
-			"hash", s->name);
-	if (err < 0) {
-		free(block);
-		return err;
-	}
-	stored_keep(hash, block, size, out);
-	return 0;
-}
-
-static int page_load(struct granary_snapshot *s, uint32_t index)
-{
-	const struct snap_page_ref *ref = &s->manifest.pages[index];
-	struct stored *file = &s->pages[index];
-	struct snap_page *page = &s->parsed[index];
-	int err = file_get(s, ref->hash, ref->size, file);
-
-	if (err < 0)
-		return err;
-	err = snap_page_parse(file->p, file->len, page);
-	if (err == 0 && (page->samples != ref->samples || page->fields != s->manifest.fields))
-		err = -GRANARY_ECORRUPT;
-	if (err < 0) {
-		stored_close(file);
-		return error_fail(s->client, err, "page %u of snapshot '%s' cannot be read: %s", index, s->name,
-			error_text(err));
-	}
-	s->held += file->len;
-	atomic_store_explicit(&s->loaded[index], true, memory_order_release);
-	return 0;
-}
-
-int snapshot_page(struct granary_snapshot *s, uint32_t index, const struct snap_page **out)
-{
-	int err = 0;
-
-	*out = &s->parsed[index];
-	if (atomic_load_explicit(&s->loaded[index], memory_order_acquire))
-		return 0;
-	pthread_mutex_lock(&s->lock);
-	if (!atomic_load_explicit(&s->loaded[index], memory_order_relaxed))
-		err = page_load(s, index);
-	pthread_mutex_unlock(&s->lock);
-	return err;
-}
-
 int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_t field,
 	struct granary_snapshot_row *row)
 {
@@ -260,11 +205,13 @@ int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_
 		return error_fail(snapshot->client, -GRANARY_ERANGE, "snapshot '%s' has no such sample or "
 			"field", snapshot->name);
 	uint32_t index = snapshot_page_of(snapshot, id);
-	int err = snapshot_page(snapshot, index, &page);
-	if (err == 0)
-		err = snap_page_row(page, (id - snapshot->first_ids[index]) * snapshot->manifest.fields + field, &r);
+	int err = snapshot_page_get(snapshot, index, &page);
+	if (err < 0)
+		return err;
+	err = snap_page_row(page, (id - snapshot->first_ids[index]) * snapshot->manifest.fields + field, &r);
 	if (err == 0 && r.extent_count > 1)
 		err = snap_page_extent(page, &r, 0, &r.first);
+	snapshot_page_put(snapshot, index);
 	if (err == 0)
 		*row = (struct granary_snapshot_row){ .size = r.size, .pack = r.first.pack, .offset = r.first.offset,
 			.extents = r.extent_count, .crc32c = r.first.crc };
@@ -281,14 +228,15 @@ static bool name_id(const struct granary_snapshot *s, const struct snap_name *n,
 
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
-		if (pages[middle].pack < n->pack)
+		if (pages[s->by_pack[middle]].pack < n->pack)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	if (low == s->manifest.page_count || pages[low].pack != n->pack || n->slot >= pages[low].samples)
+	uint32_t page = low < s->manifest.page_count ? s->by_pack[low] : 0;
+	if (low == s->manifest.page_count || pages[page].pack != n->pack || n->slot >= pages[page].samples)
 		return false;
-	*id = s->first_ids[low] + n->slot;
+	*id = s->first_ids[page] + n->slot;
 	return true;
 }
 
@@ -357,7 +305,7 @@ int granary_snapshot_names(struct granary_snapshot *snapshot, const char *from, 
 	for (uint32_t i = names_page_of(snapshot, key); err == 0 && i < snapshot->manifest.names_count; i++) {
 		const struct snap_names_ref *ref = &snapshot->manifest.names[i];
 		struct stored file;
-		err = file_get(snapshot, ref->hash, ref->size, &file);
+		err = snapshot_file(snapshot, ref->hash, ref->size, &file);
 		if (err < 0)
 			return err;
 		err = names_walk_page(&w, &file, key);

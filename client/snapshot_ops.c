@@ -342,12 +342,6 @@ int granary_snapshot_note(struct granary_client *client, const char *name, const
 
 /* ---- pages ---- */
 
-struct page_out {
-	uint8_t *to;
-	size_t want;
-	uint64_t size;
-};
-
 static int piece_decode(struct simple_op *s, struct slice meta, struct slice data)
 {
 	struct cur c = cur_of(meta.p, meta.len);
@@ -360,32 +354,24 @@ static int piece_decode(struct simple_op *s, struct slice meta, struct slice dat
 	return 0;
 }
 
-int snapshot_fetch_page(struct granary_client *c, const char *name, struct hash128 hash, uint8_t *to, size_t size,
-	const struct granary_call *call)
+int snapshot_fetch_start(struct granary_client *c, const char *name, struct hash128 hash, uint64_t at,
+	struct page_out *out, const struct granary_call *call, struct granary_op **op)
 {
-	for (size_t at = 0; at < size;) {
-		struct page_out out = { to + at, size - at < SNAPSHOT_PIECE ? size - at : SNAPSHOT_PIECE, 0 };
-		struct wr w;
-		int err;
-		struct simple_op *s = simple_new(c, &page_rpc, call, text_size(name) + 16 + 8 + 4, &w, &err);
-		if (!s)
-			return err;
-		text_encode(&w, name);
-		wr_u64(&w, hash.lo);
-		wr_u64(&w, hash.hi);
-		wr_u64(&w, at);
-		wr_u32(&w, (uint32_t)out.want);
-		s->decode = piece_decode;
-		s->out = &out;
-		err = (int)simple_run(s, &w);
-		if (err < 0)
-			return err;
-		if (out.size != size)
-			return error_fail(c, -GRANARY_ECORRUPT, "a page of snapshot '%s' has another size than its "
-				"manifest says", name);
-		at += out.want;
-	}
-	return 0;
+	struct wr w;
+	int err;
+	struct simple_op *s = simple_new(c, &page_rpc, call, text_size(name) + 16 + 8 + 4, &w, &err);
+
+	*op = NULL;
+	if (!s)
+		return err;
+	text_encode(&w, name);
+	wr_u64(&w, hash.lo);
+	wr_u64(&w, hash.hi);
+	wr_u64(&w, at);
+	wr_u32(&w, (uint32_t)out->want);
+	s->decode = piece_decode;
+	s->out = out;
+	return simple_start(s, &w, op);
 }
 
 /* ---- consumers ---- */

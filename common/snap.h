@@ -65,6 +65,8 @@ struct snap_page { /* borrows the bytes */
 };
 /* 0 or -GRANARY_ECORRUPT, -GRANARY_EVERSION. */
 int snap_page_parse(const uint8_t *bytes, size_t len, struct snap_page *out);
+/* The same for bytes of which the caller compared the hash: reads the header alone, and its checksum. */
+int snap_page_parse_known(const uint8_t *bytes, size_t len, struct snap_page *out);
 /* row < samples * fields; rows were not checked one by one at parse: ECORRUPT when this one is damaged. */
 int snap_page_row(const struct snap_page *p, uint64_t row, struct snap_row *out);
 /* Extent i of a row that snap_page_row() gave; -GRANARY_ERANGE past its last, -GRANARY_ECORRUPT. */

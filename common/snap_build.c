@@ -24,7 +24,7 @@ void snap_header_seal(uint8_t *bytes, size_t len, const char magic[8])
 	memcpy(bytes, &h, sizeof(h));
 }
 
-int snap_header_open(const uint8_t *bytes, size_t len, const char magic[8], struct snap_header *out)
+int snap_header_read(const uint8_t *bytes, size_t len, const char magic[8], struct snap_header *out)
 {
 	static const uint8_t zeros[sizeof(out->reserved)];
 
@@ -39,8 +39,15 @@ int snap_header_open(const uint8_t *bytes, size_t len, const char magic[8], stru
 		return -GRANARY_ECORRUPT;
 	if (le32_get(out->features_incompat) != 0)
 		return -GRANARY_EVERSION;
-	if (memcmp(out->reserved, zeros, sizeof(zeros)) != 0)
-		return -GRANARY_ECORRUPT;
+	return memcmp(out->reserved, zeros, sizeof(zeros)) == 0 ? 0 : -GRANARY_ECORRUPT;
+}
+
+int snap_header_open(const uint8_t *bytes, size_t len, const char magic[8], struct snap_header *out)
+{
+	int err = snap_header_read(bytes, len, magic, out);
+
+	if (err < 0)
+		return err;
 	return crc32c(0, bytes + sizeof(*out), len - sizeof(*out)) == le32_get(out->body_crc) ? 0 : -GRANARY_ECORRUPT;
 }
 

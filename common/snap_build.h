@@ -26,6 +26,7 @@ _Static_assert(sizeof(struct snap_header) == 64 && offsetof(struct snap_header, 
 /* Fills magic, version and both checksums of a file of `len` bytes, whose other header fields and body are final. */
 void snap_header_seal(uint8_t *bytes, size_t len, const char magic[8]);
 /* Header and checksums of a file; 0, -GRANARY_ECORRUPT, -GRANARY_EVERSION. */
+int snap_header_read(const uint8_t *bytes, size_t len, const char magic[8], struct snap_header *out); /* not the body */
 int snap_header_open(const uint8_t *bytes, size_t len, const char magic[8], struct snap_header *out);
 
 struct snap_buf { uint8_t *p; size_t len, cap; };

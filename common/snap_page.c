@@ -181,9 +181,17 @@ int snap_page_finish(struct snap_page_builder *b, uint8_t **bytes, size_t *len, 
 int snap_page_parse(const uint8_t *bytes, size_t len, struct snap_page *out)
 {
 	struct snap_header h;
+	int err = snap_header_open(bytes, len, SNAP_MAGIC_PAGE, &h);
+
+	return err < 0 ? err : snap_page_parse_known(bytes, len, out);
+}
+
+int snap_page_parse_known(const uint8_t *bytes, size_t len, struct snap_page *out)
+{
+	struct snap_header h;
 	struct snap_page p = { .bytes = bytes, .len = len };
 	uint64_t rows;
-	int err = snap_header_open(bytes, len, SNAP_MAGIC_PAGE, &h);
+	int err = snap_header_read(bytes, len, SNAP_MAGIC_PAGE, &h);
 
 	if (err < 0)
 		return err;
