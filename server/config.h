@@ -55,6 +55,8 @@ enum config_type {
 	  "Connections at once. 0: as many as the limit of open files allows.") \
 	X(LOG_LEVEL, log_level, CONFIG_LEVEL, "info", 0, 3, true, \
 	  "error, warn, info or debug.") \
+	X(SLOW_REQUEST, slow_request, CONFIG_DURATION, "200ms", 0, UINT64_C(3600000000000), true, \
+	  "Requests that take longer are shown by granary status --slow. 0s: none.") \
 	X(IO_ENGINE, io_engine, CONFIG_ENGINE, "auto", 0, 2, false, \
 	  "auto, uring or threads. auto: uring where the kernel allows it.") \
 	X(FLUSH_DELAY, flush_delay, CONFIG_DURATION, "0s", 0, UINT64_C(1000000000), false, \

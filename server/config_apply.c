@@ -77,6 +77,7 @@ void config_apply(const struct config *c, struct store_options *o)
 	o->jobs = true;
 	o->compact_dead_pct = v[CONFIG_COMPACT_DEAD].number;
 	o->job_interval_ns = v[CONFIG_JOB_INTERVAL].number;
+	o->slow_request_ns = v[CONFIG_SLOW_REQUEST].number;
 	o->io.engine = (enum io_engine_kind)v[CONFIG_IO_ENGINE].number;
 	o->io.flush_delay_ns = v[CONFIG_FLUSH_DELAY].number;
 }

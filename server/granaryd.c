@@ -29,10 +29,11 @@
 #include "meta/ns.h"
 #include "net/net.h"
 #include "options.h"
+#include "req/slow.h"
 #include "req/store.h"
 
 enum { EXIT_FAILED = 1, EXIT_WRONG_SETTINGS = 2, WHY_MAX = CONFIG_WHY_MAX };
-enum { QUICKSTART_PORTS = 64, FILES_OF_OUR_OWN = 4096 + 1024, CONNECTIONS_MIN = 64 };
+enum { FIRST_INHERITED_FD = 3, QUICKSTART_PORTS = 64, FILES_OF_OUR_OWN = 4096 + 1024, CONNECTIONS_MIN = 64 };
 #define DRAIN_NS          UINT64_C(10000000000)
 #define STOP_NS           UINT64_C(5000000000)
 #define QUICKSTART_BUCKET "demo"
@@ -74,6 +75,28 @@ static void notify(const char *text)
 		    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
 		log_warn("cannot tell the service manager '%s': %s", text, strerror(errno));
 	close(fd);
+}
+
+/* Sockets that the service manager listens on for us, sd_listen_fds(3): they take the place of `listen`. */
+static int take_sockets(char *why)
+{
+	const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+	unsigned long count = fds ? strtoul(fds, NULL, 10) : 0;
+
+	if (!pid || count == 0 || strtoul(pid, NULL, 10) != (unsigned long)getpid()) return 0;
+	if (count > CONFIG_LISTEN_MAX) {
+		snprintf(why, WHY_MAX, "the service manager hands over %lu sockets, more than the %d that can be",
+			count, CONFIG_LISTEN_MAX);
+		return -GRANARY_ECONFIG;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		snprintf(d.config.listen[i], CONFIG_ADDRESS_MAX, "fd:%u", FIRST_INHERITED_FD + i);
+		fcntl((int)(FIRST_INHERITED_FD + i), F_SETFD, FD_CLOEXEC);
+	}
+	d.config.listen_count = (uint32_t)count;
+	unsetenv("LISTEN_PID");
+	unsetenv("LISTEN_FDS");
+	return 0;
 }
 
 static void notify_reloading(void)
@@ -323,6 +346,7 @@ static void reload(void)
 	} else {
 		uint32_t applied = config_reload(&d.config, &fresh, restart, sizeof(restart));
 		log_set_level((enum log_level)d.config.values[CONFIG_LOG_LEVEL].number);
+		slow_ring_set_limit(d.store->slow, d.config.values[CONFIG_SLOW_REQUEST].number);
 		log_info("reload: done; applied=%u needs_restart=\"%s\"", applied, restart);
 	}
 	notify("READY=1");
@@ -367,7 +391,8 @@ static int run(void)
 	d.started_ns = clock_mono_ns();
 	log_set_level((enum log_level)d.config.values[CONFIG_LOG_LEVEL].number);
 	signals_block(&signals);
-	int err = start(why);
+	int err = take_sockets(why);
+	if (err == 0) err = start(why);
 	if (err < 0) {
 		int res = fail(why);
 		(void)stop();

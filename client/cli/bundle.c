@@ -30,6 +30,7 @@ static const struct part parts[] = {
 	{ "doctor.txt", { "doctor" } },
 	{ "status.json", { "status", "--json" } },
 	{ "status.txt", { "status" } },
+	{ "slow.txt", { "status", "--slow" } },
 	{ "jobs.json", { "jobs", "--json" } },
 	{ "buckets.json", { "bucket", "ls", "--json" } },
 };

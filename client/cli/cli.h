@@ -31,7 +31,7 @@ struct options {
 	bool json, quiet, no_color, help, version;
 	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
 	bool remove, symbolic;
-	bool world_given, depth_given, delete;
+	bool world_given, depth_given, delete, slow;
 	const char *url, *credentials, *profile, *data, *log;
 	const char *layout, *note, *output, *against, *by, *shuffle;
 	const char *perm, *owner, *mtime, *atime;
@@ -232,6 +232,7 @@ void catalog_free(struct catalog *c);
 /* "a/b" -> "a/b/", "" and "a/" stay. */
 int directory_prefix(char out[GRANARY_KEY_LEN_MAX + 1], const char *path);
 
+int show_slow(struct remote *r); /* server_tasks.c: status --slow */
 /* Removes what the catalog lists, directories last (remove.c): says how much, asks; --dry-run only says. */
 int remove_catalog(struct remote *r, const struct catalog *c);
 
@@ -242,6 +243,7 @@ void *must_alloc(void *block); /* ends the program when NULL */
 verb_fn run_bucket_create, run_bucket_ls, run_bucket_rm;
 verb_fn run_key_create, run_key_ls, run_key_rm;
 verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_create;
+verb_fn run_clock_status, run_clock_accept, run_log_level;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
 verb_fn run_setattr, run_xattr, run_tag, run_ln, run_mknod;

@@ -122,6 +122,16 @@ static const struct verb verbs[] = {
 		"out.",
 		{ "granary bundle -o bundle.tar.gz", 
 			"granary bundle --log /var/log/granaryd.log granary://localhost" } },
+	{ "clock status", "[URL]", 0, 1, run_clock_status,
+		"show store time, and what of a long stop is not counted", NULL,
+		{ "granary clock status" } },
+	{ "clock accept", "[URL]", 0, 1, run_clock_accept, "count all of a stop that lasted longer than a day",
+		"Ages, leases and expiry are counted in store time, which goes on while the server runs. Of a stop at "
+		"most 24 hours count by themselves, because a clock that jumped looks the same. Says how long, "
+		"and asks.",
+		{ "granary clock accept --dry-run", "granary clock accept --yes" } },
+	{ "log-level", "error|warn|info|debug [URL]", 1, 2, run_log_level, "change what the running server logs",
+		"Until its restart or reload.", { "granary log-level debug" } },
 	{ "explain", "[CODE]", 0, 1, run_explain, "say what an error code means and what to do about it", NULL,
 		{ "granary explain NOSPACE", "granary explain" } },
 	{ "completion", "bash|zsh|fish", 1, 1, run_completion, "print the completion script for a shell", NULL,
@@ -297,6 +307,8 @@ static const struct option_row rows[] = {
 	{ 0, "weight", "N", TYPE_NUMBER, AT(weight), 1, 1000, " stream ", "share of the server (1)" },
 	{ 0, "tar", NULL, TYPE_FLAG, AT(tar), 0, 0, " stream export ",
 		"as a tar archive: stream to standard output, export to a file of any name" },
+	{ 0, "slow", NULL, TYPE_FLAG, AT(slow), 0, 0, " status ",
+		"the last requests that took long (slow_request), and where each waited" },
 	{ 0, "delete", NULL, TYPE_FLAG, AT(delete), 0, 0, " sync ", "remove from DST what SRC does not have" },
 	{ 0, "depth", "N", TYPE_NUMBER, AT(depth), 0, 1000, " du ", "how many levels of directories to show (1)" },
 	{ 0, "ids", NULL, TYPE_FLAG, AT(ids), 0, 0, " stream ",
@@ -324,10 +336,12 @@ static const struct option_row rows[] = {
 	{ 0, "clients", "N", TYPE_NUMBER, AT(clients), 1, 1024, " bench_put ",
 		"connections that write at once (1)" },
 	{ 0, "keep", NULL, TYPE_FLAG, AT(keep), 0, 0, " bench_put ", "leave the objects there" },
-	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0, " cp import sync rm mv bucket_rm key_rm snapshot_rm "
+	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0,
+		" cp import sync rm mv clock_accept bucket_rm key_rm snapshot_rm "
 		"snapshot_create recipe_rm ",
 		"say what would be done, change nothing" },
-	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0, " rm mv sync bucket_rm key_rm key_create snapshot_rm recipe_rm ",
+	{ 'y', "yes", NULL, TYPE_FLAG, AT(yes), 0, 0,
+		" rm mv sync clock_accept bucket_rm key_rm key_create snapshot_rm recipe_rm ",
 		"do not ask" },
 	{ 0, "json", NULL, TYPE_FLAG, AT(json), 0, 0, NULL, "one JSON object a line, raw numbers" },
 	{ 'q', "quiet", NULL, TYPE_FLAG, AT(quiet), 0, 0, NULL, "no progress, no remarks" },
@@ -712,6 +726,7 @@ static const struct verb *find_verb(int count, char **words, int *used)
 		nearest_try(&near, "recipe");
 		nearest_try(&near, "bench");
 		nearest_try(&near, "dataset");
+		nearest_try(&near, "clock");
 	}
 	if (near.best != NULL)
 		fail(CLI_USAGE, "unknown verb '%s'; did you mean 'granary %s'?", shown(near.word),

@@ -203,6 +203,11 @@ int run_status(int count, char **args)
 	int err, code = remote_open(&r, count > 0 ? args[0] : NULL, NEED_NOTHING, 1);
 
 	if (code != CLI_OK) return code;
+	if (opts.slow) {
+		code = show_slow(&r);
+		remote_close(&r);
+		return code;
+	}
 	err = granary_status(r.client, &text, NULL);
 	if (err < 0) {
 		code = fail_remote(r.client, err, "cannot ask the server for its status");

@@ -144,6 +144,39 @@ static int listen_unix(const char *path, int *out, char *text, size_t cap)
 	return 0;
 }
 
+/* The number of "fd:N" when that is a stream socket that listens, and what it is bound to. */
+static int inherited(const char *address, char *text, size_t cap)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNSPEC };
+	int type = 0, listens = 0;
+	char *end;
+	long fd = strtol(address + 3, &end, 10);
+	socklen_t size = sizeof(type), len = sizeof(sa);
+
+	if (end == address + 3 || *end != '\0' || fd < 3 || fd > 65535)
+		return -GRANARY_EINVAL;
+	if (getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM ||
+		getsockopt((int)fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || !listens)
+		return -GRANARY_EINVAL;
+	if (getsockname((int)fd, (struct sockaddr *)&sa, &len) == 0 && sa.sun_family == AF_UNIX) {
+		int n = snprintf(text, cap, "unix:%.*s", (int)sizeof(sa.sun_path), sa.sun_path);
+		return n > 0 && (size_t)n < cap ? (int)fd : -GRANARY_EINVAL;
+	}
+	int err = bound_text((int)fd, text, cap);
+	return err < 0 ? err : (int)fd;
+}
+
+static int listen_inherited(const char *address, int *out, char *text, size_t cap)
+{
+	int one = 1, fd = inherited(address, text, cap);
+
+	if (fd < 0)
+		return fd;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* fails on Unix sockets, which need it not */
+	*out = fd;
+	return 0;
+}
+
 int sock_listen(const char *address, int *fd, char *text_out, size_t cap)
 {
 	*fd = -1;
@@ -153,14 +186,19 @@ int sock_listen(const char *address, int *fd, char *text_out, size_t cap)
 		return listen_tcp(address + 4, fd, text_out, cap);
 	if (strncmp(address, "unix:", 5) == 0)
 		return listen_unix(address + 5, fd, text_out, cap);
+	if (strncmp(address, "fd:", 3) == 0)
+		return listen_inherited(address, fd, text_out, cap);
 	return -GRANARY_EINVAL;
 }
 
 bool sock_address_is_loopback(const char *address)
 {
+	char bound[HOST_MAX];
 	struct host_port hp;
 	struct in_addr v4;
 	struct in6_addr v6;
+	if (strncmp(address, "fd:", 3) == 0)
+		address = inherited(address, bound, sizeof(bound)) < 0 ? "" : bound;
 	if (strncmp(address, "unix:", 5) == 0)
 		return true;
 	if (strncmp(address, "tcp:", 4) != 0 || split_host(address + 4, &hp) < 0)

@@ -6,10 +6,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* "tcp:HOST:PORT" ("tcp:[::1]:7420", port 0 = any) or "unix:/path". Sets TCP_NODELAY on what it accepts.
+/* "tcp:HOST:PORT" ("tcp:[::1]:7420", port 0 = any), "unix:/path", or "fd:N": a descriptor that listens already, from
+ * the service manager. Sets TCP_NODELAY on what it accepts.
  * *fd out; text_out (cap >= 128) gets the address really bound, in the same spelling. */
 int sock_listen(const char *address, int *fd, char *text_out, size_t cap);
-bool sock_address_is_loopback(const char *address); /* unix, 127.0.0.0/8, ::1 */
+bool sock_address_is_loopback(const char *address); /* unix, 127.0.0.0/8, ::1; an fd by what it is bound to */
 void sock_close(int fd);
 void sock_shutdown(int fd); /* makes pending ops on it end */
 void sock_end(int fd);      /* the peer sees the end after what was sent; receiving goes on */

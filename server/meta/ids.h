@@ -22,4 +22,7 @@ struct store_clock;
 int store_clock_open(struct kv *kv, struct store_clock **out);
 uint64_t store_clock_now(const struct store_clock *c);
 int store_clock_save(struct store_clock *c, struct kv *kv); /* every minute, and at stop */
+/* What stops lasted beyond 24 h each, in ns: not counted. accept counts it now, and saves. */
+uint64_t store_clock_held(const struct store_clock *c);
+int store_clock_accept(struct store_clock *c, struct kv *kv, uint64_t *accepted_ns);
 void store_clock_free(struct store_clock **c);

@@ -20,6 +20,8 @@
 #include "common/error.h"
 #include "req/kind.h"
 
+enum { MARK_MIN_US = 100 };
+
 static enum step_result unknown_step(struct req *r)
 {
 	return req_fail(r, -GRANARY_EUNSUPPORTED,
@@ -81,6 +83,7 @@ static void req_finish(struct req *r)
 	struct req_stats *stats = r->local->stats;
 	struct req_peer *peer = r->peer;
 	uint8_t op = r->kind->op;
+	uint64_t took_ns = clock_mono_ns() - r->started_ns;
 
 	assert(r->err == 0 || !r->answered);
 	if (r->err != 0) answer_error(r, r->err, r->text);
@@ -88,10 +91,27 @@ static void req_finish(struct req *r)
 	stat_add(&stats->requests[op], 1);
 	stat_add(&stats->errors[op], r->err != 0);
 	stat_add(&stats->bytes_in[op], (uint64_t)r->frame.meta_len + r->frame.data_len);
-	stat_add(&stats->ns_total[op], clock_mono_ns() - r->started_ns);
+	stat_add(&stats->ns_total[op], took_ns);
+	slow_ring_note(r->store->slow, r, took_ns);
 	if (r->kind->cleanup) r->kind->cleanup(r);
 	r->magic = 0;
 	peer->ops->finished(peer, r);
+}
+
+/* It waited for its present step: when that took a while it is noted, in the last place when there are many. */
+static void req_mark(struct req *r)
+{
+	uint64_t wait_us = (clock_mono_ns() - r->waits_ns) / 1000;
+	uint32_t last = r->mark_count > 0 ? r->mark_count - 1 : 0;
+
+	r->waits_ns = 0;
+	if (wait_us < MARK_MIN_US) return;
+	if (r->mark_count == 0 || (r->marks[last].step != r->step && r->mark_count < SLOW_MARKS)) {
+		last = r->mark_count++;
+		r->marks[last] = (struct slow_mark){ .step = r->step };
+	}
+	wait_us += r->marks[last].wait_us;
+	r->marks[last].wait_us = wait_us > UINT32_MAX ? UINT32_MAX : (uint32_t)wait_us;
 }
 
 static void req_run(struct req *r)
@@ -100,6 +120,7 @@ static void req_run(struct req *r)
 
 	assert(r->magic == REQ_MAGIC && !r->running);
 	r->running = true;
+	if (r->waits_ns != 0) req_mark(r);
 	do {
 		r->resumed = false;
 		assert(r->step < r->kind->step_count);
@@ -107,10 +128,12 @@ static void req_run(struct req *r)
 		if (res == STEP_NEXT) r->step++;
 	} while (res == STEP_NEXT || (res == STEP_WAIT && r->resumed));
 	r->running = false;
-	if (res == STEP_DONE)
+	if (res == STEP_DONE) {
 		req_finish(r);
-	else
+	} else {
 		assert(r->pending > 0);
+		r->waits_ns = clock_mono_ns();
+	}
 }
 
 /* What every kind needs before its first step. */

@@ -18,6 +18,7 @@
 #include "common/list.h"
 #include "common/wire.h"
 #include "io/reactor.h"
+#include "req/slow.h"
 
 struct ns_access_key;
 struct req;
@@ -93,6 +94,9 @@ struct req {
 	int err;
 	char text[256];          /* error text for the answer, names the thing, the cause and the fix */
 	uint64_t started_ns;
+	uint64_t waits_ns;       /* since when, while it waits */
+	uint32_t mark_count;     /* steps that waited so far */
+	struct slow_mark marks[SLOW_MARKS];
 	struct task task;        /* to itself: deferred runs, worker hops */
 	struct task done;        /* commits */
 	void (*work)(struct req *r); /* what `task` does on a worker */

@@ -69,6 +69,7 @@ void store_options_default(struct store_options *o)
 	o->jobs = true;
 	o->compact_dead_pct = 30;
 	o->job_interval_ns = UINT64_C(5000000000);
+	o->slow_request_ns = UINT64_C(200000000);
 }
 
 /* ---- opening: the data directory ---- */
@@ -277,7 +278,12 @@ static int open_threads(struct store *store)
 	const struct store_options *o = &store->options;
 	struct writers_options writers;
 	uint32_t reactors = o->simulated ? 1 : o->reactors;
-	int err = workers_new(o->simulated ? 0 : o->worker_threads, &store->workers);
+	int err;
+
+	store->slow = slow_ring_new();
+	if (store->slow == NULL) return -GRANARY_ENOMEM;
+	slow_ring_set_limit(store->slow, o->slow_request_ns);
+	err = workers_new(o->simulated ? 0 : o->worker_threads, &store->workers);
 
 	for (uint32_t i = 0; err == 0 && i < reactors; i++) err = open_reactor(store, i);
 	if (err < 0) return err;
@@ -452,6 +458,7 @@ void store_close(struct store **sp)
 	if (store->cache != NULL) cache_free(&store->cache);
 	if (store->packs != NULL) packs_close(&store->packs);
 	if (store->ns != NULL) ns_close(&store->ns);
+	slow_ring_free(&store->slow);
 	if (store->clock != NULL) store_clock_free(&store->clock);
 	if (store->ids != NULL) ids_free(&store->ids);
 	if (store->kv != NULL) kv_close(&store->kv);

@@ -43,6 +43,7 @@ struct store_options {
 	bool jobs;                 /* start background jobs (tests may drive them by hand) */
 	uint64_t compact_dead_pct; /* 30 */
 	uint64_t job_interval_ns;  /* 5 s */
+	uint64_t slow_request_ns;  /* requests of more are kept for status --slow; 0: none; 200 ms */
 	void (*fatal)(void *arg, const char *what); /* metadata sync failed; NULL: one log line and exit status 70 */
 	void *fatal_arg;
 };
@@ -78,6 +79,7 @@ struct store {
 	struct sessions *sessions;
 	struct snapshots *snapshots;
 	struct jobs *jobs;
+	struct slow_ring *slow;
 	struct reactor *reactors[REACTORS_MAX];
 	struct store_local locals[REACTORS_MAX];
 	uint32_t reactor_count;

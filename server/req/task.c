@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* task.c -- orders to the background jobs, and the server's status (PROTOCOL 5.9, 4.6). */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
+#include "common/log.h"
 #include "jobs/jobs.h"
 #include "pack/writer.h"
+#include "meta/ids.h"
 #include "req/kind.h"
 
 enum { TEXT_MAX = 64 * 1024 };
 
 struct task_req {
 	int (*run)(struct req *r, char *buf, size_t cap);
+	char argument[64];
 	int err;
 	char text[TEXT_MAX];
 };
@@ -44,6 +48,45 @@ static int run_rotate(struct req *r, char *buf, size_t cap)
 	return 0;
 }
 
+static int run_slow(struct req *r, char *buf, size_t cap)
+{
+	slow_ring_text(r->store->slow, buf, cap);
+	return 0;
+}
+
+static int run_log_level(struct req *r, char *buf, size_t cap)
+{
+	static const char *const names[] = { "error", "warn", "info", "debug" };
+	const struct task_req *t = r->body;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strcmp(t->argument, names[i]) != 0) continue;
+		log_set_level((enum log_level)i);
+		log_info("log level changed; level=%s key=%s", names[i], r->peer->key->id);
+		snprintf(buf, cap, "log_level %s\n", names[i]);
+		return 0;
+	}
+	snprintf(buf, cap, "'%s' is no log level; there are error, warn, info, debug", t->argument);
+	return -GRANARY_EINVAL;
+}
+
+static int run_clock_status(struct req *r, char *buf, size_t cap)
+{
+	snprintf(buf, cap, "store_time_ns %" PRIu64 "\nheld_back_ns %" PRIu64 "\n", store_clock_now(r->store->clock),
+		store_clock_held(r->store->clock));
+	return 0;
+}
+
+static int run_clock_accept(struct req *r, char *buf, size_t cap)
+{
+	uint64_t accepted_ns;
+	int err = store_clock_accept(r->store->clock, r->store->kv, &accepted_ns);
+
+	log_info("clock accepted; key=%s seconds=%" PRIu64, r->peer->key->id, accepted_ns / 1000000000u);
+	snprintf(buf, cap, "accepted_ns %" PRIu64 "\n", accepted_ns);
+	return err;
+}
+
 static const struct {
 	const char *verb;
 	int (*run)(struct req *r, char *buf, size_t cap);
@@ -52,6 +95,10 @@ static const struct {
 	{ "check-status", run_check_status },
 	{ "compact", run_compact },
 	{ "rotate", run_rotate },
+	{ "slow", run_slow },
+	{ "log-level", run_log_level },
+	{ "clock-status", run_clock_status },
+	{ "clock-accept", run_clock_accept },
 };
 
 static void task_work(struct req *r)
@@ -64,11 +111,10 @@ static void task_work(struct req *r)
 static enum step_result task_parse(struct req *r)
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
-	struct slice verb = cur_bytes16(&c);
+	struct slice verb = cur_bytes16(&c), argument = cur_bytes16(&c);
 	struct task_req *t;
 	char text[64];
 
-	cur_bytes16(&c); /* no verb has an argument yet */
 	if (!cur_done(&c)) return req_fail(r, -GRANARY_EPROTO, "TASK does not parse");
 	if (!auth_whole(r->peer->key, GRANT_ADMIN, slice_of(NULL, 0)))
 		return req_fail(r, -GRANARY_EACCESS,
@@ -78,11 +124,14 @@ static enum step_result task_parse(struct req *r)
 	t = req_alloc(sizeof(*t));
 	memset(t, 0, sizeof(*t));
 	r->body = t;
+	snprintf(t->argument, sizeof(t->argument), "%.*s",
+		(int)(argument.len < sizeof(t->argument) ? argument.len : 0), (const char *)argument.p);
 	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
 		if (slice_eq(verb, slice_str(verbs[i].verb))) t->run = verbs[i].run;
 	if (t->run == NULL)
 		return req_fail(r, -GRANARY_EUNSUPPORTED,
-			"'%s' is no task; there are check, check-status, compact, rotate",
+			"'%s' is no task; there are check, check-status, compact, rotate, slow, log-level, "
+			"clock-status, clock-accept",
 			name_escape(text, sizeof(text), verb));
 	r->step++;
 	return req_work(r, task_work);
@@ -92,7 +141,8 @@ static enum step_result task_answer(struct req *r)
 {
 	const struct task_req *t = r->body;
 
-	if (t->err < 0) return req_fail(r, t->err, "the task failed: %s", error_text(t->err));
+	if (t->err < 0)
+		return req_fail(r, t->err, "the task failed: %s", t->text[0] != '\0' ? t->text : error_text(t->err));
 	answer_text(r, t->text, strnlen(t->text, sizeof(t->text)));
 	return STEP_DONE;
 }

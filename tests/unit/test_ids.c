@@ -110,6 +110,36 @@ static void test_store_time_counts_stops_and_no_jumps(void **state)
 	store_release(&s);
 }
 
+static void test_what_a_long_stop_holds_back_counts_when_accepted(void **state)
+{
+	struct store s;
+	struct store_clock *c;
+	uint64_t wall = clock_wall_ns(), far = clock_boot_ns() + 1000 * DAY_NS, accepted, before;
+
+	(void)state;
+	store_init(&s, kv_open_mem, true);
+	clock_put(s.kv, 100 * DAY_NS, wall - 5 * DAY_NS, far);
+	assert_int_equal(store_clock_open(s.kv, &c), 0);
+	assert_true(store_clock_held(c) >= 4 * DAY_NS && store_clock_held(c) < 4 * DAY_NS + 60 * SECOND_NS);
+	store_clock_free(&c);
+	store_reopen(&s); /* it is still known */
+	assert_int_equal(store_clock_open(s.kv, &c), 0);
+	assert_true(store_clock_held(c) >= 4 * DAY_NS);
+	before = store_clock_now(c);
+	assert_true(before < 101 * DAY_NS + 60 * SECOND_NS);
+	assert_int_equal(store_clock_accept(c, s.kv, &accepted), 0);
+	assert_true(accepted >= 4 * DAY_NS && store_clock_held(c) == 0);
+	assert_true(store_clock_now(c) >= before + accepted);
+	assert_int_equal(store_clock_accept(c, s.kv, &accepted), 0); /* once */
+	assert_int_equal(accepted, 0);
+	store_clock_free(&c);
+	store_reopen(&s);
+	assert_int_equal(store_clock_open(s.kv, &c), 0);
+	assert_true(store_clock_now(c) >= before + 4 * DAY_NS && store_clock_held(c) == 0);
+	store_clock_free(&c);
+	store_release(&s);
+}
+
 static void test_store_time_begins_and_goes_on(void **state)
 {
 	struct store s;
@@ -137,6 +167,7 @@ int main(void)
 		cmocka_unit_test(test_counters_are_separate_and_carry_the_incarnation),
 		cmocka_unit_test(test_threads_never_share_an_id),
 		cmocka_unit_test(test_store_time_counts_stops_and_no_jumps),
+		cmocka_unit_test(test_what_a_long_stop_holds_back_counts_when_accepted),
 		cmocka_unit_test(test_store_time_begins_and_goes_on),
 	};
 
