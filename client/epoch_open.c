@@ -303,7 +303,7 @@ static int epoch_pages(struct granary_epoch *e, uint64_t *bytes)
 static int epoch_budget(struct granary_epoch *e)
 {
 	uint64_t batch = e->mean * e->ranks.spec.batch;
-	uint64_t want = two_windows(e) + 4 * batch + MEMORY_LEAST, most = machine_memory() / 4;
+	uint64_t want = two_windows(e) + 4 * batch + 2 * e->largest + MEMORY_LEAST, most = machine_memory() / 4;
 
 	e->memory = e->options.memory ? e->options.memory : want < most ? want : most;
 	e->mem.limit = e->memory;

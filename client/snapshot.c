@@ -240,14 +240,6 @@ static bool name_id(const struct granary_snapshot *s, const struct snap_name *n,
 	return true;
 }
 
-static int slice_compare(struct slice a, struct slice b)
-{
-	size_t both = a.len < b.len ? a.len : b.len;
-	int order = both > 0 ? memcmp(a.p, b.p, both) : 0;
-
-	return order != 0 ? order : a.len < b.len ? -1 : a.len > b.len;
-}
-
 /* The names page in which a key would be. */
 static uint32_t names_page_of(const struct granary_snapshot *s, struct slice key)
 {

@@ -37,6 +37,14 @@ static inline bool slice_eq(struct slice a, struct slice b)
 {
 	return a.len == b.len && (a.len == 0 || memcmp(a.p, b.p, a.len) == 0);
 }
+/* Below, at or above 0 as strcmp(); bytes are unsigned, what begins another stands before it. */
+static inline int slice_compare(struct slice a, struct slice b)
+{
+	size_t both = a.len < b.len ? a.len : b.len;
+	int order = both > 0 ? memcmp(a.p, b.p, both) : 0;
+
+	return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
+}
 
 /* Reader. After any read past the end `bad` stays set and every read gives zero / an empty slice:
  * check once at the end with cur_done() (all consumed, nothing bad) or cur_ok(). */

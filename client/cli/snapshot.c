@@ -75,6 +75,20 @@ static int mode_of(const char *text, uint32_t *mode)
 				      shown(text));
 }
 
+/* "fixed:8KiB" as the server takes it. */
+static int split_of(const char *text, char out[TEXT_SHORT], const char **split)
+{
+	uint64_t bytes;
+
+	*split = text;
+	if (text == NULL || strncmp(text, "fixed:", 6) != 0) return CLI_OK;
+	if (parse_size(text + 6, &bytes) < 0)
+		return fail(CLI_USAGE, "--split: '%s' is no size, like 8KiB", shown(text + 6));
+	snprintf(out, TEXT_SHORT, "fixed:%" PRIu64, bytes);
+	*split = out;
+	return CLI_OK;
+}
+
 static void say_lines(const char *text)
 {
 	while (*text != '\0') {
@@ -88,13 +102,13 @@ static int create(struct remote *r, const char *name)
 {
 	struct granary_snapshot_spec spec = GRANARY_INIT(granary_snapshot_spec);
 	struct granary_snapshot_info *info;
-	char samples[TEXT_SHORT], bytes[TEXT_SHORT];
+	char samples[TEXT_SHORT], bytes[TEXT_SHORT], split[TEXT_SHORT];
 	int code = mode_of(opts.mode, &spec.mode), err;
 
+	if (code == CLI_OK) code = split_of(opts.split, split, &spec.split);
 	if (code != CLI_OK) return code;
 	spec.prefix = opts.prefix;
 	spec.group = opts.group;
-	spec.split = opts.split;
 	spec.include = opts.include;
 	spec.exclude = opts.exclude;
 	spec.block = opts.block;

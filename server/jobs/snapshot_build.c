@@ -185,12 +185,25 @@ static int field_add(struct output *out, uint64_t *at)
 		out->list[i] = extent_of(b, &e);
 		out->page_bytes += e.length;
 	}
-	return err < 0 ? err : snap_page_add(out->page, out->list, count, 0);
+	return err < 0 ? err
+		       : snap_page_add(out->page, out->list, count, b->split != NULL ? SNAP_ROW_PART : 0);
+}
+
+/* Its number in the page goes where its names are found. */
+static int slot_add(struct output *out, const struct sort_row *row, uint64_t names_at, uint32_t slot)
+{
+	struct build *b = out->b;
+	uint64_t pack = b->packs[row->key[1] >> 32].id;
+	struct sort_row by_sequence = { .key = { row->value[1] & ~ROW_LISTED }, .value = { pack, slot } };
+
+	if (b->split != NULL) return build_split_slot(b, names_at, pack, slot);
+	return sorter_add(out->slots, &by_sequence);
 }
 
 static int sample_add(struct output *out, const struct sort_row *row)
 {
 	struct build *b = out->b;
+	uint32_t slot = snap_page_builder_samples(out->page);
 	uint64_t at = row->value[0];
 	int err = 0;
 
@@ -199,10 +212,11 @@ static int sample_add(struct output *out, const struct sort_row *row)
 			(uint32_t)(at >> 32), (uint32_t)at };
 
 		out->page_bytes += e.length;
-		return snap_page_add(out->page, &e, 1, 0);
+		err = snap_page_add(out->page, &e, 1, 0);
+		return err < 0 ? err : slot_add(out, row, 0, slot);
 	}
 	for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++) err = field_add(out, &at);
-	return err;
+	return err < 0 ? err : slot_add(out, row, at, slot);
 }
 
 static int pages_write(struct output *out)
@@ -213,17 +227,13 @@ static int pages_write(struct output *out)
 
 	while (err == 0 && (more = sorter_next(b->rows, &row)) != 0) {
 		uint32_t pack = (uint32_t)(row.key[1] >> 32);
-		struct sort_row slot = { .key = { row.value[1] & ~ROW_LISTED },
-			.value = { b->packs[pack].id } };
 
 		err = more;
 		if (err > 0)
 			err = out->page == NULL || pack != out->page_pack ? page_begin(out, pack)
 									  : 0;
 		if (err < 0) break;
-		slot.value[1] = snap_page_builder_samples(out->page);
 		err = sample_add(out, &row);
-		if (err == 0) err = sorter_add(out->slots, &slot);
 	}
 	if (err == 0) err = page_end(out);
 	sorter_free(&b->rows);
@@ -279,10 +289,10 @@ static int name_read(struct build *b, uint64_t *at)
 static int name_put(struct output *out, struct snap_names_builder *nb, struct names_cut *c,
 	const struct snap_name *n)
 {
+	struct slice by = out->b->split != NULL ? build_split_path(out->b, n->key) : n->key;
 	int err = 0;
 
-	if (c->entries > 0 && n->field == 0 &&
-		snap_cut_before(&c->cut, n->key, snap_names_builder_size(nb)))
+	if (c->entries > 0 && n->field == 0 && snap_cut_before(&c->cut, by, snap_names_builder_size(nb)))
 		err = names_end(out, nb, c);
 	if (err < 0) return err;
 	if (c->entries == 0) {
@@ -292,19 +302,31 @@ static int name_put(struct output *out, struct snap_names_builder *nb, struct na
 		memcpy(first, n->key.p, n->key.len);
 		c->first = slice_of(first, n->key.len);
 	}
-	snap_cut_pass(&c->cut, n->key, snap_names_builder_size(nb));
+	snap_cut_pass(&c->cut, by, snap_names_builder_size(nb));
 	c->entries++;
 	return snap_names_add(nb, n);
 }
 
-static int names_write(struct output *out)
+/* Names of parts come sorted by themselves. */
+static int names_of_parts(struct output *out, struct snap_names_builder *nb, struct names_cut *c)
 {
 	struct build *b = out->b;
-	struct snap_names_builder *nb = snap_names_builder_new();
-	struct names_cut *c = calloc(1, sizeof(*c));
+	struct snap_name n;
+	int more = 0, err = build_split_sort(b);
+
+	while (err == 0 && (more = build_split_name(b, &n)) > 0) {
+		if (n.field == 0) build_count_directory(b, n.key);
+		err = name_put(out, nb, c, &n);
+	}
+	return err < 0 ? err : more;
+}
+
+static int names_of_files(struct output *out, struct snap_names_builder *nb, struct names_cut *c)
+{
+	struct build *b = out->b;
 	struct sort_row row;
 	uint64_t at = 0;
-	int more = 0, err = nb != NULL && c != NULL ? sorter_finish(out->slots) : -GRANARY_ENOMEM;
+	int more = 0, err = sorter_finish(out->slots);
 
 	while (err == 0 && (more = sorter_next(out->slots, &row)) > 0)
 		for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++) {
@@ -316,7 +338,16 @@ static int names_write(struct output *out)
 			n.key = slice_of(b->last_key, b->last_key_len);
 			if (err == 0) err = name_put(out, nb, c, &n);
 		}
-	err = err < 0 ? err : more;
+	return err < 0 ? err : more;
+}
+
+static int names_write(struct output *out)
+{
+	struct snap_names_builder *nb = snap_names_builder_new();
+	struct names_cut *c = calloc(1, sizeof(*c));
+	int err = nb != NULL && c != NULL ? 0 : -GRANARY_ENOMEM;
+
+	if (err == 0) err = out->b->split != NULL ? names_of_parts(out, nb, c) : names_of_files(out, nb, c);
 	if (err == 0) err = names_end(out, nb, c);
 	if (c != NULL) free((void *)(uintptr_t)c->first.p);
 	free(c);
@@ -386,6 +417,14 @@ static int result_pins(const struct build *b, struct build_result *out)
 	return 0;
 }
 
+/* What was met has pins in RAM from here on, so others need not wait any longer. */
+static void hold_end(struct build *b, struct build_result *out)
+{
+	for (uint32_t i = 0; i < out->pin_count; i++) packs_pin(b->s->o.packs, out->pins[i], 1);
+	packs_unhold(b->s->o.packs);
+	out->held = false;
+}
+
 static int room(void *arg, uint64_t bytes)
 {
 	struct snapshots *s = arg;
@@ -426,6 +465,7 @@ static void build_release(struct build *b)
 	spool_free(&b->lists);
 	spool_free(&b->names);
 	build_group_free(b);
+	build_split_free(b);
 	free(b->packs);
 	free(b->slots);
 	free(b->extents);
@@ -450,12 +490,16 @@ static int build_run(struct build *b, struct build_result *out)
 	b->view = kv_snapshot_new(s->o.kv);
 	if (b->rows == NULL || b->lists == NULL || b->names == NULL || b->view == NULL)
 		return -GRANARY_ENOMEM;
-	err = build_scan(b);
+	err = b->o->split.kind != SPLIT_NONE ? build_split_new(b, &table) : 0;
+	if (err == 0) err = build_scan(b);
 	kv_snapshot_free(s->o.kv, &b->view);
-	if (err == 0 && b->manifest.samples == 0)
-		return making_fail(
-			b->m, -GRANARY_ENOTFOUND, "no file is below the prefix, or none is wanted");
 	if (err == 0) err = result_pins(b, out);
+	if (err == 0) hold_end(b, out);
+	if (err == 0 && b->split != NULL) err = build_split_read(b);
+	if (err == 0 && b->manifest.samples == 0)
+		return making_fail(b->m, -GRANARY_ENOTFOUND, "%s", b->split != NULL
+			? "no file is below the prefix, or none has a sample"
+			: "no file is below the prefix, or none is wanted");
 	b->last_key_len = 0;
 	return err < 0 ? err : write_all(b, &table);
 }

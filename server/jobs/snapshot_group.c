@@ -34,7 +34,7 @@ struct group {
 	struct member members[MEMBERS_MAX];
 	uint32_t member_count, base_len;
 	uint64_t dropped; /* members past MEMBERS_MAX, suffixes too long */
-	uint8_t keys[MEMBERS_MAX * (KEY_LEN_MAX + 1)];
+	uint8_t keys[MEMBERS_MAX * (SNAP_KEY_MAX + 1)];
 	uint32_t keys_len;
 	uint64_t extra; /* files of complete groups that are no field */
 	uint32_t named;
@@ -128,30 +128,50 @@ static int group_give(struct build *b)
 		b->fields[i] = g->members[at++].field;
 	}
 	g->extra += g->member_count - s->fields + g->dropped;
-	build_count_directory(b, keys[0]);
+	if (b->split == NULL) build_count_directory(b, keys[0]);
 	return build_sample(b, keys);
 }
 
-/* Extents of members that are no field must not be counted: keep those of the fields only. */
+/* Extents of members that are no field must not be counted: keep those of the fields only, in their order. */
 static int group_trim(struct build *b)
 {
 	struct group *g = b->group;
 	const struct set *s = &g->sets[g->best];
 	struct cur c = cur_of(s->bytes, s->len);
 	struct slice want = cur_bytes(&c, cur_u8(&c));
-	uint32_t left = s->fields, to = 0;
+	uint32_t left = s->fields, base = b->extent_count;
+	int err = 0;
 
 	for (uint32_t i = 0; i < g->member_count; i++) {
 		struct build_field *f = &g->members[i].field;
+		uint32_t from = f->first;
 
 		if (left == 0 || !slice_eq(suffix_of(g, &g->members[i]), want)) continue;
-		memmove(&b->extents[to], &b->extents[f->first], f->count * sizeof(*b->extents));
-		f->first = to;
-		to += f->count;
+		f->first = b->extent_count - base;
+		for (uint32_t k = 0; k < f->count && err == 0; k++) {
+			struct row_extent e = b->extents[from + k]; /* which moves when there is no room */
+
+			err = build_extent_add(b, &e);
+		}
 		if (--left > 0) want = cur_bytes(&c, cur_u8(&c));
 	}
-	b->extent_count = to;
+	if (err < 0) return err;
+	b->extent_count -= base;
+	memmove(b->extents, b->extents + base, b->extent_count * sizeof(*b->extents));
 	return group_give(b);
+}
+
+/* Members of an archive may come in any order; those of directories come sorted. */
+static void group_sort(struct group *g)
+{
+	for (uint32_t i = 1; i < g->member_count; i++) {
+		struct member m = g->members[i];
+		uint32_t k = i;
+
+		for (; k > 0 && slice_compare(suffix_of(g, &g->members[k - 1]), suffix_of(g, &m)) > 0; k--)
+			g->members[k] = g->members[k - 1];
+		g->members[k] = m;
+	}
 }
 
 static int group_close(struct build *b)
@@ -159,6 +179,7 @@ static int group_close(struct build *b)
 	struct group *g = b->group;
 	int err = 0;
 
+	group_sort(g);
 	if (g->member_count > 0) err = g->is_counting ? set_count(g) : group_trim(b);
 	g->member_count = g->keys_len = 0;
 	g->dropped = 0;
@@ -173,28 +194,61 @@ static bool is_of_group(const struct group *g, struct slice key, uint32_t base_l
 	       (key.len > base_len) == (g->members[0].key_len > base_len);
 }
 
-int build_group_file(struct build *b, struct slice key, const struct object *o)
+int build_group_next(struct build *b, struct slice key)
 {
 	struct group *g = b->group;
 	uint32_t base_len = base_of(key);
-	struct member *m;
 	int err = is_of_group(g, key, base_len) ? 0 : group_close(b);
 
-	if (err < 0) return err;
 	g->base_len = base_len;
-	m = &g->members[g->member_count];
-	m->suffix_len = (uint32_t)(key.len > base_len ? key.len - base_len - 1 : 0);
-	if (g->member_count == MEMBERS_MAX || m->suffix_len > SUFFIX_MAX) {
-		g->dropped++;
-		return 0;
-	}
+	return err;
+}
+
+/* Whether the group at hand takes one more; if not it is counted. */
+static bool group_takes(struct group *g, struct slice key)
+{
+	size_t suffix_len = key.len > g->base_len ? key.len - g->base_len - 1 : 0;
+	bool takes = g->member_count < MEMBERS_MAX && suffix_len <= SUFFIX_MAX;
+
+	g->dropped += !takes;
+	return takes;
+}
+
+static void member_add(struct group *g, struct slice key, const struct build_field *field)
+{
+	struct member *m = &g->members[g->member_count++];
+
+	m->suffix_len = (uint32_t)(key.len > g->base_len ? key.len - g->base_len - 1 : 0);
 	m->key_at = g->keys_len;
 	m->key_len = (uint32_t)key.len;
 	m->suffix_at = m->key_at + m->key_len - m->suffix_len;
+	m->field = *field;
 	memcpy(g->keys + m->key_at, key.p, key.len);
 	g->keys_len += m->key_len;
-	if (!g->is_counting) err = build_take_extents(b, key, o, &m->field);
-	g->member_count++;
+}
+
+int build_group_member(struct build *b, struct slice key, const struct build_field *field)
+{
+	struct group *g = b->group;
+
+	for (uint32_t i = 0; i < g->member_count; i++)
+		if (slice_eq(key_of(g, &g->members[i]), key)) { /* the later one counts */
+			g->members[i].field = *field;
+			return 1;
+		}
+	if (group_takes(g, key)) member_add(g, key, field);
+	return 0;
+}
+
+int build_group_file(struct build *b, struct slice key, const struct object *o)
+{
+	struct group *g = b->group;
+	struct build_field field = { 0, 0 };
+	int err = build_group_next(b, key);
+
+	if (err < 0 || !group_takes(g, key)) return err;
+	if (!g->is_counting) err = build_take_extents(b, key, o, &field);
+	member_add(g, key, &field);
 	return err;
 }
 
@@ -210,15 +264,27 @@ static int count_file(void *arg, struct slice key, const struct object *o)
 	return build_is_marker(key, o) || !build_options_want(b->o, text) ? 0 : build_group_file(b, key, o);
 }
 
+int build_group_start(struct build *b)
+{
+	b->group = calloc(1, sizeof(*b->group));
+	if (b->group == NULL) return -GRANARY_ENOMEM;
+	b->group->is_counting = true;
+	return 0;
+}
+
 int build_group_begin(struct build *b)
 {
-	struct group *g = b->group = calloc(1, sizeof(*g));
-	int err;
+	int err = build_group_start(b);
 
-	if (g == NULL) return -GRANARY_ENOMEM;
-	g->is_counting = true;
-	err = ns_scan(b->s->o.ns, b->view, b->m->bucket, b->m->prefix, count_file, b);
-	if (err == 0) err = group_close(b);
+	if (err == 0) err = ns_scan(b->s->o.ns, b->view, b->m->bucket, b->m->prefix, count_file, b);
+	return err < 0 ? err : build_group_choose(b);
+}
+
+int build_group_choose(struct build *b)
+{
+	struct group *g = b->group;
+	int err = group_close(b);
+
 	g->is_counting = false;
 	if (err < 0 || g->set_count == 0)
 		return err < 0 ? err

@@ -89,15 +89,19 @@ static int row_ready(struct maker *k, const struct build_result *result)
 	return snapshot_row_commit(k->s, txn);
 }
 
-/* Inside the hold. */
+/* The pins that a build took in RAM become those of the row, or go. */
 static int make_held(struct maker *k)
 {
-	struct build_result result = { 0 };
-	int err = snapshot_build(k->s, k->m, &k->o, &result);
+	struct packs *packs = k->s->o.packs;
+	struct build_result result = { .held = true };
+	int err;
 
+	packs_hold(packs);
+	err = snapshot_build(k->s, k->m, &k->o, &result);
 	if (err == 0) err = row_ready(k, &result);
-	for (uint32_t i = 0; err == 0 && i < result.pin_count; i++)
-		packs_pin(k->s->o.packs, result.pins[i], 1);
+	for (uint32_t i = 0; err < 0 && !result.held && i < result.pin_count; i++)
+		packs_pin(packs, result.pins[i], -1);
+	if (result.held) packs_unhold(packs);
 	free(result.pins);
 	return err;
 }
@@ -166,9 +170,7 @@ static int make(struct maker *k)
 	int err = row_begin(k);
 
 	if (err < 0) return err;
-	packs_hold(s->o.packs);
 	err = make_held(k);
-	packs_unhold(s->o.packs);
 	if (err == 0) {
 		keep_last(k);
 		return 0;

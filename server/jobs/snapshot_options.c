@@ -94,7 +94,7 @@ static bool parse_block(const char *text, uint64_t *out)
 static int take(struct build_options *o, const char *name, const char *value)
 {
 	if (strcmp(name, "group") == 0) return parse_group(value, &o->group);
-	if (strcmp(name, "split") == 0) return (o->split = value) != NULL;
+	if (strcmp(name, "split") == 0) return split_spec_parse(value, &o->split);
 	if (strcmp(name, "include") == 0) return add_glob(o->includes, &o->include_count, value);
 	if (strcmp(name, "exclude") == 0) return add_glob(o->excludes, &o->exclude_count, value);
 	if (strcmp(name, "block") == 0) return parse_block(value, &o->block);
@@ -146,9 +146,9 @@ int build_options_parse(struct snapshot_making *m, struct build_options *out)
 		if (end != NULL) *end++ = '\0';
 		if (*line != '\0') err = take_line(m, out, line);
 	}
-	if (err == 0 && out->split != NULL)
-		err = making_fail(m, -GRANARY_EUNSUPPORTED,
-			"this server makes no samples of parts of objects yet: leave out split");
+	if (err == 0 && out->group && (out->split.kind == SPLIT_LINES || out->split.kind == SPLIT_FIXED))
+		err = making_fail(m, -GRANARY_EINVAL,
+			"group goes with whole files and with split=tar: lines and windows have no names to group by");
 	return err;
 }
 
@@ -163,4 +163,9 @@ bool build_options_want(const struct build_options *o, const char *key)
 {
 	if (o->include_count > 0 && !any_matches(o->includes, o->include_count, key)) return false;
 	return !any_matches(o->excludes, o->exclude_count, key);
+}
+
+bool build_options_exclude(const struct build_options *o, const char *key)
+{
+	return any_matches(o->excludes, o->exclude_count, key);
 }

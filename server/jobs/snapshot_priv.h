@@ -8,6 +8,7 @@
 #include "common/list.h"
 #include "common/name.h"
 #include "jobs/snapshot.h"
+#include "jobs/split.h"
 #include "meta/snapshot.h"
 
 enum { OPEN_BUCKETS = 256, OPEN_IDLE_MAX = 64 };
@@ -73,18 +74,21 @@ struct build_options {
 	char text[SNAPSHOT_OPTIONS_MAX + 1]; /* what the pointers below point into */
 	bool group;
 	uint8_t mode; /* 0: auto */
-	const char *split, *note, *includes[GLOBS_MAX], *excludes[GLOBS_MAX];
+	struct split_spec split;
+	const char *note, *includes[GLOBS_MAX], *excludes[GLOBS_MAX];
 	uint32_t include_count, exclude_count, lanes;
 	uint64_t block, window, expire_ns, keep_last; /* 0: as DESIGN has it; never; all */
 };
 /* 0, or -GRANARY_EINVAL, -GRANARY_EUNSUPPORTED with the text in m. */
 int build_options_parse(struct snapshot_making *m, struct build_options *out);
 bool build_options_want(const struct build_options *o, const char *key_below_prefix);
+bool build_options_exclude(const struct build_options *o, const char *key_below_prefix);
 
 /* snapshot_build.c: everything between the hold and the transaction */
 struct build_result {
 	uint64_t *pins; /* ascending, malloc'd */
 	uint32_t pin_count;
+	bool held; /* in: there is a hold; false after the packs that were met got pins in RAM instead */
 };
 int snapshot_build(struct snapshots *s, struct snapshot_making *m, const struct build_options *o,
 	struct build_result *out);

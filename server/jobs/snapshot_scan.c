@@ -89,7 +89,7 @@ static int pack_index(struct build *b, uint64_t id, uint32_t *out)
 
 /* ---- extents ---- */
 
-static int extent_add(struct build *b, const struct row_extent *e)
+int build_extent_add(struct build *b, const struct row_extent *e)
 {
 	struct row_extent *wide;
 
@@ -108,7 +108,7 @@ static int hole_add(struct build *b, uint64_t len)
 	while (err == 0 && len > 0) {
 		uint32_t n = len < HOLE_MAX ? (uint32_t)len : HOLE_MAX;
 
-		err = extent_add(b, &(struct row_extent){ HOLE, 0, n,
+		err = build_extent_add(b, &(struct row_extent){ HOLE, 0, n,
 					    crc32c_combine(UINT32_MAX, UINT32_MAX, n) });
 		len -= n;
 	}
@@ -148,7 +148,7 @@ static int take_extent(void *arg, const struct extent *e)
 	err = pack_index(t->b, e->pack, &r.pack);
 	if (err < 0) return err;
 	r.crc = whole_crc(e);
-	return extent_add(t->b, &r);
+	return build_extent_add(t->b, &r);
 }
 
 static int take_all(struct taking *t, const struct object *o)
@@ -175,7 +175,7 @@ int build_take_extents(
 		struct row_extent none = { 0 };
 
 		err = pack_index(b, 0, &none.pack);
-		if (err == 0) err = extent_add(b, &none);
+		if (err == 0) err = build_extent_add(b, &none);
 	}
 	out->count = b->extent_count - out->first;
 	if (err < 0 && b->m->text[0] == '\0')
@@ -230,30 +230,42 @@ static void count_sample(struct build *b)
 	if (size > m->largest) m->largest = size;
 }
 
-int build_sample(struct build *b, const struct slice *keys)
+/* By its first bytes that are anywhere. */
+int build_place(struct build *b, const struct row_extent *list, uint32_t count, struct sort_row *row)
 {
-	struct sort_row row = { .value = { 0, b->manifest.samples } };
 	const struct row_extent *first = NULL;
 	uint32_t pack;
 	int err = 0;
 
-	for (uint32_t i = 0; i < b->extent_count && first == NULL; i++)
-		if (b->extents[i].pack != HOLE) first = &b->extents[i];
+	for (uint32_t i = 0; i < count && first == NULL; i++)
+		if (list[i].pack != HOLE) first = &list[i];
 	if (first != NULL)
 		pack = first->pack;
 	else
 		err = pack_index(b, 0, &pack);
 	if (err < 0) return err;
-	row.key[0] = b->packs[pack].order;
-	row.key[1] = (uint64_t)pack << 32 | (first != NULL ? first->offset : 0);
-	if (b->manifest.fields == 1 && b->extent_count == 1 && first != NULL) {
+	row->key[0] = b->packs[pack].order;
+	row->key[1] = (uint64_t)pack << 32 | (first != NULL ? first->offset : 0);
+	return 0;
+}
+
+int build_sample(struct build *b, const struct slice *keys)
+{
+	struct sort_row row = { .value = { 0, b->manifest.samples } };
+	const struct row_extent *first = b->extents;
+	int err = build_place(b, b->extents, b->extent_count, &row);
+
+	if (err < 0) return err;
+	if (b->split == NULL && b->manifest.fields == 1 && b->extent_count == 1 && first->pack != HOLE) {
 		row.value[0] = (uint64_t)first->length << 32 | first->crc;
 	} else {
 		row.value[0] = spool_size(b->lists);
 		row.value[1] |= ROW_LISTED;
 		err = list_add(b);
 	}
-	for (uint32_t i = 0; i < b->manifest.fields && err == 0; i++) err = name_add(b, keys[i]);
+	if (err == 0 && b->split != NULL) err = build_split_names(b, keys);
+	for (uint32_t i = 0; i < b->manifest.fields && b->split == NULL && err == 0; i++)
+		err = name_add(b, keys[i]);
 	if (err == 0) err = sorter_add(b->rows, &row);
 	count_sample(b);
 	b->extent_count = 0;
@@ -314,6 +326,7 @@ static int visit(void *arg, struct slice key, const struct object *o)
 		atomic_load_explicit(&b->s->stopping, memory_order_relaxed))
 		return -GRANARY_ESHUTDOWN;
 	if (build_is_marker(key, o) || !object_has_bytes(o) || !is_wanted(b, key)) return 0;
+	if (b->split != NULL) return build_split_file(b, key, o);
 	if (b->o->group) return build_group_file(b, key, o);
 	err = build_take_extents(b, key, o, &b->fields[0]);
 	if (err < 0) return err;
@@ -323,9 +336,10 @@ static int visit(void *arg, struct slice key, const struct object *o)
 
 int build_scan(struct build *b)
 {
-	int err = b->o->group ? build_group_begin(b) : 0;
+	bool groups = b->o->group && b->split == NULL;
+	int err = groups ? build_group_begin(b) : 0;
 
 	if (err == 0) err = ns_scan(b->s->o.ns, b->view, b->m->bucket, b->m->prefix, visit, b);
-	if (err == 0 && b->o->group) err = build_group_end(b);
+	if (err == 0 && groups) err = build_group_end(b);
 	return err;
 }

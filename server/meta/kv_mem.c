@@ -98,14 +98,6 @@ static void *must(void *p)
 
 static struct slice row_key_of(const struct row *r) { return slice_of(r->bytes, r->key_len); }
 
-static int slice_compare(struct slice a, struct slice b)
-{
-	size_t n = a.len < b.len ? a.len : b.len;
-	int order = n ? memcmp(a.p, b.p, n) : 0;
-
-	return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
-}
-
 static struct row *row_new(struct slice key, struct slice value)
 {
 	struct row *r = must(malloc(sizeof(*r) + key.len + value.len));

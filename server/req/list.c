@@ -29,14 +29,6 @@ static struct list_req *list_of(const struct req *r)
 	return r->body;
 }
 
-static int slice_compare(struct slice a, struct slice b)
-{
-	size_t n = a.len < b.len ? a.len : b.len;
-	int c = n > 0 ? memcmp(a.p, b.p, n) : 0;
-
-	return c != 0 ? c : (a.len > b.len) - (a.len < b.len);
-}
-
 static bool slice_begins(struct slice s, struct slice with)
 {
 	return s.len >= with.len && (with.len == 0 || memcmp(s.p, with.p, with.len) == 0);
