@@ -27,10 +27,6 @@ enum {
 	GROUP_TARGETS_MAX = 64,
 };
 
-struct txn_list {
-	struct kv_txn *first, *last;
-};
-
 struct kv {
 	uint32_t magic;
 	bool has_thread;
@@ -43,7 +39,7 @@ struct kv {
 	pthread_mutex_t turn_lock;
 	pthread_mutex_t lock; /* of all below */
 	pthread_cond_t wake;
-	struct txn_list queue;
+	struct kv_bundle queue;
 	bool is_waiting, is_stopping;
 	struct kv_stats stats;
 };
@@ -116,7 +112,7 @@ uint64_t kv_seq(struct kv *kv) { return atomic_load_explicit(&kv->seq, memory_or
 
 /* ---- queue ---- */
 
-static void list_add(struct txn_list *l, struct kv_txn *t)
+static void list_add(struct kv_bundle *l, struct kv_txn *t)
 {
 	t->next = NULL;
 	*(l->last ? &l->last->next : &l->first) = t;
@@ -124,9 +120,9 @@ static void list_add(struct txn_list *l, struct kv_txn *t)
 }
 
 /* Takes up to one group off the queue; lock held. */
-static struct txn_list queue_take(struct kv *kv)
+static struct kv_bundle queue_take(struct kv *kv)
 {
-	struct txn_list taken = { NULL, NULL };
+	struct kv_bundle taken = { NULL, NULL };
 	uint64_t bytes = 0;
 	uint32_t count = 0;
 
@@ -142,26 +138,48 @@ static struct txn_list queue_take(struct kv *kv)
 	return taken;
 }
 
-static void txn_enqueue(struct kv *kv, struct kv_txn *t)
+void kv_bundle_add(struct kv_bundle *b, struct kv_txn *t, struct reactor *to, struct task *done)
+{
+	assert(t->magic == KV_TXN_MAGIC && done != NULL);
+	t->to = to;
+	t->done = done;
+	list_add(b, t);
+}
+
+/* Lock held. */
+static void bundle_enqueue(struct kv *kv, const struct kv_bundle *b)
+{
+	for (struct kv_txn *t = b->first, *next; t != NULL; t = next) {
+		next = t->next;
+		assert(t->kv == kv);
+		t->result = kv->is_stopping ? -GRANARY_ESHUTDOWN : 0; /* the committer passes a refusal on */
+		list_add(&kv->queue, t);
+	}
+}
+
+void kv_bundle_submit(struct kv *kv, struct kv_bundle *b)
 {
 	bool must_wake;
 
-	assert(kv->magic == KV_MAGIC && t->magic == KV_TXN_MAGIC && t->kv == kv && t->done != NULL);
+	assert(kv->magic == KV_MAGIC);
+	if (b->first == NULL)
+		return;
 	pthread_mutex_lock(&kv->lock);
-	t->result = kv->is_stopping ? -GRANARY_ESHUTDOWN : 0; /* the committer passes a refusal on */
-	list_add(&kv->queue, t);
+	bundle_enqueue(kv, b);
 	must_wake = kv->is_waiting;
 	kv->is_waiting = false;
 	pthread_mutex_unlock(&kv->lock);
+	*b = (struct kv_bundle){ NULL, NULL };
 	if (must_wake)
 		pthread_cond_signal(&kv->wake);
 }
 
 void kv_submit(struct kv *kv, struct kv_txn *t, struct reactor *to, struct task *done)
 {
-	t->to = to;
-	t->done = done;
-	txn_enqueue(kv, t);
+	struct kv_bundle b = { NULL, NULL };
+
+	kv_bundle_add(&b, t, to, done);
+	kv_bundle_submit(kv, &b);
 }
 
 /* ---- one group ---- */
@@ -176,7 +194,7 @@ static void observe(struct kv *kv, const struct kv_txn *t,
 			tell(kv->options.observer.arg, r->a, rec_key(r), r->b);
 }
 
-static void group_judge(struct kv *kv, const struct txn_list *list)
+static void group_judge(struct kv *kv, const struct kv_bundle *list)
 {
 	for (struct kv_txn *t = list->first; t != NULL; t = t->next) {
 		if (t->result == 0)
@@ -214,7 +232,7 @@ static int group_fatal(struct kv *kv, int err)
 }
 
 /* The observer's end for all that began; what was judged on a group that failed has failed too. */
-static void group_settle(struct kv *kv, const struct txn_list *list, int err, struct kv_stats *delta)
+static void group_settle(struct kv *kv, const struct kv_bundle *list, int err, struct kv_stats *delta)
 {
 	for (struct kv_txn *t = list->first; t != NULL; t = t->next) {
 		if (t->result == 0)
@@ -273,7 +291,7 @@ static void targets_add(struct targets *ts, struct reactor *to, struct task *tas
 }
 
 /* A task may free its transaction: all of `next`, `to`, `done` is read before. */
-static void group_tell(const struct txn_list *list)
+static void group_tell(const struct kv_bundle *list)
 {
 	struct targets ts = { .count = 0 };
 	struct kv_txn *next;
@@ -288,7 +306,7 @@ static void group_tell(const struct txn_list *list)
 	targets_flush(&ts);
 }
 
-static void group_commit(struct kv *kv, struct txn_list list)
+static void group_commit(struct kv *kv, struct kv_bundle list)
 {
 	uint64_t seq = atomic_load_explicit(&kv->seq, memory_order_relaxed) + 1;
 	struct kv_stats delta = { .groups = 0 };
@@ -310,7 +328,7 @@ static void group_commit(struct kv *kv, struct txn_list list)
 static void *committer(void *arg)
 {
 	struct kv *kv = arg;
-	struct txn_list list;
+	struct kv_bundle list;
 
 	pthread_setname_np(pthread_self(), "committer");
 	pthread_mutex_lock(&kv->lock);
@@ -332,7 +350,7 @@ static void *committer(void *arg)
 
 uint32_t kv_turn(struct kv *kv)
 {
-	struct txn_list list;
+	struct kv_bundle list;
 	uint32_t count = 0;
 
 	assert(!kv->has_thread);

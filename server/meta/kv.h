@@ -111,6 +111,10 @@ void kv_pre_counter(struct kv_txn *txn, struct slice key, uint16_t tag, uint64_t
  * needs is damaged); -GRANARY_ENOMEM. All but 0 mean: nothing was or will be applied. */
 void kv_submit(struct kv *kv, struct kv_txn *txn, struct reactor *to, struct task *done);
 int kv_txn_result(const struct kv_txn *txn);
+/* Several, handed over in order and in one go: one wake-up, one group. Zero it before the first use. */
+struct kv_bundle { struct kv_txn *first, *last; };
+void kv_bundle_add(struct kv_bundle *b, struct kv_txn *txn, struct reactor *to, struct task *done);
+void kv_bundle_submit(struct kv *kv, struct kv_bundle *b); /* empties it; nothing for an empty one */
 int kv_submit_wait(struct kv *kv, struct kv_txn *txn); /* workers and jobs; under kv_mem commits at once */
 uint32_t kv_txn_ops(const struct kv_txn *txn);
 

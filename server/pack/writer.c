@@ -496,10 +496,12 @@ void pack_append(struct writers *writers, struct pack_append *first)
 
 		for (rest = first->next; rest != NULL && core_of(writers, rest->group) == core; rest = rest->next) {
 			last->buffer = 0;
+			last->txn = NULL;
 			last = rest;
 			count++;
 		}
 		last->buffer = 0;
+		last->txn = NULL;
 		last->next = NULL;
 		writers_busy(writers, count);
 		if (atomic_load(&writers->stopping)) {
@@ -615,6 +617,7 @@ int writers_new(const struct writers_options *options, struct writers **out)
 		core->reactor = options->reactors[i];
 		core->turn_task.fn = core_turn;
 		core->wake_task.fn = core_wake;
+		core->tell_task.fn = core_tell;
 		list_init(&core->writers_list);
 		list_init(&core->ready);
 		core->scratch = malloc(SCRATCH_SIZE);

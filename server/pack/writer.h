@@ -6,7 +6,8 @@
  * reserved; (3) an append is done only after (1) covers it; (4) one writer a pack, all fields
  * belong to its reactor thread; (5) each flush group starts on a fresh 4 KiB line; (6) a failed
  * flush is never retried on that file: the pack is set broken, what was not acknowledged is
- * appended to a new pack from memory, or fails; (7) at most open_max packs are open. */
+ * appended to a new pack from memory, or fails; (7) at most open_max packs are open; (8) a
+ * transaction made early (pack_append.placed) is submitted only after (1) covers its record. */
 #pragma once
 
 #include <stdbool.h>
@@ -15,6 +16,7 @@
 #include "io/reactor.h"
 #include "meta/rows.h"
 
+struct kv;
 struct kv_txn;
 struct pack;
 struct packs;
@@ -22,6 +24,7 @@ struct writers;
 
 struct writers_options {
 	struct packs *packs;
+	struct kv *kv;           /* takes the transactions that pack_append.placed gives; NULL: nobody asks for them */
 	struct reactor **reactors;
 	uint32_t reactor_count;
 	struct workers *workers;
@@ -49,11 +52,20 @@ struct pack_append {
 	const uint8_t *crcs;        /* crc_block_count(data_len) little-endian u32 */
 	const uint8_t *data;
 	uint32_t data_len;          /* 0..EXTENT_LEN_MAX */
+	/* NULL, or: called on the writer's reactor while the record is on its way to the disk, `extent` and what
+	 * writers_account() needs are known. May give the transaction that names the record: it is submitted as soon
+	 * as the record is flushed, with those of all records of the flush, and `committed` is posted to `notify`
+	 * instead of `done`. If that flush fails, unplaced() takes the transaction back. Either may be called again,
+	 * in turn, for another place. */
+	struct kv_txn *(*placed)(struct pack_append *a);
+	void (*unplaced)(struct pack_append *a);
+	struct task *committed;
 	/* out */
 	int err;                    /* 0; ENOSPACE; EIO; SHUTDOWN; NOMEM; TOOBIG */
 	struct extent extent;       /* crcs points at the caller's */
 	uint64_t end, total_len;    /* for writers_account */
 	/* the writer's own */
+	struct kv_txn *txn;
 	struct pack *pack;
 	struct pack_append *next;
 	struct writers *owner;

@@ -16,6 +16,7 @@
 
 #include "common/error.h"
 #include "common/log.h"
+#include "meta/kv.h"
 #include "pack/format.h"
 #include "tier/packs.h"
 
@@ -94,11 +95,36 @@ static void flush_free(struct flush *f)
 	w->core->spare = f;
 }
 
+/* Submits what was made early, in one go; returns the appends without a transaction. */
+static struct pack_append *flush_commit(struct writers *writers, struct pack_append *a)
+{
+	struct pack_append *rest = NULL, **last = &rest, *next;
+	struct kv_bundle bundle = { NULL, NULL };
+	int64_t count = 0;
+
+	for (; a != NULL; a = next) {
+		next = a->next;
+		if (a->txn != NULL) {
+			kv_bundle_add(&bundle, a->txn, a->notify, a->committed);
+			count++;
+			continue;
+		}
+		*last = a;
+		last = &a->next;
+	}
+	*last = NULL;
+	if (count > 0)
+		kv_bundle_submit(writers->o.kv, &bundle); /* its appends are the callers' after this line */
+	writers_busy(writers, -count);
+	return rest;
+}
+
 /* Runs of appends that notify the same reactor go in one mail. */
 static void flush_notify(struct writers *writers, struct pack_append *a)
 {
 	int64_t count = 0;
 
+	a = flush_commit(writers, a);
 	while (a != NULL) {
 		struct pack_append *last = a, *next = a->next;
 		struct reactor *to = a->notify;
@@ -140,6 +166,9 @@ static void flush_requeue(struct flush *f, struct pack_append **first, struct pa
 		a->next = NULL;
 		packs_pending(a->pack, -1);
 		a->pack = NULL;
+		if (a->txn != NULL)
+			a->unplaced(a);
+		a->txn = NULL;
 		if (++a->buffer > NEW_PACKS_MAX) {
 			append_finish(f->writer->core->writers, a, -GRANARY_EIO);
 			continue;
@@ -254,6 +283,42 @@ static bool flush_may_launch(const struct writer *w, const struct flush *f)
 	return w->flying < FLIGHTS_MAX && f->wpack == w->flushes->wpack && !f->wpack->broken && f->len >= FLIGHT_MIN;
 }
 
+static void flush_tell(struct flush *f)
+{
+	if (f->is_told)
+		return;
+	f->is_told = true;
+	for (struct pack_append *a = f->first; a != NULL; a = a->next)
+		if (a->placed != NULL)
+			a->txn = a->placed(a);
+}
+
+/* The kernel has the writes by now: what the appends do meanwhile costs no time. Of a flush that was faster than this
+ * task, or failed, nobody is told. */
+void core_tell(struct task *task)
+{
+	struct writer_core *core = container_of(task, struct writer_core, tell_task);
+
+	core->tell_posted = false;
+	list_for(at, &core->writers_list) {
+		const struct writer *w = container_of(at, struct writer, use);
+		struct flush *f = w->flushes;
+
+		for (uint32_t i = 0; i < w->flying && !f->wpack->broken; i++, f = f->next)
+			flush_tell(f);
+	}
+	writers_busy(core->writers, -1);
+}
+
+static void core_tell_later(struct writer_core *core)
+{
+	if (core->tell_posted || core->writers->o.kv == NULL)
+		return;
+	core->tell_posted = true;
+	writers_busy(core->writers, 1);
+	reactor_defer(core->reactor, &core->tell_task);
+}
+
 static void flush_launch(struct flush *f)
 {
 	struct writer *w = f->writer;
@@ -274,6 +339,7 @@ static void flush_launch(struct flush *f)
 		f->ops[i].op.done = on_written;
 		io_write(io, &f->ops[i].op, f->wpack->file, flush_at(f, at), len, f->base + at);
 	}
+	core_tell_later(w->core);
 }
 
 void writer_launch(struct writer *w)

@@ -82,6 +82,7 @@ struct flush {
 	struct pack_append *first, *last;
 	uint32_t ops_pending;
 	bool is_written, is_syncing;
+	bool is_told;            /* its appends were told of their places */
 	struct flush_op ops[FLUSH_CHUNKS_MAX];
 };
 
@@ -109,8 +110,8 @@ struct writer_core {
 	struct reactor *reactor;
 	struct list writers_list, ready;
 	struct writer *buckets[WRITER_BUCKETS];
-	struct task turn_task, wake_task;
-	bool turn_posted, registered;
+	struct task turn_task, wake_task, tell_task;
+	bool turn_posted, tell_posted, registered;
 	bool claims;             /* was refused memory since it last gave up its claim */
 	bool starved;            /* under the pool's lock: to be woken */
 	uint8_t *scratch;
@@ -141,6 +142,7 @@ struct flush *flush_open(struct writer *w, struct wpack *wp);
 void flush_close(struct writer *w);
 void writer_launch(struct writer *w);
 void append_finish(struct writers *writers, struct pack_append *a, int err); /* posts done */
+void core_tell(struct task *task); /* of what was launched: while it is on its way */
 
 /* writer_pack.c */
 void wpack_create(struct writer *w);

@@ -239,6 +239,12 @@ static void plan_session_rows(struct req *r, struct kv_txn *txn)
 		kv_delete(txn, row_retry(key, session_id(m->session), m->deletes[i]));
 }
 
+static void deletes_return(struct mutation *m)
+{
+	if (m->delete_count > 0) session_return_deletes(m->session, m->deletes, m->delete_count);
+	m->delete_count = 0;
+}
+
 static int plan_make(struct req *r, bool may_block)
 {
 	struct mutation *m = mutation_of(r);
@@ -296,6 +302,35 @@ static bool mutation_plan_here(struct req *r)
 	return m->err == 0;
 }
 
+struct kv_txn *mutation_plan_early(struct req *r, uint32_t finish_step)
+{
+	struct mutation *m = mutation_of(r);
+
+	m->err = plan_make(r, false);
+	if (m->err != 0) { /* its turn comes */
+		if (m->plan != NULL) ns_plan_free(&m->plan);
+		deletes_return(m);
+		return NULL;
+	}
+	m->tries++;
+	m->submitted = true;
+	m->early_step = r->step;
+	r->step = finish_step;
+	r->done.fn = commit_done;
+	return ns_plan_txn(m->plan);
+}
+
+void mutation_drop_early(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+
+	m->tries--;
+	m->submitted = false;
+	r->step = m->early_step;
+	deletes_return(m);
+	ns_plan_free(&m->plan);
+}
+
 enum step_result mutation_plan(struct req *r)
 {
 	struct mutation *m = mutation_of(r);
@@ -308,12 +343,6 @@ enum step_result mutation_plan(struct req *r)
 	r->task.fn = mutation_plan_task;
 	workers_post(r->store->workers, &r->task);
 	return STEP_WAIT;
-}
-
-static void deletes_return(struct mutation *m)
-{
-	if (m->delete_count > 0) session_return_deletes(m->session, m->deletes, m->delete_count);
-	m->delete_count = 0;
 }
 
 static int plan_settle(struct req *r)

@@ -43,7 +43,7 @@ struct mutation {
 	bool relaxed;                     /* the bucket's setting, for the answer's flag */
 	/* its own */
 	struct ns_plan *plan;
-	uint32_t tries, delete_count;
+	uint32_t tries, delete_count, early_step;
 	bool admitted, looked_up, submitted, has_row, replayed;
 	int err;
 	uint64_t wait_for, wait_until_ns;
@@ -57,6 +57,10 @@ int mutation_begin(struct req *r, struct cur *c, const struct mutation_ops *ops,
 enum step_result mutation_admit(struct req *r);
 enum step_result mutation_plan(struct req *r);
 enum step_result mutation_finish(struct req *r);
+/* In place of the plan step, while r waits and on whatever reactor: the plan as far as memory knows all its rows, or
+ * NULL: then the plan step comes in its turn. Who submits the transaction posts r->done, and finish_step goes on. */
+struct kv_txn *mutation_plan_early(struct req *r, uint32_t finish_step);
+void mutation_drop_early(struct req *r); /* it will not be submitted: as before mutation_plan_early() */
 /* A kind's own step ends the request early with r->err set: settles, STEP_DONE. */
 enum step_result mutation_fail(struct req *r);
 void mutation_cleanup(struct req *r);   /* frees the body */

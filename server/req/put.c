@@ -17,7 +17,7 @@
 #include "meta/ids.h"
 #include "tier/packs.h"
 
-enum { PUT_STEP_CHECK = 2, VERIFY_INLINE_MAX = 128 * 1024, PUT_SHORT_MAX = 4 };
+enum { VERIFY_INLINE_MAX = 128 * 1024, PUT_SHORT_MAX = 4 };
 
 static struct put *put_of(const struct req *r)
 {
@@ -192,9 +192,10 @@ static enum step_result put_append_step(struct req *r)
 		if (e->err == 0 && (e->flags & PUT_UPLOAD) != 0 && e->upload == NULL)
 			put_take_upload(r, p, e);
 	}
-	if (put_append(r, p) == 0) return STEP_NEXT;
-	r->step++;
-	return STEP_WAIT;
+	r->step++; /* before: the writer's reactor may go on with it at once */
+	if (put_append(r, p) > 0) return STEP_WAIT;
+	r->step--;
+	return STEP_NEXT;
 }
 
 static enum step_result put_appended(struct req *r)
@@ -414,11 +415,11 @@ static const struct mutation_ops put_ops = {
 static const struct req_step put_steps[] = {
 	{ "parse", put_begin },
 	{ "admit", mutation_admit },
-	{ "check", put_check },
+	[PUT_STEP_CHECK] = { "check", put_check },
 	{ "append", put_append_step },
 	{ "appended", put_appended },
 	{ "plan", mutation_plan },
-	{ "finish", mutation_finish },
+	[PUT_STEP_FINISH] = { "finish", mutation_finish },
 };
 const struct req_kind put_kind = {
 	.op = OP_PUT,

@@ -6,6 +6,8 @@
 #include "req/mutation.h"
 #include "req/upload.h"
 
+enum { PUT_STEP_CHECK = 2, PUT_STEP_FINISH = 6 };
+
 struct put;
 
 struct put_entry {

@@ -57,6 +57,25 @@ static void append_done(struct task *task)
 	if (--p->appending == 0) req_resume(p->r);
 }
 
+/* On the writer's reactor. The request waits for the one append: nobody else has it. */
+static struct kv_txn *append_placed(struct pack_append *a)
+{
+	struct put_entry *e = container_of(a, struct put_entry, append);
+	struct put *p = e->put;
+	struct kv_txn *txn = mutation_plan_early(p->r, PUT_STEP_FINISH);
+
+	if (txn != NULL) p->appending = 0;
+	return txn;
+}
+
+static void append_unplaced(struct pack_append *a)
+{
+	struct put_entry *e = container_of(a, struct put_entry, append);
+
+	e->put->appending = 1;
+	mutation_drop_early(e->put->r);
+}
+
 static void append_fill(struct req *r, struct put_entry *e)
 {
 	struct pack_append *a = &e->append;
@@ -69,6 +88,9 @@ static void append_fill(struct req *r, struct put_entry *e)
 	a->version = e->version;
 	a->dir_id = e->dir;
 	a->whole = true;
+	a->placed = e->put->count == 1 ? append_placed : NULL;
+	a->unplaced = append_unplaced;
+	a->committed = &r->done;
 	a->name = e->ref.name;
 	if (e->ref.by == NS_BY_KEY) key_split(e->ref.name, &dir, &a->name);
 	a->crcs = e->crcs;
@@ -80,6 +102,7 @@ uint32_t put_append(struct req *r, struct put *p)
 {
 	struct pack_append *first = NULL, **last = &first;
 	size_t size = texts_size(p);
+	uint32_t count;
 	struct wr w;
 
 	if (p->texts == NULL) p->texts = req_alloc(size);
@@ -100,9 +123,10 @@ uint32_t put_append(struct req *r, struct put *p)
 		p->appending++;
 	}
 	assert(wr_ok(&w));
+	count = p->appending;
 	if (first != NULL) {
 		r->pending++;
-		pack_append(r->store->writers, first);
+		pack_append(r->store->writers, first); /* the request is the writers' after this line */
 	}
-	return p->appending;
+	return count;
 }

@@ -288,6 +288,7 @@ static int open_threads(struct store *store)
 	for (uint32_t i = 0; err == 0 && i < reactors; i++) err = open_reactor(store, i);
 	if (err < 0) return err;
 	writers = (struct writers_options){
+		.kv = store->kv,
 		.packs = store->packs,
 		.reactors = store->reactors,
 		.reactor_count = store->reactor_count,

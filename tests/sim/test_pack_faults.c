@@ -32,7 +32,10 @@ enum { PUTS = 40, POOL_SIZE = 256 * 1024, TURNS_MAX = 200000, MIB = 1024 * 1024 
 
 struct put {
 	struct pack_append a;
-	uint32_t done;
+	struct world *w;
+	struct task early;   /* the commit of a transaction made before the flush */
+	struct kv_txn *txn;
+	uint32_t done;       /* times it was told, by either */
 	bool committed;
 	uint8_t crcs[4 * EXTENT_CRCS_MAX];
 };
@@ -48,6 +51,7 @@ struct world {
 	struct writers *writers;
 	uint32_t incarnation;
 	uint64_t failed; /* appends, over all runs with one fault */
+	uint64_t early, taken_back; /* transactions made before the flush, over all runs */
 	bool is_dead; /* the metadata could not be synced: the product stops here */
 	struct put puts[PUTS];
 };
@@ -88,7 +92,7 @@ static int world_up(struct world *w)
 	assert_int_equal(reactor_new(0, &io, &w->reactor), 0);
 	assert_int_equal(workers_new(0, &w->workers), 0);
 	wo = (struct writers_options){ .packs = w->packs, .reactors = &w->reactor, .reactor_count = 1,
-		.workers = w->workers, .buffer_budget = 16 * MIB };
+		.kv = w->kv, .workers = w->workers, .buffer_budget = 16 * MIB };
 	assert_int_equal(writers_new(&wo, &w->writers), 0);
 	return 0;
 }
@@ -97,6 +101,7 @@ static void turn(struct world *w)
 {
 	(void)reactor_turn(w->reactor, false);
 	(void)workers_turn(w->workers);
+	(void)kv_turn(w->kv);
 }
 
 static void world_idle(struct world *w)
@@ -132,6 +137,40 @@ static void on_put(struct task *t)
 	container_of(a, struct put, a)->done++;
 }
 
+/* Every third append has its transaction made while it is on its way to the disk. */
+static struct kv_txn *on_placed(struct pack_append *a)
+{
+	struct put *p = container_of(a, struct put, a);
+	const struct pack_append *one = a;
+
+	assert_null(p->txn);
+	p->txn = kv_txn_new(p->w->kv);
+	assert_non_null(p->txn);
+	writers_account(p->txn, &one, 1);
+	p->w->early++;
+	return p->txn;
+}
+
+static void on_unplaced(struct pack_append *a)
+{
+	struct put *p = container_of(a, struct put, a);
+
+	assert_non_null(p->txn);
+	kv_txn_free(&p->txn);
+	p->w->taken_back++;
+}
+
+static void on_early(struct task *t)
+{
+	struct put *p = container_of(t, struct put, early);
+
+	assert_int_equal(p->a.err, 0);
+	p->done++;
+	p->committed = kv_txn_result(p->txn) == 0;
+	kv_txn_free(&p->txn);
+	pack_append_settled(&p->a);
+}
+
 static uint32_t len_of(uint32_t i) { return i % 7 == 0 ? 150000 : 300 + i * 97; }
 
 static void put_start(struct world *w, uint32_t i)
@@ -141,7 +180,12 @@ static void put_start(struct world *w, uint32_t i)
 
 	*p = (struct put){ .a = { .done.fn = on_put, .notify = w->reactor, .group = 3 + i % 2, .object_id = i + 1,
 		.version = i + 1, .dir_id = 9, .whole = true, .name = slice_str("name"), .data = pool + i * 100,
-		.data_len = len } };
+		.data_len = len }, .w = w, .early.fn = on_early };
+	if (i % 3 == 1) {
+		p->a.placed = on_placed;
+		p->a.unplaced = on_unplaced;
+		p->a.committed = &p->early;
+	}
 	for (uint32_t k = 0; k < crc_block_count(len); k++) {
 		uint32_t at = k * CRC_BLOCK_SIZE, n = len - at < CRC_BLOCK_SIZE ? len - at : CRC_BLOCK_SIZE;
 		uint32_t crc = crc32c(0, p->a.data + at, n);
@@ -208,7 +252,7 @@ static bool fault_run(struct world *w, uint64_t n, int error, bool persist, unsi
 	uint32_t failed = 0;
 	bool was_hit;
 
-	*w = (struct world){ .failed = w->failed };
+	*w = (struct world){ .failed = w->failed, .early = w->early, .taken_back = w->taken_back };
 	w->sim = sim_new((struct sim_options){ .seed = n });
 	assert_int_equal(world_up(w), 0);
 	sim_set_fail(w->sim, n, error, classes, persist);
@@ -250,11 +294,13 @@ static void test_what_was_flushed_is_readable_whichever_write_fails(void **state
 	single = runs;
 	for (uint64_t n = 1; n < 60; n++)
 		runs += fault_run(w, n, -GRANARY_EIO, true, SIM_FLUSHES);
-	printf("  %llu runs with a fault; of %llu appends in runs with one, %llu failed\n", (unsigned long long)runs,
-		(unsigned long long)single * PUTS, (unsigned long long)w->failed);
+	printf("  %llu runs with a fault; of %llu appends in runs with one, %llu failed; of %llu early transactions "
+	       "%llu were taken back\n", (unsigned long long)runs, (unsigned long long)single * PUTS,
+		(unsigned long long)w->failed, (unsigned long long)w->early, (unsigned long long)w->taken_back);
 	/* One failed write costs a pack, not the appends: they go to another. */
 	assert_true(w->failed * 20 < single * PUTS);
 	assert_true(runs > 100);
+	assert_true(w->early > w->taken_back && w->taken_back > 0);
 	free(w);
 }
 
