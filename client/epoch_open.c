@@ -9,7 +9,7 @@
 
 #include "common/token.h"
 
-enum { PAGES_SHARE = 8 }; /* of the memory budget: one so many-th */
+enum { PAGES_SHARE = 4 }; /* of the memory budget: one so many-th */
 enum { STALL_DEFAULT_MS = 300000, AHEAD_SAMPLES = 512, AHEAD_MIN = 3, AHEAD_MAX = 64, WEIGHT_MAX = 1000 };
 #define MEMORY_LEAST ((uint64_t)64 << 20)
 #define AHEAD_BYTES ((uint64_t)16 << 20)
@@ -275,7 +275,7 @@ static void table_size(const struct granary_snapshot *s, uint64_t *all, uint64_t
 	}
 }
 
-/* Bytes of the tables' pages that may be mapped: all, or an eighth of the budget, of each one page at least. */
+/* Bytes of the tables' pages that may be mapped: all, or a quarter of the budget, of each one page at least. */
 static int epoch_pages(struct granary_epoch *e, uint64_t *bytes)
 {
 	uint64_t all = 0, share = e->memory / PAGES_SHARE, own, largest;

@@ -1268,7 +1268,7 @@ struct granary_epoch_options {
 	uint64_t memory;        /* bytes for batches and what is read ahead; 0: two windows of the order
 	                         * `blocks`, at least
 	                         * 64 MiB, at most a quarter of the machine. With less than two windows the
-	                         * order is the same and reading is slower. An eighth of it, or one page where
+	                         * order is the same and reading is slower. A quarter of it, or one page where
 	                         * that is more, is for mapped pages of the snapshot's table; those used least
 	                         * recently are unmapped, and mapped again when they are needed */
 	const char *job;        /* NULL, or a name under which the stream is shown by granary_jobs() and holds what it
