@@ -485,7 +485,7 @@ static void stream_epoch(struct granary_client *c, struct consumer *k, uint64_t 
 	o.rank = k->rank;
 	o.world = k->ranks;
 	o.epoch = number;
-	o.token = k->token.len > 0 ? &k->token : NULL;
+	o.token = number == 0 && k->token.len > 0 ? &k->token : NULL; /* the first goes on there */
 	int more = granary_epoch_open(c, &o, &e);
 	uint64_t taken = 0;
 	if (more < 0) die("stream", c, more);
