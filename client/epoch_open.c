@@ -108,7 +108,7 @@ static int epoch_parts(struct granary_epoch *e)
 	e->fields = e->parts[0].snapshot->manifest.fields;
 	e->bucket = r ? r->bucket : e->snapshot->bucket;
 	e->name = r ? r->name : e->snapshot->name;
-	e->source = r ? r->hash : e->snapshot->hash;
+	e->source = r ? r->hash : e->snapshot->identity;
 	return 0;
 }
 

@@ -72,7 +72,7 @@ static int part_snapshot(struct granary_recipe *r, uint32_t i, uint32_t timeout_
 		return error_fail(r->client, err, "source '%.150s' of '%s@%s': %s", from->snapshot, r->bucket,
 			r->name, text);
 	}
-	if (from->has_hash && ((*out)->hash.lo != from->hash.lo || (*out)->hash.hi != from->hash.hi))
+	if (from->has_hash && ((*out)->identity.lo != from->hash.lo || (*out)->identity.hi != from->hash.hi))
 		return error_fail(r->client, -GRANARY_ECHANGED, "source '%.150s' of '%s@%s' is another snapshot "
 			"than the one that the recipe names: it was removed, and another made under its name",
 			from->snapshot, r->bucket, r->name);
@@ -191,7 +191,7 @@ static void defaults_fill(struct granary_recipe *r)
 static int text_fill(struct granary_recipe *r)
 {
 	for (uint32_t i = 0; i < r->recipe.sources_count; i++) {
-		r->recipe.sources[i].hash = r->parts[i].snapshot->hash;
+		r->recipe.sources[i].hash = r->parts[i].snapshot->identity;
 		r->recipe.sources[i].has_hash = true;
 	}
 	size_t len = recipe_canonical(&r->recipe, NULL, 0);

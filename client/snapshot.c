@@ -63,6 +63,7 @@ static int manifest_take(struct granary_snapshot *s, size_t len, const uint8_t i
 		return error_fail(s->client, err, "the manifest of snapshot '%s' cannot be read: %s", s->name,
 			error_text(err));
 	s->hash = hash;
+	s->identity = m->has_identity ? m->identity : hash;
 	s->prefix = slice_text(m->prefix);
 	s->options = slice_text(m->options);
 	s->first_ids = calloc((size_t)m->page_count + 1, sizeof(*s->first_ids));
@@ -172,7 +173,7 @@ int granary_snapshot_describe(const struct granary_snapshot *s, struct granary_s
 		return -GRANARY_EINVAL;
 	_Static_assert(sizeof(all.histogram) == sizeof(m->histogram), "as many classes in both");
 	memcpy(all.histogram, m->histogram, sizeof(all.histogram));
-	memcpy(all.id, &s->hash, sizeof(all.id));
+	memcpy(all.id, &s->identity, sizeof(all.id));
 	all.size = detail->size;
 	memcpy(detail, &all, detail->size < sizeof(all) ? detail->size : sizeof(all));
 	return 0;

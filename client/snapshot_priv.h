@@ -66,6 +66,7 @@ struct granary_snapshot {
 	char *prefix, *options;
 	uint8_t *bytes;              /* of the manifest */
 	struct hash128 hash;         /* as it was learnt with the manifest; sent with each RANGE */
+	struct hash128 identity;     /* of tokens and recipes: stays when it is repacked */
 	struct snap_manifest manifest;
 	uint64_t *first_ids;         /* page_count + 1: dense id of each page's first sample */
 	uint32_t *by_pack;           /* page_count: pages in order of pack id; the table is in order of the disk */

@@ -129,6 +129,8 @@ struct snap_manifest {
 	uint64_t block, window; uint32_t lanes;
 	uint64_t smallest, largest;
 	uint64_t histogram[SNAP_HISTOGRAM];
+	bool has_identity;          /* it was repacked: */
+	struct hash128 identity;    /* the hash of its first manifest, by which tokens and recipes name it */
 	struct slice prefix, options; /* as given at creation; options: lines "name=value" */
 	struct slice field_names;   /* K suffixes, each u8 length and bytes; empty when K is 1 */
 	uint32_t page_count, names_count;

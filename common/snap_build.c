@@ -27,6 +27,7 @@ void snap_header_seal(uint8_t *bytes, size_t len, const char magic[8])
 int snap_header_read(const uint8_t *bytes, size_t len, const char magic[8], struct snap_header *out)
 {
 	static const uint8_t zeros[sizeof(out->reserved)];
+	uint32_t known = memcmp(magic, SNAP_MAGIC_MANIFEST, sizeof(out->magic)) == 0 ? SNAP_FEATURE_IDENTITY : 0;
 
 	if (len < sizeof(*out) || len >= SNAP_FILE_MAX)
 		return -GRANARY_ECORRUPT;
@@ -37,7 +38,7 @@ int snap_header_read(const uint8_t *bytes, size_t len, const char magic[8], stru
 		return -GRANARY_EVERSION;
 	if (crc32c(0, out, HEADER_CRC_AT) != le32_get(out->crc))
 		return -GRANARY_ECORRUPT;
-	if (le32_get(out->features_incompat) != 0)
+	if (le32_get(out->features_incompat) & ~known)
 		return -GRANARY_EVERSION;
 	return memcmp(out->reserved, zeros, sizeof(zeros)) == 0 ? 0 : -GRANARY_ECORRUPT;
 }

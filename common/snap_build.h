@@ -19,6 +19,7 @@ struct snap_header {
 _Static_assert(sizeof(struct snap_header) == 64 && offsetof(struct snap_header, counts) == 20 &&
 	       offsetof(struct snap_header, pack) == 40 && offsetof(struct snap_header, crc) == 60, "FORMAT 8.2");
 
+enum { SNAP_FEATURE_IDENTITY = 1 }; /* of a manifest, FORMAT 8.5 */
 #define SNAP_MAGIC_PAGE "GRNPAGE"
 #define SNAP_MAGIC_NAMES "GRNNAME"
 #define SNAP_MAGIC_MANIFEST "GRNSNAP"

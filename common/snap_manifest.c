@@ -13,6 +13,7 @@ enum {
 	FIXED_SIZE = 8 * (9 + SNAP_HISTOGRAM) + 8,
 	PAGE_REF_SIZE = 40,
 	NAMES_REF_MIN = 27,
+	IDENTITY_SIZE = 16,
 	FIELD_NAMES_MAX = SNAP_FIELDS_MAX * 256,
 };
 
@@ -122,6 +123,7 @@ static uint64_t manifest_size(const struct snap_manifest *m)
 
 	for (uint32_t i = 0; i < m->names_count; i++)
 		size += NAMES_REF_MIN - 1 + m->names[i].first.len;
+	size += m->has_identity ? IDENTITY_SIZE : 0;
 	return size + 3 * sizeof(uint16_t) + m->prefix.len + m->options.len + m->field_names.len;
 }
 
@@ -140,6 +142,7 @@ int snap_manifest_encode(const struct snap_manifest *m, uint8_t **bytes, size_t 
 	out = malloc((size_t)size);
 	if (out == NULL)
 		return -GRANARY_ENOMEM;
+	h.features_incompat = le32_of(m->has_identity ? SNAP_FEATURE_IDENTITY : 0);
 	h.counts[COUNT_FIELDS] = le32_of(m->fields);
 	h.counts[COUNT_PAGES] = le32_of(m->page_count);
 	h.counts[COUNT_NAMES] = le32_of(m->names_count);
@@ -153,6 +156,8 @@ int snap_manifest_encode(const struct snap_manifest *m, uint8_t **bytes, size_t 
 	wr_bytes16(&w, m->prefix);
 	wr_bytes16(&w, m->options);
 	wr_bytes16(&w, m->field_names);
+	if (m->has_identity)
+		hash_put(&w, m->identity);
 	if (!wr_ok(&w) || wr_len(&w) != size) {
 		free(out);
 		return -GRANARY_EINVAL;
@@ -254,6 +259,9 @@ int snap_manifest_decode(const uint8_t *bytes, size_t len, struct snap_manifest 
 		m.prefix = cur_bytes16(&c);
 		m.options = cur_bytes16(&c);
 		m.field_names = cur_bytes16(&c);
+		m.has_identity = le32_get(h.features_incompat) & SNAP_FEATURE_IDENTITY;
+		if (m.has_identity)
+			m.identity = hash_get(&c);
 		if (!cur_done(&c) || le32_get(h.counts[COUNT_ZERO]) != 0 || le64_get(h.pack) != 0 ||
 		    !manifest_holds(&m))
 			err = -GRANARY_ECORRUPT;

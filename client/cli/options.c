@@ -172,6 +172,11 @@ static const struct verb verbs[] = {
 	{ "snapshot rm", "BUCKET@NAME...", 1, 1 << 20, run_snapshot_rm, "remove snapshots",
 		"Asks first. One that a job reads is kept, and the job is named, unless --force.",
 		{ "granary snapshot rm vision@v1 --dry-run" } },
+	{ "snapshot repack", "BUCKET@NAME...", 1, 1 << 20, run_snapshot_repack, "give snapshots packs of their own",
+		"Copies the samples, in their order, so that the snapshot holds nothing else and is read without gaps. "
+		"Its order and identity stay: tokens and recipes go on. One that a job reads is left as it is, and the "
+		"job is named, unless --force.",
+		{ "granary snapshot repack vision@v1" } },
 	{ "snapshot diff", "BUCKET@OLD BUCKET@NEW", 2, 2, run_snapshot_diff,
 		"list what was added, removed and changed between two snapshots",
 		"One line each: + added, - removed, ~ changed.", { "granary snapshot diff vision@v1 vision@v2" } },
@@ -284,7 +289,8 @@ static const struct option_row rows[] = {
 		"when it ends, from now: 30d, 12h (default: never)" },
 	{ 0, "keep-last", "N", TYPE_NUMBER, AT(keep_last), 1, 1000000, " snapshot_create ",
 		"remove older ones of the same prefix beyond N" },
-	{ 0, "force", NULL, TYPE_FLAG, AT(force), 0, 0, " snapshot_rm recipe_rm ", "also while a job reads it" },
+	{ 0, "force", NULL, TYPE_FLAG, AT(force), 0, 0, " snapshot_rm snapshot_repack recipe_rm ",
+		"also while a job reads it" },
 	{ 0, "mode", "ORDER", TYPE_TEXT, AT(mode), 0, 0, " stream snapshot_create ",
 		"auto (default), exact, blocks, none" },
 	{ 0, "seed", "N", TYPE_NUMBER, AT(seed), 0, UINT64_MAX, " stream shuffle-quality ", "of the order (0)" },

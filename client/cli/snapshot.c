@@ -362,6 +362,32 @@ int run_snapshot_rm(int count, char **args)
 	return remote_each_named(count, args, remove_named);
 }
 
+/* ---- repack -------------------------------------------------------------------------------- */
+
+static int repack_named(struct remote *r, const char *name)
+{
+	const struct granary_call *call = GRANARY_CALL(
+		.bucket = r->bucket, .timeout_ms = opts.timeout_s > 0 ? 0 : CREATE_TIMEOUT_MS);
+	struct granary_snapshot_info *info;
+	char alone[TEXT_SHORT];
+	int err = granary_snapshot_repack(r->client, name, opts.force ? GRANARY_SNAPSHOT_FORCE : 0, call);
+
+	if (err == 0) err = granary_snapshot_show(r->client, name, &info, GRANARY_CALL(.bucket = r->bucket));
+	if (err < 0)
+		return fail_remote(r->client, err, "cannot repack snapshot '%s@%s'", r->bucket, shown(name));
+	if (opts.json)
+		info_json(r, info);
+	else
+		note("%s@%s: has %s alone", r->bucket, shown(name), human_bytes(alone, info->bytes_alone));
+	granary_free(info);
+	return CLI_OK;
+}
+
+int run_snapshot_repack(int count, char **args)
+{
+	return remote_each_named(count, args, repack_named);
+}
+
 /* ---- diff ---------------------------------------------------------------------------------- */
 
 struct named {

@@ -1000,6 +1000,16 @@ enum granary_snapshot_remove_flag { GRANARY_SNAPSHOT_FORCE = 1 /* also while a j
  * @end */
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_remove(struct granary_client *client, const char *name,
 	uint32_t flags, const struct granary_call *call);
+/** Gives a snapshot packs of its own: copies its samples, in their order, and then reads only the copies. What it held
+ * together with others becomes theirs alone, and neighbours are neighbours on the disk again. Its samples, their order
+ * and its identity stay: tokens and recipes go on.
+ * @param flags  GRANARY_SNAPSHOT_FORCE: also while a job reads it; its epochs then end with -GRANARY_ECHANGED and go on
+ *               from their tokens
+ * @return 0; -GRANARY_EBUSY (a job reads it, or two are being made; granary_last_error() says which);
+ *         -GRANARY_ENOTFOUND; -GRANARY_ENOSPACE; -GRANARY_ECORRUPT (a sample cannot be read: nothing was changed).
+ *         Blocks for as long as reading and writing its bytes takes: give a timeout. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_repack(struct granary_client *client, const char *name,
+	uint32_t flags, const struct granary_call *call);
 /** Changes the note of a snapshot and when it ends. @param expires_ns  store time; 0: never.
  * @return 0; -GRANARY_ENOTFOUND. Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_note(struct granary_client *client, const char *name,

@@ -109,7 +109,7 @@ static void open_unlink(struct snapshots *s, struct snapshot_open *o)
 	if (o->refs == 0) open_free(o);
 }
 
-static void open_drop(struct snapshots *s, uint64_t bucket, struct slice name)
+void snapshot_open_drop(struct snapshots *s, uint64_t bucket, struct slice name)
 {
 	struct snapshot_open *o;
 
@@ -364,7 +364,7 @@ static int remove_found(
 			"job '%s' reads it; wait until an hour after its last read, or use force",
 			job);
 		err = -GRANARY_EBUSY;
-	} else if (!force && (held = recipes_hold(s, bucket, name, row.manifest, text, cap)) < 0) {
+	} else if (!force && (held = recipes_hold(s, bucket, name, snapshot_row_identity(&row), text, cap)) < 0) {
 		err = held;
 	} else {
 		err = remove_row(s, bucket, name, &row);
@@ -407,7 +407,7 @@ int snapshots_remove(
 
 	pthread_mutex_lock(&s->change_lock);
 	err = remove_found(s, bucket, name, force, text, cap);
-	if (err == 0) open_drop(s, bucket, name);
+	if (err == 0) snapshot_open_drop(s, bucket, name);
 	pthread_mutex_unlock(&s->change_lock);
 	if (err < 0) return err;
 	leases_forget(s, bucket, name);

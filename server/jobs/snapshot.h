@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* snapshot.h -- snapshots of datasets: made, found, removed; who reads them.
  *
+ * READY    -> READY     snapshots_repack(): one transaction changes manifest, list of packs and pins
  * CREATING -> READY     one transaction: manifest hash, list of packs, a pin in the `p` row of each
  * of them CREATING -> (gone)    it failed, or the server stopped: its row is deleted, it has no
  * pins yet READY    -> (gone)    snapshots_remove(): one transaction deletes the row and its pins;
@@ -73,6 +74,11 @@ struct snapshot_making {
 };
 /* 0: done will be called. BUSY: as many as may are being made. Worker. */
 int snapshots_make(struct snapshots *s, struct snapshot_making *m);
+
+/* Gives a ready snapshot packs of its own: of m bucket, name and done are read; err and text are answered. Its
+ * identity, samples and their order stay. BUSY while a job holds a lease, unless forced: the job's requests then get
+ * CHANGED, and its token goes on. */
+int snapshots_repack(struct snapshots *s, struct snapshot_making *m, bool force);
 
 /* ---- finding ---- */
 

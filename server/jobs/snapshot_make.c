@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* snapshot_make.c -- one snapshot is made on a thread of its own: its row, the hold, its files, the
  * transaction that makes it ready. */
-#include "jobs/snapshot_priv.h"
+#include "jobs/snapshot_repack.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +24,7 @@ struct maker {
 	struct build_options o;
 	struct task task;
 	uint64_t id;
+	bool repacks, force;
 };
 
 static struct snapshot_row row_of(const struct maker *k, uint8_t state)
@@ -183,6 +184,95 @@ static int make(struct maker *k)
 	return err;
 }
 
+/* ---- repacking ---- */
+
+/* The row as it was when the copy began, if it may be repacked. The pins and the rest are the caller's. */
+static int repack_look(struct maker *k, struct snapshot_row *row, struct kv_value *value)
+{
+	struct snapshot_making *m = k->m;
+	char job[LEASE_JOB_MAX + 1], shown[160];
+	int err = snapshot_find(k->s->o.kv, m->bucket, m->name, row, value);
+
+	name_escape(shown, sizeof(shown), m->name);
+	if (err < 0) return making_fail(m, err, "there is no snapshot '%s'", shown);
+	if (row->state != SNAPSHOT_READY)
+		err = making_fail(m, -GRANARY_EBUSY, "'%s' is being made", shown);
+	else if (!k->force && lease_holder(k->s, m->bucket, m->name, job, sizeof(job)))
+		err = making_fail(m, -GRANARY_EBUSY,
+			"job '%s' reads it, and would have to go on from its token; wait until an hour after its "
+			"last read, or use force",
+			job);
+	if (err < 0) kv_value_release(value);
+	return err;
+}
+
+static int repack_commit(struct maker *k, const struct snapshot_row *was, const struct build_result *result)
+{
+	struct snapshot_making *m = k->m;
+	struct snapshot_row row = *was;
+	size_t old_count = was->pins.len / sizeof(uint64_t);
+	uint64_t *old = malloc(was->pins.len + 1);
+	struct kv_txn *txn = kv_txn_new(k->s->o.kv);
+	int err = old != NULL ? 0 : -GRANARY_ENOMEM;
+
+	if (err == 0 && was->pins.len > 0) memcpy(old, was->pins.p, was->pins.len);
+	row.identity = snapshot_row_identity(was);
+	row.has_identity = true;
+	row.manifest = m->manifest;
+	row.pins = slice_of(result->pins, result->pin_count * sizeof(*result->pins));
+	if (err == 0) err = snapshot_row_put(txn, m->bucket, m->name, &row);
+	if (err == 0) {
+		snapshot_plan_pins(txn, old, old_count, -1);
+		snapshot_plan_pins(txn, result->pins, result->pin_count, 1);
+		err = kv_submit_wait(k->s->o.kv, txn);
+	}
+	if (txn != NULL) kv_txn_free(&txn);
+	for (size_t i = 0; err == 0 && i < old_count; i++) packs_pin(k->s->o.packs, old[i], -1);
+	free(old);
+	return err;
+}
+
+/* What was copied takes the place of what it was copied of, if that is still there. */
+static int repack_swap(struct maker *k, struct hash128 manifest, const struct build_result *result)
+{
+	struct snapshots *s = k->s;
+	struct snapshot_row row;
+	struct kv_value value;
+	int err;
+
+	pthread_mutex_lock(&s->change_lock);
+	err = repack_look(k, &row, &value);
+	if (err == 0) {
+		if (row.id != k->id || row.manifest.lo != manifest.lo || row.manifest.hi != manifest.hi)
+			err = making_fail(k->m, -GRANARY_ECHANGED, "it was removed or repacked meanwhile");
+		if (err == 0) err = repack_commit(k, &row, result);
+		kv_value_release(&value);
+	}
+	if (err == 0) snapshot_open_drop(s, k->m->bucket, k->m->name);
+	pthread_mutex_unlock(&s->change_lock);
+	return err;
+}
+
+static int repack(struct maker *k)
+{
+	struct build_result result = { 0 };
+	struct snapshot_row row;
+	struct kv_value value;
+	struct hash128 manifest;
+	int err = repack_look(k, &row, &value);
+
+	if (err < 0) return err;
+	k->id = row.id;
+	manifest = row.manifest;
+	err = snapshot_repack_build(k->s, k->m, &row, &result);
+	kv_value_release(&value);
+	if (err == 0) err = repack_swap(k, manifest, &result);
+	for (uint32_t i = 0; err < 0 && i < result.pin_count; i++) packs_pin(k->s->o.packs, result.pins[i], -1);
+	free(result.pins);
+	snapshots_set_dirty(k->s); /* pages of the old one, or of one that failed */
+	return err;
+}
+
 static void making_ended(struct snapshots *s)
 {
 	pthread_mutex_lock(&s->lock);
@@ -198,7 +288,7 @@ static void *make_main(void *arg)
 	struct snapshot_making *m = k->m;
 
 	if (!s->o.simulated) pthread_setname_np(pthread_self(), "granary-snap");
-	m->err = make(k);
+	m->err = k->repacks ? repack(k) : make(k);
 	if (m->err < 0 && m->text[0] == '\0')
 		snprintf(m->text, sizeof(m->text), "%s", error_text(m->err));
 	free(k);
@@ -270,5 +360,24 @@ int snapshots_make(struct snapshots *s, struct snapshot_making *m)
 		free(k);
 		making_ended(s);
 	}
+	return err;
+}
+
+int snapshots_repack(struct snapshots *s, struct snapshot_making *m, bool force)
+{
+	struct maker *k = calloc(1, sizeof(*k));
+	int err;
+
+	if (k == NULL) return -GRANARY_ENOMEM;
+	k->s = s;
+	k->m = m;
+	k->repacks = true;
+	k->force = force;
+	err = may_make(s) ? maker_start(k)
+			  : making_fail(m, -GRANARY_EBUSY,
+				    "%d snapshots are being made or repacked; try again when one is ready",
+				    SNAPSHOTS_MAKING_MAX);
+	if (err < 0 && err != -GRANARY_EBUSY) making_ended(s);
+	if (err < 0) free(k);
 	return err;
 }

@@ -44,6 +44,7 @@ int snapshot_row_put(
 int snapshot_row_commit(struct snapshots *s, struct kv_txn *txn); /* and frees it */
 int snapshot_row_delete(struct snapshots *s, uint64_t bucket, struct slice name);
 void snapshot_plan_pins(struct kv_txn *txn, const uint64_t *pins, size_t count, int delta);
+void snapshot_open_drop(struct snapshots *s, uint64_t bucket, struct slice name); /* its row changed */
 void snapshots_set_dirty(struct snapshots *s); /* there may be pages without a snapshot */
 
 /* snapshot_object.c: objects of the system's bucket, from a thread that may block */

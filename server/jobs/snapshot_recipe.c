@@ -76,7 +76,7 @@ static int source_check(struct maker *k, uint32_t i)
 			from->snapshot);
 	else if (row.state != SNAPSHOT_READY)
 		err = refuse(k, -GRANARY_EBUSY, "sources[%u]: '%.200s' is being made", i, from->snapshot);
-	else if (row.manifest.lo != from->hash.lo || row.manifest.hi != from->hash.hi)
+	else if (snapshot_row_identity(&row).lo != from->hash.lo || snapshot_row_identity(&row).hi != from->hash.hi)
 		err = refuse(k, -GRANARY_ECHANGED,
 			"sources[%u]: '%.200s' is another snapshot than the one of that hash", i,
 			from->snapshot);

@@ -10,7 +10,7 @@
 #include "meta/kv.h"
 #include "meta/rows.h"
 
-static_assert(STAG_PREFIX == 74 && ETAG_HOST == 65, "FORMAT 6.12");
+static_assert(STAG_PREFIX == 74 && STAG_IDENTITY == 75 && ETAG_HOST == 65, "FORMAT 6.12");
 static_assert(1 + 8 + SNAPSHOT_NAME_MAX + 1 + LEASE_JOB_MAX <= ROW_KEY_MAX, "keys fit");
 
 static bool is_name_byte(uint8_t c)
@@ -33,6 +33,15 @@ int snapshot_name_check(struct slice name)
 
 /* ---- values ---- */
 
+static bool hash_take(struct hash128 *hash, bool *has, struct slice v)
+{
+	if (v.len != 16) return false;
+	*has = true;
+	memcpy(&hash->lo, v.p, 8);
+	memcpy(&hash->hi, v.p + 8, 8);
+	return true;
+}
+
 static bool row_take(struct snapshot_row *s, uint16_t tag, struct slice v)
 {
 	switch (tag) {
@@ -46,12 +55,8 @@ static bool row_take(struct snapshot_row *s, uint16_t tag, struct slice v)
 	case STAG_NOTE: s->note = v; return v.len <= SNAPSHOT_NOTE_MAX;
 	case STAG_PREFIX: s->prefix = v; return v.len <= KEY_LEN_MAX;
 	case STAG_PINS: s->pins = v; return v.len % 8 == 0;
-	case STAG_MANIFEST:
-		if (v.len != 16) return false;
-		s->has_manifest = true;
-		memcpy(&s->manifest.lo, v.p, 8);
-		memcpy(&s->manifest.hi, v.p + 8, 8);
-		return true;
+	case STAG_MANIFEST: return hash_take(&s->manifest, &s->has_manifest, v);
+	case STAG_IDENTITY: return hash_take(&s->identity, &s->has_identity, v);
 	default: return true;
 	}
 }
@@ -81,6 +86,7 @@ int64_t snapshot_row_encode(const struct snapshot_row *s, void *buf, size_t cap)
 {
 	struct wr w = wr_of(buf, cap);
 	uint64_t manifest[2] = { s->manifest.lo, s->manifest.hi };
+	uint64_t identity[2] = { s->identity.lo, s->identity.hi };
 
 	value_begin(&w);
 	tlv_put_u64(&w, STAG_ID, s->id);
@@ -94,6 +100,7 @@ int64_t snapshot_row_encode(const struct snapshot_row *s, void *buf, size_t cap)
 	tlv_put_u64(&w, STAG_EXPIRES, s->expires_ns);
 	tlv_put(&w, STAG_PREFIX, s->prefix);
 	tlv_put(&w, STAG_PINS, s->pins);
+	if (s->has_identity) tlv_put(&w, STAG_IDENTITY, slice_of(identity, sizeof(identity)));
 	return wr_ok(&w) ? (int64_t)wr_len(&w) : -GRANARY_ETOOBIG;
 }
 

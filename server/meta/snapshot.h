@@ -30,7 +30,8 @@ enum {
 	STAG_NOTE,
 	STAG_EXPIRES,
 	STAG_PINS,
-	STAG_PREFIX
+	STAG_PREFIX,
+	STAG_IDENTITY
 };
 enum { ETAG_SEEN = 64, ETAG_HOST };
 
@@ -46,11 +47,17 @@ struct snapshot_row { /* slices borrow from the row */
 	uint64_t id, created_ns, expires_ns, samples,
 		bytes; /* times: store time, expires 0 never */
 	uint8_t state; /* SNAPSHOT_* of common/wire.h */
-	bool has_manifest;
+	bool has_manifest, has_identity;
 	struct hash128 manifest;
+	struct hash128 identity; /* of one that was repacked: the hash of its first manifest */
 	struct slice options, note, prefix;
 	struct slice pins; /* little-endian u64 each, ascending */
 };
+/* What tokens and recipes name it by. */
+static inline struct hash128 snapshot_row_identity(const struct snapshot_row *s)
+{
+	return s->has_identity ? s->identity : s->manifest;
+}
 int snapshot_row_decode(struct slice value, struct snapshot_row *out); /* 0 or -GRANARY_ECORRUPT */
 size_t snapshot_row_size(const struct snapshot_row *s); /* bytes that encoding takes, at most */
 int64_t snapshot_row_encode(const struct snapshot_row *s, void *buf, size_t cap);

@@ -478,6 +478,88 @@ static enum step_result change_answer(struct req *r)
 	return STEP_DONE;
 }
 
+/* ---- repack ---- */
+
+static void repack_work(struct req *r)
+{
+	struct snapshot_req *b = r->body;
+
+	b->err = may_change(b);
+	b->len = b->count = 0; /* the entry comes again as it is then */
+}
+
+static void repack_entry(struct req *r)
+{
+	struct snapshot_req *b = r->body;
+
+	b->err = may_change(b);
+}
+
+static void repack_task(struct task *task)
+{
+	struct req *r = container_of(task, struct req, task);
+	struct snapshot_req *b = r->body;
+	int err = snapshots_repack(r->store->snapshots, b->making, (b->flags & SNAPSHOT_FORCE) != 0);
+
+	if (err == 0) return;
+	b->making->err = err;
+	req_post(r);
+}
+
+static enum step_result repack_parse(struct req *r)
+{
+	struct cur c = cur_of(r->meta, r->frame.meta_len);
+	struct snapshot_req *b = body_new(r);
+
+	b->bucket = cur_bytes16(&c);
+	b->name = cur_bytes16(&c);
+	b->flags = cur_flags(&c, SNAPSHOT_FORCE);
+	return cur_done(&c) ? change_begin(r, b, repack_work) : proto(r);
+}
+
+static enum step_result repack_start(struct req *r)
+{
+	struct snapshot_req *b = r->body;
+	struct create *k;
+
+	if (b->err < 0) return fail(r, b);
+	k = req_alloc(sizeof(*k));
+	memset(k, 0, sizeof(*k));
+	k->r = r;
+	k->m.bucket = b->auth.bucket.id;
+	k->m.name = b->name;
+	k->m.done = made;
+	b->making = &k->m;
+	r->step++;
+	r->pending++;
+	r->task.fn = repack_task;
+	workers_post(r->store->workers, &r->task);
+	return STEP_WAIT;
+}
+
+static enum step_result repack_look(struct req *r)
+{
+	struct snapshot_req *b = r->body;
+
+	b->err = b->making->err;
+	if (b->err < 0) {
+		memcpy(b->text, b->making->text, sizeof(b->text));
+		return fail(r, b);
+	}
+	r->step++;
+	return req_work(r, repack_entry);
+}
+
+static enum step_result repack_answer(struct req *r)
+{
+	struct snapshot_req *b = r->body;
+
+	if (b->err < 0) return fail(r, b);
+	answer_send(r, answer_adopt(r, b->out, b->len), true);
+	b->out = NULL;
+	return STEP_DONE;
+}
+
 /* ---- kinds ---- */
 
 #define KIND(what, op_, action_, second, third) \
@@ -495,3 +577,12 @@ KIND(page, OP_SNAPSHOT_PAGE, GRANT_READ, page_parse, page_answer);
 KIND(create, OP_SNAPSHOT_CREATE, GRANT_WRITE, create_parse, create_answer);
 KIND(remove, OP_SNAPSHOT_REMOVE, GRANT_WRITE, remove_parse, change_answer);
 KIND(note, OP_SNAPSHOT_NOTE, GRANT_WRITE, note_parse, change_answer);
+
+static const struct req_step repack_steps[] = { { "parse", repack_parse }, { "start", repack_start },
+	{ "look", repack_look }, { "answer", repack_answer } };
+const struct req_kind snapshot_repack_kind = { .op = OP_SNAPSHOT_REPACK,
+	.name = "snapshot_repack",
+	.action = GRANT_WRITE,
+	.steps = repack_steps,
+	.step_count = 4,
+	.cleanup = body_free };

@@ -306,6 +306,7 @@ class Fields(Case):
             w.STREAM_LIST: b16("bucket"),
             w.SNAPSHOT_CREATE: b16("bucket") + b16("s1") + b16("nothing-here/") + b16("note=n"),
             w.SNAPSHOT_REMOVE: b16("bucket") + b16("none") + b"\0",
+            w.SNAPSHOT_REPACK: b16("bucket") + b16("none") + b"\0",
             w.SNAPSHOT_NOTE: b16("bucket") + b16("none") + b16("note") + struct.pack("<Q", 0),
             w.RECIPE_LIST: b16("bucket") + b16("") + struct.pack("<I", 10),
             w.RECIPE_SHOW: b16("bucket") + b16("none"),

@@ -91,6 +91,41 @@ static inline int snap_remove(
 	return err;
 }
 
+static inline struct call *snap_repack_start(struct peer *p, const char *bucket, const char *name, uint8_t flags)
+{
+	struct msg m = msg_new(bucket);
+	struct call *c;
+
+	wr_bytes16(&m.w, slice_str(name));
+	wr_u8(&m.w, flags);
+	c = call_start(p, OP_SNAPSHOT_REPACK, 0, &m.w, NULL, 0);
+	free(m.buf);
+	return c;
+}
+
+static inline struct snap_entry snap_repacked(struct call *c)
+{
+	struct snap_entry e = { .err = call_status(c) };
+	struct cur m = cur_of(c->first->meta, c->first->meta_len);
+
+	if (e.err == 0) {
+		snap_entry_take(&e, &m);
+		assert_true(cur_done(&m));
+	} else {
+		snprintf(e.text, sizeof(e.text), "%s", call_text(c));
+	}
+	call_free(c);
+	return e;
+}
+
+static inline struct snap_entry snap_repack(struct peer *p, const char *bucket, const char *name, uint8_t flags)
+{
+	struct call *c = snap_repack_start(p, bucket, name, flags);
+
+	call_wait(c);
+	return snap_repacked(c);
+}
+
 /* The whole manifest, malloc'd. */
 static inline struct snap_entry snap_show(
 	struct peer *p, const char *bucket, const char *name, uint8_t **bytes, size_t *len)
@@ -243,7 +278,7 @@ static inline int ranges_get(struct peer *p, const char *bucket, const char *nam
 struct snap_file {
 	char *key;
 	uint8_t *data;
-	uint64_t size;
+	uint64_t size, id; /* id: the sample's dense number */
 	uint32_t field;
 };
 struct snap_files {
@@ -300,6 +335,8 @@ static inline void snap_read_names(struct peer *p, const char *bucket, const cha
 		while (at < out->m.page_count && pages[at].pack != n.pack) at++;
 		assert_true(at < out->m.page_count);
 		assert_true(n.slot < pages[at].samples);
+		f->id = n.slot;
+		for (uint32_t i = 0; i < at; i++) f->id += pages[i].samples;
 		snap_row_bytes(p, bucket, name, out->hash, &pages[at],
 			(uint64_t)n.slot * out->m.fields + n.field, f);
 	}

@@ -630,6 +630,114 @@ static void test_a_stop_ends_what_is_being_made(void **state)
 	assert_true(system_objects() == 0 || system_objects() >= 3);
 }
 
+/* ---- repacking ---- */
+
+static void check_same(const struct snap_files *a, const struct snap_files *b)
+{
+	assert_int_equal(a->count, b->count);
+	for (uint32_t i = 0; i < a->count; i++) {
+		assert_string_equal(a->list[i].key, b->list[i].key);
+		assert_int_equal(a->list[i].id, b->list[i].id);
+		assert_int_equal(a->list[i].size, b->list[i].size);
+		if (a->list[i].size > 0) assert_memory_equal(a->list[i].data, b->list[i].data, a->list[i].size);
+	}
+}
+
+static void check_identity(const struct snap_files *f, struct hash128 want)
+{
+	assert_true(f->m.has_identity && f->m.identity.lo == want.lo && f->m.identity.hi == want.hi);
+}
+
+/* Every other file is deleted first, so that the copies of the rest are what a compaction moves. */
+static void test_a_repacked_snapshot_has_packs_of_its_own_and_the_same_order(void **state)
+{
+	struct snap_files before, after;
+	struct snap_entry made, now;
+	struct pack_row row;
+
+	(void)state;
+	put_some(150, 0);
+	put_file("train/big", 3000000, 0);
+	made = snap_create(&peer, "data", "v1", "train/", "");
+	assert_int_equal(made.err, 0);
+	snap_read_all(&peer, "data", "v1", &before);
+	for (uint32_t i = 0; i < 150; i += 2) {
+		char key[64];
+
+		snprintf(key, sizeof(key), "train/%u/f%03u", i % 7, i);
+		assert_int_equal(delete_key(&peer, "data", key), 0);
+	}
+	for (int round = 0; round < 3; round++) {
+		now = snap_repack(&peer, "data", "v1", 0);
+		if (now.err < 0) fail_msg("%s", now.text);
+		assert_true(now.alone >= made.bytes); /* all that it holds is its own */
+		if (round == 1) compact();
+		if (round == 2) restart();
+		snap_read_all(&peer, "data", "v1", &after);
+		check_same(&before, &after);
+		check_identity(&after, before.hash);
+		for (uint32_t i = 0; i < after.m.page_count; i++) {
+			if (after.m.pages[i].pack == 0) continue;
+			assert_int_equal(packs_row(world.store->packs, after.m.pages[i].pack, &row), 0);
+			assert_int_equal(row.pins, 1);
+			for (uint32_t k = 0; k < before.m.page_count; k++)
+				assert_true(before.m.pages[k].pack != after.m.pages[i].pack);
+		}
+		snap_files_free(&after);
+	}
+	assert_int_equal(read_err(&peer, "data", "train/1/f001"), 0);
+	compact();
+	snap_read_all(&peer, "data", "v1", &after);
+	assert_int_equal(system_objects(), after.m.page_count + after.m.names_count + 1); /* what was before is swept */
+	snap_files_free(&after);
+	assert_int_equal(snap_remove(&peer, "data", "v1", 0, NULL), 0);
+	assert_int_equal(system_objects(), 0);
+	snap_files_free(&before);
+}
+
+static void test_ranges_of_what_was_repacked_are_refused_as_changed(void **state)
+{
+	struct snap_files all;
+	struct snap_range r;
+	struct snap_page page;
+	struct snap_row row;
+	uint8_t *bytes;
+	size_t len;
+
+	(void)state;
+	put_file("a", 5000, 0);
+	assert_int_equal(snap_create(&peer, "data", "v1", "", "").err, 0);
+	snap_read_all(&peer, "data", "v1", &all);
+	assert_int_equal(snap_page(&peer, "data", "v1", all.m.pages[0].hash, &bytes, &len), 0);
+	assert_int_equal(snap_page_parse(bytes, len, &page), 0);
+	assert_int_equal(snap_page_row(&page, 0, &row), 0);
+	r = (struct snap_range){ .pack = row.first.pack, .offset = row.first.offset, .length = row.first.length };
+	assert_int_equal(ranges_get(&peer, "data", "v1", all.hash, 0, &r, 1), 0);
+	free(r.data);
+	assert_int_equal(snap_repack(&peer, "data", "v1", 0).err, 0);
+	r.data = NULL;
+	assert_int_equal(ranges_get(&peer, "data", "v1", all.hash, 0, &r, 1), -GRANARY_ECHANGED);
+	free(bytes);
+	snap_files_free(&all);
+}
+
+static void test_what_cannot_be_repacked_is_left_as_it_is(void **state)
+{
+	struct snap_entry e;
+
+	(void)state;
+	put_some(20, 0);
+	assert_int_equal(snap_repack(&peer, "data", "none", 0).err, -GRANARY_ENOTFOUND);
+	assert_int_equal(snap_repack(&peer, "data", "a b", 0).err, -GRANARY_ENAME);
+	assert_int_equal(snap_create(&peer, "data", "v1", "", "").err, 0);
+	snapshots_abort(world.store->snapshots); /* while it is under way */
+	e = snap_repack(&peer, "data", "v1", 0);
+	assert_true(e.err == -GRANARY_ESHUTDOWN || e.err == -GRANARY_EBUSY);
+	restart();
+	e = snap_repack(&peer, "data", "v1", 0);
+	assert_int_equal(e.err, 0);
+}
+
 /* ---- leases ---- */
 
 static int report(const char *job, uint8_t flags)
@@ -662,6 +770,8 @@ static void test_a_lease_keeps_a_snapshot_also_over_a_restart(void **state)
 	put_file("f", 100, 0);
 	assert_int_equal(snap_create(&peer, "data", "v", "", "").err, 0);
 	assert_int_equal(report("train-7", 0), 0);
+	assert_int_equal(snap_repack(&peer, "data", "v", 0).err, -GRANARY_EBUSY);
+	assert_int_equal(snap_repack(&peer, "data", "v", SNAPSHOT_FORCE).err, 0);
 	assert_int_equal(report("bad job", 0), -GRANARY_EINVAL);
 	assert_int_equal(snap_remove(&peer, "data", "v", 0, text), -GRANARY_EBUSY);
 	assert_non_null(strstr(text, "train-7"));
@@ -926,6 +1036,9 @@ int main(void)
 		T(test_bytes_that_a_snapshot_alone_holds_are_told),
 		T(test_at_most_two_are_made_at_once),
 		T(test_a_stop_ends_what_is_being_made),
+		T(test_a_repacked_snapshot_has_packs_of_its_own_and_the_same_order),
+		T(test_ranges_of_what_was_repacked_are_refused_as_changed),
+		T(test_what_cannot_be_repacked_is_left_as_it_is),
 		T(test_a_lease_keeps_a_snapshot_also_over_a_restart),
 		T(test_a_snapshot_made_while_others_write_is_one_instant),
 		T(test_an_expired_snapshot_goes_with_the_next_pass),

@@ -498,6 +498,9 @@ static void manifest_fill(struct manifest_model *x, struct rng *r, uint32_t fiel
 		.lanes = (uint32_t)rng_next(r), .smallest = 5, .largest = UINT64_MAX - rng_below(r, 100),
 		.prefix = slice_str("train/"), .options = slice_str("group=basename\n"), .page_count = pages,
 		.names_count = names, .field_names = slice_of(suffixes, fields == 2 ? 8 : 0) } };
+	x->m.has_identity = rng_below(r, 3) == 0;
+	if (x->m.has_identity)
+		x->m.identity = (struct hash128){ rng_next(r), rng_next(r) };
 	x->m.pages = x->pages;
 	x->m.names = x->names;
 	for (uint32_t i = 0; i < pages; i++) {
@@ -531,7 +534,8 @@ static void manifest_compare(const struct snap_manifest *a, const struct snap_ma
 	assert_true(a->lanes == b->lanes && a->smallest == b->smallest && a->largest == b->largest);
 	assert_memory_equal(a->histogram, b->histogram, sizeof(a->histogram));
 	assert_true(slice_eq(a->prefix, b->prefix) && slice_eq(a->options, b->options));
-	assert_true(slice_eq(a->field_names, b->field_names));
+	assert_true(slice_eq(a->field_names, b->field_names) && a->has_identity == b->has_identity);
+	assert_true(!a->has_identity || (a->identity.lo == b->identity.lo && a->identity.hi == b->identity.hi));
 	assert_true(a->page_count == b->page_count && a->names_count == b->names_count);
 	for (uint32_t i = 0; i < a->page_count; i++)
 		assert_memory_equal(&a->pages[i], &b->pages[i], sizeof(a->pages[i]));
@@ -713,7 +717,7 @@ static void test_format_8_2_versions_features_and_kinds(void **state)
 		u32_to(p + 16, 1); /* features_compat: ignored */
 		reseal(p, len);
 		assert_int_equal(k[i].walk(p, len), 0);
-		u32_to(p + 12, 1); /* features_incompat: refused */
+		u32_to(p + 12, 2); /* features_incompat: refused when not known */
 		reseal(p, len);
 		assert_int_equal(k[i].walk(p, len), -GRANARY_EVERSION);
 		u32_to(p + 8, 2); /* another version: whatever follows */

@@ -78,6 +78,8 @@ static struct file manifest_make(struct rng *r)
 	struct hash128 hash;
 	struct file f;
 
+	m.has_identity = rng_below(r, 2) == 1;
+	m.identity = (struct hash128){ rng_next(r), 7 };
 	m.field_names = m.fields == 2 ? slice_of("\3jpg\3cls", 8) : slice_of(NULL, 0);
 	for (uint32_t i = 0; i < m.page_count; i++) {
 		pages[i] = (struct snap_page_ref){ { rng_next(r), rng_next(r) }, rng_next(r), rng_next(r) >> 9,
@@ -186,6 +188,9 @@ static void manifest_texts_print(FILE *out, const struct snap_manifest *m)
 		fputs("\nfield ", out);
 		text_print(out, cur_bytes(&c, cur_u8(&c)));
 	}
+	if (m->has_identity)
+		fprintf(out, "\nidentity %016llx%016llx", (unsigned long long)m->identity.hi,
+			(unsigned long long)m->identity.lo);
 	fputc('\n', out);
 }
 
