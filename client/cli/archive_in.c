@@ -15,7 +15,6 @@
 #include "archives.h"
 #include "common/hash.h"
 #include "common/name.h"
-#include "fetch.h"
 #include "upload.h"
 
 enum { SLOTS = 6, SEND_BYTES = 2 << 20, READ_SIZE = 1 << 20, FLYING = 1 << 16, PROBES = 8, NAMED_MAX = 10 };
@@ -25,11 +24,9 @@ struct flying {
 	uint32_t tag, batch;
 };
 
-struct hard_link {
+struct link { /* hard ones by the key of the file they name, symbolic ones by their text */
 	const char *key, *target;
-	uint32_t mode;
-	uint32_t reserved;
-	uint64_t mtime_ns;
+	bool symbolic;
 };
 
 struct import {
@@ -42,10 +39,10 @@ struct import {
 	uint32_t collected;    /* batches up to here are answered */
 	struct flying *flying; /* FLYING of them */
 	struct arena texts;
-	struct hard_link *links;
+	struct link *links;
 	size_t links_count, links_cap;
 	char directory[GRANARY_KEY_LEN_MAX + 2]; /* the last one met, with its slash; "" once something was below it */
-	uint64_t refused, symlinks, special;
+	uint64_t refused, special;
 	int damaged; /* the archive ended early: an exit code */
 };
 
@@ -257,21 +254,46 @@ static int member_file(struct import *in, struct archive_entry *e, const char *k
 	return sized && size <= WHOLE_MAX ? member_small(in, e, key, (size_t)size) : member_large(in, e, key);
 }
 
-static void member_hard_link(struct import *in, struct archive_entry *e, const char *key)
+/* Does a symbolic link at this key stay below the prefix? ".." may lead up to it, not above. */
+static bool link_stays(const struct import *in, const char *key, const char *target)
 {
-	char target[GRANARY_KEY_LEN_MAX + 1];
-	struct hard_link *link;
+	int depth = 0;
 
-	if (!import_key(in, target, archive_entry_hardlink(e))) return;
+	if (target[0] == '/') return false;
+	for (const char *p = key + strlen(in->prefix); *p != '\0'; p++) depth += *p == '/';
+	while (*target != '\0' && depth >= 0) {
+		size_t part = strcspn(target, "/");
+		if (part == 2 && target[0] == '.' && target[1] == '.')
+			depth--;
+		else if (part > 0 && !(part == 1 && target[0] == '.'))
+			depth++;
+		target += part + (target[part] == '/');
+	}
+	return depth >= 0;
+}
+
+static void member_link(struct import *in, struct archive_entry *e, const char *key)
+{
+	const char *hard = archive_entry_hardlink(e), *symbolic = archive_entry_symlink(e);
+	char target[GRANARY_KEY_LEN_MAX + 1];
+	struct link *link;
+
+	if (hard != NULL && !import_key(in, target, hard)) return;
+	if (hard == NULL && (symbolic == NULL || !link_stays(in, key, symbolic))) {
+		if (in->refused++ < NAMED_MAX)
+			fail(CLI_PARTIAL, "leaving out the link '%s': it leads out of the target", shown(key));
+		return;
+	}
+	if (opts.dry_run) return;
 	if (in->links_count == in->links_cap) {
 		in->links_cap = in->links_cap == 0 ? 64 : in->links_cap * 2;
 		in->links = must_alloc(realloc(in->links, in->links_cap * sizeof(*in->links)));
 	}
 	link = &in->links[in->links_count++];
+	link->symbolic = hard == NULL;
 	link->key = arena_text(&in->texts, key, strlen(key));
-	link->target = arena_text(&in->texts, target, strlen(target));
-	link->mode = (uint32_t)archive_entry_perm(e);
-	link->mtime_ns = entry_mtime_ns(e);
+	hard = hard != NULL ? target : symbolic;
+	link->target = arena_text(&in->texts, hard, strlen(hard));
 }
 
 /* ---- directories --------------------------------------------------------------------------- */
@@ -308,15 +330,12 @@ static int import_member(struct import *in, struct archive_entry *e)
 	if (!import_key(in, key, path != NULL ? path : archive_entry_pathname(e))) return 0;
 	directory_pass(in, key, type == AE_IFDIR);
 	if (type == AE_IFDIR) return 0;
-	if (archive_entry_hardlink(e) != NULL) {
-		member_hard_link(in, e, key);
+	if (archive_entry_hardlink(e) != NULL || type == AE_IFLNK) {
+		member_link(in, e, key);
 		return 0;
 	}
 	if (type == AE_IFREG && key[strlen(in->prefix)] != '\0') return member_file(in, e, key);
-	if (type == AE_IFLNK)
-		in->symlinks++;
-	else
-		in->special++;
+	in->special++;
 	return 0;
 }
 
@@ -337,27 +356,32 @@ static void import_members(struct import *in)
 	directory_pass(in, "", false);
 }
 
+/* One more name of a file: of the same one when it has it already. */
+static int hard_link_put(struct remote *r, const struct link *l)
+{
+	const struct granary_call *call = GRANARY_CALL(.bucket = r->bucket, .timeout_ms = bulk_timeout_ms());
+	struct granary_stat to, from;
+	int err = granary_link(r->client, granary_ref_key(l->target), granary_ref_key(l->key), NULL, call);
+
+	if (err != -GRANARY_EEXIST) return err;
+	err = granary_stat(r->client, granary_ref_key(l->target), &from, call);
+	if (err == 0) err = granary_stat(r->client, granary_ref_key(l->key), &to, call);
+	if (err < 0 || from.object_id == to.object_id) return err;
+	err = granary_delete(r->client, l->key, call);
+	return err < 0 ? err : granary_link(r->client, granary_ref_key(l->target), granary_ref_key(l->key), NULL, call);
+}
+
 /* After all members, so that what they name is there. */
-static void import_hard_links(struct import *in)
+static void import_links(struct import *in)
 {
 	for (size_t i = 0; i < in->links_count && !atomic_load(&in->s.stop); i++) {
-		const struct hard_link *l = &in->links[i];
-		struct granary_stat st;
-		int err = granary_stat(
-			in->s.r->client, granary_ref_key(l->target), &st, GRANARY_CALL(.bucket = in->s.r->bucket));
-		struct item item = { l->target, st.size, l->mtime_ns != 0 ? l->mtime_ns : st.mtime_ns, 0, 0, l->mode,
-			0 };
-		if (err == 0 && known_state(in->known, l->key, item.size, item.mtime_ns) == KNOWN_SAME) {
-			in->s.totals->same++;
-			continue;
-		}
-		int64_t copied = err < 0 ? err : fetch_copy(in->s.r, &item, in->s.r, l->key, NULL);
-		if (copied < 0) {
-			sender_put_failed(&in->s, l->key, (int)copied, granary_last_error(in->s.r->client));
-			continue;
-		}
-		in->s.totals->links++;
-		sender_written(&in->s, 1, item.size);
+		const struct link *l = &in->links[i];
+		int err = l->symbolic ? symlink_put(in->s.r, l->key, l->target) : hard_link_put(in->s.r, l);
+
+		if (err < 0)
+			sender_put_failed(&in->s, l->key, err, granary_last_error(in->s.r->client));
+		else
+			sender_written(&in->s, 1, 0);
 	}
 }
 
@@ -371,14 +395,12 @@ static void import_report(const struct import *in, double seconds)
 
 	if (!opts.json) {
 		upload_summary(t, "import", seconds);
-		if (in->symlinks > 0) note("  %s symbolic links left out", human_count(text, in->symlinks));
 		if (in->special > 0) note("  %s devices and pipes left out", human_count(text, in->special));
 		if (in->refused > 0) note("  %s names that cannot be keys left out", human_count(text, in->refused));
 		return;
 	}
 	json_open(&j, stdout);
 	upload_summary_json(&j, t, "import");
-	json_number(&j, "left_out_symbolic_links", in->symlinks);
 	json_number(&j, "left_out_special", in->special);
 	json_number(&j, "bad_names", in->refused);
 	json_flag(&j, "damaged", in->damaged != CLI_OK);
@@ -421,7 +443,7 @@ int archive_import(struct remote *to, const char *file, const char *prefix)
 		progress_start(&in.s.progress, "import");
 		import_members(&in);
 		import_settle(&in);
-		import_hard_links(&in);
+		import_links(&in);
 		progress_stop(&in.s.progress);
 		import_report(&in, progress_seconds(&in.s.progress));
 		code = import_code(&in);

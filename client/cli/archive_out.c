@@ -35,10 +35,11 @@ struct export
 	struct archive *archive;
 	struct archive_entry *entry;
 	struct run runs[RUNS];
+	const char *link; /* of the member that is a symbolic link */
 	const char *file;
 	char temporary[4096];
 	struct progress progress;
-	uint64_t files, bytes, failed;
+	uint64_t files, bytes, failed, special;
 	int first_code;
 	int broken; /* the archive cannot go on: an exit code */
 };
@@ -72,6 +73,7 @@ static bool member_begin(struct export *x, const struct item *item, uint64_t siz
 	archive_entry_set_pathname_utf8(e, item->key + x->prefix_len);
 	archive_entry_set_filetype(e, type);
 	archive_entry_set_perm(e, mode != 0 ? mode : type == AE_IFDIR ? 0755 : 0644);
+	if (x->link != NULL) archive_entry_set_symlink_utf8(e, x->link);
 	archive_entry_set_size(e, (la_int64_t)size);
 	archive_entry_set_mtime(e, (time_t)(item->mtime_ns / 1000000000u), (long)(item->mtime_ns % 1000000000u));
 	if (archive_write_header(x->archive, e) < ARCHIVE_WARN) {
@@ -133,7 +135,30 @@ static void member_large(struct export *x, const struct item *item)
 	progress_add(&x->progress, 1, 0);
 }
 
+static void member_link(struct export *x, const struct item *item)
+{
+	char *target = NULL;
+	int err = granary_readlink(x->from->client, granary_ref_key(item->key), &target,
+		GRANARY_CALL(.bucket = x->from->bucket, .timeout_ms = bulk_timeout_ms()));
+
+	if (err < 0) {
+		item_failed(x, item, err, granary_last_error(x->from->client));
+		return;
+	}
+	x->link = target;
+	if (member_begin(x, item, 0, AE_IFLNK)) x->files++;
+	x->link = NULL;
+	granary_free(target);
+	progress_add(&x->progress, 1, 0);
+}
+
 /* ---- runs ---------------------------------------------------------------------------------- */
+
+/* Neither a directory nor a file with bytes. */
+static bool is_special(const struct item *item)
+{
+	return (item->mode & S_IFMT) != 0 && !S_ISREG(item->mode) && !S_ISDIR(item->mode);
+}
 
 static bool is_directory(const struct item *item)
 {
@@ -155,7 +180,7 @@ static bool run_begin(struct export *x, struct run *r)
 		c->items[r->end].size <= LARGE) {
 		const struct item *item = &c->items[r->end++];
 		bytes += item->size;
-		if (!is_directory(item))
+		if (!is_directory(item) && !is_special(item))
 			r->entries[reads++] =
 				(struct granary_entry){ .ref = granary_ref_key(item->key), .length = GRANARY_TO_END };
 	}
@@ -182,6 +207,13 @@ static void run_write(struct export *x, struct run *r)
 		if (is_directory(item)) {
 			if (item->key[x->prefix_len] != '\0') member_begin(x, item, 0, AE_IFDIR);
 			progress_add(&x->progress, 1, 0);
+			continue;
+		}
+		if (is_special(item)) {
+			if (S_ISLNK(item->mode))
+				member_link(x, item);
+			else
+				x->special++;
 			continue;
 		}
 		if (r->large) {
@@ -297,6 +329,7 @@ static void export_report(const struct export *x, double seconds)
 		json_number(&j, "files", x->files);
 		json_number(&j, "bytes", x->bytes);
 		json_number(&j, "failed", x->failed);
+		json_number(&j, "left_out_special", x->special);
 		json_real(&j, "seconds", seconds);
 		json_close(&j);
 		return;
@@ -304,6 +337,7 @@ static void export_report(const struct export *x, double seconds)
 	note("export: %s files, %s in %s, %s/s", human_count(files, x->files), human_bytes(bytes, x->bytes),
 		human_seconds(time, seconds), human_bytes(rate, (uint64_t)((double)x->bytes / seconds)));
 	if (x->failed > 0) note("  %s left out", human_count(files, x->failed));
+	if (x->special > 0) note("  %s devices, pipes and sockets left out", human_count(files, x->special));
 }
 
 int archive_export(struct remote *from, const struct catalog *c, const char *prefix, const char *file)

@@ -229,6 +229,8 @@ void catalog_keep_files(struct catalog *c);
 int catalog_list(struct catalog *c, struct remote *r, const char *prefix);
 void catalog_add(struct catalog *c, const struct item *item); /* copies the key */
 void catalog_free(struct catalog *c);
+/* Makes a symbolic link, in the place of an object that has its key. 0 or -GRANARY_E... */
+int symlink_put(struct remote *r, const char *key, const char *target);
 /* "a/b" -> "a/b/", "" and "a/" stay. */
 int directory_prefix(char out[GRANARY_KEY_LEN_MAX + 1], const char *path);
 

@@ -232,3 +232,12 @@ int dest_remove(struct dest *d, const char *name, bool directory)
 	if (err < 0) return err;
 	return unlinkat(d->dir_fd, leaf_name(path), directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
 }
+
+int dest_symlink(struct dest *d, const char *name, const char *target)
+{
+	int err = dest_enter(d, name, true);
+
+	if (err < 0) return err;
+	if (unlinkat(d->dir_fd, leaf_name(name), 0) < 0 && errno != ENOENT) return -errno;
+	return symlinkat(target, d->dir_fd, leaf_name(name)) < 0 ? -errno : 0;
+}

@@ -22,6 +22,8 @@ int dest_create(struct dest *d, const char *name);
 int dest_write(struct dest *d, const void *data, size_t len);
 int dest_commit(struct dest *d, uint32_t mode, uint64_t mtime_ns);
 void dest_abort(struct dest *d);
+/* A symbolic link, in the place of what has its name unless that is a directory. It is never followed. */
+int dest_symlink(struct dest *d, const char *name, const char *target);
 
 /* Removes a file or link, or an empty directory. 0 or -errno. */
 int dest_remove(struct dest *d, const char *name, bool directory);

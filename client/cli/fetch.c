@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "dest.h"
 #include "upload.h"
@@ -137,7 +138,7 @@ static bool there_already(struct worker *w, const struct item *item, const char 
 /* ---- large objects ------------------------------------------------------------------------- */
 
 struct relay {
-	struct progress *progress; /* or NULL */
+	struct progress *progress;
 	struct dest *dest;
 	struct granary_upload *up;
 	int errnum;
@@ -148,7 +149,7 @@ static int relay_sink(void *arg, const void *data, size_t len)
 	struct relay *r = arg;
 	int err;
 
-	if (r->progress != NULL) progress_add(r->progress, 0, len);
+	progress_add(r->progress, 0, len);
 	if (r->dest == NULL) return granary_upload_write(r->up, data, len);
 	err = dest_write(r->dest, data, len);
 	r->errnum = -err;
@@ -172,7 +173,8 @@ static int64_t stream_item(struct remote *from, const struct item *item, struct 
 		GRANARY_CALL(.bucket = from->bucket, .timeout_ms = bulk_timeout_ms()));
 }
 
-int64_t fetch_copy(struct remote *from, const struct item *item, struct remote *to, const char *key,
+/* One object to another key, streamed; adds to progress as bytes pass. Bytes, or -GRANARY_E... */
+static int64_t copy_stream(struct remote *from, const struct item *item, struct remote *to, const char *key,
 	struct progress *progress)
 {
 	struct granary_put put = put_of(item, key, NULL, 0);
@@ -221,7 +223,7 @@ static void large_to_dest(struct worker *w, const struct item *item)
 static void large_to_store(struct worker *w, const struct item *item, const char *key)
 {
 	struct fetch *f = w->f;
-	int64_t got = fetch_copy(f->from, item, f->to, key, &f->progress);
+	int64_t got = copy_stream(f->from, item, f->to, key, &f->progress);
 
 	if (got < 0)
 		item_failed(f, "copy", item->key, (int)got, granary_last_error(f->to->client));
@@ -317,6 +319,27 @@ static size_t take_run(struct fetch *f, size_t *first)
 	return at;
 }
 
+/* A symbolic link is made, not followed. */
+static void copy_link(struct worker *w, const struct item *item, const char *key)
+{
+	struct fetch *f = w->f;
+	char *target = NULL;
+	int err = granary_readlink(f->from->client, granary_ref_key(item->key), &target,
+		GRANARY_CALL(.bucket = f->from->bucket, .timeout_ms = bulk_timeout_ms()));
+
+	if (err < 0) {
+		item_failed(f, "read", item->key, err, granary_last_error(f->from->client));
+	} else if (f->dir != NULL) {
+		err = dest_symlink(w->dest, name_of(f, item), target);
+		if (err < 0) local_failed(f, name_of(f, item), err);
+	} else {
+		err = symlink_put(f->to, key, target);
+		if (err < 0) item_failed(f, "write", key, err, granary_last_error(f->to->client));
+	}
+	if (err == 0) item_done(f, 0, false);
+	granary_free(target);
+}
+
 /* Sorts one item: refused, a directory, there already, large (done at once), or an entry of the batch. */
 static bool worker_item(struct worker *w, struct item *item, size_t slot)
 {
@@ -336,9 +359,18 @@ static bool worker_item(struct worker *w, struct item *item, size_t slot)
 		count_failure(f, CLI_USAGE);
 		return false;
 	}
+	if ((item->mode & S_IFMT) != 0 && !S_ISREG(item->mode) && !S_ISLNK(item->mode)) {
+		atomic_fetch_add(&f->totals->special, 1);
+		progress_add(&f->progress, 1, 0);
+		return false;
+	}
 	if (there_already(w, item, f->dir != NULL ? name_of(f, item) : key)) return false;
 	if (opts.dry_run) {
 		item_done(f, item->size, false);
+		return false;
+	}
+	if (S_ISLNK(item->mode)) {
+		copy_link(w, item, key);
 		return false;
 	}
 	if (item->size > LARGE) {
@@ -413,6 +445,7 @@ static void fetch_report(const struct fetch_totals *t, double seconds)
 		json_number(&j, "bytes", t->bytes);
 		json_number(&j, "same", t->same);
 		json_number(&j, "refused", t->refused);
+		json_number(&j, "left_out_special", t->special);
 		json_number(&j, "failed", t->failed);
 		json_real(&j, "seconds", seconds);
 		json_close(&j);
@@ -431,6 +464,7 @@ static void fetch_report(const struct fetch_totals *t, double seconds)
 	if (t->refused > 0)
 		note("  %s refused: their keys are no names below a directory",
 			human_count(files, t->refused));
+	if (t->special > 0) note("  %s devices, pipes and sockets left out", human_count(files, t->special));
 	if (t->failed > 0) note("  %s failed", human_count(files, t->failed));
 }
 

@@ -8,6 +8,7 @@ struct fetch_totals {
 	_Atomic uint64_t files, bytes;
 	_Atomic uint64_t same, same_bytes; /* there already */
 	_Atomic uint64_t refused;          /* keys that no local name may have */
+	_Atomic uint64_t special;          /* devices, pipes and sockets: left out */
 	_Atomic uint64_t failed;
 	_Atomic int first_code;
 };
@@ -15,8 +16,5 @@ struct fetch_totals {
  * `to_prefix` in `to`. Returns an exit code after naming what failed. */
 int fetch_run(struct remote *from, const struct catalog *c, const char *prefix, const char *dir,
 	struct remote *to, const char *to_prefix, struct fetch_totals *totals);
-/* One object to another key; adds to progress (or NULL) as bytes pass. Bytes, or -GRANARY_E... */
-int64_t fetch_copy(struct remote *from, const struct item *item, struct remote *to, const char *key,
-	struct progress *progress);
-/* The same as a verb: with a report. */
+/* One object to another key. */
 int fetch_one(struct remote *from, const struct item *item, struct remote *to, const char *key);

@@ -278,6 +278,21 @@ void arena_free(struct arena *a)
 	}
 }
 
+int symlink_put(struct remote *r, const char *key, const char *target)
+{
+	const struct granary_call *call = GRANARY_CALL(.bucket = r->bucket, .timeout_ms = bulk_timeout_ms());
+	int err = granary_symlink(r->client, target, granary_ref_key(key), NULL, call);
+	char *there = NULL;
+
+	if (err != -GRANARY_EEXIST) return err;
+	if (granary_readlink(r->client, granary_ref_key(key), &there, call) == 0 && strcmp(there, target) == 0)
+		err = 0;
+	else if ((err = granary_delete(r->client, key, call)) == 0)
+		err = granary_symlink(r->client, target, granary_ref_key(key), NULL, call);
+	granary_free(there);
+	return err;
+}
+
 void catalog_add(struct catalog *c, const struct item *item)
 {
 	if (c->count == c->cap) {

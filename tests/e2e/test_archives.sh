@@ -70,7 +70,7 @@ open(d + "/huge.tar", "wb").write(m.tobuf(tarfile.GNU_FORMAT) + b"z" * 100_000)
 open(d + "/noise.tar", "wb").write(bytes(range(256)) * 100)
 PY
 run 3 import --json "$dir/bad.tar" "$url/data/bad"
-[ "$(field bad_names)" = 5 ] && [ "$(field left_out_symbolic_links)" = 1 ] && [ "$(field left_out_special)" = 1 ] &&
+[ "$(field bad_names)" = 6 ] && [ "$(field left_out_special)" = 1 ] &&
 	[ "$(field failed)" = 1 ] || fail "bad.tar: $(cat "$dir/out")"
 run 0 ls -r "$url/data/bad"
 [ "$(sort "$dir/out" | tr '\n' ' ')" = "again good hard same/name " ] || fail "bad.tar left: $(cat "$dir/out")"
@@ -83,6 +83,24 @@ run 4 stat "$url/data/huge/huge"
 run 1 import "$dir/noise.tar" "$url/data/noise"
 run 4 import "$dir/nowhere.tar" "$url/data/none"
 run 2 import "$dir/src" "$dir/plain.tar" "$url/data/both"; says "one after the other"
+
+# --- links: hard ones are the same file, symbolic ones stay links; twice is once
+mkdir -p "$dir/links/sub"
+printf one >"$dir/links/one"; ln "$dir/links/one" "$dir/links/sub/two"; ln -s ../one "$dir/links/sub/three"
+ln -s sub "$dir/links/four"; ln -s nowhere "$dir/links/five"
+tar -C "$dir/links" -cf "$dir/links.tar" .
+run 0 import --json "$dir/links.tar" "$url/data/links"; [ "$(field failed)" = 0 ] || fail "links"
+run 0 import "$dir/links.tar" "$url/data/links"
+run 0 stat --json "$url/data/links/one"; one=$(field object_id)
+run 0 stat --json "$url/data/links/sub/two"; [ "$(field object_id)" = "$one" ] || fail "a hard link is another file"
+same_links() {
+	[ "$(readlink "$1/sub/three")" = ../one ] && [ "$(readlink "$1/four")" = sub ] && [ "$(readlink "$1/five")" = nowhere ] &&
+		[ "$(cat "$1/sub/two")" = one ] || fail "links of $1"
+}
+run 0 export "$url/data/links" "$dir/links2.tar"; mkdir "$dir/l2"; tar -xf "$dir/links2.tar" -C "$dir/l2"; same_links "$dir/l2"
+mkdir -p "$dir/l3/sub"; printf kept >"$dir/target"; ln -s "$dir/target" "$dir/l3/five"
+run 0 sync "$url/data/links" "$dir/l3"; same_links "$dir/l3"; [ "$(cat "$dir/target")" = kept ] || fail "followed a link"
+run 0 sync "$url/data/links" "$url/data/links3"; run 0 export "$url/data/links3" "$dir/l4"; same_links "$dir/l4"
 
 # --- sparse files come whole
 truncate -s 6M "$dir/src/sparse"; printf end | dd of="$dir/src/sparse" bs=1 seek=3000000 conv=notrunc status=none
