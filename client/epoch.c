@@ -58,6 +58,7 @@ static void epoch_free(struct granary_epoch *e)
 	free(e->parts);
 	pthread_cond_destroy(&e->wake);
 	pthread_cond_destroy(&e->ready_cond);
+	free(e->skips);
 	free(e->job);
 	free(e);
 }
@@ -230,6 +231,8 @@ static struct batch *next_take(struct granary_epoch *e)
 	e->delivered++;
 	e->samples_read += b->samples_read;
 	e->bytes_read += b->bytes_read;
+	e->checksum += b->checksum;
+	e->skipped += b->skipped;
 	pthread_cond_signal(&e->wake);
 	return b;
 }

@@ -78,7 +78,8 @@ static struct batch *batch_take(struct granary_epoch *e)
 	}
 	b->located = b->filling = false;
 	b->direct = 0;
-	b->bytes_read = b->samples_read = 0;
+	b->bytes_read = b->samples_read = b->checksum = 0;
+	b->skipped = 0;
 	b->pub.number = epoch_number(e, e->planned);
 	b->pub.position = e->ranks.spec.start + b->pub.number * e->ranks.global_batch;
 	b->pub.count = order_ranks_rows(&e->ranks, b->pub.number);
@@ -369,6 +370,19 @@ static int sample_corrupt(struct granary_epoch *e, struct granary_snapshot *s, u
 	return -GRANARY_ECORRUPT;
 }
 
+/* In the order of positions: rows of one batch are repaired in any order. */
+static void skip_note(struct granary_epoch *e, struct provenance_skip skip)
+{
+	uint32_t at = e->skips_count;
+
+	if (at == PROVENANCE_SKIPS_MAX)
+		return;
+	for (; at > 0 && e->skips[at - 1].position > skip.position; at--)
+		e->skips[at] = e->skips[at - 1];
+	e->skips[at] = skip;
+	e->skips_count++;
+}
+
 static int row_skip(struct granary_epoch *e, struct batch *b, uint32_t i)
 {
 	uint32_t most = e->options.max_errors ? e->options.max_errors : ERRORS_DEFAULT;
@@ -376,7 +390,7 @@ static int row_skip(struct granary_epoch *e, struct batch *b, uint32_t i)
 	uint64_t lost = b->ids[i];
 	int err = -GRANARY_ECORRUPT;
 
-	if (e->skipped >= most)
+	if (e->replaced >= most)
 		return sample_corrupt(e, snapshot, lost, "; more than max_errors samples were replaced");
 	for (uint32_t n = 0; err == -GRANARY_ECORRUPT && n < SUBSTITUTES_MAX; n++)
 		err = batch_replace(e, b, i, substitute_id(e, b->positions[i], b->sources[i], n));
@@ -385,9 +399,10 @@ static int row_skip(struct granary_epoch *e, struct batch *b, uint32_t i)
 	if (err < 0)
 		return err;
 	b->flags[i] |= GRANARY_SAMPLE_SKIPPED;
-	pthread_mutex_lock(&e->client->lock);
-	e->skipped++;
-	pthread_mutex_unlock(&e->client->lock);
+	b->skipped += !(b->flags[i] & GRANARY_SAMPLE_PADDED);
+	if (!(b->flags[i] & GRANARY_SAMPLE_PADDED))
+		skip_note(e, (struct provenance_skip){ b->positions[i], b->sources[i], lost, b->ids[i] });
+	e->replaced++;
 	return 0;
 }
 
@@ -483,9 +498,13 @@ static int batch_direct_done(struct granary_epoch *e, struct batch *b)
 
 static void batch_ready(struct granary_epoch *e, struct batch *b)
 {
+	uint64_t sum;
+
 	for (uint32_t i = 0; i < b->pub.count; i++) {
 		if (b->flags[i] & GRANARY_SAMPLE_PADDED)
 			continue;
+		if (e->job && range_sample_checksum(row_snapshot(e, b, i), b->ids[i], b->positions[i], &sum) == 0)
+			b->checksum += sum;
 		b->samples_read++;
 		for (uint32_t f = 0; f < b->pub.fields; f++)
 			b->bytes_read += b->sizes[(size_t)i * b->pub.fields + f];

@@ -7,10 +7,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "common/clock.h"
+#include "common/rand.h"
 #include "common/token.h"
 
 enum { PAGES_SHARE = 4 }; /* of the memory budget: one so many-th */
 enum { STALL_DEFAULT_MS = 300000, AHEAD_SAMPLES = 512, AHEAD_MIN = 3, AHEAD_MAX = 64, WEIGHT_MAX = 1000 };
+enum { JOB_LEN_MAX = 128 };
 #define MEMORY_LEAST ((uint64_t)64 << 20)
 #define AHEAD_BYTES ((uint64_t)16 << 20)
 #define AUTO_JOB "stream" /* of a stream that names neither a snapshot nor a job: it holds the one made for it */
@@ -326,6 +329,17 @@ static int epoch_budget(struct granary_epoch *e)
 	return 0;
 }
 
+/* As the server takes names of jobs and hosts: they stand in lines of name=value. */
+static bool is_word(const char *text)
+{
+	size_t len = strlen(text);
+
+	for (size_t i = 0; i < len; i++)
+		if (text[i] <= ' ' || text[i] >= 127)
+			return false;
+	return len > 0 && len <= JOB_LEN_MAX;
+}
+
 int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *options)
 {
 	size_t size = options->size;
@@ -343,10 +357,18 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 			"world is at least 1, "
 			"the rank is below it, a batch has 1 to %d samples", o->rank, o->world, o->batch,
 				ORDER_BATCH_MAX);
+	if (o->job && !is_word(o->job))
+		return error_fail(e->client, -GRANARY_EINVAL, "job '%.200s': its name must be 1 to %d visible ASCII "
+			"characters without blanks", o->job, JOB_LEN_MAX);
 	if (o->job && !(e->job = strdup(o->job)))
 		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
-	if (gethostname(e->host, sizeof(e->host) - 1) < 0)
-		e->host[0] = '\0';
+	if (!(e->skips = calloc(PROVENANCE_SKIPS_MAX, sizeof(*e->skips))))
+		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
+	e->begun_ns = clock_mono_ns();
+	e->begun_wall_ns = clock_wall_ns();
+	rand_bytes(&e->log_id, sizeof(e->log_id));
+	if (gethostname(e->host, sizeof(e->host) - 1) < 0 || !is_word(e->host))
+		snprintf(e->host, sizeof(e->host), "unknown");
 	err = epoch_source(e);
 	if (err == 0)
 		err = epoch_order(e);
@@ -365,19 +387,24 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 
 /* ---- tokens ---- */
 
+int epoch_token_at(const struct granary_epoch *e, uint64_t position, uint8_t out[TOKEN_SIZE], char *why, size_t cap)
+{
+	const struct order_spec *s = &e->order.spec;
+	struct token t = { .mode = s->mode, .of_recipe = e->recipe != NULL, .source = e->source, .block = s->block,
+		.window = s->window, .lanes = s->lanes, .seed = s->seed, .epoch = s->epoch, .position = position };
+
+	return token_encode(&t, out, why, cap);
+}
+
 int granary_epoch_token(struct granary_epoch *epoch, struct granary_token *token)
 {
-	const struct order_spec *s = &epoch->order.spec;
-	struct token t = { .mode = s->mode, .of_recipe = epoch->recipe != NULL,
-		.source = epoch->source, .block = s->block, .window = s->window,
-		.lanes = s->lanes, .seed = s->seed, .epoch = s->epoch };
 	char why[256];
 
 	pthread_mutex_lock(&epoch->client->lock);
-	t.position = epoch_position(epoch);
+	uint64_t position = epoch_position(epoch);
 	pthread_mutex_unlock(&epoch->client->lock);
 	memset(token, 0, sizeof(*token));
-	int err = token_encode(&t, token->bytes, why, sizeof(why));
+	int err = epoch_token_at(epoch, position, token->bytes, why, sizeof(why));
 	if (err < 0)
 		return error_fail(epoch->client, err, "%s", why);
 	token->len = TOKEN_SIZE;

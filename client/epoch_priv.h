@@ -90,7 +90,8 @@ struct batch {
 	size_t data_cap;
 	bool located, filling;
 	uint32_t direct;              /* rows read by themselves */
-	uint64_t bytes_read, samples_read;
+	uint64_t bytes_read, samples_read, checksum;
+	uint32_t skipped;
 	struct batch_read {
 		struct range_plan plan;
 		struct granary_op *op;
@@ -123,6 +124,7 @@ struct granary_epoch {
 	struct granary_epoch_options options; /* texts are ours or NULL */
 	char *job;
 	char host[64];
+	uint64_t begun_ns, begun_wall_ns, log_id; /* of its log */
 	uint64_t memory, ahead;
 	uint64_t batches;             /* of this handle: its part of the rank's */
 	bool begun;                   /* run: a batch was ready */
@@ -155,6 +157,9 @@ struct granary_epoch {
 	uint32_t own_parts_count, own_parts_cap;
 	uint64_t progress_ns, report_ns, bytes_seen;
 	struct granary_op *report;
+	struct provenance_skip *skips; /* PROVENANCE_SKIPS_MAX; the first ones, in the order of batches */
+	uint32_t skips_count;
+	uint64_t replaced;            /* samples, in all batches that were finished */
 
 	/* lock */
 	pthread_cond_t wake;          /* for its thread */
@@ -166,6 +171,7 @@ struct granary_epoch {
 	int err;
 	char error[ERROR_TEXT_SIZE];
 	uint64_t delivered, samples_read, bytes_read, waited_ns, skipped, bytes_fetched, memory_used;
+	uint64_t checksum;            /* of checksums, of what was handed out: docs/ORDER.md 9 */
 };
 
 /* epoch.c; lock held: tells who waits for a batch */
@@ -184,6 +190,8 @@ static inline uint64_t epoch_position(const struct granary_epoch *e)
 }
 /* epoch_open.c */
 int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *options);
+/* The token of a position. */
+int epoch_token_at(const struct granary_epoch *e, uint64_t position, uint8_t out[TOKEN_SIZE], char *why, size_t cap);
 /* epoch_run.c */
 void *epoch_main(void *epoch);
 void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -11,6 +11,7 @@
 #include "common/clock.h"
 
 static const uint64_t second_ns = 1000000000, report_every_ns = 60000000000;
+enum { REPORT_TIMEOUT_MS = 5000 };
 
 /* The first failure is the epoch's; the caller is told by granary_epoch_next(). */
 void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...)
@@ -32,29 +33,65 @@ void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...)
 
 /* ---- reports ---- */
 
+/* Samples that were replaced in batches that were handed out. */
+static uint32_t skips_delivered(const struct granary_epoch *e, uint64_t position)
+{
+	uint32_t count = 0;
+
+	while (count < e->skips_count && e->skips[count].position < position)
+		count++;
+	return count;
+}
+
+/* Of one at a time: a report that came after its successor would count as news. False: the one before is under way. */
+static bool report_settled(struct granary_epoch *e, bool ended)
+{
+	if (e->report && !granary_op_done(e->report) &&
+		(!ended || granary_wait(e->report, REPORT_TIMEOUT_MS) == -GRANARY_ETIMEDOUT))
+		return false;
+	granary_op_free(&e->report);
+	return true;
+}
+
 void epoch_report(struct granary_epoch *e, bool ended)
 {
-	struct granary_call call = { .size = sizeof(call), .bucket = e->bucket, .timeout_ms = 5000 };
+	struct granary_call call = { .size = sizeof(call), .bucket = e->bucket, .timeout_ms = REPORT_TIMEOUT_MS };
 	struct stream_report r = { .snapshot = e->name, .job = e->job, .host = e->host,
 		.rank = e->ranks.spec.rank, .world = e->ranks.spec.ranks, .weight = e->options.weight,
-		.epoch = e->order.spec.epoch, .of = e->order.spec.samples, .ended = ended };
+		.epoch = e->order.spec.epoch, .of = e->order.spec.samples, .ended = ended,
+		.begun_ns = e->begun_wall_ns, .id = e->log_id, .batch = e->ranks.spec.batch,
+		.last = e->ranks.spec.last, .first = e->options.first, .step = e->options.step, .skips = e->skips };
 
-	if (!e->job)
+	if (!e->job || !report_settled(e, ended))
 		return;
-	granary_op_free(&e->report);
 	pthread_mutex_lock(&e->client->lock);
 	r.position = epoch_position(e);
+	r.delivered = e->delivered;
 	r.samples = e->samples_read;
 	r.bytes = e->bytes_read;
 	r.waited_ns = e->waited_ns;
+	r.checksum = e->checksum;
+	r.skipped = e->skipped;
 	pthread_mutex_unlock(&e->client->lock);
+	r.skips_count = skips_delivered(e, r.position);
 	e->report_ns = clock_mono_ns();
-	if (stream_report_start(e->client, &r, &call, &e->report) < 0)
+	r.elapsed_ns = e->report_ns - e->begun_ns;
+	if (epoch_token_at(e, e->ranks.spec.start, r.token, NULL, 0) < 0 ||
+		stream_report_start(e->client, &r, &call, &e->report) < 0)
 		e->report = NULL; /* the next one may do better */
 	if (ended && e->report) {
-		(void)!granary_wait(e->report, 5000);
+		(void)!granary_wait(e->report, REPORT_TIMEOUT_MS);
 		granary_op_free(&e->report);
 	}
+}
+
+/* Soon at first, for those who watch; then once a minute. */
+static bool report_due(const struct granary_epoch *e)
+{
+	uint64_t pause = e->report_ns - e->begun_ns;
+
+	pause = pause < second_ns ? second_ns : pause < report_every_ns ? pause : report_every_ns;
+	return e->job && clock_mono_ns() - e->report_ns > pause;
 }
 
 /* ---- stalls ---- */
@@ -154,7 +191,7 @@ void *epoch_main(void *epoch)
 	while (run_take(e)) {
 		if (!run_once(e))
 			run_sleep(e);
-		if (e->job && clock_mono_ns() - e->report_ns > report_every_ns)
+		if (report_due(e))
 			epoch_report(e, false);
 	}
 	epoch_report(e, true);

@@ -47,6 +47,8 @@ struct range_plan {
 
 /* Bytes of a sample; sizes: NULL, or those of its fields. */
 int range_sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, uint64_t *sizes);
+/* What a sample at a position adds to the checksum of checksums: docs/ORDER.md 9. */
+int range_sample_checksum(struct granary_snapshot *s, uint64_t id, uint64_t position, uint64_t *sum);
 /* Adds the units of a sample whose bytes go to dst, fields one after the other; holes are zeroed at once. */
 int range_add_sample(struct range_plan *p, struct granary_snapshot *s, uint64_t id, uint8_t *dst);
 int range_add_unit(struct range_plan *p, const struct snap_extent *e, uint8_t *dst, uint32_t tag);

@@ -414,6 +414,28 @@ static int share_decode(struct simple_op *s, struct slice meta, struct slice dat
 	return cur_ok(&c) ? 0 : -GRANARY_EPROTO;
 }
 
+static void provenance_encode(struct wr *w, const struct stream_report *r)
+{
+	wr_u64(w, r->elapsed_ns);
+	wr_u64(w, r->begun_ns);
+	wr_u64(w, r->id);
+	wr_bytes16(w, slice_of(r->token, TOKEN_SIZE));
+	wr_u32(w, r->batch);
+	wr_u8(w, r->last);
+	wr_u32(w, r->first);
+	wr_u32(w, r->step);
+	wr_u64(w, r->delivered);
+	wr_u64(w, r->checksum);
+	wr_u64(w, r->skipped);
+	wr_u16(w, (uint16_t)r->skips_count);
+	for (uint32_t i = 0; i < r->skips_count; i++) {
+		wr_u64(w, r->skips[i].position);
+		wr_u32(w, r->skips[i].source);
+		wr_u64(w, r->skips[i].lost);
+		wr_u64(w, r->skips[i].substitute);
+	}
+}
+
 /* Only starts it: a report that is lost is followed by another. */
 int stream_report_start(struct granary_client *c, const struct stream_report *r, const struct granary_call *call,
 	struct granary_op **op)
@@ -421,7 +443,8 @@ int stream_report_start(struct granary_client *c, const struct stream_report *r,
 	struct wr w;
 	int err;
 	struct simple_op *s = simple_new(c, &report_rpc, call,
-		text_size(r->snapshot) + text_size(r->job) + text_size(r->host) + 3 * 4 + 6 * 8 + 1, &w, &err);
+		text_size(r->snapshot) + text_size(r->job) + text_size(r->host) + 3 * 4 + 6 * 8 + 1 + 3 * 8 + 2 +
+		TOKEN_SIZE + 4 + 1 + 2 * 4 + 3 * 8 + 2 + r->skips_count * (size_t)PROVENANCE_SKIP_SIZE, &w, &err);
 
 	*op = NULL;
 	if (!s)
@@ -438,7 +461,8 @@ int stream_report_start(struct granary_client *c, const struct stream_report *r,
 	wr_u64(&w, r->samples);
 	wr_u64(&w, r->bytes);
 	wr_u64(&w, r->waited_ns);
-	wr_u8(&w, r->ended);
+	wr_u8(&w, (r->ended ? STREAM_ENDED : 0) | STREAM_PROVENANCE);
+	provenance_encode(&w, r);
 	s->decode = share_decode;
 	s->op.quiet = true;
 	return simple_start(s, &w, op);

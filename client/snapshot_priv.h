@@ -6,7 +6,9 @@
 
 #include "client_priv.h"
 #include "common/hash.h"
+#include "common/provenance.h"
 #include "common/snap.h"
+#include "common/token.h"
 
 enum {
 	SNAPSHOT_PIECE = 4 * 1024 * 1024, /* of a page or manifest, in one request */
@@ -33,6 +35,12 @@ struct stream_report { /* PROTOCOL 4.9 */
 	uint32_t rank, world, weight;
 	uint64_t epoch, position, of, samples, bytes, waited_ns;
 	bool ended;
+	uint64_t elapsed_ns, begun_ns, id, delivered, checksum, skipped;
+	uint32_t batch, first, step;
+	uint8_t last;
+	uint8_t token[TOKEN_SIZE];             /* where it began */
+	const struct provenance_skip *skips;   /* the first of them */
+	uint32_t skips_count;
 };
 int stream_report_start(struct granary_client *c, const struct stream_report *r, const struct granary_call *call,
 	struct granary_op **op);

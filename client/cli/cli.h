@@ -31,7 +31,7 @@ struct options {
 	bool json, quiet, no_color, help, version;
 	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
 	bool remove, symbolic;
-	bool world_given, depth_given, delete, slow;
+	bool world_given, depth_given, delete, slow, verify;
 	const char *url, *credentials, *profile, *data, *log;
 	const char *layout, *note, *output, *against, *by, *shuffle;
 	const char *perm, *owner, *mtime, *atime;
@@ -113,7 +113,7 @@ void json_item(struct json *j, const char *value);
 void json_array_end(struct json *j);
 void json_close(struct json *j); /* ends the line */
 
-enum { TABLE_COLUMNS_MAX = 8, TEXT_SHORT = 48 };
+enum { TABLE_COLUMNS_MAX = 10, TEXT_SHORT = 48 };
 struct table {
 	uint32_t columns, rows, cap;
 	uint32_t right;                    /* bit n: column n is set flush right */
@@ -252,5 +252,5 @@ verb_fn run_setattr, run_xattr, run_tag, run_ln, run_mknod;
 verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_diff,
 	run_snapshot_repack, run_snapshot_verify;
 verb_fn run_recipe_create, run_recipe_ls, run_recipe_show, run_recipe_rm;
-verb_fn run_stream, run_jobs, run_shuffle_quality;
+verb_fn run_stream, run_jobs, run_provenance, run_shuffle_quality;
 verb_fn run_status, run_check, run_bench_read, run_bench_put;

@@ -206,6 +206,12 @@ static const struct verb verbs[] = {
 			"granary stream vision@v1 --mode none --tar | tar t" } },
 	{ "jobs", "[URL]", 0, 1, run_jobs, "show who streams what, how fast, and when it will be done", NULL,
 		{ "granary jobs", "granary jobs --json" } },
+	{ "provenance", "JOB [URL]", 1, 2, run_provenance, "show what a job was given",
+		"A line for each epoch that each rank opened: snapshot or recipe, seed, epoch, positions, the "
+		"checksum of the checksums of all samples, and which samples were replaced. Checksums of ranks add "
+		"up to one that does not depend on their number. --verify computes each again from the snapshot's "
+		"table: exit code 1 when one is wrong, 3 when a snapshot is gone.",
+		{ "granary provenance r50", "granary provenance r50 --verify --json" } },
 	{ "shuffle-quality", "BUCKET@NAME", 1, 1, run_shuffle_quality,
 		"say how well the order `blocks` mixes directories",
 		"Distinct directories in a batch, over those of the order `exact`: for one rank, a rank of 8, "
@@ -317,6 +323,7 @@ static const struct option_row rows[] = {
 		"the last requests that took long (slow_request), and where each waited" },
 	{ 0, "delete", NULL, TYPE_FLAG, AT(delete), 0, 0, " sync ", "remove from DST what SRC does not have" },
 	{ 0, "depth", "N", TYPE_NUMBER, AT(depth), 0, 1000, " du ", "how many levels of directories to show (1)" },
+	{ 0, "verify", NULL, TYPE_FLAG, AT(verify), 0, 0, " provenance ", "compute checksums again" },
 	{ 0, "ids", NULL, TYPE_FLAG, AT(ids), 0, 0, " stream ",
 		"a line a batch: dense ids of its samples, of a recipe SOURCE:ID; p padded, s skipped" },
 	{ 'o', "output", "FILE", TYPE_TEXT, AT(output), 0, 0, " key_create bundle ",

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* stream.c -- reads one rank's part of an epoch: rates, ids or a tar archive; who streams; how well an order mixes. */
+/* stream.c -- reads one rank's part of an epoch: rates, ids or a tar archive; how well an order mixes. */
 #include "cli.h"
 
 #include <inttypes.h>
@@ -311,84 +311,6 @@ int run_stream(int count, char **args)
 	}
 	remote_close(&r);
 	return code;
-}
-
-/* ---- jobs ---------------------------------------------------------------------------------- */
-
-/* The value of `name=` in a line of pairs; "" without it. */
-static const char *pair(const char *line, const char *name, char out[128])
-{
-	size_t len = strlen(name);
-
-	out[0] = '\0';
-	for (const char *p = line; *p != '\0'; p += strcspn(p, " "), p += *p == ' ')
-		if (strncmp(p, name, len) == 0 && p[len] == '=')
-			snprintf(out, 128, "%.*s", (int)strcspn(p + len + 1, " \n"), p + len + 1);
-	return out;
-}
-
-static void job_json(const char *line)
-{
-	struct json j;
-
-	json_open(&j, stdout);
-	for (const char *p = line; *p != '\0'; p += strcspn(p, " "), p += *p == ' ') {
-		char name[64], value[300];
-		uint64_t number;
-		size_t len = strcspn(p, "= ");
-		if (p[len] != '=') continue;
-		snprintf(name, sizeof(name), "%.*s", (int)len, p);
-		snprintf(value, sizeof(value), "%.*s", (int)strcspn(p + len + 1, " "), p + len + 1);
-		if (parse_number(value, &number) == 0)
-			json_number(&j, name, number);
-		else
-			json_text(&j, name, value);
-	}
-	json_close(&j);
-}
-
-static void job_row(struct table *t, const char *line)
-{
-	static const char *const names[] = { "job", "host", "rank", "snapshot", "position", "of", "samples", "bytes" };
-	char values[8][128];
-	const char *cells[8];
-
-	for (size_t i = 0; i < 8; i++) {
-		pair(line, names[i], values[i]);
-		cells[i] = values[i];
-	}
-	table_row(t, cells);
-}
-
-int run_jobs(int count, char **args)
-{
-	char *text, *line, *next;
-	struct table t;
-	struct remote r;
-	int err, code = remote_open(&r, count > 0 ? args[0] : NULL, NEED_NOTHING, 1);
-
-	if (code != CLI_OK) return code;
-	err = granary_jobs(r.client, &text, GRANARY_CALL(.bucket = r.bucket));
-	if (err < 0) {
-		code = fail_remote(r.client, err, "cannot list the jobs");
-		remote_close(&r);
-		return code;
-	}
-	table_init(&t, 8, 0);
-	if (!opts.json && stdout_is_tty() && text[0] != '\0')
-		table_row(&t, (const char *[]){ "JOB", "HOST", "RANK", "SNAPSHOT", "POSITION", "OF",
-			"SAMPLES", "BYTES" });
-	for (line = text; *line != '\0'; line = next) {
-		size_t len = strcspn(line, "\n");
-		next = line + len + (line[len] != '\0');
-		line[len] = '\0';
-		if (len > 0 && opts.json) job_json(line);
-		if (len > 0 && !opts.json) job_row(&t, line);
-	}
-	table_end(&t);
-	granary_free(text);
-	remote_close(&r);
-	return CLI_OK;
 }
 
 /* ---- shuffle-quality ----------------------------------------------------------------------- */

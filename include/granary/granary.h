@@ -1114,10 +1114,28 @@ GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_names(struct granary_snapsho
 	granary_name_fn *fn, void *arg);
 
 /** The consumers that streams with a job name report: a line each, `name=value` pairs separated by blanks: job,
- * host, rank, world, snapshot, epoch, position, of, samples, bytes, waited_ns and more. @param text
- * NUL-terminated block, granary_free() it. @return 0 or an error. Blocks. Any thread. Since 0.1. */
+ * host, rank, world, snapshot, epoch, position, of, samples, bytes, waited_ns, elapsed_ns (the last four since it
+ * began), samples_s, bytes_s (lately), eta_s and more. @param text  NUL-terminated block, granary_free() it.
+ * @return 0 or an error. Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_jobs(struct granary_client *client, char **text,
 	const struct granary_call *call);
+
+/** What a job was given, as the server keeps it: a line for each epoch that each of its ranks opened, in the order in
+ * which they began, `name=value` pairs separated by blanks: snapshot or recipe, hash, mode, seed, epoch, rank, world,
+ * batch, last, first, step, from and to (positions of the epoch), batches, samples, bytes, checksum (of checksums: docs/ORDER.md
+ * 9; those of all ranks add up), skipped, skips (POSITION:SOURCE:LOST:SUBSTITUTE, the first 256), ended, token and
+ * more. Of a rank that was killed it ends with its last report, a minute before at most. A job keeps its last 16,384
+ * lines, for 400 days.
+ * @param text  NUL-terminated block, granary_free() it; "" for a job that nothing is known of.
+ * @return 0 or an error. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_provenance(struct granary_client *client, const char *job, char **text,
+	const struct granary_call *call);
+/** Computes a line of granary_provenance() again from the table of its snapshot or recipe, without reading a sample.
+ * @param line  ends with a newline or 0; borrowed. @return 0: it agrees; -GRANARY_ECORRUPT: it does not;
+ *         -GRANARY_ENOTFOUND, -GRANARY_ECHANGED: what the job read is gone; -GRANARY_EUNSUPPORTED: more than 256
+ *         samples were replaced; -GRANARY_EINVAL: this is no such line. Blocks: about a second for a million samples.
+ *         Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_provenance_verify(struct granary_client *client, const char *line);
 
 /* ---- recipes ------------------------------------------------------------------------------- */
 /* A recipe is a mixture of snapshots under a name of its own, beside those of snapshots: which samples of each, in

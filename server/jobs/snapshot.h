@@ -140,6 +140,12 @@ struct snapshot_report {
 	uint32_t rank, world, weight;
 	uint64_t epoch, position, of, samples, bytes, waited_ns;
 	bool ended;
+	/* What its log is made of; without: has_provenance is false. */
+	bool has_provenance;
+	uint8_t last;
+	uint32_t batch, first, step;
+	uint64_t elapsed_ns, begun_ns, id, delivered, checksum, skipped;
+	struct slice token, skips;
 };
 /* Keeps it, renews the job's lease. *share: the job's weight over that of all, in 1/65,536. */
 int snapshots_report(struct snapshots *s, const struct snapshot_report *r, uint64_t *share);
@@ -147,3 +153,24 @@ int snapshots_report(struct snapshots *s, const struct snapshot_report *r, uint6
  * is true. malloc'd. */
 char *snapshots_consumers(struct snapshots *s, uint64_t bucket,
 	bool (*may)(void *arg, struct slice bucket_name), void *arg, size_t *len);
+
+/* ---- what jobs were given (worker) ---- */
+
+/* Lines of a job's log behind `after`, at most `max` and until `cap` bytes are full; of one bucket, or with
+ * 0 of all for which may() is true. cursor: where to go on. text: malloc'd, also after an error. */
+enum { PROVENANCE_CURSOR_MAX = 256 };
+struct provenance_page {
+	uint64_t bucket;
+	struct slice job, after;
+	uint32_t max;
+	size_t cap;
+	bool (*may)(void *arg, struct slice bucket_name);
+	void *arg;
+	/* out */
+	uint32_t count;
+	bool more;
+	uint8_t cursor[PROVENANCE_CURSOR_MAX];
+	size_t cursor_len, len;
+	char *text;
+};
+int snapshots_provenance(struct snapshots *s, struct provenance_page *p);

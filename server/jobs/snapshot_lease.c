@@ -141,8 +141,26 @@ static struct lease *find(
 	return found;
 }
 
+/* Per second, of the time since the report before; without the time that takes from the consumer: 0. */
+static void rates(struct lease *l, const struct snapshot_report *r)
+{
+	bool again = r->elapsed_ns > l->elapsed_ns && r->samples >= l->samples && r->bytes >= l->bytes &&
+		     r->position >= l->position;
+	double seconds = (double)(r->elapsed_ns - (again ? l->elapsed_ns : 0)) / 1e9;
+	double steps = (double)(r->position - (again ? l->position : 0));
+
+	if (seconds <= 0) return;
+	l->samples_s = (uint64_t)((double)(r->samples - (again ? l->samples : 0)) / seconds);
+	l->bytes_s = (uint64_t)((double)(r->bytes - (again ? l->bytes : 0)) / seconds);
+	l->eta_s = r->of > r->position && steps > 0
+			   ? (uint64_t)((double)(r->of - r->position) / steps * seconds)
+			   : 0;
+}
+
 static void fill(struct lease *l, const struct snapshot_report *r, uint64_t now)
 {
+	rates(l, r);
+	l->elapsed_ns = r->elapsed_ns;
 	l->bucket = r->bucket;
 	l->rank = r->rank;
 	l->world = r->world;
@@ -227,6 +245,7 @@ int snapshots_report(struct snapshots *s, const struct snapshot_report *r, uint6
 	*share = share_of(s, r->job, now);
 	pthread_mutex_unlock(&s->lock);
 	if (err == 0 && write_row) err = row_put(s, r, now);
+	if (err == 0 && r->has_provenance) err = provenance_put(s, r, now);
 	if (err == 0 && last) row_delete(s, r->bucket, r->name, r->job);
 	return err;
 }
@@ -299,6 +318,7 @@ void leases_tick(struct snapshots *s)
 {
 	struct old_rows o = { s, store_clock_now(s->o.clock), kv_txn_new(s->o.kv) };
 
+	provenance_tick(s, o.now);
 	pthread_mutex_lock(&s->lock);
 	for (struct list *n = s->leases.next, *next; n != &s->leases; n = next) {
 		struct lease *l = container_of(n, struct lease, node);
@@ -334,11 +354,14 @@ char *snapshots_consumers(struct snapshots *s, uint64_t bucket,
 		*len += (size_t)snprintf(out + *len, cap - *len,
 			"job=%s snapshot=%s@%s host=%s rank=%u world=%u weight=%u epoch=%llu "
 			"position=%llu of=%llu samples=%llu "
-			"bytes=%llu waited_ns=%llu age_s=%llu\n",
+			"bytes=%llu waited_ns=%llu elapsed_ns=%llu samples_s=%llu bytes_s=%llu eta_s=%llu "
+			"age_s=%llu\n",
 			l->job, l->bucket_name, l->name, l->host, l->rank, l->world, l->weight,
 			(unsigned long long)l->epoch, (unsigned long long)l->position,
 			(unsigned long long)l->of, (unsigned long long)l->samples,
 			(unsigned long long)l->bytes, (unsigned long long)l->waited_ns,
+			(unsigned long long)l->elapsed_ns, (unsigned long long)l->samples_s,
+			(unsigned long long)l->bytes_s, (unsigned long long)l->eta_s,
 			(unsigned long long)((now - l->seen_ns) / SECOND));
 	}
 	pthread_mutex_unlock(&s->lock);

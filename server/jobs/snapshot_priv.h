@@ -15,7 +15,8 @@ enum { OPEN_BUCKETS = 256, OPEN_IDLE_MAX = 64 };
 
 struct lease { /* one consumer, under `lock` */
 	struct list node;
-	uint64_t bucket, epoch, position, of, samples, bytes, waited_ns;
+	uint64_t bucket, epoch, position, of, samples, bytes, waited_ns, elapsed_ns;
+	uint64_t samples_s, bytes_s, eta_s; /* of the time between its last two reports */
 	uint64_t seen_ns, row_ns; /* store time; row_ns: as its job's row says, 0 none */
 	uint32_t rank, world, weight;
 	bool from_row; /* read at start: of a job, host and rank are not known */
@@ -35,6 +36,9 @@ struct snapshots {
 	uint32_t open_count;
 	struct list leases;
 	uint32_t lease_count;
+	_Atomic uint32_t log_rows; /* of provenance, when they were last looked over */
+	_Atomic uint32_t logged;   /* and written since */
+	uint64_t logs_swept_ns;  /* store time; the job thread's */
 };
 
 /* snapshot.c: parts of transactions; txn may be NULL (no memory) */
@@ -105,3 +109,7 @@ void leases_tick(struct snapshots *s);
 /* true: a job has a lease; its name in text. */
 bool lease_holder(struct snapshots *s, uint64_t bucket, struct slice name, char *text, size_t cap);
 void leases_forget(struct snapshots *s, uint64_t bucket, struct slice name);
+
+/* snapshot_provenance.c */
+int provenance_put(struct snapshots *s, const struct snapshot_report *r, uint64_t now);
+void provenance_tick(struct snapshots *s, uint64_t now);

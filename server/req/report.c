@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/provenance.h"
+#include "common/token.h"
 #include "jobs/recipe.h"
 #include "jobs/snapshot.h"
 #include "meta/snapshot.h"
@@ -13,6 +15,7 @@
 struct report_req {
 	struct auth auth;
 	struct snapshot_report report;
+	struct provenance_page page;
 	uint64_t share;
 	char *text;
 	size_t len;
@@ -25,6 +28,7 @@ static void body_free(struct req *r)
 
 	r->body = NULL;
 	if (b != NULL) free(b->text);
+	if (b != NULL) free(b->page.text);
 	free(b);
 }
 
@@ -79,11 +83,32 @@ static void report_work(struct req *r)
 	if (b->err == 0) b->err = snapshots_report(r->store->snapshots, &b->report, &b->share);
 }
 
+static void provenance_parse(struct snapshot_report *p, struct cur *c)
+{
+	p->elapsed_ns = cur_u64(c);
+	p->begun_ns = cur_u64(c);
+	p->id = cur_u64(c);
+	p->token = cur_bytes16(c);
+	p->batch = cur_u32(c);
+	p->last = cur_u8(c);
+	p->first = cur_u32(c);
+	p->step = cur_u32(c);
+	p->delivered = cur_u64(c);
+	p->checksum = cur_u64(c);
+	p->skipped = cur_u64(c);
+	uint16_t count = cur_u16(c);
+	if (count > PROVENANCE_SKIPS_MAX) c->bad = true;
+	p->skips = cur_bytes(c, (size_t)count * PROVENANCE_SKIP_SIZE);
+}
+
 static enum step_result report_parse(struct req *r)
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
 	struct report_req *b = body_new(r);
 	struct snapshot_report *p = &b->report;
+	struct token token;
+	char why[128];
+	uint8_t flags;
 	int err;
 
 	p->bucket_name = cur_bytes16(&c);
@@ -99,9 +124,14 @@ static enum step_result report_parse(struct req *r)
 	p->samples = cur_u64(&c);
 	p->bytes = cur_u64(&c);
 	p->waited_ns = cur_u64(&c);
-	p->ended = cur_flags(&c, 1) != 0;
+	flags = cur_flags(&c, STREAM_ENDED | STREAM_PROVENANCE);
+	p->ended = (flags & STREAM_ENDED) != 0;
+	p->has_provenance = (flags & STREAM_PROVENANCE) != 0;
+	if (p->has_provenance) provenance_parse(p, &c);
 	if (!cur_done(&c) || p->bucket_name.len == 0)
 		return req_fail(r, -GRANARY_EPROTO, "STREAM_REPORT does not parse");
+	if (p->has_provenance && token_decode(&token, p->token.p, p->token.len, why, sizeof(why)) < 0)
+		return req_fail(r, -GRANARY_EINVAL, "STREAM_REPORT: the token where it begins: %s", why);
 	if (snapshot_name_check(p->name) < 0 || !is_word(p->job) || !is_word(p->host))
 		return req_fail(r, -GRANARY_EINVAL,
 			"job and host are 1 to %d visible ASCII characters without spaces",
@@ -129,7 +159,7 @@ static enum step_result report_answer(struct req *r)
 	return STEP_DONE;
 }
 
-/* ---- list ---- */
+/* ---- provenance ---- */
 
 static bool may_list(void *arg, struct slice bucket)
 {
@@ -137,6 +167,58 @@ static bool may_list(void *arg, struct slice bucket)
 
 	return auth_any_in(r->peer->key, GRANT_READ, bucket);
 }
+
+static void provenance_work(struct req *r)
+{
+	struct report_req *b = r->body;
+
+	b->err = snapshots_provenance(r->store->snapshots, &b->page);
+}
+
+static enum step_result provenance_ask(struct req *r)
+{
+	struct cur c = cur_of(r->meta, r->frame.meta_len);
+	struct report_req *b = body_new(r);
+	struct provenance_page *p = &b->page;
+	struct slice bucket = cur_bytes16(&c);
+	int err;
+
+	p->job = cur_bytes16(&c);
+	p->after = cur_bytes16(&c);
+	p->max = cur_u32(&c);
+	if (!cur_done(&c) || p->max == 0 || p->max > WIRE_LIST_MAX || p->after.len > PROVENANCE_CURSOR_MAX)
+		return req_fail(r, -GRANARY_EPROTO, "PROVENANCE does not parse");
+	if (!is_word(p->job))
+		return req_fail(r, -GRANARY_EINVAL, "a job is 1 to %d visible ASCII characters without spaces",
+			LEASE_JOB_MAX);
+	err = auth_begin(r, &b->auth, GRANT_READ, bucket);
+	if (err < 0) return req_fail(r, err, "cannot list what a job was given: %s", error_text(err));
+	p->bucket = bucket.len > 0 ? b->auth.bucket.id : 0;
+	p->cap = r->peer->data_cap / 2; /* a line is shorter than the other half */
+	p->may = may_list;
+	p->arg = r;
+	r->step++;
+	return req_work(r, provenance_work);
+}
+
+static enum step_result provenance_answer(struct req *r)
+{
+	struct report_req *b = r->body;
+	struct provenance_page *p = &b->page;
+	uint8_t meta[1 + 4 + 2 + PROVENANCE_CURSOR_MAX];
+	struct wr w = wr_of(meta, sizeof(meta));
+
+	if (b->err < 0)
+		return req_fail(r, b->err, "cannot list what a job was given: %s", error_text(b->err));
+	wr_u8(&w, p->more);
+	wr_u32(&w, p->count);
+	wr_bytes16(&w, slice_of(p->cursor, p->cursor_len));
+	answer_data(r, &w, (uint8_t *)p->text, p->len);
+	p->text = NULL;
+	return STEP_DONE;
+}
+
+/* ---- list ---- */
 
 static void list_work(struct req *r)
 {
@@ -172,6 +254,15 @@ static enum step_result list_answer(struct req *r)
 
 static const struct req_step report_steps[] = { { "parse", report_parse },
 	{ "answer", report_answer } };
+static const struct req_step provenance_steps[] = { { "parse", provenance_ask }, { "answer", provenance_answer } };
+const struct req_kind provenance_kind = {
+	.op = OP_PROVENANCE,
+	.name = "provenance",
+	.action = GRANT_READ,
+	.steps = provenance_steps,
+	.step_count = 2,
+	.cleanup = body_free,
+};
 static const struct req_step list_steps[] = { { "parse", list_parse }, { "answer", list_answer } };
 const struct req_kind stream_report_kind = {
 	.op = OP_STREAM_REPORT,

@@ -47,6 +47,7 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_STREAM_LIST] = &stream_list_kind,
 	[OP_RECIPE_LIST] = &recipe_list_kind,
 	[OP_RECIPE_SHOW] = &recipe_show_kind,
+	[OP_PROVENANCE] = &provenance_kind,
 	[OP_PUT] = &put_kind,
 	[OP_EXTENT] = &extent_kind,
 	[OP_ABORT] = &abort_kind,

@@ -310,6 +310,7 @@ class Fields(Case):
             w.SNAPSHOT_NOTE: b16("bucket") + b16("none") + b16("note") + struct.pack("<Q", 0),
             w.RECIPE_LIST: b16("bucket") + b16("") + struct.pack("<I", 10),
             w.RECIPE_SHOW: b16("bucket") + b16("none"),
+            w.PROVENANCE: b16("bucket") + b16("job") + b16("") + struct.pack("<I", 10),
             w.RECIPE_CREATE: b16("bucket") + b16("r1") + b16("note") + struct.pack("<I", 2) + b"{}",
             w.RECIPE_REMOVE: b16("bucket") + b16("none") + b"\0",
             w.ATTR: b16("bucket") + good + b"\1" + b16(""),

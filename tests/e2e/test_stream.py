@@ -162,8 +162,8 @@ def test_verbs(cmd, source):
     cmd.run("snapshot", "rm", "data@v2", code=2)  # nobody can be asked
     cmd.run("snapshot", "rm", "data@v2", "--yes")
     cmd.run("snapshot", "show", "data@v2", code=4)
-    first = cmd.json("stream", "data/few", "--job", "auto one")[0]
-    second = cmd.json("stream", "data/few", "--job", "auto one")[0]
+    first = cmd.json("stream", "data/few", "--job", "auto-one")[0]
+    second = cmd.json("stream", "data/few", "--job", "auto-one")[0]
     check(first["snapshot"] == second["snapshot"] and first["snapshot"].startswith(".auto-"), "automatic snapshots")
 
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* clock_jump.c -- preloaded: wall-clock time is off by as many seconds as the file named by CLOCK_JUMP_FILE says, which
- * may change while the process runs. Monotonic and boot time are untouched, as when somebody sets the clock. */
+ * may change while the process runs. Monotonic and boot time are untouched, as when somebody sets the clock; boot time
+ * is off by what the file named by CLOCK_JUMP_BOOT_FILE says, as when that time went by. */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stddef.h>
@@ -14,9 +15,9 @@
 
 #define SYMBOL(name) __asm__(#name) __attribute__((visibility("default")))
 
-static int64_t jump_s(void)
+static int64_t jump_s(const char *name)
 {
-	const char *path = getenv("CLOCK_JUMP_FILE");
+	const char *path = getenv(name);
 	char text[32] = "";
 	int fd = path ? (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC) : -1;
 
@@ -33,7 +34,9 @@ int cj_clock_gettime(clockid_t id, struct timespec *t)
 	int res = (int)syscall(SYS_clock_gettime, id, t);
 
 	if (res == 0 && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE || id == CLOCK_TAI))
-		t->tv_sec += jump_s();
+		t->tv_sec += jump_s("CLOCK_JUMP_FILE");
+	if (res == 0 && id == CLOCK_BOOTTIME)
+		t->tv_sec += jump_s("CLOCK_JUMP_BOOT_FILE");
 	return res;
 }
 
