@@ -22,6 +22,7 @@ enum {
 	COMING_FIRST = 2 * 1024 * 1024, /* before the first batch, which comes sample by sample */
 	COUNT_EXACT_MAX = 1 << 20,     /* samples of a window that was begun before: of those it is counted
 	                                * what is left */
+	GENS_AHEAD = 4,
 };
 
 static uint64_t gen_bytes(const struct granary_epoch *e)
@@ -45,6 +46,18 @@ static uint32_t common_divisor(uint32_t a, uint32_t b)
 		b = rest;
 	}
 	return a;
+}
+
+/* How many windows of a lane may be planned at once: those up to the end of a batch from the one before it, of which none
+ * can be forgotten before it is ready, and those that are read ahead. Lanes may differ by a block and by an item. */
+uint64_t hold_gens(const struct granary_epoch *e)
+{
+	const struct order_spec *s = &e->order.spec;
+	uint64_t first = e->options.first, step = e->options.step;
+	uint64_t batches = (first > step ? first : step) + 1;
+	uint64_t items = batches * e->ranks.global_batch / s->lanes + 1 + s->block;
+
+	return items / s->window / s->block + GENS_AHEAD;
 }
 
 int hold_setup(struct granary_epoch *e)
@@ -364,8 +377,7 @@ static struct hold *hold_next(struct granary_epoch *e, int *err)
 				return h;
 			g->next++;
 		}
-		if (e->gen_end == e->windows || e->gen_end - e->gen_first >= EPOCH_GENS_MAX ||
-			e->gen_end - e->gen_first >= 4)
+		if (e->gen_end == e->windows || e->gen_end - e->gen_first >= hold_gens(e))
 			return NULL;
 		*err = gen_plan(e);
 		if (*err < 0)

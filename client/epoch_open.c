@@ -376,7 +376,8 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 		return err;
 	epoch_stream(e);
 	e->batches = e->ranks.batches > o->first ? (e->ranks.batches - o->first - 1) / o->step + 1 : 0;
-	e->holding = !e->recipe && e->order.spec.mode == ORDER_BLOCKS && e->order.spec.block * e->fields <= 1 << 20;
+	e->holding = !e->recipe && e->order.spec.mode == ORDER_BLOCKS && e->order.spec.block * e->fields <= 1 << 20 &&
+		hold_gens(e) <= EPOCH_GENS_MAX;
 	err = epoch_budget(e);
 	if (err == 0 && e->holding && hold_setup(e) < 0)
 		err = error_fail(e->client, -GRANARY_ENOMEM, "out of memory");

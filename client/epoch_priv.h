@@ -204,6 +204,7 @@ void batch_free(struct granary_epoch *e, struct batch *b);
 void batch_recycle(struct granary_epoch *e, struct batch *b);
 /* epoch_hold.c (run) */
 int hold_setup(struct granary_epoch *e);
+uint64_t hold_gens(const struct granary_epoch *e); /* windows of a lane at once: above EPOCH_GENS_MAX nothing is held */
 void hold_release(struct granary_epoch *e);
 bool hold_fetch_more(struct granary_epoch *e);
 bool hold_collect(struct granary_epoch *e);
