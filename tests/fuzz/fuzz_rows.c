@@ -4,6 +4,8 @@
 #include "meta/rows.h"
 
 #include "common/error.h"
+#include "meta/provenance.h"
+#include "meta/recipe.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -50,6 +52,43 @@ static void try_pack(struct slice value)
 	assert(memcmp(buf, again, (size_t)len) == 0);
 }
 
+static void try_recipe(struct slice value)
+{
+	struct recipe_row row, back;
+	struct slice name;
+	uint8_t *buf;
+	uint64_t of;
+	int64_t len;
+
+	row_hold_parse(value, &of, &name);
+	if (recipe_row_decode(value, &row) < 0)
+		return;
+	buf = malloc(recipe_row_size(&row));
+	len = recipe_row_encode(&row, buf, recipe_row_size(&row));
+	assert(len > 0 && recipe_row_decode(slice_of(buf, (size_t)len), &back) == 0);
+	assert(back.id == row.id && slice_eq(back.text, row.text) && slice_eq(back.buckets, row.buckets));
+	free(buf);
+}
+
+static void try_provenance(struct slice value)
+{
+	uint8_t key[ROW_KEY_MAX], *buf;
+	struct provenance_row row, back;
+	struct provenance_key k;
+	struct token token;
+	int64_t len;
+
+	if (value.len < ROW_KEY_MAX && row_provenance_parse(value, &k) && k.job.len > 0)
+		assert(slice_eq(row_provenance(key, &k), value));
+	if (provenance_row_decode(value, &row, &token) < 0)
+		return;
+	buf = malloc(provenance_row_size(&row));
+	len = provenance_row_encode(&row, buf, provenance_row_size(&row));
+	assert(len > 0 && provenance_row_decode(slice_of(buf, (size_t)len), &back, &token) == 0);
+	assert(back.checksum == row.checksum && back.to == row.to && slice_eq(back.skips, row.skips));
+	free(buf);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint8_t buf[8192], key[ROW_KEY_MAX];
@@ -61,6 +100,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	try_object(value);
 	try_pack(value);
+	try_recipe(value);
+	try_provenance(value);
 	extent_row_decode(value, &e);
 	meta_check(value);
 	len = value_set_u64(value, 64, 7, buf, sizeof(buf));
