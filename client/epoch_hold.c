@@ -48,8 +48,8 @@ static uint32_t common_divisor(uint32_t a, uint32_t b)
 	return a;
 }
 
-/* How many windows of a lane may be planned at once: those up to the end of a batch from the one before it, of which none
- * can be forgotten before it is ready, and those that are read ahead. Lanes may differ by a block and by an item. */
+/* How many windows of a lane may be planned at once: those up to the end of a batch from the one before it, of which
+ * none can be forgotten before it is ready, and those that are read ahead. Lanes may differ by a block and an item. */
 uint64_t hold_gens(const struct granary_epoch *e)
 {
 	const struct order_spec *s = &e->order.spec;

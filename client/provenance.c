@@ -192,7 +192,8 @@ static int order_again(struct again *a, struct order_ranks_spec *ranks)
 	if (err == 0)
 		err = order_ranks_init(&a->ranks, ranks, why, sizeof(why));
 	if (err == 0 && a->batches > 0 &&
-		(a->step == 0 || a->first >= a->ranks.batches || a->batches - 1 > (a->ranks.batches - 1 - a->first) / a->step))
+		(a->step == 0 || a->first >= a->ranks.batches ||
+			a->batches - 1 > (a->ranks.batches - 1 - a->first) / a->step))
 		return error_fail(a->client, -GRANARY_EINVAL, "the line has %llu batches, the epoch %llu",
 			(unsigned long long)a->batches, (unsigned long long)a->ranks.batches);
 	return err < 0 ? error_fail(a->client, err, "'%s': %s", a->source, why) : 0;

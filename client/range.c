@@ -65,21 +65,21 @@ int range_sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, u
 
 int range_sample_checksum(struct granary_snapshot *s, uint64_t id, uint64_t position, uint64_t *sum)
 {
-	const struct snap_page *page;
+	struct page_cursor c = { .page = NULL };
 	struct snap_extent extent;
 	struct snap_row row;
-	uint64_t at;
-	int err = sample_page(s, id, &page, &at);
+	int err = page_cursor_to(s, &c, id);
 
 	*sum = provenance_begin(position);
 	for (uint32_t f = 0; err == 0 && f < s->manifest.fields; f++) {
-		err = snap_page_row(page, at + f, &row);
+		err = snap_page_row(c.page, (id - c.first) * s->manifest.fields + f, &row);
 		*sum = provenance_file(*sum, err == 0 ? row.size : 0);
 		for (uint32_t i = 0; err == 0 && i < row.extent_count; i++) {
-			err = snap_page_extent(page, &row, i, &extent);
+			err = snap_page_extent(c.page, &row, i, &extent);
 			*sum = provenance_extent(*sum, err == 0 ? extent.crc : 0);
 		}
 	}
+	page_cursor_end(s, &c);
 	return err;
 }
 

@@ -122,12 +122,14 @@ static void put_line(FILE *to, const struct provenance_key *key, const struct pr
 	fprintf(to,
 		"job=%.*s begun_ns=%" PRIu64 " %s=%s@%.*s hash=%016" PRIx64 "%016" PRIx64
 		" mode=%s seed=%" PRIu64 " epoch=%" PRIu64 " host=%.*s rank=%" PRIu32 " world=%" PRIu32
-		" batch=%" PRIu32 " last=%u first=%" PRIu32 " step=%" PRIu32 " from=%" PRIu64 " to=%" PRIu64 " batches=%" PRIu64 " samples=%" PRIu64
-		" bytes=%" PRIu64 " checksum=%016" PRIx64 " skipped=%" PRIu64,
+		" batch=%" PRIu32 " last=%u"
+		" first=%" PRIu32 " step=%" PRIu32 " from=%" PRIu64 " to=%" PRIu64 " batches=%" PRIu64
+		" samples=%" PRIu64 " bytes=%" PRIu64 " checksum=%016" PRIx64 " skipped=%" PRIu64,
 		(int)key->job.len, (const char *)key->job.p, key->begun_ns, token->of_recipe ? "recipe" : "snapshot",
 		bucket, (int)row->name.len, (const char *)row->name.p, token->source.hi, token->source.lo,
 		mode != NULL ? mode : "", token->seed, token->epoch, (int)row->host.len, (const char *)row->host.p,
-		row->rank, row->world, row->batch, row->last, row->first, row->step, token->position, row->to, row->delivered, row->samples,
+		row->rank, row->world, row->batch, row->last,
+		row->first, row->step, token->position, row->to, row->delivered, row->samples,
 		row->bytes, row->checksum, row->skipped);
 	put_skips(to, row->skips);
 	fprintf(to, " ended=%d age_s=%" PRIu64 " token=%s\n", row->ended, (now - row->seen_ns) / SECOND, text);

@@ -22,6 +22,7 @@ from stream_lib import Command, check, rows_of
 from test_order import BLOCKS, EXACT, NONE, Mix, Order
 
 MODES = {"exact": EXACT, "blocks": BLOCKS, "none": NONE}
+JOBS = ("first", "second", "third")
 BORDERS = (12, 60, 84, 210, 360)  # multiples of many worlds times batches; with one more and one less
 
 
@@ -108,13 +109,15 @@ class Case:
 
     def start(self, position, world, batch, more):
         N = self.source.samples
-        args = ["stream", self.source.name, "--world", world, "--batch", batch, "--ids", "--json", "--last", self.last, "--stall-timeout", "20"]
+        args = ["stream", self.source.name, "--world", world, "--batch", batch, "--ids", "--json", "--last", self.last]
         if position == 0:
             args += ["--mode", self.mode, "--seed", self.seed, "--epoch", self.epoch]
         else:
             args += ["--resume", self.source.token(self.mode, self.seed, self.epoch, min(position, N))]
         if self.rng.randrange(4) == 0:
             args += ["--memory", "1MiB", "--read-ahead", "1"]
+        if self.number % 5 == 0:
+            args += ["--job", JOBS[self.number % len(JOBS)]]
         return [self.cmd.start(*map(str, args + more), "--rank", str(r)) for r in range(world)]
 
     def batches(self, position, world, batch, rank):
@@ -212,6 +215,13 @@ class Case:
         return self.rng.randrange(1, 1 + min(64, max(1, left)))
 
 
+def test_provenance(cmd):
+    """Whatever became of the ranks: what is on record of them is what was given."""
+    for job in JOBS:
+        for line in cmd.json("provenance", job, "--verify"):
+            check(line["verdict"] == "verified", f"the log of '{job}': {line}")
+
+
 def test_keep_warns(cmd):
     said = cmd.run("stream", "data@n60", "--last", "keep", "--world", "2").stderr.decode()
     check("warning" in said, f"last = keep with 2 ranks does not warn: {said}")
@@ -264,6 +274,8 @@ def main():
     for number in [int(only)] if only else range(cases):
         one = random.Random(f"{seed}/{number}")
         Case(cmd, one.choice(sources), one, number).run()
+    if not only:
+        test_provenance(cmd)
     server.kill()
     print(f"cases={cases}")
 
