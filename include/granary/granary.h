@@ -1220,7 +1220,7 @@ struct granary_recipe_source {
 	uint32_t weight, repeat; /* 0: not given; weights divided by what divides all */
 };
 /** Opens a recipe: fetches its text and the manifests of its snapshots; with `include` or `exclude` their names too
- * (about a second for 10 million). Takes about an eighth of a byte for each sample of such a snapshot.
+ * (a few seconds for 10 million). Takes about an eighth of a byte for each sample of such a snapshot.
  * @param out  granary_recipe_close() it; NULL on error. The client must stay open as long.
  * @return 0; -GRANARY_ENOTFOUND (no such recipe, or a snapshot of it is gone; the text says which); -GRANARY_ECHANGED
  *         (another snapshot has the name of one of them). Blocks. Any thread. Since 0.1. */
