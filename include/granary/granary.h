@@ -1123,9 +1123,9 @@ GRANARY_API GRANARY_MUST_CHECK int granary_jobs(struct granary_client *client, c
 /** What a job was given, as the server keeps it: a line for each epoch that each of its ranks opened, in the order in
  * which they began, `name=value` pairs separated by blanks: snapshot or recipe, hash, mode, seed, epoch, rank, world,
  * batch, last, first, step, from and to (positions of the epoch), batches, samples, bytes, checksum (of checksums:
- * docs/ORDER.md 9; those of all ranks add up), skipped, skips (POSITION:SOURCE:LOST:SUBSTITUTE, the first 256), ended, token and
- * more. Of a rank that was killed it ends with its last report, a minute before at most. A job keeps its last 16,384
- * lines, for 400 days.
+ * docs/ORDER.md 9; those of all ranks add up), skipped, skips (POSITION:SOURCE:LOST:SUBSTITUTE, the first 256),
+ * ended, token and more. Of a rank that was killed it ends with its last report, a minute before at most.
+ * A job keeps its last 16,384 lines, for 400 days.
  * @param text  NUL-terminated block, granary_free() it; "" for a job that nothing is known of.
  * @return 0 or an error. Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_provenance(struct granary_client *client, const char *job, char **text,
