@@ -315,27 +315,42 @@ int run_stream(int count, char **args)
 
 /* ---- shuffle-quality ----------------------------------------------------------------------- */
 
+enum { KEY_MAX = GRANARY_KEY_LEN_MAX + 80, DEPTH_MAX = KEY_MAX + 2 }; /* of a key that names a part of a file */
+
 struct quality {
 	uint32_t *dirs; /* of each sample */
 	uint32_t dirs_count;
 	uint32_t *seen; /* round in which a directory was seen */
 	uint32_t round;
-	char last[GRANARY_KEY_LEN_MAX + 1];
+	bool by_file; /* lines and windows: a file stands for its directory */
+	/* the directories that the last key is in: lengths of their paths, and their numbers */
+	char last[KEY_MAX + 1];
+	uint32_t depth, lens[DEPTH_MAX], numbers[DEPTH_MAX];
 };
+
+/* Keys come depth first: a directory was met before if its path is still among those above. */
+static uint32_t quality_dir(struct quality *q, const char *key, uint32_t len)
+{
+	uint32_t common = 0;
+
+	while (common < len && q->last[common] == key[common]) common++;
+	while (q->depth > 0 && q->lens[q->depth - 1] > common) q->depth--;
+	memcpy(q->last, key, len);
+	q->last[len] = '\0';
+	if (q->depth == 0 || q->lens[q->depth - 1] != len) {
+		q->lens[q->depth] = len;
+		q->numbers[q->depth++] = q->dirs_count++;
+	}
+	return q->numbers[q->depth - 1];
+}
 
 static int quality_name(void *arg, const char *key, uint64_t id, uint32_t field)
 {
 	struct quality *q = arg;
-	const char *slash = strrchr(key, '/');
-	size_t len = slash != NULL ? (size_t)(slash - key) : 0;
+	const char *border = strrchr(key, q->by_file ? '#' : '/');
 
-	if (field != 0) return 0;
-	if (q->dirs_count == 0 || strlen(q->last) != len || memcmp(q->last, key, len) != 0) {
-		q->dirs_count++;
-		memcpy(q->last, key, len);
-		q->last[len] = '\0';
-	}
-	q->dirs[id] = q->dirs_count - 1;
+	if (field == 0 && strlen(key) <= KEY_MAX)
+		q->dirs[id] = quality_dir(q, key, border != NULL ? (uint32_t)(border - key) + 1 : 0);
 	return 0;
 }
 
@@ -369,6 +384,7 @@ static int quality_report(struct quality *q, const struct granary_snapshot_detai
 		.block = opts.block ? opts.block : d->block,
 		.window = opts.window ? opts.window : d->window, .lanes = opts.lanes ? (uint32_t)opts.lanes : d->lanes,
 		.seed = opts.seed };
+	static const char *const modes[] = { "auto", "exact", "blocks", "none" };
 	struct { const char *what; uint64_t rows, step; } of[] = { { "one rank", 0, 1 },
 		{ "a rank of 8", 0, QUALITY_WORLD }, { "the global batch of 8", 0, 1 } };
 	struct order blocks, exact;
@@ -381,6 +397,10 @@ static int quality_report(struct quality *q, const struct granary_snapshot_detai
 	if (order_init(&exact, &spec, why, sizeof(why)) < 0) return fail(CLI_USAGE, "%s", why);
 	of[0].rows = of[1].rows = batch;
 	of[2].rows = batch * QUALITY_WORLD;
+	if (!opts.json)
+		printf("distinct directories in a batch of %" PRIu64 ", of %u; the snapshot's order is %s, block %"
+			PRIu64 " samples, window %" PRIu64 " blocks, %u lanes\n",
+			batch, q->dirs_count, modes[d->mode < 4 ? d->mode : 0], spec.block, spec.window, spec.lanes);
 	for (size_t i = 0; i < 3; i++) {
 		double b = quality_of(q, &blocks, of[i].rows, of[i].step);
 		double e = quality_of(q, &exact, of[i].rows, of[i].step);
@@ -415,6 +435,7 @@ int run_shuffle_quality(int count, char **args)
 	if (err == 0) {
 		granary_snapshot_describe(snapshot, &d);
 		q.dirs = must_alloc(calloc((size_t)d.samples + 1, sizeof(*q.dirs)));
+		q.by_file = strstr(d.options, "split=lines") != NULL || strstr(d.options, "split=fixed") != NULL;
 		err = granary_snapshot_names(snapshot, NULL, quality_name, &q);
 		q.seen = must_alloc(calloc((size_t)q.dirs_count + 1, sizeof(*q.seen)));
 		if (err == 0) code = quality_report(&q, &d);

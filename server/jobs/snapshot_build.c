@@ -25,7 +25,9 @@ enum {
 	BATCH_BYTES = 8 * 1024 * 1024,
 	BATCH_COUNT = 256,
 	LIST_EXTENTS_MAX = 1 << 20,
+	MIX_BATCH = 256,
 };
+#define MIX_GOOD 0.9 /* of the directories that a batch in the order `exact` has */
 
 int making_fail(struct snapshot_making *m, int err, const char *fmt, ...)
 {
@@ -223,6 +225,7 @@ static int pages_write(struct output *out)
 {
 	struct build *b = out->b;
 	struct sort_row row;
+	uint32_t dir, last_dir = UINT32_MAX;
 	int more, err = sorter_finish(b->rows);
 
 	while (err == 0 && (more = sorter_next(b->rows, &row)) != 0) {
@@ -233,6 +236,9 @@ static int pages_write(struct output *out)
 			err = out->page == NULL || pack != out->page_pack ? page_begin(out, pack)
 									  : 0;
 		if (err < 0) break;
+		dir = (uint32_t)row.value[1] & ((1u << DIR_BITS) - 1);
+		b->dir_runs += dir != last_dir;
+		last_dir = dir;
 		err = sample_add(out, &row);
 	}
 	if (err == 0) err = page_end(out);
@@ -357,24 +363,49 @@ static int names_write(struct output *out)
 
 /* ---- the manifest ---- */
 
+/* How many of n equal things are met by so many draws. */
+static double distinct(double n, double draws)
+{
+	double missed = 1;
+
+	for (; draws >= 1; draws--) missed *= 1 - 1 / n;
+	return n * (1 - missed);
+}
+
+/* A batch of `blocks` draws from the blocks of one window of all lanes, or takes all of several. What it meets there is
+ * stretches of neighbours that share a directory, most of them each another one when there are few for a directory. */
+static void warn_of_neighbours(struct build *b)
+{
+	const struct snap_manifest *m = &b->manifest;
+	uint64_t all = (m->samples + m->block - 1) / m->block, window = m->window * m->lanes;
+	double a_block = (double)m->block * (double)b->dir_runs / (double)m->samples, stretches, exact, mixed;
+
+	if (m->mode != ORDER_BLOCKS || m->directories < 2 || window >= all) return;
+	stretches = (double)window * (a_block < 1 ? 1 : a_block);
+	if (window * m->block > MIX_BATCH)
+		stretches = distinct(stretches, MIX_BATCH);
+	else
+		stretches *= MIX_BATCH / (double)(window * m->block);
+	exact = distinct((double)m->directories, MIX_BATCH);
+	mixed = b->dir_runs < 2 * m->directories ? stretches : distinct((double)m->directories, stretches);
+	if (mixed >= MIX_GOOD * exact) return;
+	making_warn(b->m,
+		"neighbours share a directory and the window does not mix them: a batch of %d has samples of about "
+		"%.0f directories, in the order exact of %.0f; use a larger --window, more --lanes, or --mode exact",
+		MIX_BATCH, mixed, exact);
+}
+
 static void choose_order(struct build *b)
 {
 	struct snap_manifest *m = &b->manifest;
-	uint64_t mean = m->bytes / m->samples, window_samples;
+	uint64_t mean = m->bytes / m->samples;
 
 	m->mode = b->o->mode != 0 ? b->o->mode : (uint8_t)order_auto(mean, false);
 	order_defaults(m->samples, mean, false, &m->block, &m->lanes, &m->window);
 	if (b->o->block > 0) m->block = b->o->block;
 	if (b->o->lanes > 0) m->lanes = b->o->lanes;
 	if (b->o->window > 0) m->window = b->o->window;
-	window_samples = m->window * m->block * m->lanes;
-	if (m->mode == ORDER_BLOCKS && m->directories > 1 && window_samples < m->samples &&
-		b->dir_run_max >= window_samples)
-		making_warn(b->m,
-			"neighbours share a directory and the window does not mix them: %llu "
-			"samples of one directory follow each "
-			"other, a window has %llu; use a larger --window, or mode exact",
-			(unsigned long long)b->dir_run_max, (unsigned long long)window_samples);
+	warn_of_neighbours(b);
 }
 
 static int manifest_write(struct output *out)

@@ -35,7 +35,7 @@ struct build {
 	struct build_field fields[SNAP_FIELDS_MAX];
 	/* what the scan found */
 	struct sorter *rows; /* by (order, pack, offset): value 0 length and crc, or where in
-				`lists`; value 1 sequence */
+				`lists`; value 1 sequence and the directory's hash */
 	struct spool *lists; /* of samples that are not one extent: for each field its count and its
 				extents */
 	struct spool *names; /* keys in order: bytes shared with the one before, others, bytes */
@@ -45,13 +45,15 @@ struct build {
 	/* directories: lengths of the paths of those that were counted, from the top */
 	uint8_t dir_key[SNAP_KEY_MAX];
 	uint32_t dir_len, dir_depth, dir_lens[SNAP_KEY_MAX + 1];
-	uint64_t dir_run, dir_run_max;
+	uint32_t dir_hash; /* of the directory of the sample at hand: DIR_BITS */
+	uint64_t dir_runs; /* stretches of samples, as they lie, that share one */
 	struct snap_manifest manifest;
 	uint32_t page_cap, names_cap;
 	struct group *group;
 	struct splitting *split; /* NULL: a sample is a file, or several */
 };
 #define ROW_LISTED (UINT64_C(1) << 63)
+enum { DIR_BITS = 20 }; /* below the sequence in a row's value 1 */
 
 /* snapshot_scan.c */
 bool build_is_marker(struct slice key, const struct object *o);
@@ -65,6 +67,7 @@ int build_place(struct build *b, const struct row_extent *list, uint32_t count, 
 /* The sample at hand: K fields in b->fields, and their keys, ascending. */
 int build_sample(struct build *b, const struct slice *keys);
 void build_count_directory(struct build *b, struct slice key);
+void build_note_directory(struct build *b, struct slice dir); /* that the next samples are of */
 
 /* snapshot_group.c */
 int build_group_begin(struct build *b); /* finds out the fields: a scan of its own */

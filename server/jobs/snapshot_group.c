@@ -106,6 +106,18 @@ static void group_left_out(struct build *b)
 				slice_of(g->keys + g->members[0].key_at, g->base_len)));
 }
 
+static void note_directory(struct build *b, struct slice key)
+{
+	struct slice dir, leaf;
+
+	if (b->split == NULL) {
+		build_count_directory(b, key);
+		return;
+	}
+	key_split(key, &dir, &leaf);
+	build_note_directory(b, dir);
+}
+
 /* Both the fields and the members are in order of suffix. */
 static int group_give(struct build *b)
 {
@@ -128,7 +140,7 @@ static int group_give(struct build *b)
 		b->fields[i] = g->members[at++].field;
 	}
 	g->extra += g->member_count - s->fields + g->dropped;
-	if (b->split == NULL) build_count_directory(b, keys[0]);
+	note_directory(b, keys[0]);
 	return build_sample(b, keys);
 }
 

@@ -251,7 +251,7 @@ int build_place(struct build *b, const struct row_extent *list, uint32_t count, 
 
 int build_sample(struct build *b, const struct slice *keys)
 {
-	struct sort_row row = { .value = { 0, b->manifest.samples } };
+	struct sort_row row = { .value = { 0, b->manifest.samples << DIR_BITS | b->dir_hash } };
 	const struct row_extent *first = b->extents;
 	int err = build_place(b, b->extents, b->extent_count, &row);
 
@@ -272,6 +272,11 @@ int build_sample(struct build *b, const struct slice *keys)
 	return err;
 }
 
+void build_note_directory(struct build *b, struct slice dir)
+{
+	b->dir_hash = (uint32_t)(hash_content(dir.p, dir.len).lo & ((1u << DIR_BITS) - 1));
+}
+
 /* Keys come depth first: a directory was met before if its path is still among those above. */
 void build_count_directory(struct build *b, struct slice key)
 {
@@ -281,10 +286,8 @@ void build_count_directory(struct build *b, struct slice key)
 	key_split(key, &dir, &leaf);
 	if (b->dir_depth > 0 && dir.len == b->dir_len &&
 		(dir.len == 0 || memcmp(dir.p, b->dir_key, dir.len) == 0) &&
-		b->dir_lens[b->dir_depth - 1] == b->dir_len) {
-		if (++b->dir_run > b->dir_run_max) b->dir_run_max = b->dir_run;
+		b->dir_lens[b->dir_depth - 1] == b->dir_len)
 		return;
-	}
 	while (common < b->dir_len && common < dir.len && b->dir_key[common] == dir.p[common])
 		common++;
 	while (b->dir_depth > 0 && b->dir_lens[b->dir_depth - 1] > common) b->dir_depth--;
@@ -294,8 +297,7 @@ void build_count_directory(struct build *b, struct slice key)
 	}
 	memcpy(b->dir_key + common, dir.p + common, dir.len - common);
 	b->dir_len = (uint32_t)dir.len;
-	b->dir_run = 1;
-	if (b->dir_run_max == 0) b->dir_run_max = 1;
+	build_note_directory(b, dir);
 }
 
 /* ---- the walk ---- */

@@ -171,7 +171,7 @@ static int on_part(void *arg, const struct split_part *part)
 {
 	struct splitting *s = arg;
 	struct build *b = s->b;
-	struct slice name;
+	struct slice name, dir, leaf;
 	int err = b->extent_count == 0 ? part_of_nothing(s, part->at) : 0;
 
 	if (err < 0) return err;
@@ -182,6 +182,8 @@ static int on_part(void *arg, const struct split_part *part)
 	if (is_excluded(s, name)) return on_drop(s);
 	if (b->o->group) return member_keep(s, name);
 	b->fields[0] = (struct build_field){ 0, b->extent_count };
+	key_split(build_split_path(b, name), &dir, &leaf);
+	build_note_directory(b, dir);
 	return build_sample(b, &name);
 }
 

@@ -167,6 +167,28 @@ def test_verbs(cmd, source):
     check(first["snapshot"] == second["snapshot"] and first["snapshot"].startswith(".auto-"), "automatic snapshots")
 
 
+def test_mixing(cmd, base):
+    """The warning of `snapshot create` and shuffle-quality say the same, and what is true: from where samples lie."""
+    folder = base / "classes"
+    for c in range(40):
+        (folder / f"c{c:02d}").mkdir(parents=True)
+        for i in range(60):
+            (folder / f"c{c:02d}" / f"{i:03d}.bin").write_bytes(b"%d" % (c * 1000 + i) * 20)
+        (folder / f"c{c:02d}" / "deeper").mkdir()
+        (folder / f"c{c:02d}" / "deeper" / "x.bin").write_bytes(b"x")
+    cmd.run("import", folder, f"{cmd.server.url}/data/sorted")
+    cmd.run("import", "--layout", "shuffled:7", folder, f"{cmd.server.url}/data/mixed")
+    small = ("--mode", "blocks", "--block", "16", "--lanes", "1", "--window", "4")
+    for name, prefix, options, warns in (("q1", "sorted/", small, True), ("q2", "sorted/", ("--mode", "blocks"), False),
+                                         ("q3", "mixed/", small, False), ("q4", "sorted/", ("--mode", "exact"), False)):
+        made = cmd.json("snapshot", "create", f"data@{name}", "--prefix", prefix, *options)[0]
+        check(("neighbours" in made.get("warnings", "")) == warns, f"{name}: {made}")
+        ratio = cmd.json("shuffle-quality", f"data@{name}")[0]
+        check(ratio["directories"] == 80, f"{name}: {ratio}")
+        check(ratio["ratio"] < 0.9 if warns else ratio["ratio"] > 0.85 or name == "q4", f"{name}: {ratio}")
+    check(b"block 16 samples" in cmd.run("shuffle-quality", "data@q1").stdout, "shuffle-quality says nothing of the window")
+
+
 def main():
     need_programs()
     rng = random.Random(seed_of())
@@ -189,6 +211,7 @@ def main():
     test_stall(cmd)
     test_jobs(cmd)
     test_verbs(cmd, source)
+    test_mixing(cmd, base)
     server.kill()
     print("ok")
 
