@@ -58,11 +58,16 @@ static struct writer *core_writer(struct writer_core *core, uint64_t group)
 	return w;
 }
 
+static bool writer_is_idle(const struct writer *w)
+{
+	return w->queue == NULL && w->flushes == NULL && !w->creating && !w->gathering;
+}
+
 static void writer_free(struct writer *w)
 {
 	struct writer **at = bucket_of(w->core, w->group);
 
-	assert(w->queue == NULL && w->flushes == NULL && !w->creating && w->current == NULL && w->next == NULL);
+	assert(writer_is_idle(w) && w->current == NULL && w->next == NULL);
 	while (*at != w)
 		at = &(*at)->chain;
 	*at = w->chain;
@@ -120,11 +125,6 @@ static void queue_fail(struct writer *w, int err)
 {
 	while (w->queue != NULL)
 		append_finish(w->core->writers, queue_pop(w), err);
-}
-
-static bool writer_is_idle(const struct writer *w)
-{
-	return w->queue == NULL && w->flushes == NULL && !w->creating;
 }
 
 /* ---- layout ---- */
@@ -232,6 +232,8 @@ static void append_placed(struct flush *f, struct pack_append *a, uint32_t heade
 	else
 		f->first = a;
 	f->last = a;
+	if (f->count++ == 0)
+		f->opened_ns = io_now_ns(reactor_io(f->writer->core->reactor));
 }
 
 /* ---- placing ---- */

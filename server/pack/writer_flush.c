@@ -274,12 +274,46 @@ static void on_written(struct io_op *op)
 		writer_flew(w, f->wpack);
 }
 
+static void on_gathered(struct io_op *op)
+{
+	struct writer *w = container_of(op, struct writer, gather_op);
+
+	w->gathering = false;
+	writer_ready(w);
+	writers_busy(w->core->writers, -1);
+}
+
+/* A flush costs as much for one record as for thirty. Where many appends come at once, each answered one is followed
+ * by the next of its client within microseconds: so a small flush waits, GATHER_NS at most, until half of those that
+ * were outstanding lately are in it; the other half is being committed meanwhile. One client alone never waits. */
+static bool flush_wants_more(struct writer *w, const struct flush *f)
+{
+	struct io *io = reactor_io(w->core->reactor);
+	int64_t outstanding = packs_pending_count(f->wpack->pack);
+	uint64_t until_ns = f->opened_ns + GATHER_NS;
+
+	if (outstanding > w->peak)
+		w->peak = (uint32_t)outstanding;
+	if (f != w->open || w->queue != NULL || f->count >= w->peak / 2 || f->len >= FLIGHT_MIN ||
+	    io_now_ns(io) >= until_ns) {
+		w->peak -= (w->peak + 15) / 16;
+		return false;
+	}
+	if (!w->gathering) {
+		w->gathering = true;
+		writers_busy(w->core->writers, 1);
+		w->gather_op.done = on_gathered;
+		io_timer(io, &w->gather_op, until_ns);
+	}
+	return true;
+}
+
 /* A flush is launched when nothing flies; beside another one of its pack once it is worth a write of its own: small
  * ones gather what comes meanwhile. */
-static bool flush_may_launch(const struct writer *w, const struct flush *f)
+static bool flush_may_launch(struct writer *w, const struct flush *f)
 {
 	if (w->flying == 0)
-		return true;
+		return !flush_wants_more(w, f);
 	return w->flying < FLIGHTS_MAX && f->wpack == w->flushes->wpack && !f->wpack->broken && f->len >= FLIGHT_MIN;
 }
 

@@ -30,6 +30,7 @@ enum {
 	POOL_CHUNKS_MIN = 2 * FLUSH_CHUNKS_MAX,
 	FLIGHT_MIN = 256 * 1024,         /* bytes, to be launched while another flies */
 	FLIGHTS_MAX = 3,                 /* flushes of one writer under way */
+	GATHER_NS = 200 * 1000,          /* a small flush waits that long for company, where there was some lately */
 	NEW_PACKS_MAX = 3,               /* after a failed flush */
 	ALLOCATE_AHEAD = 8 * 1024 * 1024,
 	WRITER_BUCKETS = 1024,
@@ -80,6 +81,8 @@ struct flush {
 	uint32_t chunk_count;
 	uint32_t chunks[FLUSH_CHUNKS_MAX];
 	struct pack_append *first, *last;
+	uint32_t count;          /* of them, as laid out */
+	uint64_t opened_ns;      /* when the first was */
 	uint32_t ops_pending;
 	bool is_written, is_syncing;
 	bool is_told;            /* its appends were told of their places */
@@ -95,6 +98,9 @@ struct writer {
 	struct wpack *current, *next;
 	struct flush *flushes, *flushes_last; /* in order; the first may fly, the last may be `open` */
 	struct flush *open;
+	struct io_op gather_op;  /* a timer: ends the wait of the open flush for more */
+	bool gathering;
+	uint32_t peak;           /* appends of its packs that were outstanding at once, lately */
 	uint32_t flying;         /* flushes at the head that were launched, of one pack */
 	uint32_t ops_pending;    /* their writes and the sync */
 	bool syncing, creating, create_waited, ahead_failed, wants_memory;
