@@ -56,10 +56,10 @@ static int move_outside(struct ns_plan *plan, const struct object *o, const stru
 	if (!is_it)
 		return -GRANARY_ENOTFOUND;
 	moved.logical = m->from.logical;
-	int64_t len = extent_row_encode(&moved, plan->buf, sizeof(plan->buf));
+	int64_t len = extent_row_encode(&moved, plan_buf(), PLAN_BUF_SIZE);
 	if (len < 0)
 		return (int)len;
-	plan_put_row(plan, row_extent(buf, o->id, o->generation, moved.logical), slice_of(plan->buf, (size_t)len));
+	plan_put_row(plan, row_extent(buf, o->id, o->generation, moved.logical), slice_of(plan_buf(), (size_t)len));
 	return 0;
 }
 

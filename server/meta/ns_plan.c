@@ -19,12 +19,19 @@ enum { CHUNK_MIN = 4096, CHUNK_MAX = 256 * 1024, ROW_SLOTS_MIN = 64, DIR_MODE = 
 
 /* ---- memory ---- */
 
+uint8_t *plan_buf(void)
+{
+	static _Thread_local uint8_t buf[PLAN_BUF_SIZE];
+
+	return buf;
+}
+
 struct ns_plan *ns_plan_new(struct ns *ns)
 {
 	struct ns_plan *plan = malloc(sizeof(*plan));
 	if (plan == NULL)
 		return NULL;
-	memset(plan, 0, offsetof(struct ns_plan, buf));
+	memset(plan, 0, sizeof(*plan));
 	plan->magic = PLAN_MAGIC;
 	plan->ns = ns;
 	plan->now_ns = clock_wall_ns();
@@ -273,10 +280,10 @@ int plan_scan(struct ns_plan *plan, struct slice prefix, int (*each)(void *arg, 
 
 int plan_encode(struct ns_plan *plan, const struct object *o, struct slice *out)
 {
-	uint8_t *buf = plan->buf;
-	int64_t len = object_encode(o, buf, sizeof(plan->buf));
+	uint8_t *buf = plan_buf();
+	int64_t len = object_encode(o, buf, PLAN_BUF_SIZE);
 	if (len == -GRANARY_ETOOBIG && o->xattrs.len > 0) {
-		size_t cap = sizeof(plan->buf) + ROW_XATTRS_LEN_MAX;
+		size_t cap = PLAN_BUF_SIZE + ROW_XATTRS_LEN_MAX;
 		buf = plan_alloc(plan, cap);
 		len = buf == NULL ? -GRANARY_ENOMEM : object_encode(o, buf, cap);
 	}
@@ -355,8 +362,8 @@ struct plan_dir *plan_dir_get(struct ns_plan *plan, uint64_t id)
 	if (pd == NULL)
 		return NULL;
 	struct plan_dir **at = &plan->dirs[hash_u64(id) % PLAN_DIR_SLOTS];
-	*pd = (struct plan_dir){ .next = *at, .d.id = id };
-	*at = pd;
+	*pd = (struct plan_dir){ .next = *at, .older = plan->newest_dir, .d.id = id };
+	*at = plan->newest_dir = pd;
 	return pd;
 }
 
@@ -576,20 +583,18 @@ static int plan_judge_dirs(struct ns_plan *plan)
 	int err = 0;
 	for (bool is_done = false; !is_done && err >= 0;) {
 		is_done = true;
-		for (uint32_t i = 0; err >= 0 && i < PLAN_DIR_SLOTS; i++) {
-			for (struct plan_dir *pd = plan->dirs[i]; err >= 0 && pd != NULL; pd = pd->next) {
-				if (!pd->has_lost || pd->is_removed || pd->is_judged)
-					continue;
-				if (plan->may_not_block)
-					return -GRANARY_EAGAIN;
-				if (it == NULL)
-					it = kv_iter_new(plan->ns->kv, NULL);
-				if (it == NULL)
-					return -GRANARY_ENOMEM;
-				err = dir_judge(plan, seen, it, pd);
-				if (err == 1)
-					is_done = false;
-			}
+		for (struct plan_dir *pd = plan->newest_dir; err >= 0 && pd != NULL; pd = pd->older) {
+			if (!pd->has_lost || pd->is_removed || pd->is_judged)
+				continue;
+			if (plan->may_not_block)
+				return -GRANARY_EAGAIN;
+			if (it == NULL)
+				it = kv_iter_new(plan->ns->kv, NULL);
+			if (it == NULL)
+				return -GRANARY_ENOMEM;
+			err = dir_judge(plan, seen, it, pd);
+			if (err == 1)
+				is_done = false;
 		}
 	}
 	if (it != NULL)
@@ -635,9 +640,8 @@ int ns_plan_finish(struct ns_plan *plan)
 	int err = plan->error < 0 ? plan->error : plan_judge_dirs(plan);
 	if (err < 0)
 		return err;
-	for (uint32_t i = 0; i < PLAN_DIR_SLOTS; i++)
-		for (struct plan_dir *pd = plan->dirs[i]; pd != NULL; pd = pd->next)
-			plan_end_dir(plan, pd);
+	for (struct plan_dir *pd = plan->newest_dir; pd != NULL; pd = pd->older)
+		plan_end_dir(plan, pd);
 	for (struct plan_bucket *b = plan->buckets; b != NULL; b = b->next)
 		plan_end_bucket(plan, b);
 	for (struct plan_pack *p = plan->packs; p != NULL; p = p->next) {

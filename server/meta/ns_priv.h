@@ -145,7 +145,8 @@ struct plan_row { /* what the plan did to a row, or states of it */
 	bool is_stated;
 };
 struct plan_dir { /* a directory whose children change */
-	struct plan_dir *next;
+	struct plan_dir *next; /* of its slot */
+	struct plan_dir *older;
 	struct loc_dir d;
 	struct slice name;
 	uint64_t seen;             /* taken before it was found */
@@ -171,7 +172,7 @@ struct ns_plan {
 	struct chunk *chunks;
 	struct plan_row **rows;
 	uint32_t row_slots, row_count; /* slots: a power of two */
-	struct plan_dir *dirs[PLAN_DIR_SLOTS];
+	struct plan_dir *dirs[PLAN_DIR_SLOTS], *newest_dir;
 	struct plan_made *made;
 	struct plan_pack *packs;
 	struct plan_bucket *buckets;
@@ -182,8 +183,10 @@ struct ns_plan {
 	bool bumps_paths;        /* the transaction renames or removes a directory, or changes its group */
 	bool may_not_block;      /* on a reactor: EAGAIN instead of a read from disk or a scan */
 	bool is_finished, is_committed;
-	uint8_t buf[PLAN_BUF_SIZE]; /* encoding */
 };
+
+/* PLAN_BUF_SIZE bytes of this thread: what is encoded there is copied into the plan at once. */
+uint8_t *plan_buf(void);
 
 void *plan_alloc(struct ns_plan *plan, size_t size); /* NULL: plan->error is set */
 struct slice plan_copy(struct ns_plan *plan, struct slice s);
@@ -219,7 +222,7 @@ int plan_put_marker(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64
 /* +1: points there now, -1: no longer */
 void plan_account_pack(struct ns_plan *plan, const struct extent *e, int sign);
 void plan_account_bucket(struct ns_plan *plan, uint64_t bucket, int64_t bytes, int64_t objects);
-int plan_encode(struct ns_plan *plan, const struct object *o, struct slice *out); /* into plan->buf */
+int plan_encode(struct ns_plan *plan, const struct object *o, struct slice *out); /* into plan_buf() */
 int plan_take_rewrite(struct ns_plan *plan, uint64_t id);                         /* -GRANARY_EBUSY */
 
 /* ns_delete.c: what an object's row takes with it: live bytes, quota, `x` and `o` rows, the tables' entries. The row

@@ -44,11 +44,11 @@ static int put_extents_outside(struct ns_plan *plan, const struct ns_put *put)
 {
 	uint8_t buf[ROW_KEY_MAX];
 	for (uint32_t i = ROW_EXTENTS_INLINE_MAX; i < put->extent_count; i++) {
-		int64_t len = extent_row_encode(&put->extents[i], plan->buf, sizeof(plan->buf));
+		int64_t len = extent_row_encode(&put->extents[i], plan_buf(), PLAN_BUF_SIZE);
 		if (len < 0)
 			return (int)len;
 		plan_put_row(plan, row_extent(buf, put->id, 0, put->extents[i].logical),
-			     slice_of(plan->buf, (size_t)len));
+			     slice_of(plan_buf(), (size_t)len));
 	}
 	return plan->error;
 }
