@@ -160,11 +160,17 @@ static int judge_point(struct kv_group *g, const struct kv_rec *r)
 
 static int judge_points(struct kv_group *g, const struct kv_txn *t)
 {
+	const struct kv_rec *counted = NULL; /* its row is loaded */
+
 	for (const struct kv_rec *r = rec_first(t); r != NULL; r = rec_next(t, r)) {
 		int err = 0;
+		if (rec_counts(r) && rec_has_key_of(r, counted))
+			continue;
+		if (rec_counts(r))
+			counted = r;
 		if (r->kind == REC_ABSENT || r->kind == REC_VERSION || r->kind == REC_ID || r->kind == REC_COUNTER)
 			err = judge_point(g, r);
-		else if (r->kind == REC_ADD || r->kind == REC_MAX)
+		else if (rec_counts(r))
 			err = group_load_counter(g, r);
 		else if (r->kind == REC_UNTOUCHED)
 			err = is_untouched(g, r->hash, r->seen) ? 0 : -GRANARY_EBUSY;
@@ -317,25 +323,48 @@ static void apply_row(struct kv_group *g, const struct kv_rec *r)
 	slots_touch(g, r);
 }
 
-static void apply_counter(struct kv_group *g, const struct kv_rec *r)
+static struct counter *apply_count(struct kv_group *g, struct counter *c, const struct kv_rec *r)
+{
+	char key[80];
+	int err = counter_apply(&g->counters, c, r);
+
+	if (err < 0)
+		log_error("cannot count in row '%s': %s; tag=%u", name_escape(key, sizeof(key), rec_key(r)),
+			error_text(err), r->tag);
+	return c;
+}
+
+/* The row's counter, for the records on the same row that follow. */
+static struct counter *apply_counter(struct kv_group *g, const struct kv_rec *r)
 {
 	bool is_new;
 	struct overlay_entry *e = overlay_touch(&g->overlay, r->hash, r->prefix_hash, rec_key(r), &is_new);
 	struct counter *c = is_new ? counters_find(&g->counters, r->hash, rec_key(r)) : e->counter;
-	char key[80];
-	int err;
 
 	if (c == NULL) /* put or deleted in this group */
 		c = counters_add(&g->counters, r->hash, rec_key(r), e->kind == OVERLAY_PUT ? &e->value : NULL);
 	assert(c != NULL); /* out of memory for 200 bytes in mid-group: stopping is the one answer that is not a lie */
 	if (!c->exists)
 		slots_touch(g, r);
-	err = counter_apply(&g->counters, c, r);
-	if (err < 0)
-		log_error("cannot count in row '%s': %s; tag=%u", name_escape(key, sizeof(key), rec_key(r)),
-			error_text(err), r->tag);
 	e->kind = OVERLAY_COUNTER;
 	e->counter = c;
+	return apply_count(g, c, r);
+}
+
+static void apply_all(struct kv_group *g, const struct kv_txn *t)
+{
+	const struct kv_rec *counted = NULL;
+	struct counter *c = NULL;
+
+	for (const struct kv_rec *r = rec_first(t); r != NULL; r = rec_next(t, r)) {
+		if (r->kind == REC_PUT || r->kind == REC_DELETE) {
+			apply_row(g, r);
+			counted = NULL;
+		} else if (rec_counts(r)) {
+			c = rec_has_key_of(r, counted) ? apply_count(g, c, r) : apply_counter(g, r);
+			counted = r;
+		}
+	}
 }
 
 int group_add(struct kv_group *g, const struct kv_txn *t)
@@ -348,12 +377,7 @@ int group_add(struct kv_group *g, const struct kv_txn *t)
 		err = judge_ranges(g, t);
 	if (err < 0)
 		return err;
-	for (const struct kv_rec *r = rec_first(t); r != NULL; r = rec_next(t, r)) {
-		if (r->kind == REC_PUT || r->kind == REC_DELETE)
-			apply_row(g, r);
-		else if (r->kind == REC_ADD || r->kind == REC_MAX)
-			apply_counter(g, r);
-	}
+	apply_all(g, t);
 	return 0;
 }
 

@@ -34,6 +34,7 @@ struct kv_txn {
 	struct kv *kv;
 	uint8_t *recs; /* inline_recs, or on the heap */
 	uint32_t recs_len, recs_cap;
+	uint32_t keyed_at; /* 1 + where in recs the last record with a hash stands; 0: none */
 	uint32_t ops_count;
 	uint32_t magic;
 	int result;
@@ -50,6 +51,12 @@ static inline struct slice rec_value(const struct kv_rec *r)
 {
 	return slice_of(r->bytes + r->key_len, r->value_len);
 }
+/* Counters of one row stand in a row: what was found for the one before holds for the next. */
+static inline bool rec_has_key_of(const struct kv_rec *r, const struct kv_rec *other)
+{
+	return other != NULL && r->hash == other->hash && slice_eq(rec_key(r), rec_key(other));
+}
+static inline bool rec_counts(const struct kv_rec *r) { return r->kind == REC_ADD || r->kind == REC_MAX; }
 static inline const struct kv_rec *rec_first(const struct kv_txn *t)
 {
 	return t->recs_len ? (const struct kv_rec *)(const void *)t->recs : NULL;

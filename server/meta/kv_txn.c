@@ -99,8 +99,16 @@ static struct kv_rec *txn_add(struct kv_txn *t, enum kv_rec_kind kind, struct sl
 static struct kv_rec *txn_add_keyed(struct kv_txn *t, enum kv_rec_kind kind, struct slice key, struct slice value)
 {
 	struct kv_rec *r = txn_add(t, kind, key, value);
+	const struct kv_rec *last;
 
-	if (r != NULL) {
+	if (r == NULL)
+		return NULL;
+	last = t->keyed_at > 0 ? (const struct kv_rec *)(const void *)(t->recs + t->keyed_at - 1) : NULL;
+	t->keyed_at = 1 + (uint32_t)((const uint8_t *)r - t->recs);
+	if (last != NULL && slice_eq(rec_key(last), key)) {
+		r->hash = last->hash;
+		r->prefix_hash = last->prefix_hash;
+	} else {
 		r->hash = kv_key_hash(key);
 		r->prefix_hash = prefix_hash(key);
 	}
