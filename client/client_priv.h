@@ -215,6 +215,7 @@ struct conn {
 	struct { uint32_t len; uint8_t bytes[128]; } addresses[8];
 	uint32_t meta_max, data_max, flight_max, flight_count;
 	struct list tx, flight;
+	struct list to_send;         /* of io.to_send */
 	size_t tx_at;                /* bytes of the first of tx that are sent */
 	struct rpc *slots[CONN_FLIGHT_MAX];
 	uint32_t slot_hint;
@@ -242,6 +243,8 @@ struct io {
 	struct net *net;
 	struct conn *conns;
 	struct list ready;    /* requests waiting for a connection or their time */
+	struct list to_send;  /* connections that were given requests in this turn */
+	uint32_t conn_hint;   /* the one that was used up last: where to begin to look for a free one */
 	struct list finished; /* operations to be announced */
 	struct session session;
 	struct rng rng;

@@ -26,6 +26,7 @@ void conn_init(struct conn *k, struct granary_client *c, uint32_t index)
 	k->fd = -1;
 	k->state = CONN_DOWN;
 	list_init(&k->tx);
+	list_init(&k->to_send);
 	list_init(&k->flight);
 }
 

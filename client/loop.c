@@ -23,6 +23,7 @@ int io_init(struct granary_client *c)
 	if (err < 0)
 		return err;
 	list_init(&io->ready);
+	list_init(&io->to_send);
 	list_init(&io->finished);
 	list_init(&io->session.open);
 	io->session.next_sequence = 1;

@@ -150,8 +150,8 @@ static struct conn *conn_for(struct granary_client *c, struct rpc *r)
 	if (r->pin && r->pin->conn && r->pin->generation == r->pin->conn->generation &&
 		r->pin->conn->state == CONN_READY && !r->pin->conn->broken)
 		return conn_has_room(r->pin->conn) ? r->pin->conn : NULL;
-	for (uint32_t i = 0; i < c->config.connections; i++) {
-		struct conn *k = &c->io.conns[i];
+	for (uint32_t i = 0; i < c->config.connections && (!best || best->flight_count > 0); i++) {
+		struct conn *k = &c->io.conns[(c->io.conn_hint + i) % c->config.connections];
 		if (conn_has_room(k) && (!best || k->flight_count < best->flight_count))
 			best = k;
 	}
@@ -168,6 +168,9 @@ static void rpc_take_slot(struct rpc *r, struct conn *k)
 		k->slot_hint = (k->slot_hint + 1) % CONN_FLIGHT_MAX;
 	k->slots[k->slot_hint] = r;
 	k->flight_count++;
+	k->client->io.conn_hint = k->index + 1;
+	if (list_empty(&k->to_send))
+		list_push(&k->client->io.to_send, &k->to_send);
 	k->requests_count++;
 	r->request = k->requests_count << REQUEST_SLOT_BITS | (k->slot_hint + 1);
 	r->conn = k;
@@ -215,8 +218,8 @@ void rpc_dispatch(struct granary_client *c)
 			list_push(&waiting, &r->link);
 	}
 	list_splice(&io->ready, &waiting);
-	for (uint32_t i = 0; i < c->config.connections; i++) {
-		struct conn *k = &io->conns[i];
+	for (struct list *at; (at = list_pop(&io->to_send)) != NULL;) {
+		struct conn *k = container_of(at, struct conn, to_send);
 		if (k->state == CONN_READY && !list_empty(&k->tx) && !k->want_write && !k->broken) {
 			int err = tx_flush(k);
 			if (err < 0)
