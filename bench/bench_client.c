@@ -24,6 +24,10 @@
  *                                                           that was (first, of CLOCK_MONOTONIC), the token of the
  *                                                           beginning, peak memory
  *
+ *   bench_client fair BUCKET@NAME MODE BATCH RANKS SECONDS WEIGHT WEIGHT   two jobs of so many ranks each stream at the
+ *                                                           same time; `share`: what the first had of all, once both
+ *                                                           were at it for a second
+ *
  * Prints one JSON object: per_s (samples or keys), MB/s, CPU microseconds a sample of this process and of the server's
  * (from status). Every byte that is read is verified by the library. */
 #include <pthread.h>
@@ -456,6 +460,10 @@ struct consumer {
 	bool whole; /* one epoch to its end, however long it takes */
 	uint64_t most; /* batches of it */
 	struct granary_token token; /* where it begins, then where it may go on; len 0: at its start */
+	const char *job;
+	uint32_t weight;
+	double from; /* what came before is not counted */
+	double counted;
 	double samples, bytes, waited_s, fetched;
 	double first_s; /* open to first batch */
 	pthread_t thread;
@@ -485,6 +493,8 @@ static void stream_epoch(struct granary_client *c, struct consumer *k, uint64_t 
 	o.rank = k->rank;
 	o.world = k->ranks;
 	o.epoch = number;
+	o.job = k->job;
+	o.weight = k->weight;
 	o.token = number == 0 && k->token.len > 0 ? &k->token : NULL; /* the first goes on there */
 	int more = granary_epoch_open(c, &o, &e);
 	uint64_t taken = 0;
@@ -493,6 +503,7 @@ static void stream_epoch(struct granary_client *c, struct consumer *k, uint64_t 
 		if (k->first_s == 0) k->first_s = now() - start;
 		for (uint32_t i = 0; i < b->count; i++)
 			if (b->sizes[i] > 0) touched = (uint8_t)(touched + b->data[b->offsets[i]]);
+		if (now() >= k->from) k->counted += b->count;
 		granary_epoch_release(e, &b);
 	}
 	if (more < 0) die("stream", c, more);
@@ -598,6 +609,32 @@ static void run_epoch(const struct consumer *k, uint64_t memory, double seconds,
 	granary_close(&c);
 }
 
+static void run_fair(const char *snapshot, const char *mode, uint32_t batch, uint32_t ranks, double seconds,
+	const uint32_t weights[2])
+{
+	struct granary_client *c = open_client(1);
+	struct consumer *all = calloc(2 * ranks, sizeof *all);
+	double counted[2] = { 0, 0 };
+	if (!all) die("memory", NULL, -GRANARY_ENOMEM);
+	struct meter m = meter_start(c);
+	for (uint32_t i = 0; i < 2 * ranks; i++) {
+		all[i] = (struct consumer){ .snapshot = snapshot, .mode = mode, .batch = batch, .rank = i / 2,
+			.ranks = ranks, .from = now() + 1, .end = now() + 1 + seconds, .most = UINT64_MAX,
+			.job = i % 2 ? "second" : "first", .weight = weights[i % 2] };
+		if (pthread_create(&all[i].thread, NULL, consumer_main, &all[i]) != 0)
+			die("thread", NULL, -GRANARY_ENOMEM);
+	}
+	for (uint32_t i = 0; i < 2 * ranks; i++) {
+		pthread_join(all[i].thread, NULL);
+		counted[i % 2] += all[i].counted;
+	}
+	char more[128];
+	snprintf(more, sizeof more, ", \"share\": %.4f", counted[0] / (counted[0] + counted[1]));
+	meter_report_with(&m, "fair", counted[0] + counted[1], 0, more);
+	free(all);
+	granary_close(&c);
+}
+
 static void run_list(const char *bucket, const char *prefix, int rounds)
 {
 	struct granary_client *c = open_client(1);
@@ -669,6 +706,10 @@ int main(int argc, char **argv)
 	} else if (argc >= 7 && argc <= 9 && strcmp(mode, "stream") == 0) {
 		run_stream(argv[2], argv[3], (uint32_t)number(argv[4]), (uint32_t)number(argv[5]),
 			strtod(argv[6], NULL), argc > 7 ? number(argv[7]) : UINT64_MAX, argc > 8 ? argv[8] : NULL);
+	} else if (argc == 9 && strcmp(mode, "fair") == 0) {
+		const uint32_t weights[2] = { (uint32_t)number(argv[7]), (uint32_t)number(argv[8]) };
+		run_fair(argv[2], argv[3], (uint32_t)number(argv[4]), (uint32_t)number(argv[5]),
+			strtod(argv[6], NULL), weights);
 	} else if (argc == 5 && strcmp(mode, "list") == 0) {
 		run_list(s.bucket, s.prefix, (int)number(argv[4]));
 	} else {

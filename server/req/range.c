@@ -20,6 +20,7 @@
 #include "meta/snapshot.h"
 #include "pack/format.h"
 #include "pack/share.h"
+#include "req/fair.h"
 #include "req/read.h"
 #include "tier/packs.h"
 
@@ -74,6 +75,8 @@ struct range {
 	bool waits;                 /* `wait` holds a reference, until its task ran */
 	int err;
 	struct range_stream stream;
+	struct fair_req fair;
+	uint64_t made;              /* bytes of this chunk */
 	struct task run;
 	struct share_wait wait;
 	struct piece *stuck;        /* made, waiting for room among the shares */
@@ -142,6 +145,7 @@ static void frame_released(struct answer *a)
 	assert(peer->ahead_bytes >= f->ahead && peer->ahead_entries >= f->count);
 	peer->ahead_bytes -= f->ahead;
 	peer->ahead_entries -= f->count;
+	fair_sent(f->body->local->fair);
 	if (!list_empty(&peer->waiting)) req_drained(peer);
 	body_unref(f->body);
 	free(f);
@@ -254,6 +258,14 @@ static void piece_ready(struct range *b, struct piece *p)
 	while (q->head != NULL && q->head->ready) piece_next(b, queue_pop(q));
 }
 
+static void resume(struct range *b)
+{
+	if (b->r->pending == 0) /* it runs already, or the turn that waits comes */
+		return;
+	b->r->pending = 1;
+	req_resume(b->r);
+}
+
 /* ---- parse, open ---- */
 
 static void entry_parse(struct range *b, struct range_entry *e, struct cur *c)
@@ -343,6 +355,11 @@ static enum step_result range_parse(struct req *r)
 	return STEP_NEXT;
 }
 
+static void fair_go(struct fair_req *f)
+{
+	resume(container_of(f, struct range, fair));
+}
+
 static void open_work(struct req *r)
 {
 	struct range *b = r->body;
@@ -375,18 +392,12 @@ static enum step_result range_check(struct req *r)
 		return req_fail(r, -GRANARY_ECHANGED,
 			"snapshot '%s' is another one than when it was opened", text);
 	stat_add(&r->local->stats->entries[OP_RANGE], b->count);
+	b->fair.go = fair_go;
+	fair_enter(b->local->fair, &b->fair, b->stream.job, b->stream.weight);
 	return STEP_NEXT;
 }
 
 /* ---- run ---- */
-
-static void resume(struct range *b)
-{
-	if (b->r->pending == 0) /* it runs already, or the turn that waits comes */
-		return;
-	b->r->pending = 1;
-	req_resume(b->r);
-}
 
 static void run_task(struct task *task)
 {
@@ -419,6 +430,7 @@ static void piece_came(struct piece *p, int err)
 	struct range *b = p->entry->range;
 
 	b->inflight--;
+	fair_came(b->local->fair, p->len);
 	/* A file that is shorter than the range: nobody said that there is more. */
 	p->err = (int16_t)(err == -GRANARY_ECORRUPT ? -GRANARY_ERANGE : err);
 	p->held = err == 0;
@@ -500,10 +512,17 @@ static struct piece *next_piece(struct range *b)
 	e->at += p->len;
 	p->last = p->err < 0 || e->at == e->length;
 	e->ended = p->last;
+	b->made += p->len;
 	b->peer->ahead_bytes += p->len;
 	b->peer->ahead_entries++;
 	queue_push(b->in_order ? &b->queue : &e->queue, p);
 	return p;
+}
+
+static void inflight_add(struct range *b, const struct piece *p)
+{
+	b->inflight++;
+	fair_reading(b->local->fair, p->len);
 }
 
 /* False: it must wait for room. Without any to be had it is read alone, as it is: past the cache. */
@@ -518,7 +537,7 @@ static bool piece_take(struct range *b, struct piece *p)
 		p->held = true;
 		piece_ready(b, p);
 		return true;
-	case SHARE_COMING: b->inflight++; return true;
+	case SHARE_COMING: inflight_add(b, p); return true;
 	case SHARE_FULL:
 		b->refs += !b->waits;
 		b->waits = true;
@@ -528,7 +547,7 @@ static bool piece_take(struct range *b, struct piece *p)
 	p->shared = false;
 	*read = (struct pack_read){ .pack = e->pack, .unit_offset = e->offset, .unit_len = e->length,
 		.want_len = e->length, .bypass = true, .done = piece_read_done };
-	b->inflight++;
+	inflight_add(b, p);
 	read_start(b->local->reader, &read, 1);
 	return true;
 }
@@ -536,7 +555,7 @@ static bool piece_take(struct range *b, struct piece *p)
 /* The next piece that is to be looked for in the cache; those of shares begin as they are met. */
 static struct piece *next_plain(struct range *b, uint32_t n, uint32_t *taken)
 {
-	while (b->stuck != NULL || has_room(b, n)) {
+	while (b->stuck != NULL || (has_room(b, n) && b->made < fair_most(&b->fair))) {
 		struct piece *p = b->stuck != NULL ? b->stuck : next_piece(b);
 
 		b->stuck = NULL;
@@ -558,6 +577,9 @@ static uint32_t run_chunk(struct range *b)
 	struct pack_read *misses[READ_CHUNK];
 	uint32_t n = 0, missed = 0, taken = 0;
 
+	b->made = 0;
+	if (b->stuck == NULL && (b->next == b->count || !has_room(b, 0) || !fair_may(b->local->fair, &b->fair)))
+		return 0;
 	while (n < READ_CHUNK) {
 		struct piece *p = next_plain(b, n, &taken);
 
@@ -570,12 +592,13 @@ static uint32_t run_chunk(struct range *b)
 
 		if (p->err == 0 && !read_cached(b->local->reader, &p->read)) {
 			misses[missed++] = &p->read;
+			inflight_add(b, p);
 			continue;
 		}
 		p->held = p->err == 0;
 		piece_ready(b, p);
 	}
-	b->inflight += missed;
+	fair_made(b->local->fair, &b->fair, b->made);
 	if (missed > 0) read_start(b->local->reader, misses, missed);
 	return n + taken;
 }
@@ -604,7 +627,7 @@ static enum step_result range_run(struct req *r)
 	} else if (b->left > 0 && b->next < b->count && !has_room(b, 0)) {
 		if (list_empty(&r->wait_node)) list_push(&r->peer->waiting, &r->wait_node);
 	} else {
-		assert(b->inflight > 0 || b->scheduled || r->waking);
+		assert(b->inflight > 0 || b->scheduled || r->waking || b->fair.waits);
 	}
 	r->pending = 1;
 	return STEP_WAIT;
@@ -616,6 +639,7 @@ static void range_cleanup(struct req *r)
 
 	r->body = NULL;
 	if (b == NULL) return;
+	fair_leave(b->local->fair, &b->fair);
 	b->r = NULL;
 	body_unref(b);
 }

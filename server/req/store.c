@@ -36,6 +36,7 @@
 #include "pack/reader.h"
 #include "pack/share.h"
 #include "pack/writer.h"
+#include "req/fair.h"
 #include "req/kind.h"
 #include "req/store_priv.h"
 #include "tier/packs.h"
@@ -208,7 +209,8 @@ static int open_packs(struct store *store)
 	if (err < 0) return err;
 	store->cache = cache_new(o->cache_budget, o->transient_budget - o->transient_budget / 3);
 	store->shares = shares_new(o->transient_budget / 3);
-	return store->cache != NULL && store->shares != NULL ? 0 : -GRANARY_ENOMEM;
+	store->fair = fair_new();
+	return store->cache != NULL && store->shares != NULL && store->fair != NULL ? 0 : -GRANARY_ENOMEM;
 }
 
 struct local_start {
@@ -232,7 +234,8 @@ static int local_open(struct store_local *local)
 	local->io = reactor_io(local->reactor);
 	local->reader = reader_new(&reader);
 	if (local->reader != NULL) local->shares = shares_local_new(store->shares, local->reader, local->reactor);
-	return local->shares != NULL ? 0 : -GRANARY_ENOMEM;
+	local->fair = fair_local_new(store->fair, local->reactor);
+	return local->shares != NULL && local->fair != NULL ? 0 : -GRANARY_ENOMEM;
 }
 
 static void local_start_task(struct task *task)
@@ -430,6 +433,7 @@ static void close_threads(struct store *store)
 	for (uint32_t i = 0; i < store->reactor_count; i++)
 		if (!store->options.simulated) reactor_stop(store->reactors[i]);
 	for (uint32_t i = 0; i < store->reactor_count; i++) {
+		if (store->locals[i].fair != NULL) fair_local_free(&store->locals[i].fair);
 		if (store->locals[i].shares != NULL) shares_local_free(&store->locals[i].shares);
 		if (store->locals[i].reader != NULL) reader_free(&store->locals[i].reader);
 	}
@@ -455,6 +459,7 @@ void store_close(struct store **sp)
 	close_threads(store);
 	if (store->snapshots != NULL) snapshots_close(&store->snapshots);
 	if (store->clock != NULL) store_clock_save(store->clock, store->kv);
+	fair_free(&store->fair);
 	if (store->shares != NULL) shares_free(&store->shares);
 	if (store->cache != NULL) cache_free(&store->cache);
 	if (store->packs != NULL) packs_close(&store->packs);

@@ -10,6 +10,8 @@
 #include "io/io.h"
 
 struct cache;
+struct fair;
+struct fair_local;
 struct fs;
 struct ids;
 struct jobs;
@@ -56,6 +58,7 @@ struct store_local {
 	struct io *io;
 	struct reader *reader;
 	struct shares_local *shares;
+	struct fair_local *fair;
 	struct req_stats *stats;
 	void *net;                 /* the front ends' */
 };
@@ -74,6 +77,7 @@ struct store {
 	struct packs *packs;
 	struct cache *cache;
 	struct shares *shares;
+	struct fair *fair;
 	struct workers *workers;
 	struct writers *writers;
 	struct sessions *sessions;
