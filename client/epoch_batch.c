@@ -313,6 +313,9 @@ static int row_read(struct granary_epoch *e, struct batch *b, uint32_t i)
 
 	if (err == 0)
 		err = range_run(&plan, snapshot, e->options.stall_timeout_ms);
+	e->read_status = 0;
+	for (uint32_t w = 0; w < plan.wants_count && e->read_status == 0; w++)
+		e->read_status = plan.wants[w].status;
 	e->bytes_seen += plan.bytes;
 	range_plan_release(&plan);
 	return err;
@@ -365,8 +368,9 @@ static int sample_corrupt(struct granary_epoch *e, struct granary_snapshot *s, u
 
 	if (snapshot_key_of(s, id, key, sizeof(key)) < 0)
 		snprintf(key, sizeof(key), "(key not known)");
-	epoch_fail(e, -GRANARY_ECORRUPT, "sample %llu of '%s@%s', '%.200s': wrong checksum, also when read again%s",
-		(unsigned long long)id, s->bucket, s->name, key, what);
+	epoch_fail(e, -GRANARY_ECORRUPT, "sample %llu of '%s@%s', '%.200s': %s%s%s", (unsigned long long)id, s->bucket,
+		s->name, key, e->read_status ? "the server cannot read it: " : "wrong checksum, also when read again",
+		e->read_status ? error_text(e->read_status) : "", what);
 	return -GRANARY_ECORRUPT;
 }
 
@@ -388,9 +392,10 @@ static int row_skip(struct granary_epoch *e, struct batch *b, uint32_t i)
 	uint32_t most = e->options.max_errors ? e->options.max_errors : ERRORS_DEFAULT;
 	struct granary_snapshot *snapshot = row_snapshot(e, b, i);
 	uint64_t lost = b->ids[i];
+	bool padded = b->flags[i] & GRANARY_SAMPLE_PADDED; /* it is counted where it stands */
 	int err = -GRANARY_ECORRUPT;
 
-	if (e->replaced >= most)
+	if (!padded && e->replaced >= most)
 		return sample_corrupt(e, snapshot, lost, "; more than max_errors samples were replaced");
 	for (uint32_t n = 0; err == -GRANARY_ECORRUPT && n < SUBSTITUTES_MAX; n++)
 		err = batch_replace(e, b, i, substitute_id(e, b->positions[i], b->sources[i], n));
@@ -399,10 +404,10 @@ static int row_skip(struct granary_epoch *e, struct batch *b, uint32_t i)
 	if (err < 0)
 		return err;
 	b->flags[i] |= GRANARY_SAMPLE_SKIPPED;
-	b->skipped += !(b->flags[i] & GRANARY_SAMPLE_PADDED);
-	if (!(b->flags[i] & GRANARY_SAMPLE_PADDED))
+	b->skipped += !padded;
+	e->replaced += !padded;
+	if (!padded)
 		skip_note(e, (struct provenance_skip){ b->positions[i], b->sources[i], lost, b->ids[i] });
-	e->replaced++;
 	return 0;
 }
 

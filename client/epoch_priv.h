@@ -160,6 +160,7 @@ struct granary_epoch {
 	struct provenance_skip *skips; /* PROVENANCE_SKIPS_MAX; the first ones, in the order of batches */
 	uint32_t skips_count;
 	uint64_t replaced;            /* samples, in all batches that were finished */
+	int read_status;              /* of the row last read by itself: why the server could not, or 0 */
 
 	/* lock */
 	pthread_cond_t wake;          /* for its thread */

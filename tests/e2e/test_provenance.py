@@ -5,6 +5,7 @@ can be computed again; damaged samples do what --on-error says, the same on all 
 a second implementation of docs/ORDER.md 4.4 and 9 over the files; bits flipped in the packs on disk; a clock that jumps."""
 import io
 import json
+import os
 import random
 import sys
 import tarfile
@@ -149,6 +150,25 @@ def test_damage(cmd, data, rng):
             first = first or steps(rows)
             check(steps(rows) == first, f"{job}: a step has other samples than in a world of 1")
     cmd.refused("snapshot", "verify", "data@v1", word="damaged")
+    return bad
+
+
+def test_cut(cmd, data, bad):
+    """The end of a pack is gone: the server says so, the stream tells it, and skips what is lost as it does damage."""
+    last = max(i for i in range(FILES) if len(data.bytes[i]) > 100 and i not in bad)
+    cmd.server.kill()
+    for pack in (cmd.server.data / "packs").rglob("*"):
+        blob = pack.read_bytes() if pack.is_file() else b""
+        at = blob.find(data.bytes[last])
+        if at >= 0:
+            os.truncate(pack, at + 10)
+    cmd.server.start()
+    before = sum(i < last for i in bad)
+    cmd.refused("stream", "data@v1", "--mode", "none", "--on-error", "skip", "--max-errors", max(1, before),
+                word="the server cannot read it")
+    ranks(cmd, "data@v1", 2, 16, "--on-error", "skip", "--job", "cut", "--mode", "exact")
+    lines = log_of(cmd, "cut")
+    check(sum(line["skipped"] for line in lines) > before and sum(line["samples"] for line in lines) == FILES, f"a cut pack: {lines}")
 
 
 def until(text, ask, *args):
@@ -259,7 +279,7 @@ def main():
     test_jobs(cmd)
     test_forced_away(cmd)
     test_leases(cmd, jump)
-    test_damage(cmd, data, rng)
+    test_cut(cmd, data, test_damage(cmd, data, rng))
     server.kill()
     print("ok")
 
