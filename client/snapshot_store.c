@@ -7,8 +7,8 @@
  *     goes.
  * (2) whoever opens a file verifies length and hash once: what another process left is not trusted.
  * (3) the folder is the user's own, closed to others; where there is none, pages live in the process alone.
- * (4) the folder keeps at most STORE_MAX bytes and half of its file system, and nothing that was not opened for a day:
- *     what was not opened for longest goes; mappings of it live on, so whoever uses a page loses nothing. */
+ * (4) the folder keeps about STORE_MAX bytes at most, and half of its file system, and nothing that was not opened for
+ *     a day: what was not opened for longest goes; mappings of it live on, so whoever uses a page loses nothing. */
 #include "snapshot_priv.h"
 
 #include <dirent.h>
@@ -24,7 +24,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
+
 #define STORE_MAX ((uint64_t)1 << 30)
+#define TRIM_BYTES ((uint64_t)16 << 20)
+#define TRIM_NS UINT64_C(1000000000)
 enum {
 	STORE_PATH_MAX = 512,
 	STORE_NAME_LEN = 32,
@@ -221,14 +225,28 @@ static uint64_t store_limit(int folder)
 	return half < STORE_MAX ? half : STORE_MAX;
 }
 
+/* Looking at all files for each that comes would take longer than the files: once for so many bytes or seconds. */
+static bool trim_is_due(uint64_t limit, size_t room)
+{
+	static _Atomic uint64_t since_bytes, since_ns;
+	uint64_t step = limit / 8 < TRIM_BYTES ? limit / 8 : TRIM_BYTES, now = clock_mono_ns();
+	uint64_t bytes = atomic_fetch_add(&since_bytes, room) + room;
+
+	if (bytes < step && now - atomic_load(&since_ns) < TRIM_NS)
+		return false;
+	atomic_store(&since_bytes, 0);
+	atomic_store(&since_ns, now);
+	return true;
+}
+
 /* False: there is no room for so much. */
 static bool store_trim(int folder, size_t room)
 {
 	struct victims v = { .all = NULL };
 	uint64_t limit = store_limit(folder);
 
-	if (room > limit)
-		return false;
+	if (room > limit || !trim_is_due(limit, room))
+		return room <= limit;
 	store_list(folder, &v);
 	if (v.total + room > limit)
 		qsort(v.all, v.count, sizeof(*v.all), victim_order);

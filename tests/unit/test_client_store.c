@@ -85,6 +85,21 @@ static void page_make(uint8_t with)
 	stored_close(&file);
 }
 
+static void long_page_make(uint8_t with)
+{
+	const size_t len = 17 << 20;
+	uint8_t *page = malloc(len);
+	struct hash128 hash = page_fill(page, len, with);
+	struct storing s;
+	struct stored file;
+
+	assert_int_equal(storing_begin(hash, len, false, &s), 0);
+	memcpy(s.p, page, len);
+	storing_end(&s, &file);
+	stored_close(&file);
+	free(page);
+}
+
 static bool is_there(uint8_t with)
 {
 	struct stored file;
@@ -207,7 +222,7 @@ static void test_what_nobody_uses_goes(void **state)
 	assert_int_equal(storing_begin(hash_of(8), PAGE_LEN, false, &begun), 0);
 	file_path(8, ".", path);
 	file_age(path, 100); /* slow, but at it */
-	page_make(9);
+	long_page_make(9); /* the folder is looked through for each 16 MiB that come */
 	assert_false(is_there(5));
 	assert_true(is_there(6));
 	assert_int_equal(access(path, F_OK), 0);
