@@ -18,6 +18,7 @@ static const struct rpc_kind remove_rpc = { .wire_op = OP_SNAPSHOT_REMOVE, .fina
 static const struct rpc_kind note_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_NOTE);
 static const struct rpc_kind repack_rpc = { .wire_op = OP_SNAPSHOT_REPACK, .final = -GRANARY_EBUSY,
 	.body_size = simple_body_size, .encode = simple_encode, .answer = simple_answer };
+static const struct rpc_kind tags_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_TAGS);
 static const struct rpc_kind list_rpc = SNAPSHOT_RPC(OP_SNAPSHOT_LIST);
 static const struct rpc_kind show_rpc = { .wire_op = OP_SNAPSHOT_SHOW, .own_meta = true, .body_size = simple_body_size,
 	.encode = simple_encode, .answer = simple_answer };
@@ -59,7 +60,7 @@ static char *row_decode(struct cur *c, struct granary_snapshot_info *e, char *te
 	text = text_put(text, prefix);
 	e->note = text;
 	text = text_put(text, note);
-	e->warnings = text - 1;
+	e->warnings = e->tags = text - 1;
 	return text;
 }
 
@@ -95,9 +96,53 @@ static int created_decode(struct simple_op *s, struct slice meta, struct slice d
 	return info_decode(s, meta, true);
 }
 
+/* A page of a list, and the tags that were fetched before it: names and tags, in the same order. */
+struct list_out {
+	struct granary_snapshot_page *page;
+	uint8_t *tags;
+	size_t tags_len;
+};
+
+static int tags_decode(struct simple_op *s, struct slice meta, struct slice data)
+{
+	struct list_out *out = s->out;
+
+	(void)data;
+	free(out->tags);
+	out->tags = malloc(meta.len + 1);
+	if (!out->tags)
+		return -GRANARY_ENOMEM;
+	memcpy(out->tags, meta.p, meta.len);
+	out->tags_len = meta.len;
+	return 0;
+}
+
+/* Gives the rows their tags; a row without any, or made since, keeps "". */
+static int page_tags(const struct list_out *out, char *text)
+{
+	struct granary_snapshot_page *page = out->page;
+	struct cur c = cur_of(out->tags, out->tags_len);
+	uint32_t at = 0;
+
+	if (out->tags_len == 0)
+		return 0;
+	cur_u8(&c);
+	for (uint32_t left = cur_u32(&c); left > 0 && cur_ok(&c); left--) {
+		struct slice name = cur_bytes16(&c), tags = cur_bytes16(&c);
+		while (at < page->count && slice_compare(slice_str(page->entries[at].name), name) < 0)
+			at++;
+		if (at == page->count || !slice_eq(slice_str(page->entries[at].name), name))
+			continue;
+		page->entries[at].tags = text;
+		text = text_put(text, tags);
+	}
+	return cur_done(&c) ? 0 : -GRANARY_EPROTO;
+}
+
 static int page_decode(struct simple_op *s, struct slice meta, struct slice data)
 {
 	struct cur c = cur_of(meta.p, meta.len), scan;
+	struct list_out *out = s->out;
 	struct granary_snapshot_info skipped;
 	uint8_t more = cur_u8(&c);
 	uint32_t count = cur_u32(&c);
@@ -108,15 +153,17 @@ static int page_decode(struct simple_op *s, struct slice meta, struct slice data
 		row_decode(&scan, &skipped, NULL);
 	if (!cur_done(&scan))
 		return -GRANARY_EPROTO;
-	struct granary_snapshot_page *page = calloc(1, sizeof(*page) + count * sizeof(page->entries[0]) + meta.len + 1);
+	struct granary_snapshot_page *page = calloc(1, sizeof(*page) + count * sizeof(page->entries[0]) + meta.len +
+		out->tags_len + 1);
 	if (!page)
 		return -GRANARY_ENOMEM;
 	*page = (struct granary_snapshot_page){ count, more, (struct granary_snapshot_info *)(page + 1) };
 	char *text = (char *)(page->entries + count);
 	for (uint32_t i = 0; i < count; i++)
 		text = row_decode(&c, &page->entries[i], text);
-	*(struct granary_snapshot_page **)s->out = page;
-	return 0;
+	free(out->page);
+	out->page = page;
+	return page_tags(out, text);
 }
 
 /* ---- create ---- */
@@ -158,6 +205,7 @@ static char *options_text(const struct granary_snapshot_spec *spec)
 		NULL);
 	option_number(to, "expire", spec->expire_s);
 	option_text(to, "note", spec->note);
+	option_text(to, "tag", spec->tags);
 	option_number(to, "keep-last", spec->keep_last);
 	if (fclose(to) != 0) {
 		free(text);
@@ -198,21 +246,38 @@ int granary_snapshot_create(struct granary_client *client, const char *name, con
 
 /* ---- list, show, remove, note ---- */
 
-int granary_snapshot_list(struct granary_client *client, const char *after, struct granary_snapshot_page **page,
+static int list_run(struct granary_client *client, const struct rpc_kind *kind, const char *after,
+	int (*decode)(struct simple_op *s, struct slice meta, struct slice data), struct list_out *out,
 	const struct granary_call *call)
 {
 	struct wr w;
 	int err;
+	struct simple_op *s = simple_new(client, kind, call, text_size(after) + 4, &w, &err);
 
-	*page = NULL;
-	struct simple_op *s = simple_new(client, &list_rpc, call, text_size(after) + 4, &w, &err);
 	if (!s)
 		return err;
 	text_encode(&w, after);
 	wr_u32(&w, GRANARY_LIST_MAX);
-	s->decode = page_decode;
-	s->out = page;
+	s->decode = decode;
+	s->out = out;
 	return (int)simple_run(s, &w);
+}
+
+int granary_snapshot_list(struct granary_client *client, const char *after, struct granary_snapshot_page **page,
+	const struct granary_call *call)
+{
+	struct list_out out = { .page = NULL };
+	int err = list_run(client, &tags_rpc, after, tags_decode, &out, call);
+
+	*page = NULL;
+	if (err == 0 || err == -GRANARY_EUNSUPPORTED) /* a server that knows no tags */
+		err = list_run(client, &list_rpc, after, page_decode, &out, call);
+	free(out.tags);
+	if (err < 0)
+		free(out.page);
+	else
+		*page = out.page;
+	return err;
 }
 
 struct show_out {

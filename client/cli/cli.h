@@ -36,6 +36,7 @@ struct options {
 	const char *layout, *note, *output, *against, *by, *shuffle;
 	const char *perm, *owner, *mtime, *atime;
 	const char *prefix, *group, *split, *file, *mode, *last, *on_error, *job, *resume;
+	char *tags;
 	char *include, *exclude; /* a glob a line */
 	const char *grants[CLI_GRANTS_MAX];
 	uint64_t grants_count;

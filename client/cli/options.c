@@ -278,6 +278,7 @@ static const struct option_row rows[] = {
 	{ 'f', "file", "FILE", TYPE_TEXT, AT(file), 0, 0, " recipe_create ", "the text; - for standard input" },
 	{ 0, "prefix", "PREFIX", TYPE_TEXT, AT(prefix), 0, 0, " snapshot_create ",
 		"only what lies below it (default: the whole bucket)" },
+	{ 0, "tag", "NAME=VALUE", TYPE_LINES, AT(tags), 0, 0, " snapshot_create ", "may be given again" },
 	{ 0, "group", "HOW", TYPE_TEXT, AT(group), 0, 0, " snapshot_create ",
 		"basename: files alike up to the first dot are one sample" },
 	{ 0, "split", "HOW", TYPE_TEXT, AT(split), 0, 0, " snapshot_create ",

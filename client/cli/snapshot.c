@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { TEXT_TAGS = 512 };
 enum { CREATE_TIMEOUT_MS = 24 * 3600 * 1000, VERIFY_BATCH = 256 };
 
 static const char *const mode_names[] = { "auto", "exact", "blocks", "none" };
@@ -51,6 +52,7 @@ static void info_json(struct remote *r, const struct granary_snapshot_info *e)
 	json_text(&j, "id", id);
 	json_text(&j, "prefix", e->prefix);
 	json_text(&j, "note", e->note);
+	if (e->tags[0] != '\0') json_text(&j, "tags", e->tags);
 	json_number(&j, "samples", e->samples);
 	json_number(&j, "bytes", e->bytes);
 	json_number(&j, "bytes_alone", e->bytes_alone);
@@ -116,6 +118,7 @@ static int create(struct remote *r, const char *name)
 	spec.lanes = (uint32_t)opts.lanes;
 	spec.expire_s = opts.expire_s;
 	spec.note = opts.note;
+	spec.tags = opts.tags;
 	spec.keep_last = (uint32_t)opts.keep_last;
 	if (opts.dry_run) {
 		if (!opts.json)
@@ -153,9 +156,23 @@ int run_snapshot_create(int count, char **args)
 
 /* ---- ls, show ------------------------------------------------------------------------------ */
 
+/* "a=1, b=2" of lines. */
+static const char *tags_text(const char *lines, char out[TEXT_TAGS])
+{
+	size_t len = 0;
+
+	for (out[0] = '\0'; *lines != '\0' && len < TEXT_TAGS - 3; lines += *lines != '\0') {
+		size_t n = strcspn(lines, "\n");
+		len += (size_t)snprintf(out + len, TEXT_TAGS - len, "%s%.*s", len > 0 ? ", " : "", (int)n, lines);
+		lines += n;
+	}
+	return out;
+}
+
 static void ls_row(struct table *t, struct remote *r, const struct granary_snapshot_info *e)
 {
 	char samples[TEXT_SHORT], bytes[TEXT_SHORT], alone[TEXT_SHORT], created[TEXT_SHORT], expires[TEXT_SHORT];
+	char tags[TEXT_TAGS];
 
 	if (opts.json) {
 		info_json(r, e);
@@ -165,7 +182,8 @@ static void ls_row(struct table *t, struct remote *r, const struct granary_snaps
 										   : state_name(e->state),
 			     human_bytes(bytes, e->bytes), human_bytes(alone, e->bytes_alone),
 			     human_time(created, wall_of_store_time(r, e->created_ns)),
-			     human_time(expires, wall_of_store_time(r, e->expires_ns)), e->prefix, shown(e->note) });
+			     human_time(expires, wall_of_store_time(r, e->expires_ns)), e->prefix,
+			     shown(tags_text(e->tags, tags)), shown(e->note) });
 }
 
 int run_snapshot_ls(int count, char **args)
@@ -179,7 +197,7 @@ int run_snapshot_ls(int count, char **args)
 
 	(void)count;
 	if (code != CLI_OK) return code;
-	table_init(&t, 8, 1u << 1 | 1u << 2 | 1u << 3);
+	table_init(&t, 9, 1u << 1 | 1u << 2 | 1u << 3);
 	while (more && err == 0) {
 		err = granary_snapshot_list(
 			r.client, after[0] != '\0' ? after : NULL, &page, GRANARY_CALL(.bucket = r.bucket));
@@ -187,7 +205,7 @@ int run_snapshot_ls(int count, char **args)
 		for (uint32_t i = 0; i < page->count; i++) {
 			if (i == 0 && after[0] == '\0' && !opts.json && stdout_is_tty())
 				table_row(&t, (const char *[]){ "SNAPSHOT", "SAMPLES", "SIZE", "ALONE", "CREATED",
-						      "EXPIRES", "PREFIX", "NOTE" });
+						      "EXPIRES", "PREFIX", "TAGS", "NOTE" });
 			if (name[0] == '\0' || strcmp(name, page->entries[i].name) == 0)
 				ls_row(&t, &r, &page->entries[i]);
 		}
@@ -200,6 +218,11 @@ int run_snapshot_ls(int count, char **args)
 	if (err < 0) code = fail_remote(r.client, err, "cannot list the snapshots of '%s'", r.bucket);
 	remote_close(&r);
 	return code;
+}
+
+static double files_a_directory(const struct granary_snapshot_detail *d)
+{
+	return d->directories == 0 ? 0 : (double)d->samples * d->fields / (double)d->directories;
 }
 
 static void show_json(struct remote *r, const struct granary_snapshot_detail *d)
@@ -218,6 +241,7 @@ static void show_json(struct remote *r, const struct granary_snapshot_detail *d)
 	json_number(&j, "samples", d->samples);
 	json_number(&j, "bytes", d->bytes);
 	json_number(&j, "directories", d->directories);
+	json_real(&j, "files_per_directory", files_a_directory(d));
 	json_number(&j, "incomplete", d->incomplete);
 	json_number(&j, "fields", d->fields);
 	json_number(&j, "smallest", d->smallest);
@@ -248,7 +272,7 @@ static void show_text(struct remote *r, const struct granary_snapshot_detail *d)
 	printf("samples      %s, %s", human_count(a, d->samples), human_bytes(b, d->bytes));
 	printf("; the smallest %s, ", human_bytes(a, d->smallest));
 	printf("the largest %s\n", human_bytes(a, d->largest));
-	printf("directories  %s\n", human_count(a, d->directories));
+	printf("directories  %s, of %.1f files on average\n", human_count(a, d->directories), files_a_directory(d));
 	if (d->fields > 1)
 		printf("fields       %u files a sample; %" PRIu64 " groups left out as incomplete\n", d->fields,
 			d->incomplete);

@@ -900,6 +900,7 @@ struct granary_snapshot_spec {
 	uint32_t mode;          /* what `auto` is to mean, enum granary_mode; 0: chosen */
 	uint32_t reserved;
 	uint32_t keep_last;     /* removes older snapshots of the same prefix beyond so many; 0: none */
+	const char *tags;       /* NAME=VALUE, one a line: names to 128 bytes without =, values to 256 */
 };
 
 enum granary_snapshot_state { GRANARY_SNAPSHOT_CREATING = 1, GRANARY_SNAPSHOT_READY = 2,
@@ -914,6 +915,7 @@ struct granary_snapshot_info {
 	uint32_t state;                  /* enum granary_snapshot_state */
 	uint32_t reserved;
 	uint8_t id[16];                  /* hash of its manifest: the same id is the same samples */
+	const char *tags;                /* of granary_snapshot_list(): NAME=VALUE, one a line; else "" */
 };
 
 /** Makes a snapshot. Answers when it is ready: seconds for millions of objects, while writes go on.

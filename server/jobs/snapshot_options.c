@@ -9,6 +9,7 @@
 #include "common/name.h"
 #include "jobs/snapshot_priv.h"
 
+enum { TAG_NAME_MAX = 128, TAG_VALUE_MAX = 256 };
 enum { MODE_EXACT = 1, MODE_BLOCKS = 2, MODE_NONE = 3 }; /* ORDER_* */
 
 static bool parse_u64(const char *text, uint64_t *out, const char **end)
@@ -90,6 +91,15 @@ static bool parse_block(const char *text, uint64_t *out)
 	       (*out & (*out - 1)) == 0;
 }
 
+/* NAME=VALUE: a name of 1..128 bytes without "=", a value of at most 256. It stays with the options, where a list finds
+ * it. */
+static bool parse_tag(const char *text)
+{
+	const char *equals = strchr(text, '=');
+
+	return equals != NULL && equals > text && equals - text <= TAG_NAME_MAX && strlen(equals + 1) <= TAG_VALUE_MAX;
+}
+
 /* 1 taken, 0 not good, -1 no such option */
 static int take(struct build_options *o, const char *name, const char *value)
 {
@@ -103,6 +113,7 @@ static int take(struct build_options *o, const char *name, const char *value)
 	if (strcmp(name, "mode") == 0) return parse_mode(value, &o->mode);
 	if (strcmp(name, "expire") == 0) return parse_duration(value, &o->expire_ns);
 	if (strcmp(name, "note") == 0) return strlen(o->note = value) <= SNAPSHOT_NOTE_MAX;
+	if (strcmp(name, "tag") == 0) return parse_tag(value);
 	if (strcmp(name, "keep-last") == 0)
 		return parse_number(value, &o->keep_last) && o->keep_last > 0;
 	return -1;
@@ -123,7 +134,7 @@ static int take_line(struct snapshot_making *m, struct build_options *o, char *l
 		return making_fail(m, -GRANARY_EUNSUPPORTED,
 			"there is no option '%s'; there are group, split, include, exclude, block, "
 			"window, lanes, mode, expire, "
-			"note, keep-last",
+			"note, tag, keep-last",
 			shown);
 	return taken > 0 ? 0
 			 : making_fail(m, -GRANARY_EINVAL, "option %s cannot be '%s'", shown, shown_value);

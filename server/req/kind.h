@@ -88,8 +88,8 @@ extern const struct req_kind put_kind, extent_kind, abort_kind, delete_kind, mkd
 extern const struct req_kind attr_kind, setattr_kind, xattr_kind, tags_kind, make_kind, link_kind;
 extern const struct req_kind bucket_create_kind, bucket_remove_kind;
 extern const struct req_kind snapshot_list_kind, snapshot_show_kind, snapshot_page_kind, snapshot_create_kind,
-	snapshot_remove_kind, snapshot_note_kind, snapshot_repack_kind, range_kind, stream_report_kind,
-	stream_list_kind;
+	snapshot_remove_kind, snapshot_note_kind, snapshot_repack_kind, snapshot_tags_kind, range_kind,
+	stream_report_kind, stream_list_kind;
 extern const struct req_kind recipe_list_kind, recipe_show_kind, recipe_create_kind, recipe_remove_kind,
 	provenance_kind;
 extern const struct req_kind key_create_kind, key_remove_kind, key_list_kind, task_kind;

@@ -70,6 +70,7 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_SNAPSHOT_CREATE] = &snapshot_create_kind,
 	[OP_SNAPSHOT_REMOVE] = &snapshot_remove_kind,
 	[OP_SNAPSHOT_NOTE] = &snapshot_note_kind,
+	[OP_SNAPSHOT_TAGS] = &snapshot_tags_kind,
 	[OP_SNAPSHOT_REPACK] = &snapshot_repack_kind,
 	[OP_RECIPE_CREATE] = &recipe_create_kind,
 	[OP_RECIPE_REMOVE] = &recipe_remove_kind,

@@ -147,7 +147,7 @@ static void list_work(struct req *r)
 	b->err = snapshots_list(r->store->snapshots, b->auth.bucket.id, b->note, list_each, b);
 }
 
-static enum step_result list_parse(struct req *r)
+static enum step_result page_parse_of(struct req *r, void (*work)(struct req *r))
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
 	struct snapshot_req *b = body_new(r);
@@ -160,7 +160,12 @@ static enum step_result list_parse(struct req *r)
 		return proto(r);
 	if (begin(r, b, GRANT_READ) < 0) return STEP_DONE;
 	r->step++;
-	return req_work(r, list_work);
+	return req_work(r, work);
+}
+
+static enum step_result list_parse(struct req *r)
+{
+	return page_parse_of(r, list_work);
 }
 
 static enum step_result list_answer(struct req *r)
@@ -175,6 +180,63 @@ static enum step_result list_answer(struct req *r)
 	answer_send(r, answer_adopt(r, b->out, b->len), true);
 	b->out = NULL;
 	return STEP_DONE;
+}
+
+/* ---- tags ---- */
+
+/* The lines "tag=NAME=VALUE" of the options, without "tag=". */
+static void tags_put(struct snapshot_req *b, struct slice name, struct slice options)
+{
+	static const char head[] = "tag=";
+	struct wr w = room_for(b, 2 + name.len + 2 + options.len);
+	struct cur lines = cur_of(options.p, options.len);
+	uint8_t *len_at;
+	uint16_t len = 0;
+
+	wr_bytes16(&w, name);
+	len_at = wr_room(&w, sizeof(len));
+	while (cur_left(&lines) > 0) {
+		const uint8_t *end = memchr(lines.p, '\n', cur_left(&lines));
+		struct slice line = slice_of(lines.p, end != NULL ? (size_t)(end - lines.p) + 1 : cur_left(&lines));
+
+		lines.p += line.len;
+		if (line.len < sizeof(head) || memcmp(line.p, head, sizeof(head) - 1) != 0) continue;
+		line = slice_of(line.p + sizeof(head) - 1, line.len - sizeof(head) + 1);
+		wr_slice(&w, line);
+		len = (uint16_t)(len + line.len);
+	}
+	assert(wr_ok(&w));
+	memcpy(len_at, &len, sizeof(len));
+	b->len += wr_len(&w);
+	b->count++;
+}
+
+static int tags_each(void *arg, uint64_t bucket, struct slice name, const struct snapshot_row *row)
+{
+	struct snapshot_req *b = arg;
+
+	(void)bucket;
+	if (!auth_key(&b->auth, row->prefix)) return 0;
+	if (b->count == b->max) {
+		b->more = true;
+		return 1;
+	}
+	tags_put(b, name, row->options);
+	return 0;
+}
+
+static void tags_work(struct req *r)
+{
+	struct snapshot_req *b = r->body;
+
+	room_for(b, 5);
+	b->len = 5;
+	b->err = snapshot_each(r->store->kv, b->auth.bucket.id, b->note, tags_each, b);
+}
+
+static enum step_result tags_parse(struct req *r)
+{
+	return page_parse_of(r, tags_work);
 }
 
 /* ---- show, page ---- */
@@ -572,6 +634,7 @@ static enum step_result repack_answer(struct req *r)
 		.step_count = 2, \
 		.cleanup = body_free }
 KIND(list, OP_SNAPSHOT_LIST, GRANT_READ, list_parse, list_answer);
+KIND(tags, OP_SNAPSHOT_TAGS, GRANT_READ, tags_parse, list_answer);
 KIND(show, OP_SNAPSHOT_SHOW, GRANT_READ, show_parse, show_answer);
 KIND(page, OP_SNAPSHOT_PAGE, GRANT_READ, page_parse, page_answer);
 KIND(create, OP_SNAPSHOT_CREATE, GRANT_WRITE, create_parse, create_answer);

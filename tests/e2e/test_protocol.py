@@ -298,6 +298,7 @@ class Fields(Case):
             w.KEY_REMOVE: m("") + b16("nokey"), w.KEY_LIST: b16("") + struct.pack("<I", 10),
             w.TASK: b16("check-status") + b16(""),
             w.SNAPSHOT_LIST: b16("bucket") + b16("") + struct.pack("<I", 10),
+            w.SNAPSHOT_TAGS: b16("bucket") + b16("") + struct.pack("<I", 10),
             w.SNAPSHOT_SHOW: b16("bucket") + b16("none") + struct.pack("<QI", 0, 100),
             w.SNAPSHOT_PAGE: b16("bucket") + b16("none") + bytes(16) + struct.pack("<QI", 0, 100),
             w.RANGE: b16("bucket") + b16("none") + bytes(16) + struct.pack("<BIQII", 0, 1, 7, 4096, 100),

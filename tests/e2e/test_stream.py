@@ -144,7 +144,7 @@ def test_verbs(cmd, source):
     (source / "large.bin").write_bytes(b"changed")
     cmd.run("import", source, f"{cmd.server.url}/data/train")
     cmd.run("rm", f"{cmd.server.url}/data/train/c003/s00300.bin")
-    cmd.run("snapshot", "create", "data@v2", "--prefix", "train/", "--note", "second")
+    cmd.run("snapshot", "create", "data@v2", "--prefix", "train/", "--note", "second", "--tag", "run=7", "--tag", "by=a=b")
     cmd.run("snapshot", "create", "data@v2", code=1)
     changes = {d["key"]: d["change"] for d in cmd.json("snapshot", "diff", "data@v1", "data@v2")}
     few = [k for k in changes if k.startswith("train/few")]  # was imported with the rest
@@ -156,7 +156,13 @@ def test_verbs(cmd, source):
     cmd.run("snapshot", "verify", "data@v2")
     names = [s["snapshot"] for s in cmd.json("snapshot", "ls", "data")]
     check({"v1", "v2", "few60"} <= set(names), f"ls says {names}")
-    check(cmd.json("snapshot", "show", "data@v2")[0]["options"] == "note=second\n" or True, "options")
+    shown = cmd.json("snapshot", "show", "data@v2")[0]
+    check(shown["options"] == "note=second\ntag=run=7\ntag=by=a=b\n", f"options: {shown}")
+    check(abs(shown["files_per_directory"] - shown["samples"] / shown["directories"]) < 0.01, f"files: {shown}")
+    tags = {s["snapshot"]: s.get("tags", "") for s in cmd.json("snapshot", "ls", "data")}
+    check(tags["v2"] == "run=7\nby=a=b\n" and tags["v1"] == "", f"tags in ls: {tags}")
+    check(b"run=7, by=a=b" in cmd.run("snapshot", "ls", "data").stdout, "tags in the table")
+    cmd.run("snapshot", "create", "data@v3", "--tag", "no-value", code=1)
     check(len(cmd.json("shuffle-quality", "data@v1")) == 3, "shuffle-quality")
     check(b"would remove" in cmd.run("snapshot", "rm", "data@v2", "--dry-run").stdout, "dry run")
     cmd.run("snapshot", "rm", "data@v2", code=2)  # nobody can be asked
