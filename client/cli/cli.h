@@ -249,7 +249,7 @@ verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_c
 verb_fn run_clock_status, run_clock_accept, run_log_level;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
-verb_fn run_setattr, run_xattr, run_tag, run_ln, run_mknod;
+verb_fn run_setattr, run_xattr, run_tag, run_ln, run_mknod, run_multipart_ls, run_multipart_rm;
 verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_diff,
 	run_snapshot_repack, run_snapshot_verify;
 verb_fn run_recipe_create, run_recipe_ls, run_recipe_show, run_recipe_rm;

@@ -281,6 +281,34 @@ static int tree_down(struct remote *from, const char *dst)
 	return code;
 }
 
+/* On one server no byte is read: the copy refers to where they are. */
+static int copy_by_reference(struct remote *from, struct remote *to, const char *key)
+{
+	struct granary_copy options = GRANARY_INIT(granary_copy);
+	struct granary_placed placed;
+	struct json j;
+	int err;
+
+	if (opts.dry_run) {
+		if (!opts.json) printf("would copy '%s' to '%s/%s'\n", shown(from->path), to->bucket, shown(key));
+		return CLI_OK;
+	}
+	options.to_bucket = to->bucket;
+	err = granary_copy(from->client, granary_ref_key(from->path), granary_ref_key(key), &options, &placed,
+		GRANARY_CALL(.bucket = from->bucket));
+	if (err < 0)
+		return fail_remote(from->client, err, "cannot copy '%s/%s' to '%s/%s'", from->bucket, shown(from->path),
+			to->bucket, shown(key));
+	if (opts.json) {
+		json_open(&j, stdout);
+		json_text(&j, "key", key);
+		json_number(&j, "object_id", placed.object_id);
+		json_number(&j, "version", placed.version);
+		json_close(&j);
+	}
+	return CLI_OK;
+}
+
 static int copy_across(struct remote *from, struct remote *to)
 {
 	char prefix[GRANARY_KEY_LEN_MAX + 1] = "", to_prefix[GRANARY_KEY_LEN_MAX + 1],
@@ -314,7 +342,9 @@ static int copy_across(struct remote *from, struct remote *to)
 		code = key_join(key, to->path, leaf_of(from->path));
 	else
 		snprintf(key, sizeof(key), "%s", to->path);
-	return code != CLI_OK ? code : fetch_one(from, &item, to, key);
+	if (code != CLI_OK || strcmp(from->server, to->server) != 0)
+		return code != CLI_OK ? code : fetch_one(from, &item, to, key);
+	return copy_by_reference(from, to, key);
 }
 
 /* ---- verbs --------------------------------------------------------------------------------- */

@@ -152,6 +152,11 @@ static const struct verb verbs[] = {
 		"TARGET is the address of a file of the same bucket; with -s any text.",
 		{ "granary ln granary://localhost/vision/a.jpg granary://localhost/vision/best/1.jpg",
 			"granary ln -s ../a.jpg granary://localhost/vision/best/2.jpg" } },
+	{ "multipart ls", "URL", 1, 1, run_multipart_ls, "list objects that come in parts and are not finished",
+		"What is kept for them counts as used until they are finished or given up.",
+		{ "granary multipart ls granary://localhost/vision" } },
+	{ "multipart rm", "URL UPLOAD...", 2, 1000, run_multipart_rm, "give up uploads: their parts go", NULL,
+		{ "granary multipart rm granary://localhost/vision 00000300000001a7" } },
 	{ "mknod", "URL TYPE [MAJOR MINOR]", 2, 4, run_mknod, "make an empty file, a pipe, a socket or a device",
 		"TYPE: f file, p pipe, s socket, c character device, b block device.",
 		{ "granary mknod granary://localhost/root/dev/null c 1 3 --perm 0666" } },
@@ -737,6 +742,7 @@ static const struct verb *find_verb(int count, char **words, int *used)
 		nearest_try(&near, "bucket");
 		nearest_try(&near, "key");
 		nearest_try(&near, "snapshot");
+		nearest_try(&near, "multipart");
 		nearest_try(&near, "recipe");
 		nearest_try(&near, "bench");
 		nearest_try(&near, "dataset");

@@ -880,6 +880,98 @@ GRANARY_API GRANARY_MUST_CHECK int granary_mknod(struct granary_client *client, 
 GRANARY_API GRANARY_MUST_CHECK int granary_link(struct granary_client *client, struct granary_ref from,
 	struct granary_ref to, uint64_t *object_id, const struct granary_call *call);
 
+/* ---- copies, objects out of parts ------------------------------------------------------------- */
+
+struct granary_placed { /* what a copy or an assembled object became */
+	uint64_t object_id, version, dir_id;
+	uint64_t replaced_version; /* 0: nothing was there */
+	uint64_t size;             /* of an assembled object */
+};
+struct granary_copy {
+	size_t size;
+	const char *to_bucket;  /* NULL: the same */
+	uint64_t from_version;  /* 0: any */
+	uint32_t condition;     /* of the target: 0, GRANARY_PUT_IF_ABSENT, GRANARY_PUT_IF_VERSION */
+	uint32_t reserved;
+	uint64_t if_version;
+};
+/** Copies an object without reading or writing its bytes: the copy refers to where they are, and keeps them when the
+ * object it was taken from is replaced or deleted. Attributes, metadata and tags come along. @param options  NULL, or
+ * which version and conditions. @param out  NULL, or what it became.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_EISDIR; -GRANARY_EPRECONDITION (also of from_version). Blocks. Any thread.
+ * Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_copy(struct granary_client *client, struct granary_ref from,
+	struct granary_ref to, const struct granary_copy *options, struct granary_placed *out,
+	const struct granary_call *call);
+
+/** Begins an object that comes in parts, put in any order, by any number of clients, over any time. Nobody sees it
+ * until it is finished. @param put  ref, mode, uid, gid and metadata of the object to be. @param upload  its number.
+ * Blocks. Any thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *
+ *	int put_in_parts(struct granary_client *client, const char *key, const void *a, size_t a_len, const void *b,
+ *		size_t b_len)
+ *	{
+ *		struct granary_put put = { .ref = granary_ref_key(key) };
+ *		struct granary_part parts[2] = { { .number = 1 }, { .number = 2 } };
+ *		struct granary_ref ref = put.ref;
+ *		char name[GRANARY_PART_NAME_SIZE];
+ *		uint64_t upload;
+ *		int err = granary_parts_begin(client, &put, &upload, NULL);
+ *
+ *		for (int i = 0; err == 0 && i < 2; i++) {
+ *			put.ref = granary_part_ref(upload, parts[i].number, name);
+ *			put.data = i == 0 ? a : b;
+ *			put.size = i == 0 ? a_len : b_len;
+ *			err = (int)granary_put_batch(client, &put, 1, NULL);
+ *			err = err < 0 ? err : put.status;
+ *		}
+ *		if (err == 0)
+ *			err = granary_parts_finish(client, ref, upload, parts, 2, NULL, NULL, NULL);
+ *		return err;
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_parts_begin(struct granary_client *client, const struct granary_put *put,
+	uint64_t *upload, const struct granary_call *call);
+enum { GRANARY_PARTS_MAX = 10000, GRANARY_PART_NUMBER_MAX = 99999, GRANARY_PART_NAME_SIZE = 8 };
+/** Where part `number`, 1..GRANARY_PART_NUMBER_MAX, of an upload is put: for granary_put(), granary_upload_new() and as
+ * the target of granary_copy(). Put again, it is replaced. @param name  memory for its name, as long as the ref is
+ * used. Any thread. Since 0.1. */
+GRANARY_API struct granary_ref granary_part_ref(uint64_t upload, uint32_t number, char name[GRANARY_PART_NAME_SIZE]);
+struct granary_part {
+	uint32_t number;
+	uint32_t has_hash;
+	uint64_t version; /* of granary_parts_finish(): 0, or the one that it must have */
+	uint64_t size, mtime_ns;
+	uint8_t hash[16];
+};
+/** Makes the object out of the parts named, in ascending order, at most GRANARY_PARTS_MAX; others are dropped. No bytes
+ * are moved. It is one step: a part that is put at the same time comes before it, or fails.
+ * @param options  NULL, or the condition on what is replaced.
+ * @return 0; -GRANARY_ESTALE (no such upload: finished or given up); -GRANARY_ENOTFOUND (a part);
+ *         -GRANARY_EPRECONDITION (also of a part's version). Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_parts_finish(struct granary_client *client, struct granary_ref ref,
+	uint64_t upload, const struct granary_part *parts, size_t count, const struct granary_copy *options,
+	struct granary_placed *out, const struct granary_call *call);
+/** Gives an upload up: its parts go. @return 0; -GRANARY_ESTALE. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_parts_abort(struct granary_client *client, uint64_t upload,
+	const struct granary_call *call);
+/** The parts behind number `after`. @param parts  one block of *count, at most `max` (1..GRANARY_LIST_MAX),
+ * granary_free() it; NULL on error. @param more  1: there are further ones. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_parts_list(struct granary_client *client, uint64_t upload, uint32_t after,
+	uint32_t max, struct granary_part **parts, uint32_t *count, uint32_t *more, const struct granary_call *call);
+struct granary_upload_entry {
+	const char *key;
+	uint64_t upload, created_ns; /* store time */
+};
+/** Uploads whose key begins with `prefix`, behind (after, after_upload): of the page before, or NULL and 0.
+ * @param uploads  one block of *count, granary_free() it; NULL on error. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_uploads_list(struct granary_client *client, const char *prefix,
+	const char *after, uint64_t after_upload, uint32_t max, struct granary_upload_entry **uploads, uint32_t *count,
+	uint32_t *more, const struct granary_call *call);
+
 /* ---- snapshots ----------------------------------------------------------------------------- */
 /* A snapshot is a fixed set of samples of a bucket: the objects below a prefix at one instant. It copies no
  * bytes and never changes. Its samples have dense ids 0..samples-1 in the order of their bytes on disk. Calls

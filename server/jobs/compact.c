@@ -8,7 +8,8 @@
  *
  * Invariants: (1) the source is never written; (2) a row changes only after the copy it will point at was
  * flushed and read
- * back; (3) a record counts as dead only if ns_record_owner, asked on complete rows, says so; any error on the way ends
+ * back; (3) a record counts as dead only if ns_record_owners, asked on complete rows, says so; any error on the way
+ * ends
  * the run with the source as it was; (4) the source is retired only after a second walk found no owner and
  * with no append
  * of it waiting for its transaction; (5) memory: two chunks and the moves of one. */
@@ -37,7 +38,7 @@ enum {
 
 struct move {
 	struct ns_move m;
-	uint64_t total_len;
+	uint64_t total_len; /* of the record, with the first of its moves; else 0 */
 	uint32_t name_at, crcs_at;
 };
 
@@ -148,7 +149,7 @@ static int commit_some(struct compaction *c, uint32_t from, uint32_t to)
 		err = ns_plan_move_extent(plan, &c->moves[i].m);
 		if (err == -GRANARY_ENOTFOUND)
 			err = 0; /* replaced or deleted since: its copy here is dead */
-		records++;
+		records += c->moves[i].total_len > 0;
 		bytes += c->moves[i].total_len;
 	}
 	if (err == 0) {
@@ -189,11 +190,9 @@ static int chunk_commit(struct compaction *c)
 static int chunk_flush(struct compaction *c)
 {
 	int err = 0;
-	if (c->fill > 0) {
-		err = chunk_write(c);
-		if (err == 0) err = chunk_commit(c);
-		atomic_fetch_add(&c->j->moved_bytes, c->fill);
-	}
+	if (c->fill > 0) err = chunk_write(c);
+	if (err == 0 && c->move_count > 0) err = chunk_commit(c);
+	atomic_fetch_add(&c->j->moved_bytes, c->fill);
 	c->fill = 0;
 	c->move_count = 0;
 	c->names_len = 0;
@@ -228,59 +227,83 @@ static int room_for(struct compaction *c, uint64_t total)
 	return err;
 }
 
-static int note_move(struct compaction *c, uint64_t offset, const struct record *r,
-	const struct ns_place *where, uint64_t at, uint32_t header_len, uint64_t total)
+/* A live record of the source, and its copy once there is one. */
+struct live_record {
+	struct compaction *c;
+	uint64_t offset;
+	const struct record *r;
+	const uint8_t *data;
+	uint64_t at, total; /* total 0: not copied yet */
+	uint32_t header_len, moves;
+};
+
+static int note_move(struct live_record *l, const struct ns_owner *owner)
 {
+	struct compaction *c = l->c;
+	const struct extent *e = owner->extent;
+	const struct slice *name = &owner->place.name;
+	if (c->move_count == CHUNK_MOVES_MAX) {
+		int err = chunk_flush(c);
+		if (err < 0) return err;
+	}
 	struct move *m = &c->moves[c->move_count];
-	struct extent from = { .pack = c->source_id,
-		.record = offset,
-		.skip = r->header_len,
-		.length = r->data_len,
-		.logical = r->logical,
-		.crc_count = r->crc_count };
-	struct extent to = from;
-	to.pack = pack_id_of(c->target);
-	to.record = at;
-	to.skip = header_len;
-	*m = (struct move){ .m = { .dir = where->dir,
-				    .name = { NULL, where->name.len },
-				    .id = r->object_id,
-				    .version = r->version,
-				    .from = from,
-				    .to = to },
-		.total_len = total };
-	m->name_at = keep_bytes(c, where->name.p, where->name.len);
-	m->crcs_at = keep_bytes(c, r->crcs, (size_t)r->crc_count * 4);
+	*m = (struct move){ .m = { .dir = owner->place.dir,
+				    .name = { NULL, name->len },
+				    .id = owner->object->id,
+				    .version = owner->object->version,
+				    .is_reference = owner->is_reference,
+				    .from = *e,
+				    .to = *e },
+		.total_len = l->moves++ == 0 ? l->total : 0 };
+	m->m.to.pack = pack_id_of(c->target);
+	m->m.to.record = l->at;
+	m->m.to.skip = e->skip - l->r->header_len + l->header_len;
+	m->name_at = keep_bytes(c, name->p, name->len);
+	m->crcs_at = keep_bytes(c, e->crcs, (size_t)e->crc_count * 4);
 	if (m->name_at == UINT32_MAX || m->crcs_at == UINT32_MAX) return -GRANARY_ENOMEM;
 	c->move_count++;
 	return 0;
 }
 
-/* Copies a live record behind what is in the chunk, its directory id and name as they are now. */
-static int copy_record(struct compaction *c, uint64_t offset, const struct record *r,
-	const struct ns_place *where, const uint8_t *data)
+/* Copies a live record behind what is in the chunk, its directory id and name as they are now (where NULL: as they
+ * were: the object that it names is gone, others refer to it). */
+static int copy_record(struct live_record *l, const struct ns_place *where)
 {
-	struct record now = *r;
-	bool moved = where->dir != r->dir_id || !slice_eq(where->name, r->name);
-	now.dir_id = where->dir;
-	now.name = where->name;
-	if (moved)
-		now.key = slice_of(NULL,
-			0); /* the directory's path may be another too: directory id and name say it */
+	struct compaction *c = l->c;
+	struct record now = *l->r;
+	if (where != NULL) {
+		bool moved = where->dir != now.dir_id || !slice_eq(where->name, now.name);
+		now.dir_id = where->dir;
+		now.name = where->name;
+		if (moved) /* the directory's path may be another too: directory id and name say it */
+			now.key = slice_of(NULL, 0);
+	}
 	now.header_len =
 		record_header_len(now.key.len, now.name.len, now.attrs.len, now.stored_len);
 	uint64_t total = record_total_len(now.header_len, now.stored_len);
 	int err = room_for(c, total);
 	if (err < 0) return err;
 	place(c, total);
-	uint64_t at = c->chunk_at + c->fill;
+	l->at = c->chunk_at + c->fill;
 	err = record_encode(&now, c->chunk + c->fill, CHUNK_SIZE - c->fill);
 	if (err < 0) return err;
 	uint8_t *body = c->chunk + c->fill + now.header_len;
-	if (now.stored_len) memcpy(body, data, now.stored_len);
+	if (now.stored_len) memcpy(body, l->data, now.stored_len);
 	memset(body + now.stored_len, 0, (size_t)(total - now.header_len - now.stored_len));
 	c->fill += (uint32_t)total;
-	return note_move(c, offset, r, where, at, now.header_len, total);
+	l->header_len = now.header_len;
+	l->total = total;
+	return 0;
+}
+
+static int each_owner(void *arg, const struct ns_owner *owner)
+{
+	struct live_record *l = arg;
+	int err = l->total > 0 ? 0 : copy_record(l, owner->is_reference ? NULL : &owner->place);
+	if (owner->extent->skip < l->r->header_len ||
+		(uint64_t)owner->extent->skip - l->r->header_len + owner->extent->length > l->r->data_len)
+		return -GRANARY_ECORRUPT;
+	return err < 0 ? err : note_move(l, owner);
 }
 
 static struct ns_record record_of(uint64_t pack, uint64_t offset, const struct record *r)
@@ -292,22 +315,17 @@ static struct ns_record record_of(uint64_t pack, uint64_t offset, const struct r
 		.version = r->version,
 		.logical = r->logical,
 		.generation = r->generation,
+		.length = r->data_len,
 		.name = r->name };
 }
 
 static int each_record(void *arg, uint64_t offset, const struct record *r, const uint8_t *data)
 {
 	struct compaction *c = arg;
+	struct live_record l = { .c = c, .offset = offset, .r = r, .data = data };
 	struct ns_record who = record_of(c->source_id, offset, r);
-	struct ns_place where;
-	struct object o;
-	struct kv_value value = { .pin = NULL };
 	if (jobs_stopping(c->j)) return -GRANARY_ESHUTDOWN;
-	int owned = ns_record_owner(c->j->o.ns, &who, &where, &o, &value);
-	if (owned <= 0) return owned;
-	int err = copy_record(c, offset, r, &where, data);
-	kv_value_release(&value);
-	return err;
+	return ns_record_owners(c->j->o.ns, &who, each_owner, &l);
 }
 
 static int copy_live(struct compaction *c, uint64_t end)
@@ -329,17 +347,18 @@ struct look {
 	uint64_t pack_id;
 };
 
+static int is_owned(void *arg, const struct ns_owner *owner)
+{
+	(void)arg, (void)owner;
+	return 1;
+}
+
 static int each_look(void *arg, uint64_t offset, const struct record *r, const uint8_t *data)
 {
 	struct look *l = arg;
 	struct ns_record who = record_of(l->pack_id, offset, r);
-	struct ns_place where;
-	struct object o;
-	struct kv_value value = { .pin = NULL };
 	(void)data;
-	int owned = ns_record_owner(l->j->o.ns, &who, &where, &o, &value);
-	if (owned > 0) kv_value_release(&value);
-	return owned;
+	return ns_record_owners(l->j->o.ns, &who, is_owned, NULL);
 }
 
 int pack_has_owner(struct jobs *j, struct pack *pack, uint64_t end)

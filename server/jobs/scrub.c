@@ -57,6 +57,19 @@ static void place_text(struct jobs *j, const struct ns_place *where, char *out, 
 		name_escape(name_text, sizeof name_text, where->name));
 }
 
+struct owner_text {
+	struct jobs *j;
+	char *text;
+	size_t cap;
+};
+
+static int take_owner(void *arg, const struct ns_owner *owner)
+{
+	struct owner_text *t = arg;
+	place_text(t->j, &owner->place, t->text, t->cap);
+	return 1;
+}
+
 static void on_problem(void *arg, const struct pack_problem *p)
 {
 	struct scrub *s = arg;
@@ -72,16 +85,11 @@ static void on_problem(void *arg, const struct pack_problem *p)
 			.version = p->record.version,
 			.logical = p->record.logical,
 			.generation = p->record.generation,
+			.length = p->record.data_len,
 			.name = p->record.name };
-		struct ns_place where;
-		struct object o;
-		struct kv_value value = { .pin = NULL };
-		int owned = ns_record_owner(s->j->o.ns, &who, &where, &o, &value);
-		if (owned == 0) return; /* dead: compaction will drop it */
-		if (owned > 0) {
-			place_text(s->j, &where, what, sizeof what);
-			kv_value_release(&value);
-		}
+		struct owner_text owner = { s->j, what, sizeof what };
+		/* 0: dead, compaction will drop it; an error: it may be somebody's */
+		if (ns_record_owners(s->j->o.ns, &who, take_owner, &owner) == 0) return;
 	}
 	problem_line(&s->j->check, "%s: %s; pack=%016" PRIx64 " offset=%" PRIu64, what, p->what,
 		s->pack_id, p->offset);

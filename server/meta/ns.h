@@ -175,18 +175,27 @@ struct ns_move {
 	struct slice name;
 	uint64_t id, version;
 	struct extent from, to;
+	bool is_reference; /* the records name another object: the `y` row goes along */
 };
 int ns_plan_move_extent(
 	struct ns_plan *plan, const struct ns_move *m); /* ENOTFOUND: it points elsewhere now */
-/* Who points at this record now? 1 and *place when an object does (through `d`, `o`, `i`, `x`, `y`), 0 when none:
- * dead. The record's (dir, name) is as of its write. Worker. */
+/* A record as its header says: (dir, name) as of its write. */
 struct ns_record {
 	uint64_t pack, record, object_id, dir, version, logical;
-	uint32_t generation;
+	uint32_t generation, length;
 	struct slice name;
 };
-int ns_record_owner(struct ns *ns, const struct ns_record *r, struct ns_place *place,
-	struct object *out, struct kv_value *value);
+/* Who points at it now: every extent that does, of the object that it names (through `d`, `o`, `i`, `x`) and of those
+ * that refer to it (`y`). Everything given is borrowed for the call; non-zero from each() stops and is returned. 0 and
+ * no call: dead. An error: not known. Worker. */
+struct ns_owner {
+	struct ns_place place;
+	const struct object *object;
+	const struct extent *extent;
+	bool is_reference;
+};
+int ns_record_owners(struct ns *ns, const struct ns_record *r, int (*each)(void *arg, const struct ns_owner *owner),
+	void *arg);
 
 /* ---- listing (worker) ---- */
 enum { NS_LIST_MAX = 1000 };

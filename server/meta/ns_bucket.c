@@ -270,6 +270,7 @@ static int bucket_commit_remove(struct ns *ns, const struct ns_bucket *b)
 	kv_delete(txn, key);
 	kv_pre_range(txn, row_entry_prefix(buf, b->root), true);
 	kv_pre_range(txn, row_snapshot_prefix(buf, b->id), true);
+	kv_pre_range(txn, row_upload_prefix(buf, b->id), true);
 	kv_pre_range(txn, row_recipe_prefix(buf, b->id), true);
 	kv_delete(txn, row_inode(buf, b->root));
 	kv_delete(txn, row_quota(buf, b->id));
@@ -296,6 +297,8 @@ int ns_bucket_remove(struct ns *ns, struct slice name)
 		err = rows_scan(ns, row_entry_prefix(buf, b.root), bucket_found_row, NULL);
 		if (err == 0)
 			err = rows_scan(ns, row_snapshot_prefix(buf, b.id), bucket_found_row, NULL);
+		if (err == 0)
+			err = rows_scan(ns, row_upload_prefix(buf, b.id), bucket_found_row, NULL);
 		if (err == 0)
 			err = rows_scan(ns, row_recipe_prefix(buf, b.id), bucket_found_row, NULL);
 		if (err != 0)

@@ -6,8 +6,18 @@
 
 struct release {
 	struct ns_plan *plan;
-	uint64_t seen;
+	uint64_t seen, refers; /* id of the object, when it has `y` rows */
 };
+
+static void release_extent(struct release *r, const struct extent *e)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	if ((e->flags & EXTENT_HOLE) != 0)
+		return;
+	plan_account_pack(r->plan, e, -1);
+	if (r->refers != 0) /* also where it is its own record: then there is no such row */
+		plan_delete_row(r->plan, row_reference(buf, e->pack, e->record, r->refers, e->logical));
+}
 
 static int release_extent_row(void *arg, struct slice key, struct slice value)
 {
@@ -16,8 +26,7 @@ static int release_extent_row(void *arg, struct slice key, struct slice value)
 	int err = extent_row_decode(value, &e);
 	if (err < 0)
 		return err;
-	if ((e.flags & EXTENT_HOLE) == 0)
-		plan_account_pack(r->plan, &e, -1);
+	release_extent(r, &e);
 	plan_state_unmoved(r->plan, r->seen, key);
 	plan_delete_row(r->plan, key);
 	return r->plan->error;
@@ -36,13 +45,12 @@ static int release_link_row(void *arg, struct slice key, struct slice value)
 int plan_release_bytes(struct ns_plan *plan, uint64_t seen, struct slice key, const struct object *o)
 {
 	uint8_t buf[ROW_KEY_MAX];
-	struct release r = { plan, seen };
+	struct release r = { plan, seen, o->refers ? o->id : 0 };
 	int err = 0;
 	if (o->extent_count > 0)
 		plan_state_unmoved(plan, seen, key);
 	for (uint32_t i = 0; i < o->extent_count; i++)
-		if ((o->extents[i].flags & EXTENT_HOLE) == 0)
-			plan_account_pack(plan, &o->extents[i], -1);
+		release_extent(&r, &o->extents[i]);
 	if (o->extents_outside > 0)
 		err = plan_scan(plan, row_extent_prefix(buf, o->id, o->generation), release_extent_row, &r);
 	if (err == 0 && o->has_links)

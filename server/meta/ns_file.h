@@ -49,3 +49,58 @@ enum { NS_LINKS_MAX = 65000 };
 /* One more name for a file; missing directories of a key are made. Its attributes and extents stand in its inode
  * (FORMAT 6.3) from then on. ISDIR; EXIST; INVAL (another bucket, the empty name); MLINK. */
 int ns_plan_link(struct ns_plan *plan, const struct ns_ref *from, const struct ns_ref *to, uint64_t *id);
+
+/* ---- copies by reference, objects out of parts (ns_copy.c, ns_parts.c) ---- */
+
+enum { NS_EXTENTS_MAX = 1 << 18 }; /* of an object that is made of those of others: 1 TiB of 4 MiB each */
+
+struct ns_copy {
+	struct ns_ref from, to;  /* to: BY_KEY or BY_NAME, of any bucket */
+	uint64_t from_version;   /* 0: any */
+	enum ns_condition condition;
+	uint64_t if_version;
+	uint64_t id, version, dir, replaced; /* out */
+};
+/* A new object with the bytes and attributes of another one: its extents are the same, each with a `y` row (FORMAT
+ * 6.9), so they outlive the object they were taken from. A symbolic link or special file is copied as what it is.
+ * NOTFOUND; CHANGED (from_version); PRECONDITION; ISDIR; INVAL (the empty name); TOOBIG (NS_EXTENTS_MAX). */
+int ns_plan_copy(struct ns_plan *plan, struct ns_copy *c);
+
+struct ns_upload_start {
+	struct ns_ref ref; /* of the object to be: BY_KEY or BY_NAME */
+	struct slice key;  /* the same as a key of its bucket: in the listing, and what grants are judged on */
+	uint64_t bucket;
+	uint32_t mode, uid, gid;
+	struct slice meta;
+	uint64_t id; /* out */
+};
+/* A directory that no name leads to, for parts: each is an ordinary object that is put there by (id, name), its name
+ * the number of the part in five digits. */
+int ns_plan_upload_start(struct ns_plan *plan, struct ns_upload_start *u);
+/* The key that an upload is for. STALE: there is no such upload. Worker. */
+int ns_upload_key(struct ns *ns, uint64_t upload, uint64_t *bucket, struct slice *key, char buf[KEY_LEN_MAX]);
+
+struct ns_part {
+	uint32_t number;  /* 1..99,999, ascending */
+	uint64_t version; /* 0: as it is */
+};
+struct ns_upload_finish {
+	struct ns_ref ref;
+	uint64_t upload;
+	enum ns_condition condition;
+	uint64_t if_version;
+	const struct ns_part *parts;
+	uint32_t count;
+	uint64_t id, version, dir, replaced, size; /* out */
+};
+/* The object out of its parts, one behind the other, by reference; parts that are not named go. After it the upload is
+ * not there any more: whoever puts a part at the same time fails, or comes before. STALE; NOTFOUND (a part); CHANGED
+ * (its version); INVAL (not ascending); PRECONDITION; TOOBIG. */
+int ns_plan_upload_finish(struct ns_plan *plan, struct ns_upload_finish *u);
+int ns_plan_upload_abort(struct ns_plan *plan, uint64_t upload); /* STALE */
+/* Parts behind number `after`, ascending; non-zero from each() stops. STALE. Worker. */
+int ns_upload_parts(struct ns *ns, uint64_t upload, uint32_t after,
+		    int (*each)(void *arg, uint32_t number, const struct object *o), void *arg);
+/* Uploads of a bucket, by key, whose (key, id) lies behind (after, after_id). Worker. */
+int ns_uploads(struct ns *ns, uint64_t bucket, struct slice prefix, struct slice after, uint64_t after_id,
+	       int (*each)(void *arg, struct slice key, uint64_t id, uint64_t created_ns), void *arg);

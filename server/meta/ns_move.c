@@ -74,6 +74,11 @@ static int move_apply(struct ns_plan *plan, uint64_t seen, const struct spot *s,
 		err = move_outside(plan, o, m);
 	if (err < 0)
 		return err;
+	if (m->is_reference) {
+		plan_delete_row(plan, row_reference(buf, m->from.pack, m->from.record, m->id, m->from.logical));
+		plan_put_row(plan, row_reference(buf, m->to.pack, m->to.record, m->id, m->from.logical),
+			     slice_of(NULL, 0));
+	}
 	plan_account_pack(plan, &m->from, -1);
 	plan_account_pack(plan, &m->to, 1);
 	kv_txn_touch(plan->txn, s->dir.d.id, s->name, o->id);
@@ -105,64 +110,86 @@ int ns_plan_move_extent(struct ns_plan *plan, const struct ns_move *m)
 
 /* ---- owners ---- */
 
-/* 1 when the object points at the record. */
-static int object_holds(struct ns *ns, const struct object *o, const struct ns_record *r, uint64_t logical)
+struct owners {
+	struct ns *ns;
+	const struct ns_record *r;
+	int (*each)(void *arg, const struct ns_owner *owner);
+	void *arg;
+	struct ns_owner owner;
+	uint64_t from, span; /* logical offsets of the object where extents of the record may begin */
+};
+
+static int owner_extent(struct owners *s, const struct extent *e)
 {
-	struct extent e;
-	struct kv_value value;
-	for (uint32_t i = 0; i < o->extent_count; i++)
-		if (points_at(&o->extents[i], r->pack, r->record))
-			return 1;
-	int err = extent_row_get(ns, NULL, o, logical, &e, &value);
-	if (err < 0)
-		return err == -GRANARY_ENOTFOUND ? 0 : err;
-	bool is_it = points_at(&e, r->pack, r->record);
-	row_release(&value);
-	return is_it;
+	if (!points_at(e, s->r->pack, s->r->record))
+		return 0;
+	s->owner.extent = e;
+	return s->each(s->arg, &s->owner);
 }
 
-/* 1, *place and *out when the object with this id exists and points at the record. */
-static int owner_by_id(struct ns *ns, const struct ns_record *r, uint64_t id, bool with_hint, uint64_t logical,
-		       struct ns_place *place, struct object *out, struct kv_value *value)
+static int owner_extents_outside(struct owners *s, const struct object *o)
 {
-	struct ns_ref ref = { .by = NS_BY_ID, .id = id };
-	if (with_hint) {
-		ref.dir = r->dir;
-		ref.name = r->name;
+	uint8_t buf[ROW_KEY_MAX], prefix_buf[ROW_KEY_MAX];
+	struct slice prefix = row_extent_prefix(prefix_buf, o->id, o->generation);
+	struct kv_iter *it = o->extents_outside == 0 ? NULL : kv_iter_new(s->ns->kv, NULL);
+	int err = 0;
+	if (it == NULL)
+		return o->extents_outside == 0 ? 0 : -GRANARY_ENOMEM;
+	kv_iter_seek(it, row_extent(buf, o->id, o->generation, s->from));
+	while (err == 0 && kv_iter_valid(it) && slice_begins(kv_iter_key(it), prefix)) {
+		struct extent e;
+		err = extent_row_decode(kv_iter_value(it), &e);
+		if (err == 0 && e.logical - s->from >= s->span)
+			break;
+		if (err == 0)
+			err = owner_extent(s, &e);
+		kv_iter_next(it);
 	}
-	int err = ns_lookup(ns, &ref, place, out, value);
-	if (err < 0)
-		return err == -GRANARY_ESTALE || err == -GRANARY_ENOTFOUND ? 0 : err;
-	err = out->is_dir ? 0 : object_holds(ns, out, r, logical);
-	if (err <= 0)
-		row_release(value);
+	if (err == 0)
+		err = kv_iter_error(it);
+	kv_iter_free(&it);
 	return err;
 }
 
-struct references {
-	struct ns *ns;
-	const struct ns_record *r;
-	struct ns_place *place;
-	struct object *out;
-	struct kv_value *value;
-};
+/* The object with this id, if it exists, where it points at the record. */
+static int owner_of_id(struct owners *s, const struct ns_ref *ref, uint64_t from, uint64_t span)
+{
+	struct object o;
+	struct kv_value value;
+	int err = ns_lookup(s->ns, ref, &s->owner.place, &o, &value);
+	if (err < 0)
+		return err == -GRANARY_ESTALE || err == -GRANARY_ENOTFOUND ? 0 : err;
+	s->owner.object = &o;
+	s->owner.is_reference = ref->id != s->r->object_id;
+	s->from = from;
+	s->span = span;
+	for (uint32_t i = 0; err == 0 && !o.is_dir && i < o.extent_count; i++)
+		err = owner_extent(s, &o.extents[i]);
+	if (err == 0 && !o.is_dir)
+		err = owner_extents_outside(s, &o);
+	row_release(&value);
+	return err;
+}
 
 static int owner_by_reference(void *arg, struct slice key, struct slice value)
 {
-	struct references *s = arg;
+	struct owners *s = arg;
+	struct ns_ref ref = { .by = NS_BY_ID };
+	uint64_t logical;
 	(void)value;
-	if (key.len != 1 + 8 + 4 + 8 + 8)
+	if (!row_reference_parse(key, &ref.id, &logical))
 		return -GRANARY_ECORRUPT;
-	return owner_by_id(s->ns, s->r, be64_get(key.p + 13), false, be64_get(key.p + 21), s->place, s->out, s->value);
+	return ref.id == s->r->object_id ? 0 : owner_of_id(s, &ref, logical, 1);
 }
 
-int ns_record_owner(struct ns *ns, const struct ns_record *r, struct ns_place *place, struct object *out,
-		    struct kv_value *value)
+int ns_record_owners(struct ns *ns, const struct ns_record *r, int (*each)(void *arg, const struct ns_owner *owner),
+		     void *arg)
 {
 	uint8_t buf[ROW_KEY_MAX];
-	int err = owner_by_id(ns, r, r->object_id, true, r->logical, place, out, value);
+	struct owners s = { .ns = ns, .r = r, .each = each, .arg = arg };
+	struct ns_ref ref = { .by = NS_BY_ID, .id = r->object_id, .dir = r->dir, .name = r->name };
+	int err = owner_of_id(&s, &ref, r->logical, r->length > 0 ? r->length : 1);
 	if (err != 0)
 		return err;
-	struct references s = { ns, r, place, out, value };
 	return rows_scan(ns, row_reference_prefix(buf, r->pack, r->record), owner_by_reference, &s);
 }

@@ -159,6 +159,10 @@ static int climb_step(struct ns *ns, struct ns_plan *plan, uint64_t *id, struct 
 		out->d.group = *id;
 	if (o.parent != 0)
 		climb_prepend(c, o.name);
+	if (o.upload_key.len > 0) { /* parts are judged by the key of the object to be; no table may lead here */
+		climb_prepend(c, o.upload_key);
+		c->is_of_engine = false;
+	}
 	*id = o.parent;
 	row_release(&value);
 	return 0;
@@ -222,6 +226,11 @@ int dir_row(struct ns *ns, const struct ns_dir *dir, uint8_t *buf, struct slice 
 	int err = ns_bucket_by_id(ns, dir->d.bucket, &b);
 	if (err < 0)
 		return err;
+	if (b.root != dir->d.id) { /* an upload: its inode says that it goes on */
+		*key = row_inode(buf, dir->d.id);
+		*names_id = dir->d.id;
+		return 0;
+	}
 	*key = row_bucket(buf, slice_of(b.name, b.name_len));
 	*names_id = b.id;
 	return 0;

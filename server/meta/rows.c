@@ -32,7 +32,7 @@ static const uint64_t object_tags = TAG_BIT(TAG_ID) | TAG_BIT(TAG_VERSION) | TAG
 	TAG_BIT(TAG_PARENT) | TAG_BIT(TAG_NAME) | TAG_BIT(TAG_CHILDREN) | TAG_BIT(TAG_BUCKET) |
 	TAG_BIT(TAG_GENERATION) | TAG_BIT(TAG_EXTENTS_OUTSIDE) | TAG_BIT(TAG_DATASET) | TAG_BIT(TAG_CLASS) |
 	TAG_BIT(TAG_SYMLINK) | TAG_BIT(TAG_RDEV) | TAG_BIT(TAG_TAG) | TAG_BIT(TAG_XATTR) | TAG_BIT(TAG_IN_INODE) |
-	TAG_BIT(TAG_ATIME);
+	TAG_BIT(TAG_ATIME) | TAG_BIT(TAG_REFERS) | TAG_BIT(TAG_UPLOAD_KEY);
 
 /* ---- extents, FORMAT 5.3 ---- */
 
@@ -164,6 +164,8 @@ static bool object_take(struct object *o, uint16_t tag, struct slice v)
 	case TAG_XATTR: o->xattrs = v; return pairs_check(v, ROW_XATTRS_LEN_MAX, NULL) == 0;
 	case TAG_IN_INODE: return take_flag(v, &o->in_inode);
 	case TAG_ATIME: return take_u64(v, &o->atime_ns);
+	case TAG_REFERS: return take_flag(v, &o->refers);
+	case TAG_UPLOAD_KEY: o->upload_key = v; return v.len <= KEY_LEN_MAX;
 	default: return true;
 	}
 }
@@ -266,6 +268,8 @@ static void object_put_file(struct wr *w, const struct object *o)
 	put_bytes(w, TAG_SYMLINK, o->symlink);
 	put_bytes(w, TAG_TAG, o->tags);
 	put_bytes(w, TAG_XATTR, o->xattrs);
+	put_flag(w, TAG_REFERS, o->refers);
+	put_bytes(w, TAG_UPLOAD_KEY, o->upload_key);
 }
 
 int64_t object_encode(const struct object *o, void *buf, size_t cap)
@@ -440,6 +444,40 @@ struct slice row_reference(uint8_t *buf, uint64_t pack, uint64_t record, uint64_
 	wr_be64(&w, id);
 	wr_be64(&w, logical);
 	return key_end(&w);
+}
+
+bool row_reference_parse(struct slice key, uint64_t *id, uint64_t *logical)
+{
+	if (key.len != 1 + 8 + 4 + 8 + 8 || key.p[0] != 'y')
+		return false;
+	*id = be64_get(key.p + 13);
+	*logical = be64_get(key.p + 21);
+	return true;
+}
+
+struct slice row_upload_prefix(uint8_t *buf, uint64_t bucket) { return key_u64(buf, 'u', bucket); }
+
+struct slice row_upload(uint8_t *buf, uint64_t bucket, struct slice key, uint64_t upload)
+{
+	struct wr w = key_begin(buf, 'u');
+
+	wr_be64(&w, bucket);
+	wr_slice(&w, key);
+	wr_u8(&w, 0);
+	wr_be64(&w, upload);
+	wr_be32(&w, 0);
+	return key_end(&w);
+}
+
+bool row_upload_parse(struct slice row, struct slice *key, uint64_t *upload)
+{
+	enum { HEAD = 1 + 8, TAIL = 1 + 8 + 4 };
+
+	if (row.len <= HEAD + TAIL || row.p[0] != 'u')
+		return false;
+	*key = slice_of(row.p + HEAD, row.len - HEAD - TAIL);
+	*upload = be64_get(row.p + row.len - 12);
+	return true;
 }
 
 struct slice row_session(uint8_t *buf, uint64_t session) { return key_u64(buf, 'h', session); }

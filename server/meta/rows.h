@@ -30,7 +30,8 @@ enum row_tag { /* FORMAT 5.2 */
 	TAG_WRITTEN, TAG_META, TAG_HAS_LINKS, TAG_NLINK, TAG_PARENT, TAG_NAME, TAG_CHILDREN, TAG_BUCKET,
 	TAG_GENERATION, TAG_EXTENTS_OUTSIDE, TAG_MD5, TAG_DATASET, TAG_SYMLINK, TAG_RDEV, TAG_CLASS,
 	TAG_CHECKSUM = 32, TAG_PARTS, TAG_TAG, TAG_LABEL, TAG_RETENTION, TAG_HOLD, TAG_STORAGE_CLASS,
-	TAG_ENCRYPTION, TAG_XATTR, TAG_IN_INODE, TAG_ATIME, TAG_ROW = 64 /* 64 + n: by the row's own clause */
+	TAG_ENCRYPTION, TAG_XATTR, TAG_IN_INODE, TAG_ATIME, TAG_REFERS,
+	TAG_UPLOAD_KEY, TAG_ROW = 64 /* 64 + n: by the row's own clause */
 };
 
 struct extent {
@@ -77,7 +78,9 @@ struct object {
 	uint32_t extent_count;
 	struct slice meta;   /* user metadata as it is in tag 12 (one element: the concatenated pairs), empty = none */
 	struct slice xattrs, tags; /* pairs as meta's */
+	bool refers;          /* `y` rows exist for extents of it */
 	struct slice symlink; /* target */
+	struct slice upload_key; /* of the directory that holds the parts of an upload: the key of the object to be */
 	struct slice name;
 	struct slice raw;    /* the whole value: tags without a field are copied from it on a rewrite; empty = none */
 	struct extent extents[ROW_EXTENTS_INLINE_MAX]; /* last: the first extent_count are set, the others are not */
@@ -110,6 +113,11 @@ struct slice row_pack(uint8_t *buf, uint64_t pack);                             
 struct slice row_copy(uint8_t *buf, uint64_t store, uint64_t pack);                  /* `c` */
 struct slice row_reference(uint8_t *buf, uint64_t pack, uint64_t record, uint64_t id, uint64_t logical); /* `y` */
 struct slice row_reference_prefix(uint8_t *buf, uint64_t pack, uint64_t record);
+/* Object id and logical offset of a `y` row's key; false when it is none. */
+bool row_reference_parse(struct slice key, uint64_t *id, uint64_t *logical);
+struct slice row_upload(uint8_t *buf, uint64_t bucket, struct slice key, uint64_t upload);  /* `u`, part 0 */
+struct slice row_upload_prefix(uint8_t *buf, uint64_t bucket);
+bool row_upload_parse(struct slice row, struct slice *key, uint64_t *upload);
 struct slice row_session(uint8_t *buf, uint64_t session);                            /* `h` */
 struct slice row_retry(uint8_t *buf, uint64_t session, uint64_t sequence);           /* `l` */
 struct slice row_key(uint8_t *buf, struct slice access_key);                         /* `k` */

@@ -236,7 +236,7 @@ int pack_walk(struct fs_file *file, const struct pack_walk *walk)
 
 struct one {
 	uint8_t *data;
-	uint32_t *data_len;
+	uint32_t *data_len, *header_len;
 	uint64_t offset, object_id;
 	uint32_t room;
 };
@@ -263,7 +263,8 @@ static int one_check(struct one *one, struct fs_file *file, uint8_t *buf, size_t
 		err = (size_t)n > skip ? record_decode(buf + skip, (size_t)n - skip, &r, &need)
 				       : -GRANARY_ECORRUPT;
 	}
-	if (err < 0 || r.kind != RECORD_DATA || r.object_id != one->object_id || r.stored_len > one->room ||
+	if (err < 0 || r.kind != RECORD_DATA || r.stored_len > one->room ||
+		(one->object_id != 0 && r.object_id != one->object_id) ||
 		(size_t)n < skip + r.header_len + r.stored_len)
 		return -GRANARY_ECORRUPT;
 	for (uint32_t i = 0; i < r.crc_count; i++) {
@@ -277,7 +278,20 @@ static int one_check(struct one *one, struct fs_file *file, uint8_t *buf, size_t
 	}
 	memcpy(one->data, buf + skip + r.header_len, r.stored_len);
 	*one->data_len = r.stored_len;
+	if (one->header_len != NULL) *one->header_len = r.header_len;
 	return 0;
+}
+
+static int one_read(struct one *one, struct fs_file *file)
+{
+	size_t cap = EXTENT_LEN_MAX + 256 * 1024;
+	uint8_t *buf = aligned_alloc(PACK_BLOCK, cap);
+	int err;
+
+	if (buf == NULL) return -GRANARY_ENOMEM;
+	err = one_check(one, file, buf, cap);
+	free(buf);
+	return err;
 }
 
 int pack_record_verify_into(struct fs_file *file, uint64_t offset, uint64_t object_id, uint8_t *data, uint32_t room,
@@ -288,19 +302,20 @@ int pack_record_verify_into(struct fs_file *file, uint64_t offset, uint64_t obje
 		.offset = offset,
 		.object_id = object_id,
 		.room = room };
-	size_t cap = EXTENT_LEN_MAX + 256 * 1024;
-	uint8_t *buf = aligned_alloc(PACK_BLOCK, cap);
-	int err;
 
-	if (buf == NULL) return -GRANARY_ENOMEM;
-	err = one_check(&one, file, buf, cap);
-	free(buf);
-	return err;
+	return one_read(&one, file);
 }
 
 int pack_record_verify(struct fs_file *file, uint64_t pack_id, uint64_t offset, uint64_t object_id,
-	uint8_t *data, uint32_t *data_len)
+	uint8_t *data, uint32_t *data_len, uint32_t *header_len)
 {
+	struct one one = { .data = data,
+		.data_len = data_len,
+		.header_len = header_len,
+		.offset = offset,
+		.object_id = object_id,
+		.room = EXTENT_LEN_MAX };
+
 	(void)pack_id; /* the file is the pack's; its header was compared when it was opened */
-	return pack_record_verify_into(file, offset, object_id, data, EXTENT_LEN_MAX, data_len);
+	return one_read(&one, file);
 }

@@ -33,9 +33,10 @@ int pack_footer_read(struct fs_file *file, uint64_t pack_id, struct pack_trailer
 /* Sealed pack, whole: footer as above, then a walk up to the data end (walk->end is not used) that
  * is compared with it: also records that are missing, exchanged or unnamed are problems. */
 int pack_check_sealed(struct fs_file *file, const struct pack_walk *walk);
-/* One record read past every cache and verified whole. data needs EXTENT_LEN_MAX. */
+/* One record read past every cache and verified whole. object_id: what it names; 0: any, others may refer to it. data
+ * needs EXTENT_LEN_MAX. header_len: NULL, or bytes from the record's start to its data. */
 int pack_record_verify(struct fs_file *file, uint64_t pack_id, uint64_t offset, uint64_t object_id, uint8_t *data,
-		       uint32_t *data_len);
+		       uint32_t *data_len, uint32_t *header_len);
 /* The same where data has less room: -GRANARY_ECORRUPT when the record is longer. */
 int pack_record_verify_into(struct fs_file *file, uint64_t offset, uint64_t object_id, uint8_t *data, uint32_t room,
 	uint32_t *data_len);

@@ -49,7 +49,7 @@ static void job_post(struct piece_job *j, void (*done)(struct task *task))
 
 /* ---- verify ---- */
 
-static int record_read(struct piece_job *j, uint32_t *len)
+static int record_read(struct piece_job *j, uint32_t *len, uint32_t *header_len)
 {
 	struct packs *packs = j->b->local->store->packs;
 	struct pack *pack = packs_ref(packs, j->p->read.pack);
@@ -59,7 +59,7 @@ static int record_read(struct piece_job *j, uint32_t *len)
 	if (pack_file(pack) == NULL) err = packs_open_file(packs, pack);
 	if (err >= 0)
 		err = pack_record_verify(pack_file(pack), j->p->read.pack, j->p->record,
-			j->p->entry->loc.id, j->data, len);
+			0, j->data, len, header_len);
 	packs_unref(packs, pack);
 	return err < 0 ? err : 0;
 }
@@ -115,13 +115,15 @@ static void verify_work(struct task *task)
 {
 	struct piece_job *j = container_of(task, struct piece_job, task);
 	struct read_piece *p = j->p;
-	uint32_t len = 0;
+	uint32_t len = 0, header_len = 0;
+	uint64_t at; /* of the piece in the record's data */
 
 	j->data = req_alloc(EXTENT_LEN_MAX);
-	j->err = record_read(j, &len);
-	if (j->err == 0 && p->logical - p->extent_at + p->len > len) j->err = -GRANARY_ECORRUPT;
+	j->err = record_read(j, &len, &header_len);
+	at = p->read.unit_offset + p->read.want_offset - p->record - header_len;
+	if (j->err == 0 && (at > len || at + p->len > len)) j->err = -GRANARY_ECORRUPT;
 	if (j->err == 0) {
-		memmove(j->data, j->data + (p->logical - p->extent_at), p->len);
+		memmove(j->data, j->data + at, p->len);
 		if (!crcs_match(p, j->data))
 			j->err = -GRANARY_ECORRUPT;
 		else

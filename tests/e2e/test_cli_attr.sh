@@ -74,8 +74,38 @@ g cp -r "$url/data" "$dir/down" 2>"$dir/err" || fail "cp -r: $(cat "$dir/err")"
 grep -q '3 symbolic links and special files are left out' "$dir/err" || fail "cp -r: $(cat "$dir/err")"
 is "$(cat "$dir/down/moved")" 'some bytes'
 
+# A copy on one server refers to the bytes: they outlive what they were taken from, its dataset, and compaction.
+g bucket create "$url/second"
+head -c 3000000 /dev/urandom >"$dir/big"
+g mkdir --dataset "$url/data/set"
+g cp "$dir/big" "$url/data/set/big"
+g xattr "$url/data/set/big" user.kept=yes
+g cp "$url/data/set/big" "$url/second/copy"
+is "$(g xattr "$url/second/copy" user.kept)" user.kept=yes
+g rm -r --yes "$url/data/set"
+PYTHONPATH=$(dirname "${BASH_SOURCE[0]}") python3 - "$dir/store/root.credentials" "$url" <<'EOF'
+import struct, sys
+from granary_wire import *  # noqa: F403
+made = dict(l.split("=", 1) for l in open(sys.argv[1]).read().split("\n") if "=" in l)
+c = Client("tcp:" + sys.argv[2].removeprefix("granary://"), made["access_key"], bytes.fromhex(made["secret"]))
+for verb in ("rotate", "compact", "compact"):
+    c.call(TASK, b16(verb) + b16(""))
+meta = c.mutation("data") + ref_key("un/finished") + struct.pack("<III", 0o644, 0, 0) + b16("")
+(upload,) = struct.unpack("<Q", c.call(UPLOAD_CREATE, meta)[0].meta)
+assert c.put("data", [((ref_name(upload, b"00001"),), b"part")])[0] == [0]
+EOF
+g cp "$url/second/copy" "$dir/back"
+cmp "$dir/big" "$dir/back" || fail "the copy has other bytes"
+g check
+g multipart ls "$url/data" | grep -q '^[0-9a-f]\{16\} *1 *4 B .*un/finished$' || fail "ls: $(g multipart ls "$url/data")"
+refused 1 'not empty' bucket rm --yes "$url/data"
+g multipart rm "$url/data" "$(g multipart ls --json "$url/data" | sed 's/.*"upload":"\([0-9a-f]*\)".*/\1/')"
+is "$(g multipart ls "$url/data")" ''
+refused 4 'names nothing' multipart rm "$url/data" 00000000000000ff
+
 server_stop
 server_start
+cmp "$dir/big" <(g cat "$url/second/copy") || fail "the copy has other bytes after a restart"
 is "$(field nlink "$url/data/moved")" 1
 is "$(g cat "$url/data/moved")" 'some bytes'
 is "$(g tag "$url/data/moved")" split=test

@@ -282,6 +282,9 @@ class Fields(Case):
     """PROTOCOL 3-5: every field of every request cut, padded and out of range."""
 
     def samples(self, c):
+        meta = c.mutation("bucket") + ref_key("parts") + struct.pack("<III", 0o644, 0, 0) + b16("")
+        c.upload = struct.unpack("<Q", c.call(w.UPLOAD_CREATE, meta)[0].meta)[0]
+        assert c.put("bucket", [((ref_name(c.upload, b"00001"),), b"part")])[0] == [0]
         good, entry = ref_key("good"), w.put_entry(ref_key("fields"), b"data")
         m = lambda bucket="bucket": c.mutation(bucket)  # noqa: E731
         return {
@@ -319,6 +322,12 @@ class Fields(Case):
             w.XATTR: m() + good + b"\0" + b16("user.a") + b16("value"), w.TAGS: m() + good + b16(b16("k") + b16("v")),
             w.MAKE: m() + ref_key("made-link") + struct.pack("<IIIQ", 0o120777, 0, 0, 0) + b16("target"),
             w.LINK: m() + ref_key("train/b") + ref_key("linked-b"),
+            w.PART_LIST: b16("bucket") + struct.pack("<QII", c.upload, 0, 10),
+            w.UPLOAD_LIST: b16("bucket") + b16("") + b16("") + struct.pack("<QI", 0, 10),
+            w.COPY: m() + good + struct.pack("<Q", 0) + b16("other") + ref_key("copied") + struct.pack("<BQ", 0, 0),
+            w.UPLOAD_CREATE: m() + ref_key("in-parts") + struct.pack("<III", 0o644, 0, 0) + b16(""),
+            w.UPLOAD_COMPLETE: m() + ref_key("parts") + struct.pack("<QBQIIQ", c.upload, 0, 0, 1, 1, 0),
+            w.UPLOAD_ABORT: m() + struct.pack("<Q", 12345),
         }
 
     def data_of(self, op):
@@ -567,6 +576,39 @@ class Grants(Case):
                 self.assertIn(status, (E["ACCESS"], E["STALE"]), (ref, what))
         self.assertEqual(self.c.status(w.ATTR, b16("bucket") + ref_id(self.a_id, self.train, b"a") + b"\1" + b16("")), 0)
 
+    def test_uploads_and_copies_are_judged_by_their_keys(self):
+        with server.client() as root:
+            key, secret = root.key_create([(1 | 2 | 4, "bucket", "train/")])
+            create = lambda c, k: c.call(w.UPLOAD_CREATE, c.mutation("bucket") + ref_key(k) +  # noqa: E731
+                                         struct.pack("<III", 0o644, 0, 0) + b16(""))[0].meta
+            (theirs,) = struct.unpack("<Q", create(root, "secret/big"))
+            finish = struct.pack("<BQIIQ", 0, 0, 1, 1, 0)
+            with server.client(key=key, secret=secret) as c:
+                self.assertEqual(c.put("bucket", [((ref_name(theirs, b"00001"),), b"x")])[0], [E["ACCESS"]])
+                self.assertEqual(c.read("bucket", [ref_name(theirs, b"00001")])[0][0], E["ACCESS"])
+                for op, meta in ((w.UPLOAD_COMPLETE, ref_key("train/x") + struct.pack("<Q", theirs) + finish),
+                                 (w.UPLOAD_ABORT, struct.pack("<Q", theirs)),
+                                 (w.COPY, ref_key("secret/x") + bytes(8) + b16("") + ref_key("train/x") + bytes(9)),
+                                 (w.COPY, ref_key("train/a") + bytes(8) + b16("") + ref_key("secret/y") + bytes(9)),
+                                 (w.COPY, ref_key("train/a") + bytes(8) + b16("other") + ref_key("train/y") + bytes(9))):
+                    self.assertEqual(c.status(op, c.mutation("bucket") + meta), E["ACCESS"], w.OPS[op])
+                self.assertEqual(c.status(w.PART_LIST, b16("bucket") + struct.pack("<QII", theirs, 0, 9)), E["ACCESS"])
+                page = c.call(w.UPLOAD_LIST, b16("bucket") + b16("") + b16("") + struct.pack("<QI", 0, 1000))[0].meta
+                self.assertNotIn(b"secret/", page)
+                (mine,) = struct.unpack("<Q", create(c, "train/big"))
+                self.assertEqual(c.put("bucket", [((ref_name(mine, b"00001"),), b"abc")])[0], [0])
+                self.assertEqual(c.list("bucket", prefix=b"train/big"), [])
+                meta = c.mutation("bucket") + ref_key("train/big") + struct.pack("<Q", mine) + finish
+                self.assertEqual(c.status(w.UPLOAD_COMPLETE, meta), 0)
+                self.assertEqual(c.status(w.UPLOAD_COMPLETE, c.mutation("bucket") + meta[len(c.mutation("bucket")):]),
+                                 E["STALE"])
+                self.assertEqual(c.put("bucket", [((ref_name(mine, b"00002"),), b"x")])[0], [E["STALE"]])
+                self.assertEqual(c.read("bucket", ["train/big"]), [(0, b"abc")])
+            self.assertEqual(root.status(w.UPLOAD_ABORT, root.mutation("bucket") + struct.pack("<Q", theirs)), 0)
+            gone = root.mutation("bucket") + struct.pack("<I", 1) + ref_key("train/big") + struct.pack("<BQ", 0, 0)
+            self.assertEqual(root.status(w.DELETE, gone), 0)
+            root.key_remove(key)
+
     def test_a_link_needs_reading_and_writing_where_the_file_is(self):
         with server.client() as root:
             key, secret = root.key_create([(1 | 2 | 4, "bucket", "train/"), (1, "bucket", "secret/")])
@@ -601,6 +643,8 @@ class Grants(Case):
             w.TAGS: (ref_key("train/a") + b16(b""), b""),
             w.MAKE: (ref_key("train/pipe") + struct.pack("<IIIQ", 0o010644, 0, 0, 0) + b16(""), b""),
             w.LINK: (ref_key("train/a") + ref_key("train/d"), b""),
+            w.COPY: (ref_key("train/a") + struct.pack("<Q", 0) + b16("") + ref_key("train/d") + struct.pack("<BQ", 0, 0), b""),
+            w.UPLOAD_CREATE: (ref_key("train/a") + struct.pack("<III", 0, 0, 0) + b16(""), b""),
         }
         for op, (meta, data) in ops.items():
             try:

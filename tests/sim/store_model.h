@@ -23,12 +23,21 @@ struct tree_key {
 		dir; /* seed 0: an explicit directory; version 0: not known yet */
 	uint32_t size;
 	uint32_t mode, xattr; /* names of one file have one seed, and these alike; xattr: bytes of its value */
+	uint32_t copy;        /* which file of that seed */
 	bool special;         /* a symbolic link: its size bytes are no content */
 };
 
 struct tree {
 	struct tree_key keys[TREE_MAX];
 	uint32_t count;
+	uint32_t uploads_ended; /* of the lane's uploads in parts */
+};
+
+/* An upload whose two parts are there. */
+enum { LANE_UPLOADS = 3, PART_SIZE_MAX = 90 * 1024 };
+struct lane_upload {
+	uint64_t id, seed;
+	uint32_t sizes[2];
 };
 
 struct op_entry {
@@ -48,6 +57,7 @@ struct op {
 	char to[MODEL_KEY_MAX];
 	uint8_t flags;
 	uint32_t pieces, piece_len[OP_PIECES_MAX];
+	uint64_t parted; /* id of the upload that it ends */
 	int expect, got; /* of the request */
 	uint64_t got_id;
 	struct tree after;
@@ -59,6 +69,8 @@ struct lane {
 	struct tree tree;
 	struct op op;
 	uint64_t sequence, seen, uploads, session;
+	struct lane_upload parted[LANE_UPLOADS];
+	uint32_t parted_count;
 	uint32_t large_one_in, size_large; /* how often and how large data is large */
 };
 
@@ -70,7 +82,10 @@ static const char *const op_names[] = { [OP_PUT - 32] = "put",
 	[OP_SETATTR - 32] = "setattr",
 	[OP_XATTR - 32] = "xattr",
 	[OP_MAKE - 32] = "make",
-	[OP_LINK - 32] = "link" };
+	[OP_LINK - 32] = "link",
+	[OP_COPY - 32] = "copy",
+	[OP_UPLOAD_COMPLETE - 32] = "complete",
+	[OP_UPLOAD_ABORT - 32] = "abort" };
 #define MODEL_TARGET "../x/y"
 #define MODEL_XATTR  "user.model"
 
@@ -121,6 +136,11 @@ static inline void tree_set(struct tree *t, const struct tree_key *k)
 	memmove(&t->keys[i + 1], &t->keys[i], (t->count - i) * sizeof(*k));
 	t->keys[i] = *k;
 	t->count++;
+}
+
+static inline bool is_one_file(const struct tree_key *a, const struct tree_key *b)
+{
+	return a->seed == b->seed && a->copy == b->copy;
 }
 
 static inline uint32_t tree_below(const struct tree *t, const char *path)
@@ -203,7 +223,8 @@ static inline int tree_rename_file(
 	if (k == NULL) return -GRANARY_ENOTFOUND;
 	if (strcmp(from, to) == 0) return no_replace ? -GRANARY_EEXIST : 0;
 	if (no_replace && tree_find(t, to) != NULL) return -GRANARY_EEXIST;
-	if (tree_find(t, to) != NULL && tree_find(t, to)->seed == k->seed) return 0; /* one file */
+	if (tree_find(t, to) != NULL && is_one_file(tree_find(t, to), k))
+		return 0;
 	moved = *k;
 	tree_erase(t, from);
 	key_set(moved.key, to);
@@ -243,11 +264,12 @@ static inline int tree_rename_dir(
 static inline int tree_setattr(struct tree *t, const struct op_entry *e, bool is_xattr)
 {
 	struct tree_key *k = tree_find(t, e->key);
-	uint64_t seed = k != NULL ? k->seed : 0;
+	struct tree_key which;
 
 	if (k == NULL) return -GRANARY_ENOTFOUND;
+	which = *k;
 	for (uint32_t i = 0; i < t->count; i++) {
-		if (t->keys[i].seed != seed) continue;
+		if (!is_one_file(&t->keys[i], &which)) continue;
 		if (is_xattr)
 			t->keys[i].xattr = e->size;
 		else
@@ -279,6 +301,36 @@ static inline int tree_link(struct tree *t, const char *from, const char *to)
 	return 0;
 }
 
+/* Another file with the same bytes, made of the same seed: two files of one seed are told apart by `copy`. */
+static inline int tree_copy(struct tree *t, const char *from, const char *to, uint8_t condition)
+{
+	struct tree_key *k = tree_find(t, from), copy;
+	uint32_t highest = 0;
+
+	if (k == NULL) return -GRANARY_ENOTFOUND;
+	if (condition == PUT_IF_ABSENT && tree_find(t, to) != NULL) return -GRANARY_EPRECONDITION;
+	copy = *k;
+	for (uint32_t i = 0; i < t->count; i++)
+		if (t->keys[i].seed == copy.seed && t->keys[i].copy > highest) highest = t->keys[i].copy;
+	copy.copy = highest + 1;
+	copy.id = copy.version = copy.dir = 0;
+	key_set(copy.key, to);
+	tree_set(t, &copy);
+	return 0;
+}
+
+/* Its parts become the object of the key, or go. */
+static inline int tree_end_upload(struct tree *t, const struct op_entry *e, bool is_abort)
+{
+	struct tree_key k = { .seed = e->seed, .size = e->size, .mode = 0100644 };
+
+	t->uploads_ended++;
+	if (is_abort) return 0;
+	key_set(k.key, e->key);
+	tree_set(t, &k);
+	return 0;
+}
+
 /* What op does to t; fills in the expectations. */
 static inline void op_apply(struct op *op, struct tree *t)
 {
@@ -302,6 +354,9 @@ static inline void op_apply(struct op *op, struct tree *t)
 	case OP_XATTR: op->expect = tree_setattr(t, &op->e[0], op->wire == OP_XATTR); break;
 	case OP_MAKE: op->expect = tree_make(t, &op->e[0]); break;
 	case OP_LINK: op->expect = tree_link(t, op->e[0].key, op->to); break;
+	case OP_UPLOAD_COMPLETE:
+	case OP_UPLOAD_ABORT: op->expect = tree_end_upload(t, &op->e[0], op->wire == OP_UPLOAD_ABORT); break;
+	case OP_COPY: op->expect = tree_copy(t, op->e[0].key, op->to, op->e[0].condition); break;
 	default:
 		op->expect = is_file ? tree_rename_file(t, op->e[0].key, op->to, no_replace)
 				     : tree_rename_dir(t, op->e[0].key, op->to, no_replace);
@@ -420,11 +475,26 @@ static inline void random_rename(struct lane *l, struct op *op)
 	while (strlen(op->to) > strlen(op->e[0].key));
 }
 
+static inline bool random_end_upload(struct lane *l, struct op *op)
+{
+	const struct lane_upload *u = &l->parted[l->tree.uploads_ended];
+
+	if (l->tree.uploads_ended >= l->parted_count || lane_random(l, 2) == 0) return false;
+	op->wire = lane_random(l, 4) == 0 ? OP_UPLOAD_ABORT : OP_UPLOAD_COMPLETE;
+	op->parted = u->id;
+	op->e[0].seed = u->seed;
+	op->e[0].size = u->sizes[0] + u->sizes[1];
+	random_file(l, op->e[0].key);
+	return true;
+}
+
 static inline void random_attr(struct lane *l, struct op *op)
 {
-	uint64_t pick = lane_random(l, 8);
+	uint64_t pick = lane_random(l, 10);
 
-	op->wire = pick < 2 ? OP_SETATTR : pick < 4 ? OP_XATTR : pick < 5 ? OP_MAKE : OP_LINK;
+	if (random_end_upload(l, op)) return;
+
+	op->wire = pick >= 8 ? OP_COPY : pick < 2 ? OP_SETATTR : pick < 4 ? OP_XATTR : pick < 5 ? OP_MAKE : OP_LINK;
 	op->e[0].mode = (uint32_t)lane_random(l, 07777);
 	op->e[0].size = 1 + (uint32_t)lane_random(l, lane_random(l, 16) == 0 ? 60000 : 300);
 	op->e[0].seed = rng_next(&l->rng) | 1;
@@ -432,7 +502,8 @@ static inline void random_attr(struct lane *l, struct op *op)
 		random_file(l, op->e[0].key);
 	else
 		likely_file(l, op->e[0].key);
-	if (op->wire == OP_LINK) random_file(l, op->to);
+	if (op->wire == OP_COPY && lane_random(l, 4) == 0) op->e[0].condition = PUT_IF_ABSENT;
+	if (op->wire == OP_LINK || op->wire == OP_COPY) random_file(l, op->to);
 }
 
 /* The next mutation of the lane, and the state after it. */
@@ -516,8 +587,22 @@ static inline void op_attr_body(const struct op *op, struct msg *m)
 	static uint8_t value[60008];
 	const struct op_entry *e = &op->e[0];
 
+	if (op->wire == OP_UPLOAD_ABORT) {
+		wr_u64(&m->w, op->parted);
+		return;
+	}
 	msg_key(m, e->key);
 	switch (op->wire) {
+	case OP_UPLOAD_COMPLETE:
+		wr_u64(&m->w, op->parted);
+		wr_u8(&m->w, PUT_ANY);
+		wr_u64(&m->w, 0);
+		wr_u32(&m->w, 2);
+		for (uint32_t i = 1; i <= 2; i++) {
+			wr_u32(&m->w, i);
+			wr_u64(&m->w, 0);
+		}
+		break;
 	case OP_SETATTR:
 		wr_u8(&m->w, SETATTR_MODE);
 		wr_u32(&m->w, e->mode);
@@ -535,6 +620,13 @@ static inline void op_attr_body(const struct op *op, struct msg *m)
 		wr_u32(&m->w, 0);
 		wr_u64(&m->w, 0);
 		wr_bytes16(&m->w, slice_str(MODEL_TARGET));
+		break;
+	case OP_COPY:
+		wr_u64(&m->w, 0);
+		wr_bytes16(&m->w, slice_str(""));
+		msg_key(m, op->to);
+		wr_u8(&m->w, e->condition);
+		wr_u64(&m->w, 0);
 		break;
 	default: msg_key(m, op->to); break;
 	}
@@ -581,6 +673,13 @@ static inline void op_take(struct op *op, const struct call *c)
 	op->got = call_status(c);
 	if (op->got < 0) return;
 	if (op->wire == OP_MKDIR) op->got_id = cur_u64(&m);
+	if (op->wire == OP_COPY || op->wire == OP_UPLOAD_COMPLETE) {
+		struct tree_key *copy = tree_find(&op->after, op->wire == OP_COPY ? op->to : op->e[0].key);
+
+		copy->id = cur_u64(&m);
+		copy->version = cur_u64(&m);
+		copy->dir = cur_u64(&m);
+	}
 	if (op->wire == OP_MAKE) {
 		struct tree_key *made = tree_find(&op->after, op->e[0].key);
 

@@ -416,6 +416,49 @@ static void resend_all(struct sim_world *w)
 
 /* ---- a run ---- */
 
+static void part_put(struct sim_world *w, struct client *c, struct lane_upload *u, uint32_t part, const uint8_t *data)
+{
+	struct msg m = msg_new("data");
+	struct call *call;
+
+	msg_sequence(&m, ++c->lane.sequence, 0, 0);
+	wr_u32(&m.w, 1);
+	msg_name(&m, u->id, part == 0 ? "00001" : "00002");
+	msg_put_rest(&m, PUT_ANY, 0, 0, data, u->sizes[part]);
+	call = call_start(&c->peer, OP_PUT, 0, &m.w, data, u->sizes[part]);
+	free(m.buf);
+	run_pump(w, &call->done);
+	assert_int_equal(put_result_of(call, 0).err, 0);
+	call_free(call);
+}
+
+/* An upload with two parts, for the lane to end one day. */
+static void upload_begin(struct sim_world *w, struct client *c)
+{
+	struct lane_upload *u = &c->lane.parted[c->lane.parted_count++];
+	uint8_t *data = malloc(2 * PART_SIZE_MAX + 8);
+	struct msg m = msg_new("data");
+	struct call *call;
+	struct cur a;
+
+	msg_sequence(&m, ++c->lane.sequence, 0, 0);
+	msg_key(&m, "in-parts");
+	wr_u32(&m.w, 0644);
+	wr_u64(&m.w, 0);
+	wr_u16(&m.w, 0);
+	call = run_call(w, &c->peer, OP_UPLOAD_CREATE, &m);
+	assert_int_equal(call_status(call), 0);
+	a = cur_of(call->first->meta, call->first->meta_len);
+	u->id = cur_u64(&a);
+	call_free(call);
+	u->seed = rng_next(&c->lane.rng) | 1;
+	for (uint32_t i = 0; i < 2; i++) u->sizes[i] = (uint32_t)rng_below(&c->lane.rng, PART_SIZE_MAX);
+	fill(data, u->sizes[0] + u->sizes[1], u->seed);
+	part_put(w, c, u, 0, data);
+	part_put(w, c, u, 1, data + u->sizes[0]);
+	free(data);
+}
+
 static void first_start(struct sim_world *w)
 {
 	struct ns_access_key *key = calloc(1, sizeof(*key));
@@ -435,6 +478,8 @@ static void first_start(struct sim_world *w)
 	c = run_call(w, p, OP_BUCKET_CREATE, &m);
 	assert_int_equal(call_status(c), 0);
 	call_free(c);
+	for (uint32_t i = 0; i < LANES; i++)
+		while (w->clients[i].lane.parted_count < LANE_UPLOADS) upload_begin(w, &w->clients[i]);
 }
 
 /* Power is back; the recovery may be cut too. */

@@ -89,6 +89,22 @@ static uint32_t xattr_len(struct sim_world *w, const char *key)
 	return (uint32_t)value.len;
 }
 
+static bool upload_is_there(struct sim_world *w, uint64_t id)
+{
+	struct msg m = msg_new("data");
+	struct call *c;
+	int err;
+
+	wr_u64(&m.w, id);
+	wr_u32(&m.w, 0);
+	wr_u32(&m.w, 10);
+	c = run_call(w, &w->clients[0].peer, OP_PART_LIST, &m);
+	err = call_status(c);
+	if (err < 0 && err != -GRANARY_ESTALE) fail_msg("parts of an upload: %s", error_text(err));
+	call_free(c);
+	return err == 0;
+}
+
 /* ---- reading all back ---- */
 
 struct found {
@@ -217,6 +233,8 @@ static void lane_settle(struct sim_world *w, const struct found *f, struct clien
 
 	if (before && after && c->lane.op.wire == OP_XATTR && c->lane.op.expect == 0) /* no list tells */
 		before = xattr_len(w, c->lane.op.e[0].key) == tree_find(&c->lane.tree, c->lane.op.e[0].key)->xattr;
+	if (before && after && c->lane.op.wire == OP_UPLOAD_ABORT)
+		before = upload_is_there(w, c->lane.op.parted);
 	if (!before && !after && c->unknown && (w->run->fail_at > 0 || w->run->fills))
 		after = tree_is_listed_in_part(f, c);
 	if (!before && !after) {
@@ -252,6 +270,12 @@ static void check_usage(struct sim_world *w, const struct found *f)
 		if (first < i) continue;
 		want += f->keys[i].size;
 		count++;
+	}
+	for (uint32_t i = 0; i < LANES; i++) {
+		const struct lane *l = &w->clients[i].lane;
+
+		for (uint32_t u = l->tree.uploads_ended; u < l->parted_count; u++, count += 2)
+			want += l->parted[u].sizes[0] + l->parted[u].sizes[1];
 	}
 	if (bytes != want || objects != count)
 		fail_msg("the bucket counts %" PRIu64 " bytes in %" PRIu64

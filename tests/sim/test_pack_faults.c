@@ -239,7 +239,7 @@ static void put_verify(struct world *w, const struct put *p)
 	if (pack_file(pack) == NULL)
 		assert_int_equal(packs_open_file(w->packs, pack), 0);
 	assert_int_equal(pack_record_verify(pack_file(pack), p->a.extent.pack, p->a.extent.record, p->a.object_id,
-		back, &len), 0);
+		back, &len, NULL), 0);
 	assert_int_equal(len, p->a.data_len);
 	assert_memory_equal(back, p->a.data, len);
 	packs_unref(w->packs, pack);

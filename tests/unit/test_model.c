@@ -597,7 +597,7 @@ static void check_all(void)
 		for (uint32_t k = 0; k < t->count; k++) {
 			uint32_t first = 0; /* a file with several names counts once */
 
-			while (t->keys[k].seed != 0 && t->keys[first].seed != t->keys[k].seed) first++;
+			while (t->keys[k].seed != 0 && !is_one_file(&t->keys[first], &t->keys[k])) first++;
 			if (t->keys[k].seed == 0 || first == k) {
 				want_bytes += t->keys[k].size;
 				want_objects++;

@@ -327,13 +327,9 @@ static void test_many_extents_spill_and_go_with_the_object(void **state)
 	/* who points at the record of extent 9, and move it */
 	struct ns_record r = { .pack = 6, .record = 72, .object_id = put.id, .dir = w->bucket.root, .name = S("big"),
 			       .version = put.version, .logical = 900 };
-	struct ns_place owner;
-	struct object oo;
-	struct kv_value ov;
-	assert_int_equal(ns_record_owner(w->ns, &r, &owner, &oo, &ov), 1);
-	kv_value_release(&ov);
+	assert_true(record_owner(w, &r, NULL));
 	r.record = 80;
-	assert_int_equal(ns_record_owner(w->ns, &r, &owner, &oo, &ov), 0);
+	assert_false(record_owner(w, &r, NULL));
 	for (int which = 0; which < 2; which++) {
 		uint32_t i = which == 0 ? 9 : 1;
 		struct ns_move move = { .dir = w->bucket.root, .name = S("big"), .id = put.id, .version = put.version,
@@ -350,10 +346,9 @@ static void test_many_extents_spill_and_go_with_the_object(void **state)
 		ns_plan_free(&plan);
 		r = (struct ns_record){ .pack = extents[i].pack, .record = extents[i].record, .object_id = put.id,
 					.dir = w->bucket.root, .name = S("big"), .logical = extents[i].logical };
-		assert_int_equal(ns_record_owner(w->ns, &r, &owner, &oo, &ov), 0);
+		assert_false(record_owner(w, &r, NULL));
 		r.pack = 99;
-		assert_int_equal(ns_record_owner(w->ns, &r, &owner, &oo, &ov), 1);
-		kv_value_release(&ov);
+		assert_true(record_owner(w, &r, NULL));
 	}
 	kv_value_release(&value);
 	check_rows(w);
@@ -550,12 +545,9 @@ static void test_rename_of_a_file_keeps_id_and_version(void **state)
 	assert_int_equal(look_up(w, hint, &f), 0); /* the old place leads on through `o` */
 	assert_string_equal(f.name, "y");
 	struct ns_record r = { .pack = WORLD_PACK, .record = 4096, .object_id = m.id, .dir = a, .name = S("x") };
-	struct ns_place place;
-	struct object o;
-	struct kv_value value;
-	assert_int_equal(ns_record_owner(w->ns, &r, &place, &o, &value), 1);
-	assert_true(slice_eq(place.name, S("y")));
-	kv_value_release(&value);
+	struct record_owner owner;
+	assert_true(record_owner(w, &r, &owner));
+	assert_string_equal(owner.name, "y");
 	assert_int_equal(rename_key(w, "b/c/y", "b/c/z"), 0);
 	check_rows(w);
 	assert_int_equal(put_size(w, "b/c/t", 77), 0);

@@ -7,7 +7,7 @@
 #include "common/clock.h"
 #include "unit/test_ns_util.h"
 
-enum { MODEL_MAX = 4096, MODEL_KEY_MAX = 160, OPS_DEFAULT = 20000, CHECK_EVERY = 2000 };
+enum { MODEL_MAX = 4096, MODEL_KEY_MAX = 160, OPS_DEFAULT = 12000, CHECK_EVERY = 2000 };
 
 struct model_key {
 	char key[MODEL_KEY_MAX];
@@ -21,6 +21,7 @@ struct model_attrs {
 	uint32_t mode, uid;
 	uint64_t mtime, atime, rdev;
 	char xattrs[XATTRS][24], tag[24], target[24];
+	bool is_many;  /* made of parts: in the tables or not */
 	bool is_plain; /* a regular file that never had a second name: the tables may keep it */
 };
 
@@ -518,6 +519,90 @@ static void op_link(struct model *m)
 	model_set(m, &copy);
 }
 
+static void op_copy(struct model *m)
+{
+	char from[MODEL_KEY_MAX], to[MODEL_KEY_MAX];
+	struct model_key *k;
+	likely_key(m, from);
+	if (rng_below(&m->rng, 2) == 0)
+		random_key(m, to);
+	else
+		likely_key(m, to);
+	struct path p = path_of(to);
+	struct model_key *old = model_find(m, to);
+	struct mutation x = { .kind = M_COPY, .copy = { .from = by_key(m->w, from), .to = by_key(m->w, to) } };
+	int expected = model_target(m, from, &k);
+	x.copy.from_version = expected == 0 && rng_below(&m->rng, 3) == 0 ? k->version : 0;
+	if (rng_below(&m->rng, 4) == 0)
+		x.copy.condition = NS_IF_ABSENT;
+	if (expected == 0 && p.slash)
+		expected = -GRANARY_EINVAL;
+	else if (expected == 0 && x.copy.condition == NS_IF_ABSENT && old != NULL)
+		expected = -GRANARY_EPRECONDITION;
+	assert_int_equal(mutate(m->w, &x), expected);
+	if (expected < 0)
+		return;
+	if (old != NULL)
+		assert_int_equal(x.copy.replaced, old->version);
+	struct model_attrs attrs = *model_attrs(m, k->id);
+	struct model_key copy = { .id = x.copy.id, .version = x.copy.version, .size = k->size };
+	text_copy(copy.key, to);
+	model_set(m, &copy);
+	attrs.id = copy.id;
+	attrs.is_plain = attrs.mode >> 12 == 010;
+	*model_attrs(m, copy.id) = attrs;
+}
+
+/* Parts put in any order, some of them assembled; or given up. */
+static void op_upload(struct model *m)
+{
+	char key[MODEL_KEY_MAX], name[8];
+	struct ns_part parts[4];
+	uint64_t size = 0;
+	uint32_t count = 0;
+	random_key(m, key);
+	struct mutation x = { .kind = M_UPLOAD, .upload = { .ref = by_key(m->w, key), .key = slice_str(key),
+							    .bucket = m->w->bucket.id, .mode = 0600 } };
+	assert_int_equal(mutate(m->w, &x), path_of(key).slash ? -GRANARY_EINVAL : 0);
+	if (path_of(key).slash)
+		return;
+	for (uint32_t i = 0; i < 4; i++) {
+		snprintf(name, sizeof(name), "%05u", 9 - i);
+		struct mutation put = { .kind = M_PUT, .ref = by_name(x.upload.id, name), .pack = 1 + i % 3,
+					.size = (uint32_t)rng_below(&m->rng, 500) };
+		assert_int_equal(mutate(m->w, &put), 0);
+		if (rng_below(&m->rng, 3) == 0)
+			continue;
+		for (uint32_t k = count++; k > 0; k--)
+			parts[k] = parts[k - 1];
+		parts[0] = (struct ns_part){ 9 - i, i % 2 ? put.version : 0 };
+		size += put.size;
+	}
+	struct mutation end = { .kind = M_FINISH, .finish = { .ref = by_key(m->w, key), .upload = x.upload.id,
+							      .parts = parts, .count = count } };
+	if (count == 0)
+		assert_int_equal(mutate(m->w, &end), -GRANARY_EINVAL);
+	if (count == 0 || rng_below(&m->rng, 4) == 0) {
+		struct mutation drop = { .kind = M_ABORT, .id = x.upload.id };
+		assert_int_equal(mutate(m->w, &drop), 0);
+		assert_int_equal(mutate(m->w, &drop), -GRANARY_ESTALE);
+		struct mutation put = { .kind = M_PUT, .ref = by_name(x.upload.id, "00001") };
+		assert_int_equal(mutate(m->w, &put), -GRANARY_ENOTFOUND);
+		return;
+	}
+	assert_int_equal(mutate(m->w, &end), 0);
+	assert_int_equal(end.finish.size, size);
+	assert_int_equal(mutate(m->w, &end), -GRANARY_ESTALE);
+	struct model_key k = { .id = end.finish.id, .version = end.finish.version, .size = size };
+	text_copy(k.key, key);
+	model_set(m, &k);
+	struct model_attrs *a = model_attrs(m, k.id);
+	a->mode = 0100600;
+	a->mtime = 0;
+	a->is_plain = false; /* of several extents: not in the tables */
+	a->is_many = true;
+}
+
 static bool pair_is(struct slice pairs, const char *name, const char *value)
 {
 	struct slice got;
@@ -572,6 +657,8 @@ static void op_look_up(struct model *m)
 	assert_true(f.id == k->id && f.version == k->version && f.size == k->size && !f.is_dir);
 	check_attrs(m, k);
 	bool is_plain = model_attrs(m, k->id)->is_plain;
+	if (model_attrs(m, k->id)->is_many)
+		return;
 	assert_int_equal(ns_find_cached(m->w->ns, &ref, &loc), is_plain ? 0 : -GRANARY_EAGAIN);
 	if (is_plain)
 		assert_true(loc.id == k->id && loc.version == k->version && loc.mode == model_attrs(m, k->id)->mode);
@@ -678,7 +765,7 @@ static void run(struct world *w, uint64_t seed, uint64_t ops)
 	static void (*const op[])(struct model *) = { op_put, op_put, op_put, op_batch, op_delete, op_delete, op_mkdir,
 						      op_rmdir, op_rename, op_rename, op_look_up, op_look_up, op_list,
 						      op_list, op_setattr, op_xattr, op_tags, op_make, op_link,
-						      op_link };
+						      op_link, op_copy, op_copy, op_upload };
 	struct model *m = calloc(1, sizeof(*m));
 	uint64_t keys = 0;
 	m->w = w;

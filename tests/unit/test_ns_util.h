@@ -94,7 +94,8 @@ static inline struct ns_ref by_name(uint64_t dir, const char *name)
 }
 static inline struct ns_ref by_id(uint64_t id) { return (struct ns_ref){ .by = NS_BY_ID, .id = id }; }
 
-enum mutation_kind { M_PUT = 1, M_DELETE, M_MKDIR, M_RMDIR, M_RENAME, M_SETATTR, M_XATTR, M_TAGS, M_MAKE, M_LINK };
+enum mutation_kind { M_PUT = 1, M_DELETE, M_MKDIR, M_RMDIR, M_RENAME, M_SETATTR, M_XATTR, M_TAGS, M_MAKE, M_LINK,
+	M_COPY, M_UPLOAD, M_FINISH, M_ABORT };
 struct mutation {
 	enum mutation_kind kind;
 	struct ns_ref ref, to;
@@ -107,6 +108,9 @@ struct mutation {
 	enum ns_xattr_mode xattr_mode;
 	struct slice name, value;
 	struct ns_make make;
+	struct ns_copy copy;
+	struct ns_upload_start upload;
+	struct ns_upload_finish finish;
 	/* out */
 	uint64_t id, version, replaced;
 	struct ns_deleted deleted;
@@ -146,6 +150,10 @@ static inline int mutation_plan(struct world *w, struct ns_plan *plan, struct mu
 	case M_TAGS: return ns_plan_tags(plan, &m->ref, m->value);
 	case M_MAKE: m->make.ref = m->ref; return ns_plan_make(plan, &m->make);
 	case M_LINK: return ns_plan_link(plan, &m->ref, &m->to, &m->id);
+	case M_COPY: return ns_plan_copy(plan, &m->copy);
+	case M_UPLOAD: return ns_plan_upload_start(plan, &m->upload);
+	case M_FINISH: return ns_plan_upload_finish(plan, &m->finish);
+	case M_ABORT: return ns_plan_upload_abort(plan, m->id);
 	}
 	return -GRANARY_EINVAL;
 }
@@ -223,6 +231,26 @@ static inline int look_up(struct world *w, struct ns_ref ref, struct found *out)
 }
 static inline int look_up_key(struct world *w, const char *key) { return look_up(w, by_key(w, key), NULL); }
 
+/* Whether somebody points at the record; name: NULL, or that of the first who does. */
+struct record_owner { bool found; char name[KEY_LEN_MAX + 1]; };
+static inline int record_owner_take(void *arg, const struct ns_owner *owner)
+{
+	struct record_owner *o = arg;
+	o->found = true;
+	if (owner->place.name.len > 0)
+		memcpy(o->name, owner->place.name.p, owner->place.name.len);
+	return 1;
+}
+static inline bool record_owner(struct world *w, const struct ns_record *r, struct record_owner *out)
+{
+	struct record_owner ignored;
+	out = out != NULL ? out : &ignored;
+	*out = (struct record_owner){ false };
+	int err = ns_record_owners(w->ns, r, record_owner_take, out);
+	assert_int_equal(err, out->found);
+	return out->found;
+}
+
 /* Id of a directory that exists, by its path "a/b/". */
 static inline uint64_t dir_id(struct world *w, const char *path)
 {
@@ -238,7 +266,7 @@ static inline uint64_t dir_id(struct world *w, const char *path)
 
 struct tally {
 	uint64_t files, names_of_inodes, inodes, dirs, bytes, quota_bytes, quota_objects, live, live_records, weight;
-	uint64_t extents, links;
+	uint64_t extents, links, references, uploads;
 };
 
 static inline void check_dir_row(struct world *w, uint64_t parent, struct slice name, struct slice value)
@@ -288,6 +316,7 @@ static inline void check_reaches_root(struct world *w, uint64_t id)
 
 static inline void check_object(struct tally *t, const struct object *o)
 {
+	t->references += o->refers ? o->extent_count + o->extents_outside : 0;
 	assert_false(o->is_dir);
 	assert_true(o->id != 0 && o->version != 0);
 	t->bytes += o->size;
@@ -351,7 +380,8 @@ static inline void check_file_inode(struct world *w, struct tally *t, uint64_t i
 static inline struct tally check_rows(struct world *w)
 {
 	struct tally t = { 0 };
-	uint64_t links = 0, inodes = 0, roots = ns_bucket_list(w->ns, slice_str(""), (struct ns_bucket[64]){ 0 }, 64);
+	uint64_t references = 0, upload_rows = 0, links = 0, inodes = 0;
+	uint64_t roots = ns_bucket_list(w->ns, slice_str(""), (struct ns_bucket[64]){ 0 }, 64);
 	struct kv_iter *it = kv_iter_new(w->store.kv, NULL);
 	for (kv_iter_seek(it, slice_str("b")); kv_iter_valid(it); kv_iter_next(it)) {
 		struct slice key = kv_iter_key(it), value = kv_iter_value(it), name;
@@ -370,10 +400,13 @@ static inline struct tally check_rows(struct world *w)
 			t.weight += extent_weight(&e);
 		}
 		links += key.p[0] == 'o';
+		references += key.p[0] == 'y';
+		upload_rows += key.p[0] == 'u';
 		inodes += key.p[0] == 'i';
 		if (key.p[0] == 'i') {
 			struct object o;
 			assert_int_equal(object_decode(value, &o), 0);
+			t.uploads += o.upload_key.len > 0;
 			if (!o.is_dir)
 				check_file_inode(w, &t, be64_get(key.p + 1), &o);
 		}
@@ -396,6 +429,8 @@ static inline struct tally check_rows(struct world *w)
 	assert_int_equal(t.live, t.weight);
 	assert_int_equal(t.live_records, t.extents);
 	assert_int_equal(links, t.links);
-	assert_int_equal(inodes, t.dirs + roots + t.inodes);
+	assert_int_equal(inodes, t.dirs + roots + t.inodes + t.uploads);
+	assert_int_equal(references, t.references);
+	assert_int_equal(upload_rows, t.uploads);
 	return t;
 }

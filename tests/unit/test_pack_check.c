@@ -128,7 +128,8 @@ static void test_a_flipped_bit_is_found_where_it_is(void **state)
 		assert_true(l->found.problems >= 1);
 		assert_int_equal(l->found.at[0].offset, e->record);
 		assert_int_equal(l->found.at[0].err, -GRANARY_ECORRUPT);
-		assert_int_equal(pack_record_verify(l->file, l->id, e->record, put_at(l, i)->a.object_id, data, &len),
+		assert_int_equal(pack_record_verify(l->file, l->id, e->record, put_at(l, i)->a.object_id, data, &len,
+			NULL),
 			-GRANARY_ECORRUPT);
 		/* The walk finds its way back: few neighbours are lost, the footer names each. */
 		assert_true(l->found.records + 40 >= N);
@@ -174,7 +175,7 @@ static void test_exchanged_records_are_found(void **state)
 	assert_int_equal(l->found.at[0].offset, a->a.extent.record);
 	assert_int_equal(l->found.at[1].offset, c->a.extent.record);
 	assert_int_equal(l->found.records, N);
-	assert_int_equal(pack_record_verify(l->file, l->id, a->a.extent.record, a->a.object_id, data, &len),
+	assert_int_equal(pack_record_verify(l->file, l->id, a->a.extent.record, a->a.object_id, data, &len, NULL),
 		-GRANARY_ECORRUPT);
 	lab_write(l, l->image);
 	free(image);

@@ -223,7 +223,8 @@ static inline void put_verify(struct bed *b, const struct put *p, const uint8_t 
 		err = packs_open_file(b->packs, pack);
 		assert_int_equal(err, 0);
 	}
-	err = pack_record_verify(pack_file(pack), p->a.extent.pack, p->a.extent.record, p->a.object_id, back, &len);
+	err = pack_record_verify(pack_file(pack), p->a.extent.pack, p->a.extent.record, p->a.object_id, back, &len,
+		NULL);
 	assert_int_equal(err, 0);
 	assert_int_equal(len, p->a.data_len);
 	assert_memory_equal(back, data, len);
