@@ -6,7 +6,8 @@
 small+=(--slow-request 1ms --flush-delay 20ms)
 server_start
 run 0 bucket create "$url/data"
-run 0 status --slow "$url"; says "op=bucket_create"; says "at_"; says "error=none"
+run 0 cp "$granary" "$url/data/x"                       # every flush of a pack takes 20 ms here
+run 0 status --slow "$url"; says "op=put"; says "at_"; says "error=none"
 run 0 status --slow --json "$url"; is_json slow
 run 0 log-level debug "$url"
 grep -q 'log level changed' "$dir/log" || fail "the log does not say it"
