@@ -159,7 +159,7 @@ static const struct verb verbs[] = {
 		{ "granary multipart rm granary://localhost/vision 00000300000001a7" } },
 	{ "mknod", "URL TYPE [MAJOR MINOR]", 2, 4, run_mknod, "make an empty file, a pipe, a socket or a device",
 		"TYPE: f file, p pipe, s socket, c character device, b block device.",
-		{ "granary mknod granary://localhost/root/dev/null c 1 3 --perm 0666" } },
+		{ "granary mknod granary://localhost/vision/dev/null c 1 3 --perm 0666" } },
 	{ "snapshot create", "BUCKET@NAME", 1, 1, run_snapshot_create,
 		"freeze the objects below a prefix as a dataset",
 		"A snapshot copies no bytes and never changes; its bytes are kept until it is removed. "

@@ -19,8 +19,8 @@ static int put_name(struct ns_plan *plan, uint64_t id, uint64_t dir, struct slic
 {
 	uint8_t buf[ROW_KEY_MAX];
 	struct slice value;
-	struct object stub = { .id = id, .nlink = 1, .in_inode = true };
-	int err = plan_encode(plan, &stub, &value);
+	struct object linked = { .id = id, .nlink = 1, .in_inode = true };
+	int err = plan_encode(plan, &linked, &value);
 	if (err < 0)
 		return err;
 	plan_put_row(plan, row_entry(buf, dir, name, false), value);
