@@ -1,37 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* batch.c -- Batch: samples in one block of memory, with where each begins, its id and its flags; and its way to
- * another process, as a memfd.
+/* batch.c -- Batch: samples in one block of memory, with where each begins, its id and its flags.
  *
  * (1) offsets has count * fields + 1 places; file f of sample i is the bytes offsets[i * fields + f] up to the next
  *     one. Where the library has laid samples elsewhere (one was replaced), the bytes are copied into this order.
  * (2) bytes, ids and flags belong to the lease, which is dropped with the Batch. */
 #include "native.h"
 
-#include <errno.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
-typedef struct {
-	PyObject_HEAD struct lease *lease;
-	uint8_t *data;
-	int64_t *offsets; /* ours; behind them `valid`, a byte a sample */
-	uint8_t *valid;
-	uint64_t *ids;
-	uint32_t *flags;
-	uint32_t count, fields;
-	uint64_t position, number;
-	struct granary_token token;
-} BatchObject;
-
 PyTypeObject *batch_type;
 static PyObject *batch_class; /* what is made: a class of Python derived from Batch */
-
-static Py_ssize_t batch_bytes(const BatchObject *b)
-{
-	return b->offsets[(size_t)b->count * b->fields];
-}
 
 /* ---- making ---- */
 
@@ -99,7 +75,7 @@ static bool batch_lay(BatchObject *b, const struct batch_parts *p)
 	return in_order || batch_gather(b, p);
 }
 
-static PyObject *batch_make(PyTypeObject *type, const struct batch_parts *p)
+PyObject *batch_make(PyTypeObject *type, const struct batch_parts *p)
 {
 	BatchObject *b = (BatchObject *)object_alloc(type);
 
@@ -206,148 +182,6 @@ static PyObject *batch_from(PyObject *cls, PyObject *args)
 	p.position = position;
 	p.number = number;
 	return batch_make((PyTypeObject *)cls, &p);
-}
-
-/* ---- between processes: one memfd a batch ---- */
-
-/* What is at the beginning of the memory; then offsets (int64), ids, flags, and the bytes at `data_at`. */
-struct shared_head {
-	uint64_t magic;
-	uint64_t size; /* of all */
-	uint64_t data_at, position, number;
-	uint32_t count, fields;
-	uint32_t given_back; /* set by the receiver: the memory may be used for another batch */
-	uint32_t token_len;
-	uint8_t token[GRANARY_TOKEN_MAX];
-};
-#define SHARED_MAGIC UINT64_C(0x3148435441424e47)
-
-static bool write_all(int fd, struct iovec *v, int count)
-{
-	off_t at = 0;
-
-	for (int i = 0; i < count;) {
-		ssize_t n = pwritev(fd, v + i, count - i, at);
-		if (n < 0 && errno == EINTR) continue;
-		if (n <= 0) return false;
-		for (at += n; i < count && (size_t)n >= v[i].iov_len; i++) n -= (ssize_t)v[i].iov_len;
-		if (i < count) {
-			v[i].iov_base = (char *)v[i].iov_base + n;
-			v[i].iov_len -= (size_t)n;
-		}
-		while (i < count && v[i].iov_len == 0) i++;
-	}
-	return true;
-}
-
-static PyObject *batch_share(PyObject *self, PyObject *arg)
-{
-	BatchObject *b = (BatchObject *)self;
-	int fd = (int)PyLong_AsLong(arg);
-	uint64_t files = (uint64_t)b->count * b->fields;
-	struct shared_head head = { .magic = SHARED_MAGIC,
-		.count = b->count,
-		.fields = b->fields,
-		.position = b->position,
-		.number = b->number,
-		.token_len = b->token.len };
-	bool done;
-
-	if (fd == -1 && PyErr_Occurred()) return NULL;
-	uint64_t at = sizeof(head) + (files + 1) * 8 + (uint64_t)b->count * 12;
-	head.data_at = (at + 63) & ~(uint64_t)63;
-	head.size = head.data_at + (uint64_t)batch_bytes(b);
-	memcpy(head.token, b->token.bytes, sizeof(head.token));
-	char gap[64] = { 0 };
-	struct iovec v[] = { { &head, sizeof(head) }, { b->offsets, (files + 1) * 8 },
-		{ b->ids, (size_t)b->count * 8 }, { b->flags, (size_t)b->count * 4 },
-		{ gap, head.data_at - at }, { b->data, (size_t)batch_bytes(b) } };
-	Py_BEGIN_ALLOW_THREADS done = write_all(fd, v, 6);
-	Py_END_ALLOW_THREADS if (!done) return PyErr_SetFromErrno(PyExc_OSError);
-	return PyLong_FromUnsignedLongLong(head.size);
-}
-
-struct mapped {
-	struct lease lease;
-	struct shared_head *head;
-	size_t size;
-};
-
-static void mapped_drop(struct lease *lease)
-{
-	struct mapped *m = (struct mapped *)lease;
-
-	__atomic_store_n(&m->head->given_back, 1, __ATOMIC_RELEASE);
-	munmap(m->head, m->size);
-	free(m);
-}
-
-static bool mapped_valid(const struct shared_head *h, size_t size)
-{
-	uint64_t files = (uint64_t)h->count * h->fields;
-
-	if (h->magic != SHARED_MAGIC || h->size > size || h->data_at > h->size ||
-		h->token_len > GRANARY_TOKEN_MAX || h->fields == 0 || files > size / 8 ||
-		sizeof(*h) + (files + 1) * 8 + (uint64_t)h->count * 12 > h->data_at)
-		return false;
-	const int64_t *offsets = (const int64_t *)(h + 1);
-	for (uint64_t i = 0; i < files; i++)
-		if (offsets[i] < 0 || offsets[i + 1] < offsets[i]) return false;
-	return (uint64_t)offsets[files] <= h->size - h->data_at;
-}
-
-static PyObject *batch_mapped(PyObject *cls, PyObject *arg)
-{
-	int fd = (int)PyLong_AsLong(arg);
-	struct stat st;
-	struct mapped *m;
-
-	if (fd == -1 && PyErr_Occurred()) return NULL;
-	if (fstat(fd, &st) < 0) return PyErr_SetFromErrno(PyExc_OSError);
-	if ((size_t)st.st_size < sizeof(struct shared_head) || (m = malloc(sizeof(*m))) == NULL) {
-		PyErr_SetString(PyExc_ValueError, "this is no memory of a batch");
-		return NULL;
-	}
-	m->lease.drop = mapped_drop;
-	m->size = (size_t)st.st_size;
-	m->head = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-	if (m->head == MAP_FAILED) {
-		free(m);
-		return PyErr_SetFromErrno(PyExc_OSError);
-	}
-	if (!mapped_valid(m->head, m->size)) {
-		munmap(m->head, m->size);
-		free(m);
-		PyErr_SetString(PyExc_ValueError, "this is no memory of a batch");
-		return NULL;
-	}
-	struct shared_head *h = m->head;
-	uint64_t files = (uint64_t)h->count * h->fields;
-	uint64_t *offsets = (uint64_t *)(h + 1), *ids = offsets + files + 1;
-	struct batch_parts p = { .lease = &m->lease,
-		.data = (uint8_t *)h + h->data_at,
-		.size = offsets[files],
-		.count = h->count,
-		.fields = h->fields,
-		.offsets = offsets,
-		.ids = ids,
-		.flags = (uint32_t *)(ids + h->count),
-		.position = h->position,
-		.number = h->number,
-		.token = { .len = h->token_len } };
-	memcpy(p.token.bytes, h->token, sizeof(h->token));
-	return batch_make((PyTypeObject *)cls, &p);
-}
-
-static PyObject *batch_given_back(PyObject *cls, PyObject *arg)
-{
-	int fd = (int)PyLong_AsLong(arg);
-	uint32_t word = 0;
-
-	(void)cls;
-	if (fd == -1 && PyErr_Occurred()) return NULL;
-	ssize_t n = pread(fd, &word, sizeof(word), offsetof(struct shared_head, given_back));
-	return PyBool_FromLong(n == (ssize_t)sizeof(word) && word != 0);
 }
 
 /* ---- looking ---- */
@@ -539,10 +373,6 @@ static PyGetSetDef batch_getset[] = {
 
 static PyMethodDef batch_methods[] = {
 	{ "_file", batch_field, METH_VARARGS, "_file(sample, field) -> memoryview" },
-	{ "_share", batch_share, METH_O, "_share(fd) -> bytes written" },
-	{ "_from_shared", batch_mapped, METH_O | METH_CLASS, "_from_shared(fd) -> Batch over that memory" },
-	{ "_given_back", batch_given_back, METH_O | METH_STATIC,
-		"_given_back(fd) -> whether its receiver is done with it" },
 	{ "_from_buffers", batch_from, METH_VARARGS | METH_CLASS,
 		"_from_buffers(data, offsets, ids, flags, fields, position, number, token) -> Batch over "
 		"these" },

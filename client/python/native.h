@@ -85,13 +85,14 @@ bool notice(const char *text);
 /* ---- types ---- */
 
 extern PyTypeObject *array_type, *view_type, *batch_type, *client_type, *snapshot_type, *epoch_type,
-	*upload_type;
+	*upload_type, *shared_type;
 bool array_init(PyObject *module);
 bool batch_init(PyObject *module);
 bool client_init(PyObject *module);
 bool snapshot_init(PyObject *module);
 bool epoch_init(PyObject *module);
 bool upload_init(PyObject *module);
+bool shared_init(PyObject *module);
 /* An object of a type, zeroed; and the end of its dealloc. */
 static inline void *object_alloc(PyTypeObject *type)
 {
@@ -130,6 +131,23 @@ struct batch_parts {
 };
 enum { BATCH_MISSING = 1 << 16 }; /* a flag of ours beside enum granary_sample_flag: no such object */
 PyObject *batch_new(const struct batch_parts *parts);
+PyObject *batch_make(PyTypeObject *type, const struct batch_parts *parts); /* of a class derived from Batch */
+
+typedef struct { /* batch.c; shared.c sends and receives it */
+	PyObject_HEAD struct lease *lease;
+	uint8_t *data;
+	int64_t *offsets; /* ours; behind them `valid`, a byte a sample */
+	uint8_t *valid;
+	uint64_t *ids;
+	uint32_t *flags;
+	uint32_t count, fields;
+	uint64_t position, number;
+	struct granary_token token;
+} BatchObject;
+static inline Py_ssize_t batch_bytes(const BatchObject *b)
+{
+	return b->offsets[(size_t)b->count * b->fields];
+}
 
 typedef struct {
 	PyObject_HEAD struct owner_client *owner;

@@ -325,7 +325,7 @@ class Batches(Case):
         self.assertEqual(bytes(view), text)
         from granary.shared import _receive
         with self.assertRaisesRegex(granary.Error, "has ended"):
-            _receive(process.pid, 3, None, None, None)
+            _receive(process.pid, 3, 1, 4096, None, None, None)
 
     def test_memory_is_used_again(self):
         from granary import shared
@@ -337,14 +337,44 @@ class Batches(Case):
         self.assertLessEqual(len(shared._pool.away), before + 1)
 
     def test_broken_memory(self):
+        from granary import _native
         fd = os.memfd_create("test")
         for text in (b"", b"x" * 200, array.array("Q", [0x3148435441424e47] + [1 << 40] * 30).tobytes()):
             os.pwrite(fd, text, 0)
             with self.assertRaises(ValueError):
-                granary.Batch._from_shared(fd)
+                _native.Shared(fd).read(granary.Batch)
         os.close(fd)
         with self.assertRaises(OSError):
-            granary.Batch._from_shared(fd)
+            _native.Shared(fd)
+        with self.assertRaises(TypeError):
+            _native.Shared().read(int)
+        with self.assertRaises(TypeError):
+            _native.Shared().write(b"")
+
+    def test_memory_of_others_is_mapped_once(self):
+        from granary import shared
+        batch = next(iter(self.stream()))
+        make, args = shared._send(batch)
+        first = make(*args)
+        self.assertEqual(len(shared._arrivals.maps), 1)
+        view = first[0]
+        shared._pool.forget()  # the sender closes it; what was received stays
+        del first
+        again = make(*shared._send(batch)[1])
+        self.assertEqual((bytes(view), len(shared._arrivals.maps)), (bytes(batch[0]), 1))
+        self.assertEqual(bytes(again.data), bytes(batch.data))
+
+    def test_memory_grows(self):
+        from granary import shared
+        sizes = []
+        for batch_size in (1, 3, 40):
+            batch = next(iter(self.stream(batch_size=batch_size)))
+            make, args = shared._send(batch)
+            got = make(*args)
+            self.assertEqual((bytes(got.data), list(got.ids), got.token), (bytes(batch.data), list(batch.ids), batch.token))
+            sizes.append(got.nbytes)
+            del got
+        self.assertEqual(sizes, sorted(sizes))
 
     def test_exit_in_mid_stream(self):
         import subprocess

@@ -5,6 +5,7 @@ import traceback
 
 from .batch import torch_of
 from .errors import Error
+from .shared import sweep
 from .stream import STATE_VERSION, IterableDataset, Singles, Stream
 
 
@@ -15,6 +16,9 @@ class _Item:
 
     def __init__(self, value=None, token=None, error=None):
         self.value, self.token, self.error = value, token, error
+
+    def __reduce__(self):
+        return _Item, (self.value, self.token, self.error)
 
     def pin_memory(self, device=None):
         if self.error is None:
@@ -195,6 +199,7 @@ class _Pass:
         cell = self.loader.dataset._cell
         if self.loader.num_workers > 0 and cell.get()[2] == self.changes:
             cell.set(self.epoch + 1)
+        sweep()
 
     def __len__(self):
         return len(self.loader)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches on their way to another process: each in a memfd, of which only the number travels.
 
-The sender writes a batch into a memfd and sends (process, descriptor). The receiver opens it through /proc/PID/fd and maps
-it. When its Batch is gone it marks the memory as given back, and the sender uses it for another batch: its pages are
-there already. Neither pickle nor /dev/shm sees a byte of it.
+The sender copies a batch into a memfd that it has mapped and sends (process, descriptor, number). The receiver opens it
+through /proc/PID/fd once, maps it, and knows it by its number from then on. When its Batch is gone it marks the memory as
+given back, and the sender uses it for another batch: pages and mappings are there already. Neither pickle nor /dev/shm sees
+a byte of it.
 """
+import itertools
 import mmap
 import multiprocessing.reduction
 import os
+import pickle
 import struct
 import threading
 
@@ -16,38 +19,87 @@ from .batch import Batch
 from .errors import Error
 
 FREE_MAX = 16  # memory kept for the next batches; more than that is closed
+PLACES_MAX = 64
 
 
 class _Pool:
-    """The memfds of this process."""
+    """The memory of this process: (Shared, number) of all that is filled or can be filled."""
 
     def __init__(self):
-        self.lock, self.away = threading.Lock(), []
-
-    def write(self, batch):
-        with self.lock:
-            free = [fd for fd in self.away if _native.Batch._given_back(fd)]
-            for fd in free[1 + FREE_MAX:]:
-                self.away.remove(fd)
-                os.close(fd)
-            if free:
-                fd = free[0]
-            else:
-                fd = os.memfd_create("granary-batch", os.MFD_CLOEXEC)
-                self.away.append(fd)
-            batch._share(fd)
-            return fd
+        self.forget()
 
     def forget(self):
         """In a child after fork(): what the parent has sent is the parent's."""
-        self.lock = threading.Lock()
-        for fd in self.away:
-            os.close(fd)
-        self.away = []
+        self.lock, self.away = threading.Lock(), []
+        self.numbers = itertools.count(int.from_bytes(os.urandom(7), "little"))
+        self.source, self.packed = None, None
+
+    def write(self, batch):
+        """(descriptor, number, bytes) of memory that holds the batch."""
+        with self.lock:
+            free = [m for m in self.away if m[0].given_back]
+            for memory in free[1 + FREE_MAX:]:
+                self.away.remove(memory)
+            if free:
+                memory = free[0]
+            else:
+                memory = _native.Shared(), next(self.numbers)
+                self.away.append(memory)
+            size = memory[0].write(batch)
+            return memory[0].fileno(), memory[1], size
+
+    def pack(self, source):
+        """Where batches are from, pickled: nearly always as that of the batch before."""
+        if source is not self.source:
+            self.source, self.packed = source, pickle.dumps(source)
+        return self.packed
 
 
-_pool = _Pool()
+class _Arrivals:
+    """What this process has mapped of others: number -> (Shared, process)."""
+
+    def __init__(self):
+        self.forget()
+
+    def forget(self):
+        self.maps, self.places = {}, {}
+
+    def memory(self, pid, fd, number, size):
+        known = self.maps.get(number)
+        if known is not None and known[0].size == size:
+            return known[0]
+        here = _open(pid, fd)
+        try:
+            memory = _native.Shared(here)
+        finally:
+            os.close(here)
+        self.sweep()
+        self.maps[number] = memory, pid
+        return memory
+
+    def sweep(self):
+        """Forgets what its process will not fill again. Batches that look into it stay."""
+        for number, (memory, pid) in list(self.maps.items()):
+            if memory.retired or not os.path.exists(f"/proc/{pid}"):
+                self.maps.pop(number, None)
+
+    def source(self, packed):
+        source = self.places.get(packed)
+        if source is None:
+            if len(self.places) >= PLACES_MAX:
+                self.places.clear()
+            source = self.places[packed] = pickle.loads(packed)
+        return source
+
+
+_pool, _arrivals = _Pool(), _Arrivals()
 os.register_at_fork(after_in_child=_pool.forget)
+os.register_at_fork(after_in_child=_arrivals.forget)
+
+
+def sweep():
+    """Unmaps the memory of processes that have ended."""
+    _arrivals.sweep()
 
 
 def _open(pid, fd):
@@ -58,14 +110,10 @@ def _open(pid, fd):
                     hint="the process that sent it has ended, or runs as another user") from None
 
 
-def _receive(pid, fd, source, labels, keys):
-    here = _open(pid, fd)
-    try:
-        batch = Batch._from_shared(here)
-    finally:
-        os.close(here)
-    if source is not None:
-        batch.source = source
+def _receive(pid, fd, number, size, packed, labels, keys):
+    batch = _arrivals.memory(pid, fd, number, size).read(Batch)
+    if packed is not None:
+        batch.source = _arrivals.source(packed)
     if labels is not None:
         batch._labels = labels
     if keys is not None:
@@ -74,7 +122,9 @@ def _receive(pid, fd, source, labels, keys):
 
 
 def _send(batch):
-    return _receive, (os.getpid(), _pool.write(batch), batch._get("source"), batch._get("_labels"), batch._get("_keys"))
+    source = batch._get("source")
+    return _receive, (os.getpid(), *_pool.write(batch), None if source is None else _pool.pack(source),
+                      batch._get("_labels"), batch._get("_keys"))
 
 
 multiprocessing.reduction.register(Batch, _send)
