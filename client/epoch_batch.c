@@ -6,9 +6,8 @@
  * FILLING  -> ready    batch_finish()  all came; copied from the blocks; what was bad is read again or replaced
  *
  * (1) a row is drawn from its block once, by the batch that it belongs to; padded rows never draw.
- * (2) a row whose block is not coming yet waits for it, unless the first batches would wait for a whole
- * window, or there
- *     is no room for the block: then it is read by itself. Which way a row came never shows in its bytes. */
+ * (2) a row whose block is not coming yet waits for it, unless the first batches would wait for a whole window, or
+ *     there is no room for the block: then it is read by itself. Which way a row came never shows in its bytes. */
 #include "epoch_priv.h"
 
 #include <stdio.h>
@@ -76,7 +75,8 @@ static struct batch *batch_take(struct granary_epoch *e)
 		range_plan_clear(&b->reads[i].plan);
 		b->reads[i].plan.stream = &e->stream;
 	}
-	b->located = b->filling = false;
+	b->located = 0;
+	b->filling = false;
 	b->direct = 0;
 	b->bytes_read = b->samples_read = b->checksum = 0;
 	b->skipped = 0;
@@ -88,10 +88,19 @@ static struct batch *batch_take(struct granary_epoch *e)
 
 /* ---- locating ---- */
 
-static void row_locate(struct granary_epoch *e, struct batch *b, uint32_t i)
+/* Its window will be planned: when there is room, and those that earlier batches draw from are forgotten. */
+static bool window_comes(const struct granary_epoch *e, const struct batch *b, uint32_t part)
+{
+	bool first = e->pipeline.next == &b->link;
+
+	return !hold_fetch_blocked(e) && !(first && gens_full(&e->held_parts[part]));
+}
+
+/* False: it must wait for its window to be planned. */
+static bool row_locate(struct granary_epoch *e, struct batch *b, uint32_t i)
 {
 	uint64_t position = order_ranks_position(&e->ranks, b->pub.number, i);
-	bool padded = order_ranks_padded(&e->ranks, position);
+	bool padded = order_ranks_padded(&e->ranks, position), later;
 
 	position = order_ranks_source(&e->ranks, position);
 	b->positions[i] = position;
@@ -99,16 +108,20 @@ static void row_locate(struct granary_epoch *e, struct batch *b, uint32_t i)
 	b->places[i] = (struct row_place){ NULL, 0 };
 	b->sources[i] = 0;
 	if (e->holding && !padded) {
-		struct order_place at = order_place(&e->order, position);
+		struct sample_place at = sample_place(e, position);
 		struct row_place *p = &b->places[i];
-		p->hold = hold_of(e, at, &p->index);
+		p->hold = hold_of(e, at, &p->index, &later);
+		if (later && window_comes(e, b, at.part))
+			return false;
 		if (p->hold && p->hold->state != HOLD_GONE) {
+			b->sources[i] = at.part;
 			b->ids[i] = hold_sample_id(e, p->hold, p->index);
-			return;
+			return true;
 		}
 		p->hold = NULL;
 	}
 	b->ids[i] = epoch_at(e, position, &b->sources[i]);
+	return true;
 }
 
 /* Rows whose block is not coming yet, and of which there is no telling when: in bytes, about. */
@@ -260,13 +273,9 @@ static bool batch_room(const struct granary_epoch *e)
 
 static bool batch_plan_one(struct granary_epoch *e, struct batch *b)
 {
-	if (!b->located && e->holding && !hold_planned(e, b->pub.position + e->ranks.global_batch - 1) &&
-		!hold_fetch_blocked(e))
-		return false;
-	if (!b->located)
-		for (uint32_t i = 0; i < b->pub.count; i++)
-			row_locate(e, b, i);
-	b->located = true;
+	for (; b->located < b->pub.count; b->located++)
+		if (!row_locate(e, b, b->located))
+			return false;
 	if (e->holding && !batch_settle(e, b))
 		return false;
 	b->direct = e->holding ? b->direct : b->pub.count;

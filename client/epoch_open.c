@@ -255,18 +255,10 @@ static uint64_t machine_memory(void)
 	return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : (uint64_t)1 << 30;
 }
 
+/* What two windows take: block sizes differ, and memory comes in size classes: a quarter more. */
 static uint64_t two_windows(const struct granary_epoch *e)
 {
-	const struct order_spec *s = &e->order.spec;
-	uint64_t mean = e->mean, all;
-
-	if (!e->holding)
-		return 0;
-	all = e->snapshot->manifest.bytes / e->ranks.spec.ranks;
-	/* Block sizes differ, and memory comes in size classes: a quarter more. */
-	uint64_t two = 2 * mean * s->block * s->window * s->lanes / e->ranks.spec.ranks;
-	all += mean * s->block * 2 * s->lanes / e->ranks.spec.ranks;
-	return (two < all ? two : all) / 4 * 5;
+	return e->holding ? gens_need(e) / 4 * 5 : 0;
 }
 
 static void table_size(const struct granary_snapshot *s, uint64_t *all, uint64_t *largest)
@@ -376,8 +368,9 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 		return err;
 	epoch_stream(e);
 	e->batches = e->ranks.batches > o->first ? (e->ranks.batches - o->first - 1) / o->step + 1 : 0;
-	e->holding = !e->recipe && e->order.spec.mode == ORDER_BLOCKS && e->order.spec.block * e->fields <= 1 << 20 &&
-		hold_gens(e) <= EPOCH_GENS_MAX;
+	e->holding = gens_wanted(e);
+	if (e->holding && gens_setup(e) < 0)
+		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
 	err = epoch_budget(e);
 	if (err == 0 && e->holding && hold_setup(e) < 0)
 		err = error_fail(e->client, -GRANARY_ENOMEM, "out of memory");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* epoch_own.c -- the order `blocks` where ranks share lanes: of each block a rank fetches its own samples only, while
- * the others fetch theirs, and the server reads the block once for all. So that it can, all ranks ask in the same
- * order, that of the disk, and name the same spans: stretches of a pack that hold samples of one block, with what all
- * ranks together take of them.
+/* epoch_own.c -- the order `blocks` where ranks share lanes, or an epoch takes but a part of a window: of each block a
+ * rank fetches its own samples only, while the others fetch theirs, and the server reads the block once for all. So
+ * that it can, all ranks ask in the same order, that of the disk, and name the same spans: stretches of a pack that
+ * hold samples of one block, with what all ranks together take of them.
  *
  * (1) spans depend on the block and on what is left of it when the epoch begins, never on the rank, its memory or
  *     what it has fetched. (2) what is taken through spans is each sample once: padded rows, those of the last round
@@ -26,11 +26,12 @@ struct picks {
 	bool failed;
 };
 
-static void pick(struct granary_epoch *e, struct picks *p, uint32_t lane, uint64_t window, uint64_t item)
+static void pick(const struct granary_epoch *e, const struct hold_source *s, const struct gen *g, struct picks *p,
+	uint32_t lane, uint64_t index_of_lane)
 {
 	uint64_t slot;
 
-	order_item_window(&e->order, hold_lane(e, lane), item, &slot);
+	order_item_window(&g->order, hold_lane(e, lane), index_of_lane, &slot);
 	if (p->count == p->cap) {
 		size_t cap = p->cap ? 2 * p->cap : 1024;
 		uint64_t *v = realloc(p->v, cap * sizeof(*v));
@@ -40,7 +41,7 @@ static void pick(struct granary_epoch *e, struct picks *p, uint32_t lane, uint64
 		p->v = v;
 		p->cap = cap;
 	}
-	uint32_t index, at = hold_slot(e, lane, window, slot, &index);
+	uint32_t index, at = hold_slot(s, lane, g->window, slot, &index);
 	p->v[p->count++] = (uint64_t)at << 32 | index;
 }
 
@@ -65,60 +66,57 @@ static uint32_t *picks_sort(struct picks *p)
 	return samples;
 }
 
-/* Positions from `start` to `end` are delivered; an item of the last round is nobody's. */
-static bool item_lives(const struct granary_epoch *e, uint32_t lane, uint64_t item)
-{
-	uint64_t position = item * e->order.spec.lanes + lane;
-
-	return item < e->order.lane_items && position >= e->ranks.spec.start && position < e->end;
-}
-
-/* Of those that share this rank, is it ours? */
+/* Of those that share this lane, is it ours? */
 static bool item_mine(const struct granary_epoch *e, uint32_t lane, uint64_t item)
 {
 	uint64_t position = item * e->order.spec.lanes + lane;
 	uint64_t number = (position - e->ranks.spec.start) / e->ranks.global_batch;
 
-	return number >= e->options.first && (number - e->options.first) % e->options.step == 0;
+	return position % e->ranks.spec.ranks == e->ranks.spec.rank && number >= e->options.first &&
+		(number - e->options.first) % e->options.step == 0;
 }
 
-static void pick_own(struct granary_epoch *e, struct picks *p, uint32_t i, uint64_t window)
+static void pick_own(struct granary_epoch *e, const struct hold_source *s, const struct gen *g, struct picks *p,
+	uint32_t i)
 {
-	uint32_t lane = hold_lane(e, i), ranks = e->ranks.spec.ranks, step = ranks / e->lane_step;
-	struct order_window w = order_window(&e->order, lane, window);
-	uint64_t item = w.first_item;
+	uint32_t lane = hold_lane(e, i), ranks = e->ranks.spec.ranks, step = e->recipe ? 1 : ranks / e->lane_step;
+	struct order_window w = order_window(&g->order, lane, g->window);
+	uint64_t index = w.first_item;
 
-	while ((item * e->order.spec.lanes + lane) % ranks != e->ranks.spec.rank)
-		item++;
-	for (; item < w.first_item + w.items; item += step)
+	while (!e->recipe && (index * e->order.spec.lanes + lane) % ranks != e->ranks.spec.rank)
+		index++;
+	for (; index < w.first_item + w.items; index += step) {
+		uint64_t item = gen_item(e, s, g, lane, index);
 		if (item_lives(e, lane, item) && item_mine(e, lane, item))
-			pick(e, p, i, window, item);
+			pick(e, s, g, p, i, index);
+	}
 }
 
-static void pick_gone(struct granary_epoch *e, struct picks *p, uint32_t i, uint64_t window)
+static void pick_gone(struct granary_epoch *e, const struct hold_source *s, const struct gen *g, struct picks *p,
+	uint32_t i)
 {
 	uint32_t lane = hold_lane(e, i);
-	struct order_window w = order_window(&e->order, lane, window);
+	struct order_window w = order_window(&g->order, lane, g->window);
 	uint64_t first = w.first_item, last = w.first_item + w.items;
 
 	if (w.items * e->lanes_count > GONE_EXACT_MAX)
 		return;
-	for (; first < last && !item_lives(e, lane, first); first++)
-		pick(e, p, i, window, first);
-	for (; last > first && !item_lives(e, lane, last - 1); last--)
-		pick(e, p, i, window, last - 1);
+	for (; first < last && !item_lives(e, lane, gen_item(e, s, g, lane, first)); first++)
+		pick(e, s, g, p, i, first);
+	for (; last > first && !item_lives(e, lane, gen_item(e, s, g, lane, last - 1)); last--)
+		pick(e, s, g, p, i, last - 1);
 }
 
 /* Lists of all blocks of a gen: own and gone samples. */
-int own_plan(struct granary_epoch *e, struct gen *g)
+int own_plan(struct granary_epoch *e, const struct hold_source *s, struct gen *g)
 {
 	struct picks own = { .v = NULL }, gone = { .v = NULL };
 
 	for (uint32_t i = 0; i < e->lanes_count; i++) {
-		if (g->window >= order_lane_windows(&e->order, hold_lane(e, i)))
+		if (g->window >= order_lane_windows(&g->order, hold_lane(e, i)))
 			continue;
-		pick_own(e, &own, i, g->window);
-		pick_gone(e, &gone, i, g->window);
+		pick_own(e, s, g, &own, i);
+		pick_gone(e, s, g, &gone, i);
 	}
 	g->own = picks_sort(&own);
 	g->gone = picks_sort(&gone);
@@ -173,7 +171,7 @@ static bool part_add(struct granary_epoch *e, struct own_part part)
 static int sample_parts(struct granary_epoch *e, const struct snap_page *page, uint64_t slot, uint32_t own,
 	uint64_t *sum)
 {
-	uint32_t fields = e->snapshot->manifest.fields;
+	uint32_t fields = e->fields;
 	struct snap_row row;
 	int err = 0;
 
@@ -200,6 +198,7 @@ static int sample_parts(struct granary_epoch *e, const struct snap_page *page, u
 /* All extents of a block that somebody takes; the bytes of the own ones. */
 static int64_t block_parts(struct granary_epoch *e, const struct hold *h)
 {
+	struct granary_snapshot *snapshot = e->parts[h->part].snapshot;
 	struct page_cursor c = { .page = NULL };
 	uint64_t sum = 0;
 	uint32_t own = 0, gone = 0;
@@ -207,18 +206,18 @@ static int64_t block_parts(struct granary_epoch *e, const struct hold *h)
 
 	e->own_parts_count = 0;
 	for (uint32_t i = 0; err == 0 && i < h->count; i++) {
-		uint64_t id = i < h->count_first ? h->first_id + i : i - h->count_first;
+		uint64_t id = block_sample_id(e, h, i);
 		if (gone < h->gone_count && h->gone[gone] == i) {
 			gone++;
 			continue;
 		}
 		bool mine = own < h->own_count && h->own[own] == i;
-		err = page_cursor_to(e->snapshot, &c, id);
+		err = page_cursor_to(snapshot, &c, id);
 		if (err == 0)
 			err = sample_parts(e, c.page, id - c.first, mine ? own : UINT32_MAX, &sum);
 		own += mine;
 	}
-	page_cursor_end(e->snapshot, &c);
+	page_cursor_end(snapshot, &c);
 	return err < 0 ? err : (int64_t)sum;
 }
 
@@ -236,7 +235,7 @@ static int span_units(struct granary_epoch *e, struct hold *h, struct range_plan
 {
 	uint32_t from = e->own_parts[first].extent.offset, wanted = 0;
 	uint64_t end = (uint64_t)e->own_parts[last - 1].extent.offset + e->own_parts[last - 1].extent.length;
-	bool shared = end - from <= SPAN_MAX && last - first > 1;
+	bool shared = e->sharing && end - from <= SPAN_MAX && last - first > 1;
 
 	for (uint32_t i = first; i < last; i++)
 		wanted += e->own_parts[i].extent.length;
@@ -288,7 +287,7 @@ static int block_spans(struct granary_epoch *e, struct hold *h, struct range_pla
 
 int own_prepare(struct granary_epoch *e, struct hold *h, struct range_plan *plan, uint32_t number)
 {
-	size_t rows = (size_t)h->own_count * e->snapshot->manifest.fields;
+	size_t rows = (size_t)h->own_count * e->fields;
 	int64_t sum = block_parts(e, h);
 
 	if (sum < 0)

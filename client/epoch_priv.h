@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* epoch_priv.h -- a stream of batches, shared by epoch.c (the calls), epoch_open.c (from options to an order),
- * epoch_run.c (its thread), epoch_batch.c (batches), epoch_hold.c (blocks held in memory), epoch_own.c (own
- * samples of blocks that ranks share), epoch_mem.c (their memory).
+ * epoch_run.c (its thread), epoch_batch.c (batches), epoch_gen.c (windows of blocks), epoch_hold.c (blocks held in
+ * memory), epoch_own.c (own samples of blocks), epoch_mem.c (their memory).
  *
  * (1) what is under "run" belongs to the epoch's thread, what is under "lock" to whoever holds the client's
  *     lock, the rest never changes after granary_epoch_open().
@@ -34,7 +34,7 @@ uint8_t *mem_get(struct mem *m, size_t size);
 void mem_put(struct mem *m, uint8_t *p, size_t size); /* the size it was asked with */
 void mem_release(struct mem *m);
 
-/* ---- blocks held while their samples are drawn (epoch_hold.c) ---- */
+/* ---- blocks held while their samples are drawn (epoch_gen.c, epoch_hold.c) ---- */
 
 enum hold_state { HOLD_PLANNED, HOLD_NEVER, HOLD_COMING, HOLD_HERE, HOLD_GONE };
 struct hold_row { uint32_t offset, size; };  /* in its memory; offset HOLD_BAD: to be read again */
@@ -44,21 +44,44 @@ struct hold {
 	uint64_t first_id;
 	uint32_t count, count_first;  /* samples; those before the ids go on at 0 */
 	uint32_t left;                /* samples still to be drawn */
-	/* Where ranks share lanes: of its samples, ascending, this rank's, and those that nobody takes. */
+	/* Of a gen that is picked: of its samples, ascending, this rank's, and those that nobody takes. */
 	const uint32_t *own, *gone;
 	uint32_t own_count, gone_count, own_data;
+	uint16_t part;
 	uint8_t state;
 	uint8_t *mem;                 /* rows, then bytes */
 	size_t size;
 	struct fetch *fetch;          /* HOLD_COMING */
 };
-/* The windows with one number of all lanes of this rank. */
+/* The windows with one number of all lanes of this rank, in one pass over a part of the epoch. */
 struct gen {
-	uint64_t window;
+	uint64_t number;              /* pass * windows of a pass + window */
+	uint64_t pass, window;
+	struct order order;           /* of the pass */
+	uint64_t begin, end;          /* items of the rank's first lane, about: when its samples are drawn */
+	bool picked;                  /* holds list which samples are taken: others are another's, or nobody's */
+	uint32_t past;                /* lanes of this rank of which all is drawn */
 	struct hold *holds;           /* lane index * blocks of a window + block */
-	uint32_t *order;              /* holds by first_id */
-	uint32_t count, next;         /* of order; the first not looked at for fetching */
+	uint32_t *sorted;             /* holds by first_id */
+	uint32_t count, next;         /* of it; the first not looked at for fetching */
 	uint32_t *own, *gone;
+	struct range_stream stream;
+};
+/* What is held of a part of the epoch. */
+struct hold_source {
+	struct gen *gens;             /* a ring; NULL: nothing */
+	uint32_t part, gens_max;
+	uint64_t gen_first, gen_end;  /* windows that have a gen */
+	uint64_t gens_count;          /* of the epoch */
+	uint64_t windows;             /* of a pass over the longest lane */
+	uint64_t next_begin;          /* when gen_end would be drawn from */
+	uint32_t window_blocks;
+	const struct order *order;    /* of the first pass; lanes and windows are cut alike in all */
+	uint32_t *lane_cut;           /* of each lane of this rank: how much of the first block belongs to others */
+};
+struct sample_place {
+	uint32_t part, lane;
+	uint64_t pass, index;         /* of the lane's items in one pass over the part */
 };
 struct own_part {                     /* an extent of a block; row UINT32_MAX: of another rank's sample */
 	struct snap_extent extent;
@@ -88,7 +111,8 @@ struct batch {
 	struct row_place *places;
 	uint8_t *data;
 	size_t data_cap;
-	bool located, filling;
+	uint32_t located;             /* rows that are */
+	bool filling;
 	uint32_t direct;              /* rows read by themselves */
 	uint64_t bytes_read, samples_read, checksum;
 	uint32_t skipped;
@@ -142,12 +166,11 @@ struct granary_epoch {
 	uint64_t planned;             /* batches put into the pipeline */
 	uint64_t filled_bytes;        /* memory of all batches ever laid out */
 	uint64_t seen_taken, seen_taken_bytes;
-	struct gen gens[EPOCH_GENS_MAX];
-	uint64_t gen_first, gen_end;  /* windows that have a gen */
-	uint64_t windows;             /* of the longest lane */
-	uint32_t lanes_count, window_blocks;
+	struct hold_source *held_parts; /* parts_count */
+	uint32_t lanes_count;
 	uint32_t lane_step;           /* its lanes are congruent to its rank modulo this */
-	uint32_t *lane_cut;           /* of each lane of this rank: how much of the first block belongs to others */
+	uint64_t even_items;          /* before it an item of a lane is at position item * lanes + lane */
+	bool hold_full;               /* the next block has no room */
 	uint64_t hold_share;          /* in 1/65,536: how many blocks are held at all */
 	uint64_t hold_limit, held, coming_bytes;
 	uint64_t early_left;          /* bytes that may be read by themselves although their block will come */
@@ -203,24 +226,41 @@ bool batch_finish_more(struct granary_epoch *e);
 bool batch_came(const struct batch *b); /* of one that is being filled: nothing of it is under way */
 void batch_free(struct granary_epoch *e, struct batch *b);
 void batch_recycle(struct granary_epoch *e, struct batch *b);
+/* epoch_gen.c (run) */
+bool gens_wanted(const struct granary_epoch *e); /* worth it, and windows are few enough at a time */
+int gens_setup(struct granary_epoch *e);
+void gens_release(struct granary_epoch *e);
+uint64_t gens_window_bytes(const struct granary_epoch *e); /* of this rank, in one window of all that is held */
+uint64_t gens_need(const struct granary_epoch *e);  /* bytes to hold all that may be held at a time */
+uint32_t hold_lane(const struct granary_epoch *e, uint32_t i); /* this rank's i-th lane */
+/* The item of a lane of the epoch that is number `index` in the gen's pass; UINT64_MAX: none. */
+uint64_t gen_item(const struct granary_epoch *e, const struct hold_source *s, const struct gen *g, uint32_t lane,
+	uint64_t index);
+/* Positions from the start to the end are delivered; what is behind even_items is read by itself. */
+bool item_lives(const struct granary_epoch *e, uint32_t lane, uint64_t item);
+/* Where a slot of a window of its i-th lane is: number of the hold in its gen, sample of the block. */
+uint32_t hold_slot(const struct hold_source *s, uint32_t i, uint64_t window, uint64_t slot, uint32_t *sample);
+struct sample_place sample_place(const struct granary_epoch *e, uint64_t position);
+/* NULL: it is not held, or (*later) its window is not planned yet but will be. */
+struct hold *hold_of(struct granary_epoch *e, struct sample_place at, uint32_t *index, bool *later);
+bool gens_full(const struct hold_source *s); /* none can be planned before one is forgotten */
+/* The block to be fetched next, its gen planned; NULL: there is none yet. */
+struct hold *hold_next(struct granary_epoch *e, struct gen **gen, int *err);
+void hold_forget(struct granary_epoch *e, uint64_t position); /* all before it is drawn */
 /* epoch_hold.c (run) */
 int hold_setup(struct granary_epoch *e);
-uint64_t hold_gens(const struct granary_epoch *e); /* windows of a lane at once: above EPOCH_GENS_MAX nothing is held */
 void hold_release(struct granary_epoch *e);
 bool hold_fetch_more(struct granary_epoch *e);
 bool hold_collect(struct granary_epoch *e);
 bool hold_fetch_blocked(const struct granary_epoch *e); /* no room for the next block */
-bool hold_planned(const struct granary_epoch *e, uint64_t position); /* all windows up to there are known */
-uint32_t hold_lane(const struct granary_epoch *e, uint32_t i); /* this rank's i-th lane */
-/* Where a slot of a window of its i-th lane is: number of the hold in its gen, sample of the block. */
-uint32_t hold_slot(const struct granary_epoch *e, uint32_t i, uint64_t window, uint64_t slot, uint32_t *sample);
-struct hold *hold_of(struct granary_epoch *e, struct order_place at, uint32_t *index);
 uint64_t hold_sample_id(const struct granary_epoch *e, const struct hold *h, uint32_t index);
+/* The sample of the block, before it is known whose it is. */
+uint64_t block_sample_id(const struct granary_epoch *e, const struct hold *h, uint32_t sample);
 const struct hold_row *hold_rows(const struct granary_epoch *e, const struct hold *h, uint32_t index);
 void hold_drawn(struct granary_epoch *e, struct hold *h);
-void hold_forget(struct granary_epoch *e, uint64_t position); /* all before it is drawn */
+void hold_abandon(struct granary_epoch *e, struct hold *h); /* whatever state it is in */
 /* epoch_own.c (run) */
-int own_plan(struct granary_epoch *e, struct gen *g);
+int own_plan(struct granary_epoch *e, const struct hold_source *s, struct gen *g);
 bool own_find(const struct hold *h, uint32_t sample, uint32_t *index);
 /* Memory and units of a block, the fetch's number `number`. */
 int own_prepare(struct granary_epoch *e, struct hold *h, struct range_plan *plan, uint32_t number);

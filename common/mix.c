@@ -41,7 +41,7 @@ static uint64_t cut_items(uint64_t samples, uint32_t lanes, uint32_t lane)
 	return even + (lane + 1) * longer / lanes - lane * longer / lanes;
 }
 
-static uint64_t source_items(const struct mix *m, uint32_t source, uint32_t lane)
+uint64_t mix_source_items(const struct mix *m, uint32_t source, uint32_t lane)
 {
 	return cut_items(m->sources[source].samples, m->lanes, lane);
 }
@@ -58,6 +58,11 @@ static bool is_sum(const struct mix *m)
 	return m->tables == NULL && m->weights_sum == 0;
 }
 
+uint64_t mix_even_items(const struct mix *m)
+{
+	return is_sum(m) ? m->even_items : UINT64_MAX;
+}
+
 uint64_t mix_lane_items(const struct mix *m, uint32_t lane)
 {
 	uint64_t items = 0;
@@ -66,7 +71,7 @@ uint64_t mix_lane_items(const struct mix *m, uint32_t lane)
 	if (!is_sum(m))
 		return dealt_items(m, m->order.samples, lane);
 	for (uint32_t s = 0; s < m->sources_count; s++)
-		items += m->sources[s].repeat * source_items(m, s, lane);
+		items += m->sources[s].repeat * mix_source_items(m, s, lane);
 	return items;
 }
 
@@ -131,6 +136,20 @@ static uint64_t tables_item(const struct mix *m, uint32_t lane, uint64_t item, u
 	return rank + tables_count(m, lane, *source, first);
 }
 
+static uint64_t tables_find(const struct mix *m, uint32_t lane, uint32_t source, uint64_t index)
+{
+	for (uint32_t i = 0; i < m->stages_count; i++) {
+		const struct mix_table *t = &m->tables[i];
+		uint64_t first = stage_first(m, i, lane), items = stage_first(m, i + 1, lane) - first;
+		uint32_t phase = mix_table_phase(t, lane);
+		uint64_t count = mix_table_count(t, phase, source, items);
+		if (index < count)
+			return first + mix_table_find(t, phase, source, index);
+		index -= count;
+	}
+	return UINT64_MAX;
+}
+
 /* ---- counts: where a source has repeat ---- */
 
 /* ends[s]: items of the lane that are of sources 0..s. */
@@ -139,7 +158,7 @@ static void lane_counts(const struct mix *m, uint32_t lane, uint64_t *ends)
 	uint64_t fixed = 0, rest, before = 0, sum = 0;
 
 	for (uint32_t s = 0; s < m->sources_count; s++)
-		fixed += m->sources[s].repeat * source_items(m, s, lane);
+		fixed += m->sources[s].repeat * mix_source_items(m, s, lane);
 	rest = is_sum(m) ? 0 : dealt_items(m, m->order.samples, lane) - fixed;
 	for (uint32_t s = 0; s < m->sources_count; s++) {
 		uint64_t w = m->sources[s].weight;
@@ -148,7 +167,7 @@ static void lane_counts(const struct mix *m, uint32_t lane, uint64_t *ends)
 				(uint64_t)((u128)rest * before / m->weights_sum);
 			before += w;
 		} else {
-			sum += m->sources[s].repeat * source_items(m, s, lane);
+			sum += m->sources[s].repeat * mix_source_items(m, s, lane);
 		}
 		ends[s] = sum;
 	}
@@ -217,7 +236,46 @@ static uint64_t counts_count(const struct mix *m, uint32_t lane, uint32_t source
 	return items;
 }
 
+/* The item of a run that is number x of its left half, and of its right half: split_left() turned round. */
+static uint64_t split_left_item(const struct split *c, uint64_t x)
+{
+	return (uint64_t)(((u128)(x + 1) * c->items - c->offset + c->left_items - 1) / c->left_items) - 1;
+}
+
+static uint64_t split_right_item(const struct split *c, uint64_t x)
+{
+	return (uint64_t)(((u128)x * c->items + c->offset) / (c->items - c->left_items));
+}
+
+static uint64_t counts_find(const struct mix *m, uint32_t lane, uint32_t source, uint64_t index)
+{
+	struct split path[8]; /* 2^8 = MIX_SOURCES_MAX */
+	uint64_t ends[MIX_SOURCES_MAX];
+	uint32_t low = 0, high = m->sources_count, depth = 0;
+
+	lane_counts(m, lane, ends);
+	if (index >= ends[source] - (source ? ends[source - 1] : 0))
+		return UINT64_MAX;
+	for (; high - low > 1; depth++) {
+		path[depth] = split_of(ends, low, high, depth, lane);
+		if (source < path[depth].middle)
+			high = path[depth].middle;
+		else
+			low = path[depth].middle;
+	}
+	while (depth-- > 0)
+		index = source < path[depth].middle ? split_left_item(&path[depth], index) :
+			split_right_item(&path[depth], index);
+	return index;
+}
+
 /* ---- use ---- */
+
+uint64_t mix_lane_find(const struct mix *m, uint32_t lane, uint32_t source, uint64_t index)
+{
+	assert(source < m->sources_count && lane < m->lanes);
+	return m->tables ? tables_find(m, lane, source, index) : counts_find(m, lane, source, index);
+}
 
 uint64_t mix_count(const struct mix *m, uint32_t lane, uint32_t source, uint64_t items)
 {
@@ -240,18 +298,24 @@ struct order mix_source_order(const struct mix *m, uint32_t source, uint64_t pas
 	return o;
 }
 
-struct mix_item mix_lane_item(const struct mix *m, uint32_t lane, uint64_t item)
+struct mix_item mix_lane_rank(const struct mix *m, uint32_t lane, uint64_t item)
 {
 	struct mix_item x = { .lane = lane };
 	uint64_t rank, items;
-	struct order o;
 
 	assert(item < mix_lane_items(m, lane));
 	rank = m->tables ? tables_item(m, lane, item, &x.source) : counts_item(m, lane, item, &x.source);
-	items = source_items(m, x.source, lane);
+	items = mix_source_items(m, x.source, lane);
 	x.pass = rank / items;
 	x.index = rank % items;
-	o = mix_source_order(m, x.source, x.pass);
+	return x;
+}
+
+struct mix_item mix_lane_item(const struct mix *m, uint32_t lane, uint64_t item)
+{
+	struct mix_item x = mix_lane_rank(m, lane, item);
+	struct order o = mix_source_order(m, x.source, x.pass);
+
 	x.id = m->order.mode == ORDER_BLOCKS ? order_lane_item(&o, lane, x.index) : order_at(&o, x.index);
 	return x;
 }
@@ -358,7 +422,7 @@ static int counts_init(struct mix *m, char *why, size_t cap)
 	for (uint32_t lane = 0; lane < m->lanes && m->weights_sum > 0; lane++) {
 		uint64_t fixed = 0;
 		for (uint32_t s = 0; s < m->sources_count; s++)
-			fixed += m->sources[s].repeat * source_items(m, s, lane);
+			fixed += m->sources[s].repeat * mix_source_items(m, s, lane);
 		if (fixed > dealt_items(m, m->order.samples, lane))
 			return refuse(why, cap, "samples: %llu; too few for the repeated sources, which come to %llu",
 				(ull)m->order.samples, (ull)sum);

@@ -62,6 +62,12 @@ struct mix_item mix_at(const struct mix *m, uint64_t position); /* below m->orde
 struct order_place mix_place(const struct mix *m, uint64_t position); /* lane 0, item = position, unless `blocks` */
 uint64_t mix_lane_items(const struct mix *m, uint32_t lane);
 struct mix_item mix_lane_item(const struct mix *m, uint32_t lane, uint64_t item);
+struct mix_item mix_lane_rank(const struct mix *m, uint32_t lane, uint64_t item); /* the same without its id */
+/* The item of a lane that is number `index` of a source, over all passes; UINT64_MAX: the lane has not so many. */
+uint64_t mix_lane_find(const struct mix *m, uint32_t lane, uint32_t source, uint64_t index);
+uint64_t mix_source_items(const struct mix *m, uint32_t source, uint32_t lane); /* of one pass */
+/* Items before this one are at position item * lanes + lane; in later ones lanes differ (docs/ORDER.md 7.6). */
+uint64_t mix_even_items(const struct mix *m);
 /* How many of the first `items` items of a lane are of a source. */
 uint64_t mix_count(const struct mix *m, uint32_t lane, uint32_t source, uint64_t items);
 /* The order of one pass over a source. */

@@ -178,3 +178,11 @@ uint64_t mix_table_count(const struct mix_table *t, uint32_t phase, uint32_t sou
 	return end / t->period * weight_of(t, source) + slots_before(t, source, (uint32_t)(end % t->period)) -
 		slots_before(t, source, phase);
 }
+
+uint64_t mix_table_find(const struct mix_table *t, uint32_t phase, uint32_t source, uint64_t index)
+{
+	uint32_t weight = weight_of(t, source);
+	uint64_t rank = slots_before(t, source, phase) + index;
+
+	return rank / weight * t->period + t->slots[t->starts[source] + rank % weight] - phase;
+}

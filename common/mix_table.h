@@ -28,3 +28,5 @@ uint32_t mix_table_phase(const struct mix_table *t, uint32_t lane);
 uint64_t mix_table_rank(const struct mix_table *t, uint32_t phase, uint64_t item, uint32_t *source);
 /* How many of `items` slots from a phase on are of a source. */
 uint64_t mix_table_count(const struct mix_table *t, uint32_t phase, uint32_t source, uint64_t items);
+/* The item, counted from a phase on, that is number `index` of a source; its weight is not 0. */
+uint64_t mix_table_find(const struct mix_table *t, uint32_t phase, uint32_t source, uint64_t index);

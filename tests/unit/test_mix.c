@@ -110,7 +110,15 @@ static void check_mix(const struct mix *m)
 			assert_true(order_lane_item(&o, at.lane, x.index) == x.id);
 		}
 		assert_true(x.index < items && before == x.pass * items + x.index);
+		assert_true(mix_source_items(m, x.source, at.lane) == items);
+		assert_true(mix_lane_find(m, at.lane, x.source, before) == at.item);
+		assert_true(at.item >= mix_even_items(m) || p == at.item * m->lanes + at.lane);
 	}
+	for (uint32_t lane = 0; lane < m->lanes; lane++)
+		for (uint32_t s = 0; s < m->sources_count; s++) {
+			uint64_t count = mix_count(m, lane, s, mix_lane_items(m, lane));
+			assert_true(mix_lane_find(m, lane, s, count) == UINT64_MAX);
+		}
 	free(next);
 }
 
