@@ -187,6 +187,43 @@ static void test_blocks_are_64_kib_each_and_the_last_is_short(void **state)
 	}
 }
 
+#ifdef __x86_64__
+#include <cpuid.h>
+
+enum { STATE_OF_YMM = 1 << 2, STATE_OF_ZMM = 1 << 6 }; /* upper halves of the registers 0 to 15 */
+
+/* Of the vector registers, what is not in its initial state (XGETBV with ECX = 1); false: the processor cannot tell. */
+static bool registers_in_use(uint32_t *in_use)
+{
+	uint32_t a, b, c, d;
+
+	if (!__builtin_cpu_supports("avx") || !__get_cpuid_count(13, 1, &a, &b, &c, &d) || !(a & 1 << 2))
+		return false;
+	__asm__ volatile("xgetbv" : "=a"(*in_use), "=d"(d) : "c"(1));
+	return true;
+}
+
+static void test_no_engine_leaves_upper_halves_of_registers_in_use(void **state)
+{
+	static const size_t lens[] = { 0, 24, 255, 256, 257, 1000, 4096, 65536 };
+	uint32_t in_use;
+
+	(void)state;
+	if (!registers_in_use(&in_use))
+		skip();
+	for (size_t l = 0; l < sizeof(lens) / sizeof(lens[0]); l++)
+		for (size_t i = 0; i < crc_impls_count; i++) {
+			if (!crc_impls[i].usable())
+				continue;
+			__asm__ volatile("vzeroupper" ::: "xmm0");
+			uint32_t crc = crc_with(&crc_impls[i], data, lens[l]);
+			assert_true(registers_in_use(&in_use));
+			assert_int_equal(in_use & (STATE_OF_YMM | STATE_OF_ZMM), 0);
+			assert_int_equal(crc, crc_with(&crc_impls[crc_impls_count - 1], data, lens[l]));
+		}
+}
+#endif
+
 static void test_no_bytes_are_no_blocks(void **state)
 {
 	uint32_t untouched = 7;
@@ -238,6 +275,9 @@ int main(void)
 		cmocka_unit_test(test_any_flipped_bit_changes_the_crc),
 		cmocka_unit_test(test_zeros_before_and_after_data_are_not_free),
 		cmocka_unit_test(test_blocks_are_64_kib_each_and_the_last_is_short),
+#ifdef __x86_64__
+		cmocka_unit_test(test_no_engine_leaves_upper_halves_of_registers_in_use),
+#endif
 		cmocka_unit_test(test_no_bytes_are_no_blocks),
 		cmocka_unit_test(test_speed_is_printed),
 	};
