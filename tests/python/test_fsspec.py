@@ -2,49 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goal: GranaryFileSystem passes fsspec's own suite (fsspec.tests.abstract) against a real server, and what it adds is right.
 
-Debian's fsspec is older than its suite, so the suite runs in a virtual environment with the package of PyPI: GRANARY_VENV, or
-one that is made below the build folder. Without network that is skipped.
+Debian's fsspec is older than its suite, so the suite runs in a virtual environment with the package of PyPI.
 """
 import os
 import pathlib
-import subprocess
 import sys
 
-HERE = pathlib.Path(__file__).resolve()
-BUILD = pathlib.Path(os.environ.get("GRANARY_BUILD", HERE.parents[2] / "build" / "release"))
-WANTED = ("fsspec>=2024.6", "pytest>=7")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import venv_lib  # noqa: E402
 
-
-def environment():
-    """The Python of a virtual environment that has what is wanted, or why there is none."""
-    if os.environ.get("GRANARY_VENV"):
-        return os.environ["GRANARY_VENV"] + "/bin/python", ""
-    folder = BUILD / "venv-fsspec"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        for command in ([sys.executable, "-m", "venv", str(folder)],
-                        [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *WANTED]):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-            if done.returncode != 0:
-                why = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-                return None, why[-1]
-        (folder / "ready").touch()
-    return str(python), ""
-
-
-if __name__ == "__main__":
-    PYTHON, WHY = environment()
-    if PYTHON is None:
-        print(f"skipped: no virtual environment with {' '.join(WANTED)}: {WHY}")
-        sys.exit(77)
-    sys.exit(subprocess.run([PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE)], check=False).returncode)
-
-import pytest  # noqa: E402
+venv_lib.enter("fsspec", ["fsspec>=2024.6", "pytest>=7"])
 
 import fsspec  # noqa: E402
+import pytest  # noqa: E402
 from fsspec.tests import abstract  # noqa: E402
-
-sys.path.insert(0, str(HERE.parent))
 from granary_case import Case, content, granary  # noqa: E402
 from granary.fs import GranaryFileSystem, register  # noqa: E402
 
@@ -169,6 +140,17 @@ class TestOurs:
         with fsspec.open(url, "rb", **Server.login) as f:
             assert f.read() == b"hello"
         fs, path = fsspec.core.url_to_fs(url, **Server.login)
-        assert path == "data/from/url.txt"
-        assert fs.unstrip_protocol(path) == url
+        assert path == url[len("granary://"):]
+        assert fs.unstrip_protocol(path) == url == fs.unstrip_protocol("data/from/url.txt")
+        assert fs.cat_file("data/from/url.txt") == fs.cat_file(path) == b"hello"
+        folder = path.rsplit("/", 1)[0]
+        assert (fs.find(folder), fs.find("data/from")) == ([path], ["data/from/url.txt"])
+        assert (fs.glob(f"{folder}/*"), fs.ls(folder, detail=False), fs.info(path)["name"]) == ([path], [path], path)
+        assert fs.info(folder)["name"] == folder and fs.isdir(folder)
+        fs.mv(path, "data/from/other.txt")
+        assert fs.ls("data/from", detail=False) == ["data/from/other.txt"]
         assert granary.GranaryFileSystem is GranaryFileSystem
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", os.path.abspath(__file__)]))

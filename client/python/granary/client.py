@@ -9,6 +9,7 @@ import typing
 from . import _native
 from ._runtime import make_error
 from .errors import Error
+from .reader import PIECE, Reader
 
 FILE, DIRECTORY, PREFIX = 1, 2, 3
 PUT_IF_ABSENT = 1
@@ -138,6 +139,10 @@ class Client(_native.Client):
             if status != 0:
                 raise self._fail(status, "", key)
         return [version for _, version in answers]
+
+    def open_read(self, key, *, timeout=None):
+        """A seekable binary file of one object, read in pieces of 4 MiB; KeyError when there is none."""
+        return io.BufferedReader(Reader(self, key, timeout), PIECE)
 
     def open_write(self, key, *, if_absent=False, timeout=None):
         """A writable binary file: the object is there, whole, when it is closed; an exception in `with` drops it."""

@@ -20,12 +20,18 @@ def _missing(path, cause=None):
     return error
 
 
+def _name(bucket):
+    """Without the host before it."""
+    return bucket.rpartition("/")[2]
+
+
 class GranaryFileSystem(AbstractFileSystem):
     """Buckets of a Granary server as directories: granary://HOST[:PORT]/BUCKET/KEY.
 
     host         HOST[:PORT][,HOST...], else that of the address, else of GRANARY_URL
     credentials, access_key, secret, timeout, ...   as of granary.connect()
 
+    Paths are BUCKET/KEY, or HOST/BUCKET/KEY as they are in the address; what is found is named as it was asked for.
     Batches are native requests: cat() and cat_ranges() of many paths are one, pipe() of a dict too. A directory is there
     as long as something is below it, or because it was made with mkdir().
     """
@@ -47,9 +53,7 @@ class GranaryFileSystem(AbstractFileSystem):
         if isinstance(path, list):
             return [cls._strip_protocol(p) for p in path]
         path = stringify_path(path)
-        if path.startswith(SCHEME):
-            path = path[len(SCHEME):].partition("/")[2]
-        return path.strip("/")
+        return (path[len(SCHEME):] if path.startswith(SCHEME) else path).strip("/")
 
     @staticmethod
     def _get_kwargs_from_urls(path):
@@ -60,15 +64,21 @@ class GranaryFileSystem(AbstractFileSystem):
 
     def unstrip_protocol(self, name):
         name = stringify_path(name)
-        return name if name.startswith(SCHEME) else f"{SCHEME}{self.host or ''}/{self._strip_protocol(name)}"
+        if name.startswith(SCHEME):
+            return name
+        name = self._strip_protocol(name)
+        return f"{SCHEME}{name}" if name.partition("/")[0] == self._host() else f"{SCHEME}{self._host()}/{name}"
 
     @property
     def fsid(self):
         return f"granary-{self.host or 'default'}"
 
     def _split(self, path):
-        """(client of its bucket, bucket, key)"""
+        """(client of its bucket, bucket as the path has it, key)"""
         bucket, _, key = self._strip_protocol(path).partition("/")
+        host = f"{bucket}/" if bucket == self._host() else ""
+        if host:
+            bucket, _, key = key.partition("/")
         if not bucket:
             raise ValueError(f"'{path}' names no bucket: granary://HOST/BUCKET/KEY")
         with self._lock:
@@ -76,7 +86,7 @@ class GranaryFileSystem(AbstractFileSystem):
             if client is None:
                 url = f"{SCHEME}{self._host()}/{bucket}"
                 client = self._clients[bucket] = connect(url, **self.login)
-        return client, bucket, key
+        return client, host + bucket, key
 
     def _host(self):
         if self.host is None:
@@ -288,7 +298,7 @@ class GranaryFileSystem(AbstractFileSystem):
         simple = isinstance(path1, str) and isinstance(path2, str) and maxdepth is None and not path2.endswith("/")
         if simple and self.isfile(path1) and not self.isdir(path2):
             (client, bucket1, old), (_, bucket2, new) = self._split(path1), self._split(path2)
-            if bucket1 == bucket2:
+            if _name(bucket1) == _name(bucket2):
                 client.rename(old, new)
                 return
         super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
@@ -321,7 +331,7 @@ class GranaryFileSystem(AbstractFileSystem):
                 if key:
                     client.rmdir(key)
                 else:
-                    client.remove_bucket(bucket)
+                    client.remove_bucket(_name(bucket))
             except NotFoundError:
                 pass  # it was there for what was below it
 
@@ -337,14 +347,14 @@ class GranaryFileSystem(AbstractFileSystem):
             client.mkdir(key)
             return
         try:
-            client.create_bucket(bucket)
+            client.create_bucket(_name(bucket))
         except ExistsError as e:
             raise FileExistsError(errno.EEXIST, "there is one", path) from e
 
     def makedirs(self, path, exist_ok=False):
         client, bucket, key = self._split(path)
         try:
-            client.create_bucket(bucket)
+            client.create_bucket(_name(bucket))
         except (ExistsError, PermissionError):
             if not key and not exist_ok:
                 raise FileExistsError(errno.EEXIST, "there is one", path) from None
@@ -361,7 +371,7 @@ class GranaryFileSystem(AbstractFileSystem):
         if key:
             client.rmdir(key)
         else:
-            client.remove_bucket(bucket)
+            client.remove_bucket(_name(bucket))
 
 
 class GranaryFile(AbstractBufferedFile):

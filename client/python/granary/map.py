@@ -16,7 +16,8 @@ class MapDataset:
 
     len(ds) samples, numbered as in the snapshot, negative numbers from the end. classes, class_to_idx, targets: as
     torchvision's ImageFolder has them, a class being the first directory below the prefix. torch's DataLoader calls
-    __getitems__, so a batch is one request. Picklable; every process opens its own connection.
+    __getitems__, so a batch is one request; Grain takes it as a RandomAccessDataSource. Picklable; every process opens its
+    own connection.
     """
 
     def __init__(self, url, *, transform=None, labels=True, job=None, **login):
@@ -77,6 +78,8 @@ class MapDataset:
         if not self.labels:
             return [bytes(data) for data in batch]
         return list(zip(map(bytes, batch), batch.labels))
+
+    _getitems = __getitems__  # as Grain calls it
 
     def __getitem__(self, index):
         return self.__getitems__([index])[0]
