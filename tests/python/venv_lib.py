@@ -41,10 +41,11 @@ def environment(name, wanted, alone=(), system=False):
     if os.environ.get("GRANARY_VENV"):
         return pathlib.Path(os.environ["GRANARY_VENV"]) / "bin" / "python", None
     stamp = hashlib.sha256(repr((sorted(wanted), sorted(alone), system, sys.version)).encode()).hexdigest()[:10]
-    folder = BUILD / f"venv-{name}-{stamp}"
+    kind = f"{name}-long" if LONG else name
+    folder = BUILD / f"venv-{kind}-{stamp}"
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
-        for old in BUILD.glob(f"venv-{name}-*"):
+        for old in BUILD.glob(f"venv-{kind}-{'?' * len(stamp)}"):
             shutil.rmtree(old, ignore_errors=True)
         commands = [[sys.executable, "-m", "venv", *(["--system-site-packages"] if system else []), folder]]
         commands += [[python, "-m", "pip", *PIP, "--no-deps", *alone]] if alone else []
