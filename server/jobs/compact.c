@@ -12,7 +12,8 @@
  * ends
  * the run with the source as it was; (4) the source is retired only after a second walk found no owner and
  * with no append
- * of it waiting for its transaction; (5) memory: two chunks and the moves of one. */
+ * of it waiting for its transaction; (5) memory: two chunks and the moves of one; (6) of a record that was written over
+ * in part only what is still live is copied: each stretch becomes a record of its own, at its place in the object. */
 #include "jobs/jobs_priv.h"
 
 #include <assert.h>
@@ -42,6 +43,8 @@ struct move {
 	uint32_t name_at, crcs_at;
 };
 
+struct owned;
+
 struct compaction {
 	struct jobs *j;
 	struct packs *packs;
@@ -55,7 +58,9 @@ struct compaction {
 	uint32_t move_count;
 	uint8_t *names; /* names and crcs of the chunk's moves */
 	uint32_t names_len, names_cap;
-	bool stopped;
+	struct owned *owned; /* who points into the record at hand */
+	uint8_t *owned_bytes; /* their names and crcs */
+	uint32_t owned_count, owned_cap, owned_len, owned_bytes_cap;
 };
 
 static uint32_t keep_bytes(struct compaction *c, const void *p, size_t len)
@@ -169,7 +174,8 @@ static int chunk_commit(struct compaction *c)
 	for (uint32_t i = 0; i < c->move_count; i++) {
 		struct move *m = &c->moves[i];
 		m->m.name.p = c->names + m->name_at;
-		m->m.from.crcs = m->m.to.crcs = c->names + m->crcs_at;
+		m->m.to.crcs = c->names + m->crcs_at;
+		m->m.from.crcs = NULL;
 	}
 	for (uint32_t from = 0; from < c->move_count; from += MOVES_A_TXN) {
 		uint32_t to =
@@ -227,57 +233,80 @@ static int room_for(struct compaction *c, uint64_t total)
 	return err;
 }
 
-/* A live record of the source, and its copy once there is one. */
+/* An extent that points into the record at hand. */
+struct owned {
+	struct extent e;
+	uint64_t dir, id;
+	uint32_t name_at, name_len, crcs_at; /* in owned_bytes */
+	bool is_reference;
+};
+
+/* A live record of the source, and its copy, or that of a part of it. */
 struct live_record {
 	struct compaction *c;
-	uint64_t offset;
 	const struct record *r;
 	const uint8_t *data;
-	uint64_t at, total; /* total 0: not copied yet */
+	const struct owned *own; /* by whose name the copy goes; NULL: the object that it names is gone, others refer
+				  * to it */
+	uint32_t from, len;      /* of its data */
+	const uint8_t *crcs;     /* of that */
+	uint64_t at, total;      /* the copy */
 	uint32_t header_len, moves;
 };
 
-static int note_move(struct live_record *l, const struct ns_owner *owner)
+static void *owned_room(void *at, uint32_t need, uint32_t *cap, size_t size)
 {
-	struct compaction *c = l->c;
+	if (need <= *cap) return at;
+	uint32_t wide_cap = 2 * need + 64;
+	void *wide = realloc(at, wide_cap * size);
+	if (wide) *cap = wide_cap;
+	return wide;
+}
+
+static int owned_add(void *arg, const struct ns_owner *owner)
+{
+	struct compaction *c = arg;
 	const struct extent *e = owner->extent;
 	const struct slice *name = &owner->place.name;
-	if (c->move_count == CHUNK_MOVES_MAX) {
-		int err = chunk_flush(c);
-		if (err < 0) return err;
-	}
-	struct move *m = &c->moves[c->move_count];
-	*m = (struct move){ .m = { .dir = owner->place.dir,
-				    .name = { NULL, name->len },
-				    .id = owner->object->id,
-				    .version = owner->object->version,
-				    .is_reference = owner->is_reference,
-				    .from = *e,
-				    .to = *e },
-		.total_len = l->moves++ == 0 ? l->total : 0 };
-	m->m.to.pack = pack_id_of(c->target);
-	m->m.to.record = l->at;
-	m->m.to.skip = e->skip - l->r->header_len + l->header_len;
-	m->name_at = keep_bytes(c, name->p, name->len);
-	m->crcs_at = keep_bytes(c, e->crcs, (size_t)e->crc_count * 4);
-	if (m->name_at == UINT32_MAX || m->crcs_at == UINT32_MAX) return -GRANARY_ENOMEM;
-	c->move_count++;
+	uint32_t crcs_len = 4 * e->crc_count, name_len = (uint32_t)name->len;
+	struct owned *wide = owned_room(c->owned, c->owned_count + 1, &c->owned_cap, sizeof *wide);
+	uint8_t *bytes =
+		owned_room(c->owned_bytes, c->owned_len + name_len + crcs_len, &c->owned_bytes_cap, 1);
+	if (wide) c->owned = wide;
+	if (bytes) c->owned_bytes = bytes;
+	if (!wide || !bytes) return -GRANARY_ENOMEM;
+	c->owned[c->owned_count++] = (struct owned){ .e = *e,
+		.dir = owner->place.dir,
+		.id = owner->object->id,
+		.name_at = c->owned_len,
+		.name_len = name_len,
+		.crcs_at = c->owned_len + name_len,
+		.is_reference = owner->is_reference };
+	if (name_len) memcpy(bytes + c->owned_len, name->p, name_len);
+	if (crcs_len) memcpy(bytes + c->owned_len + name_len, e->crcs, crcs_len);
+	c->owned_len += name_len + crcs_len;
 	return 0;
 }
 
-/* Copies a live record behind what is in the chunk, its directory id and name as they are now (where NULL: as they
- * were: the object that it names is gone, others refer to it). */
-static int copy_record(struct live_record *l, const struct ns_place *where)
+/* Copies a part of a live record (or all of it) behind what is in the chunk, its directory id and name as they are
+ * now. */
+static int copy_record(struct live_record *l)
 {
 	struct compaction *c = l->c;
 	struct record now = *l->r;
-	if (where != NULL) {
-		bool moved = where->dir != now.dir_id || !slice_eq(where->name, now.name);
-		now.dir_id = where->dir;
-		now.name = where->name;
+	if (l->own != NULL) {
+		struct slice name = slice_of(c->owned_bytes + l->own->name_at, l->own->name_len);
+		bool moved = l->own->dir != now.dir_id || !slice_eq(name, now.name);
+		now.dir_id = l->own->dir;
+		now.name = name;
 		if (moved) /* the directory's path may be another too: directory id and name say it */
 			now.key = slice_of(NULL, 0);
 	}
+	if (l->len != now.data_len) now.flags &= (uint8_t)~RECORD_WHOLE;
+	now.logical += l->from;
+	now.data_len = now.stored_len = l->len;
+	now.crcs = l->crcs;
+	now.crc_count = crc_block_count(l->len);
 	now.header_len =
 		record_header_len(now.key.len, now.name.len, now.attrs.len, now.stored_len);
 	uint64_t total = record_total_len(now.header_len, now.stored_len);
@@ -288,22 +317,86 @@ static int copy_record(struct live_record *l, const struct ns_place *where)
 	err = record_encode(&now, c->chunk + c->fill, CHUNK_SIZE - c->fill);
 	if (err < 0) return err;
 	uint8_t *body = c->chunk + c->fill + now.header_len;
-	if (now.stored_len) memcpy(body, l->data, now.stored_len);
+	if (now.stored_len) memcpy(body, l->data + l->from, now.stored_len);
 	memset(body + now.stored_len, 0, (size_t)(total - now.header_len - now.stored_len));
 	c->fill += (uint32_t)total;
 	l->header_len = now.header_len;
 	l->total = total;
+	l->moves = 0;
 	return 0;
 }
 
-static int each_owner(void *arg, const struct ns_owner *owner)
+static int note_move(struct live_record *l, const struct owned *o)
 {
-	struct live_record *l = arg;
-	int err = l->total > 0 ? 0 : copy_record(l, owner->is_reference ? NULL : &owner->place);
-	if (owner->extent->skip < l->r->header_len ||
-		(uint64_t)owner->extent->skip - l->r->header_len + owner->extent->length > l->r->data_len)
-		return -GRANARY_ECORRUPT;
-	return err < 0 ? err : note_move(l, owner);
+	struct compaction *c = l->c;
+	if (c->move_count == CHUNK_MOVES_MAX) {
+		int err = chunk_flush(c);
+		if (err < 0) return err;
+	}
+	struct move *m = &c->moves[c->move_count];
+	*m = (struct move){ .m = { .dir = o->dir,
+				    .name = { NULL, o->name_len },
+				    .id = o->id,
+				    .is_reference = o->is_reference,
+				    .from = o->e,
+				    .to = o->e },
+		.total_len = l->moves++ == 0 ? l->total : 0 };
+	m->m.to.pack = pack_id_of(c->target);
+	m->m.to.record = l->at;
+	m->m.to.cut_before = o->e.cut_before - l->from;
+	m->m.to.cut_after = l->len - m->m.to.cut_before - o->e.length;
+	m->m.to.skip = l->header_len + m->m.to.cut_before;
+	m->m.to.crc_count = crc_block_count(m->m.to.cut_before % CRC_BLOCK_SIZE + (uint64_t)o->e.length);
+	m->name_at = keep_bytes(c, c->owned_bytes + o->name_at, o->name_len);
+	m->crcs_at = keep_bytes(c, l->crcs + 4 * (size_t)(m->m.to.cut_before / CRC_BLOCK_SIZE),
+		4 * (size_t)m->m.to.crc_count);
+	if (m->name_at == UINT32_MAX || m->crcs_at == UINT32_MAX) return -GRANARY_ENOMEM;
+	c->move_count++;
+	return 0;
+}
+
+/* Copies the part of the record that these extents cover, and notes that they move there. */
+static int copy_part(struct live_record *l, const struct owned *first, uint32_t count)
+{
+	uint32_t crcs[EXTENT_CRCS_MAX];
+	bool is_all = l->from == 0 && l->len == l->r->data_len;
+	l->own = NULL;
+	for (uint32_t i = 0; i < count && l->own == NULL; i++)
+		if (!first[i].is_reference) l->own = &first[i];
+	if (!is_all) crc32c_blocks(crcs, l->data + l->from, l->len); /* the walk verified them by the record's */
+	l->crcs = is_all ? l->r->crcs : (const uint8_t *)crcs;
+	int err = copy_record(l);
+	for (uint32_t i = 0; i < count && err == 0; i++) err = note_move(l, &first[i]);
+	return err;
+}
+
+static int owned_cmp(const void *a, const void *b)
+{
+	uint32_t x = ((const struct owned *)a)->e.cut_before, y = ((const struct owned *)b)->e.cut_before;
+	return (x > y) - (x < y);
+}
+
+/* What is live of the record, each stretch as a record of its own: so a copy has no dead bytes. */
+static int copy_owned(struct live_record *l)
+{
+	struct compaction *c = l->c;
+	const struct record *r = l->r;
+	int err = 0;
+	qsort(c->owned, c->owned_count, sizeof *c->owned, owned_cmp);
+	for (uint32_t i = 0, to; i < c->owned_count && err == 0; i = to) {
+		const struct extent *e = &c->owned[i].e;
+		uint64_t end = (uint64_t)e->cut_before + e->length;
+		for (to = i; to < c->owned_count && (to == i || c->owned[to].e.cut_before <= end); to++) {
+			const struct extent *x = &c->owned[to].e;
+			if (extent_header(x) != r->header_len || extent_stored(x) != r->data_len)
+				return -GRANARY_ECORRUPT;
+			if ((uint64_t)x->cut_before + x->length > end) end = (uint64_t)x->cut_before + x->length;
+		}
+		l->from = e->cut_before;
+		l->len = (uint32_t)(end - l->from);
+		err = copy_part(l, &c->owned[i], to - i);
+	}
+	return err;
 }
 
 static struct ns_record record_of(uint64_t pack, uint64_t offset, const struct record *r)
@@ -322,10 +415,12 @@ static struct ns_record record_of(uint64_t pack, uint64_t offset, const struct r
 static int each_record(void *arg, uint64_t offset, const struct record *r, const uint8_t *data)
 {
 	struct compaction *c = arg;
-	struct live_record l = { .c = c, .offset = offset, .r = r, .data = data };
+	struct live_record l = { .c = c, .r = r, .data = data };
 	struct ns_record who = record_of(c->source_id, offset, r);
 	if (jobs_stopping(c->j)) return -GRANARY_ESHUTDOWN;
-	return ns_record_owners(c->j->o.ns, &who, each_owner, &l);
+	c->owned_count = c->owned_len = 0;
+	int err = ns_record_owners(c->j->o.ns, &who, owned_add, c);
+	return err < 0 ? err : copy_owned(&l);
 }
 
 static int copy_live(struct compaction *c, uint64_t end)
@@ -404,6 +499,8 @@ int compact_pack(struct jobs *j, uint64_t pack_id)
 	if (c.back) mem_unmap(c.back, CHUNK_SIZE);
 	free(c.moves);
 	free(c.names);
+	free(c.owned);
+	free(c.owned_bytes);
 	packs_unref(c.packs, c.source);
 	return err;
 }

@@ -99,6 +99,7 @@ void kv_iter_free(struct kv_iter **itp)
 }
 
 void kv_iter_seek(struct kv_iter *it, struct slice key) { it->ops->seek(it, key); }
+void kv_iter_seek_back(struct kv_iter *it, struct slice key) { it->ops->seek_back(it, key); }
 void kv_iter_next(struct kv_iter *it)
 {
 	assert(it->is_valid);

@@ -71,6 +71,7 @@ struct kv_iter *kv_iter_new(struct kv *kv, struct kv_snapshot *s);
 struct kv_iter *kv_iter_new_scan(struct kv *kv, struct kv_snapshot *s);
 void kv_iter_free(struct kv_iter **it);
 void kv_iter_seek(struct kv_iter *it, struct slice key); /* first key >= key */
+void kv_iter_seek_back(struct kv_iter *it, struct slice key); /* last key <= key */
 void kv_iter_next(struct kv_iter *it);
 bool kv_iter_valid(const struct kv_iter *it);
 struct slice kv_iter_key(const struct kv_iter *it);   /* borrowed until the next move */

@@ -15,11 +15,12 @@ struct kv_write_op {
 
 struct kv_iter_ops {
 	void (*seek)(struct kv_iter *it, struct slice key);
+	void (*seek_back)(struct kv_iter *it, struct slice key);
 	void (*next)(struct kv_iter *it);
 	void (*free)(struct kv_iter *it);
 };
 
-/* Base of an engine's iterator; seek and next leave key, value, is_valid, err set. */
+/* Base of an engine's iterator; seek, seek_back and next leave key, value, is_valid, err set. */
 struct kv_iter {
 	const struct kv_iter_ops *ops;
 	struct slice key, value;

@@ -348,6 +348,25 @@ static void mem_iter_seek(struct kv_iter *base, struct slice key)
 	iter_load(it);
 }
 
+static void mem_iter_seek_back(struct kv_iter *base, struct slice key)
+{
+	struct mem_iter *it = (struct mem_iter *)(void *)base;
+
+	mem_iter_seek(base, key);
+	if (base->is_valid && slice_eq(base->key, key))
+		return;
+	if (it->row > 0) {
+		it->row--;
+	} else if (it->chunk > 0) {
+		it->chunk--;
+		it->row = it->map->chunks[it->chunk]->count - 1;
+	} else {
+		base->is_valid = false;
+		return;
+	}
+	iter_load(it);
+}
+
 static void mem_iter_next(struct kv_iter *base)
 {
 	struct mem_iter *it = (struct mem_iter *)(void *)base;
@@ -366,7 +385,7 @@ static void mem_iter_free(struct kv_iter *base)
 	free(it);
 }
 
-static const struct kv_iter_ops mem_iter_ops = { mem_iter_seek, mem_iter_next, mem_iter_free };
+static const struct kv_iter_ops mem_iter_ops = { mem_iter_seek, mem_iter_seek_back, mem_iter_next, mem_iter_free };
 
 static struct kv_iter *mem_iter_new(struct kv_engine *e, struct kv_snapshot *s, bool is_scan)
 {

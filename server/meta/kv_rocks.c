@@ -292,6 +292,21 @@ static void rocks_iter_seek(struct kv_iter *base, struct slice key)
 	pthread_mutex_unlock(&it->lock);
 }
 
+static void rocks_iter_seek_back(struct kv_iter *base, struct slice key)
+{
+	struct rocks_iter *it = (struct rocks_iter *)(void *)base;
+
+	pthread_mutex_lock(&it->lock);
+	it->base.err = 0;
+	if (it->it == NULL) {
+		iter_stop(it, -GRANARY_EBUSY);
+	} else {
+		rocksdb_iter_seek_for_prev(it->it, (const char *)key.p, key.len);
+		iter_load(it);
+	}
+	pthread_mutex_unlock(&it->lock);
+}
+
 static void rocks_iter_next(struct kv_iter *base)
 {
 	struct rocks_iter *it = (struct rocks_iter *)(void *)base;
@@ -327,7 +342,9 @@ static void rocks_iter_free(struct kv_iter *base)
 	free(it);
 }
 
-static const struct kv_iter_ops rocks_iter_ops = { rocks_iter_seek, rocks_iter_next, rocks_iter_free };
+static const struct kv_iter_ops rocks_iter_ops = {
+	rocks_iter_seek, rocks_iter_seek_back, rocks_iter_next, rocks_iter_free
+};
 
 static struct kv_iter *rocks_iter_new(struct kv_engine *e, struct kv_snapshot *s, bool is_scan)
 {

@@ -169,11 +169,11 @@ int ns_plan_rmdir(struct ns_plan *plan, const struct ns_ref *ref); /* NOTEMPTY, 
  * INVAL (another bucket; the empty name). */
 int ns_plan_rename(
 	struct ns_plan *plan, const struct ns_ref *from, const struct ns_ref *to, bool no_replace);
-/* Compaction: the object's extents that lie in `from` move to `to`; the version stays. */
+/* Compaction: the object's extent `from`, as it was found, is `to` now; the version stays. */
 struct ns_move {
 	uint64_t dir;
 	struct slice name;
-	uint64_t id, version;
+	uint64_t id;
 	struct extent from, to;
 	bool is_reference; /* the records name another object: the `y` row goes along */
 };

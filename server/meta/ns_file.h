@@ -104,3 +104,51 @@ int ns_upload_parts(struct ns *ns, uint64_t upload, uint32_t after,
 /* Uploads of a bucket, by key, whose (key, id) lies behind (after, after_id). Worker. */
 int ns_uploads(struct ns *ns, uint64_t bucket, struct slice prefix, struct slice after, uint64_t after_id,
 	       int (*each)(void *arg, struct slice key, uint64_t id, uint64_t created_ns), void *arg);
+
+/* ---- changing bytes in place (ns_write.c) ---- */
+
+enum ns_change_kind {
+	NS_CHANGE_DATA = 1,     /* these bytes */
+	NS_CHANGE_ZEROS = 2,    /* zeros, without a record; beyond the end they make the object longer */
+	NS_CHANGE_PUNCH = 3,    /* the same, but the size stays */
+	NS_CHANGE_TRUNCATE = 4, /* the size becomes `offset`: what lay behind is gone, what is new is zeros */
+};
+struct ns_change {
+	enum ns_change_kind kind;
+	uint64_t offset, length;
+	struct extent extent; /* DATA: all of a record that was flushed, or what of one is referred to */
+	bool refers;          /* the record names another object, or another place: it gets a `y` row */
+};
+struct ns_write {
+	struct ns_ref ref;
+	uint64_t id;         /* that the records name; 0: any */
+	uint64_t if_version; /* 0: any */
+	uint64_t mtime_ns;   /* 0: now */
+	const struct ns_change *changes; /* in order: the later wins */
+	uint32_t count;
+	uint64_t object, version, size, dir; /* out */
+};
+/* All changes in one step: a new version, no content hash (contract E). An object once a plan, and nothing else of it
+ * in that plan. NOTFOUND; ISDIR; NOTFILE; CHANGED (another object has the name now: append anew); PRECONDITION; TOOBIG;
+ * INVAL. */
+int ns_plan_write(struct ns_plan *plan, struct ns_write *w);
+
+struct ns_merge {
+	uint64_t id, version;
+	const struct extent *extents; /* ascending: new records with the bytes that stand there */
+	uint32_t count;
+};
+/* The extents take the place of those that cover the same bytes; the version stays. NOTFOUND: it is another version
+ * now, or gone. */
+int ns_plan_merge(struct ns_plan *plan, const struct ns_merge *m);
+
+struct ns_copy_range {
+	struct ns_ref from, to; /* to: a file that is there, of any bucket; it may be `from` itself */
+	uint64_t from_version;  /* 0: any */
+	uint64_t from_offset, to_offset, length;
+	uint64_t if_version;    /* of the target; 0: any */
+	uint64_t object, version, size, dir, copied; /* out; copied: less than length where the source ends */
+};
+/* The bytes of a range at another place without moving any: extents with a `y` row each. Where the two overlap the
+ * source is as it was before. RANGE (from_offset behind the end); CHANGED (from_version); else as ns_plan_write. */
+int ns_plan_copy_range(struct ns_plan *plan, struct ns_copy_range *c);

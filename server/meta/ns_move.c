@@ -7,6 +7,13 @@ static bool points_at(const struct extent *e, uint64_t pack, uint64_t record)
 	return e->pack == pack && e->record == record && (e->flags & EXTENT_HOLE) == 0;
 }
 
+/* The same bytes of the same record at the same place of the object. */
+static bool is_same(const struct extent *a, const struct extent *b)
+{
+	return points_at(a, b->pack, b->record) && a->logical == b->logical && a->skip == b->skip &&
+		a->length == b->length;
+}
+
 /* The `x` row of an object at this logical offset. -GRANARY_ENOTFOUND. */
 static int extent_row_get(struct ns *ns, struct ns_plan *plan, const struct object *o, uint64_t logical,
 			  struct extent *e,
@@ -31,7 +38,7 @@ static int move_inline(struct ns_plan *plan, struct slice key, struct object *o,
 	struct slice encoded;
 	for (uint32_t i = 0; i < o->extent_count; i++) {
 		struct extent *e = &o->extents[i];
-		if (e->logical != m->from.logical || !points_at(e, m->from.pack, m->from.record))
+		if (!is_same(e, &m->from))
 			continue;
 		*e = m->to;
 		e->logical = m->from.logical;
@@ -51,7 +58,7 @@ static int move_outside(struct ns_plan *plan, const struct object *o, const stru
 	int err = extent_row_get(plan->ns, plan, o, m->from.logical, &e, &value);
 	if (err < 0)
 		return err;
-	bool is_it = points_at(&e, m->from.pack, m->from.record);
+	bool is_it = is_same(&e, &m->from);
 	row_release(&value);
 	if (!is_it)
 		return -GRANARY_ENOTFOUND;
@@ -103,7 +110,7 @@ int ns_plan_move_extent(struct ns_plan *plan, const struct ns_move *m)
 	err = entry_get(plan->ns, plan, s.dir.d.id, s.name, &o, &value);
 	if (err < 0)
 		return err;
-	err = o.id == m->id && o.version == m->version ? move_apply(plan, seen, &s, &o, m) : -GRANARY_ENOTFOUND;
+	err = o.id == m->id ? move_apply(plan, seen, &s, &o, m) : -GRANARY_ENOTFOUND;
 	row_release(&value);
 	return err;
 }
@@ -119,9 +126,16 @@ struct owners {
 	uint64_t from, span; /* logical offsets of the object where extents of the record may begin */
 };
 
+/* An extent of the object that the record names, where the record says it is: found by that, it has no `y` row. */
+static bool is_own(const struct owners *s, const struct extent *e)
+{
+	return s->owner.object->id == s->r->object_id && e->logical == s->r->logical + e->cut_before;
+}
+
 static int owner_extent(struct owners *s, const struct extent *e)
 {
-	if (!points_at(e, s->r->pack, s->r->record))
+	if (!points_at(e, s->r->pack, s->r->record) || e->logical - s->from >= s->span ||
+	    is_own(s, e) == s->owner.is_reference)
 		return 0;
 	s->owner.extent = e;
 	return s->each(s->arg, &s->owner);
@@ -152,7 +166,7 @@ static int owner_extents_outside(struct owners *s, const struct object *o)
 }
 
 /* The object with this id, if it exists, where it points at the record. */
-static int owner_of_id(struct owners *s, const struct ns_ref *ref, uint64_t from, uint64_t span)
+static int owner_of_id(struct owners *s, const struct ns_ref *ref, uint64_t from, uint64_t span, bool by_reference)
 {
 	struct object o;
 	struct kv_value value;
@@ -160,7 +174,7 @@ static int owner_of_id(struct owners *s, const struct ns_ref *ref, uint64_t from
 	if (err < 0)
 		return err == -GRANARY_ESTALE || err == -GRANARY_ENOTFOUND ? 0 : err;
 	s->owner.object = &o;
-	s->owner.is_reference = ref->id != s->r->object_id;
+	s->owner.is_reference = by_reference;
 	s->from = from;
 	s->span = span;
 	for (uint32_t i = 0; err == 0 && !o.is_dir && i < o.extent_count; i++)
@@ -179,7 +193,7 @@ static int owner_by_reference(void *arg, struct slice key, struct slice value)
 	(void)value;
 	if (!row_reference_parse(key, &ref.id, &logical))
 		return -GRANARY_ECORRUPT;
-	return ref.id == s->r->object_id ? 0 : owner_of_id(s, &ref, logical, 1);
+	return owner_of_id(s, &ref, logical, 1, true);
 }
 
 int ns_record_owners(struct ns *ns, const struct ns_record *r, int (*each)(void *arg, const struct ns_owner *owner),
@@ -188,7 +202,7 @@ int ns_record_owners(struct ns *ns, const struct ns_record *r, int (*each)(void 
 	uint8_t buf[ROW_KEY_MAX];
 	struct owners s = { .ns = ns, .r = r, .each = each, .arg = arg };
 	struct ns_ref ref = { .by = NS_BY_ID, .id = r->object_id, .dir = r->dir, .name = r->name };
-	int err = owner_of_id(&s, &ref, r->logical, r->length > 0 ? r->length : 1);
+	int err = owner_of_id(&s, &ref, r->logical, r->length > 0 ? r->length : 1, false);
 	if (err != 0)
 		return err;
 	return rows_scan(ns, row_reference_prefix(buf, r->pack, r->record), owner_by_reference, &s);

@@ -11,11 +11,13 @@
  * children one is refused and plans again. */
 #include <assert.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "common/tlv.h"
 #include "meta/ns_priv.h"
 
-enum { CHUNK_MIN = 4096, CHUNK_MAX = 256 * 1024, ROW_SLOTS_MIN = 64, DIR_MODE = 040755 };
+enum { CHUNK_MIN = 4096, CHUNK_MAX = 256 * 1024, ROW_SLOTS_MIN = 64, DIR_MODE = 040755,
+       REWRITE_TRIES = 50, REWRITE_PAUSE_US = 200 };
 
 /* ---- memory ---- */
 
@@ -293,6 +295,19 @@ int plan_encode(struct ns_plan *plan, const struct object *o, struct slice *out)
 	return 0;
 }
 
+/* Whoever has it has it until a commit: that is awaited for a while, but for the one who must not block. */
+static bool rewrite_wait(struct ns_plan *plan, uint64_t id)
+{
+	for (int tries = 0; tries < REWRITE_TRIES; tries++) {
+		if (rewriting_take(plan->ns->rewriting, id))
+			return true;
+		if (plan->may_not_block)
+			return false;
+		usleep(REWRITE_PAUSE_US);
+	}
+	return false;
+}
+
 int plan_take_rewrite(struct ns_plan *plan, uint64_t id)
 {
 	for (struct plan_rewrite *r = plan->rewrites; r != NULL; r = r->next)
@@ -301,7 +316,7 @@ int plan_take_rewrite(struct ns_plan *plan, uint64_t id)
 	struct plan_rewrite *r = plan_alloc(plan, sizeof(*r));
 	if (r == NULL)
 		return -GRANARY_ENOMEM;
-	if (!rewriting_take(plan->ns->rewriting, id))
+	if (!rewrite_wait(plan, id))
 		return -GRANARY_EBUSY;
 	*r = (struct plan_rewrite){ plan->rewrites, id };
 	plan->rewrites = r;

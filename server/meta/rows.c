@@ -14,6 +14,7 @@
 
 enum {
 	VALUE_FORMAT = 1,
+	EXTENT_CUT = 2, /* FORMAT 5.3: two more fields follow the flags */
 	EXTENT_FIXED_SIZE = 8 + 4 + 4 + 8 + 4 + 4, /* FORMAT 5.3 before the crcs */
 	RECORD_UNIT = 8,
 };
@@ -34,12 +35,39 @@ static const uint64_t object_tags = TAG_BIT(TAG_ID) | TAG_BIT(TAG_VERSION) | TAG
 	TAG_BIT(TAG_SYMLINK) | TAG_BIT(TAG_RDEV) | TAG_BIT(TAG_TAG) | TAG_BIT(TAG_XATTR) | TAG_BIT(TAG_IN_INODE) |
 	TAG_BIT(TAG_ATIME) | TAG_BIT(TAG_REFERS) | TAG_BIT(TAG_UPLOAD_KEY);
 
+/* What says something about all of the bytes and has no field. */
+static const uint64_t sum_tags = TAG_BIT(TAG_MD5) | TAG_BIT(TAG_CHECKSUM) | TAG_BIT(TAG_PARTS);
+
 /* ---- extents, FORMAT 5.3 ---- */
+
+static uint32_t extent_blocks(const struct extent *e)
+{
+	if (e->length == 0)
+		return 0;
+	return (e->cut_before + e->length - 1) / CRC_BLOCK_SIZE - e->cut_before / CRC_BLOCK_SIZE + 1;
+}
+
+struct extent extent_part(const struct extent *e, uint32_t from, uint32_t length)
+{
+	struct extent part = *e;
+
+	assert(length > 0 && from + length <= e->length);
+	part.logical += from;
+	part.length = length;
+	if ((e->flags & EXTENT_HOLE) != 0)
+		return part;
+	part.skip += from;
+	part.cut_before += from;
+	part.cut_after += e->length - from - length;
+	part.crcs += 4 * ((size_t)part.cut_before / CRC_BLOCK_SIZE - (size_t)e->cut_before / CRC_BLOCK_SIZE);
+	part.crc_count = extent_blocks(&part);
+	return part;
+}
 
 static int extent_decode(struct slice v, struct extent *e)
 {
 	struct cur c = cur_of(v.p, v.len);
-	uint32_t blocks;
+	bool is_cut;
 
 	e->pack = cur_u64(&c);
 	e->record = (uint64_t)cur_u32(&c) * RECORD_UNIT;
@@ -47,14 +75,18 @@ static int extent_decode(struct slice v, struct extent *e)
 	e->logical = cur_u64(&c);
 	e->length = cur_u32(&c);
 	e->flags = cur_u32(&c);
+	is_cut = (e->flags & EXTENT_CUT) != 0;
+	e->flags &= ~(uint32_t)EXTENT_CUT;
+	e->cut_before = is_cut ? cur_u32(&c) : 0;
+	e->cut_after = is_cut ? cur_u32(&c) : 0;
 	if (!cur_ok(&c) || cur_left(&c) % 4 != 0 || e->logical + e->length < e->logical)
 		return -GRANARY_ECORRUPT;
 	e->crc_count = (uint32_t)(cur_left(&c) / 4);
 	e->crcs = c.p;
 	if (e->flags & EXTENT_HOLE)
 		return e->crc_count <= EXTENT_CRCS_MAX ? 0 : -GRANARY_ECORRUPT;
-	blocks = crc_block_count(e->length); /* one more where the extent begins inside a block */
-	if (e->length > EXTENT_LEN_MAX || e->crc_count < blocks || e->crc_count > blocks + 1)
+	if (e->length > EXTENT_LEN_MAX || e->cut_before > EXTENT_LEN_MAX || e->cut_after > EXTENT_LEN_MAX ||
+	    extent_stored(e) > EXTENT_LEN_MAX || e->cut_before > e->skip || e->crc_count != extent_blocks(e))
 		return -GRANARY_ECORRUPT;
 	return 0;
 }
@@ -63,14 +95,20 @@ static void extent_put(struct wr *w, const struct extent *e)
 {
 	assert(e->record % RECORD_UNIT == 0 && e->record / RECORD_UNIT <= UINT32_MAX);
 	assert(e->crc_count <= EXTENT_CRCS_MAX);
+	bool is_cut = extent_is_cut(e);
+
 	wr_u16(w, TAG_EXTENT);
-	wr_u32(w, EXTENT_FIXED_SIZE + 4 * e->crc_count);
+	wr_u32(w, EXTENT_FIXED_SIZE + (is_cut ? 8u : 0u) + 4 * e->crc_count);
 	wr_u64(w, e->pack);
 	wr_u32(w, (uint32_t)(e->record / RECORD_UNIT));
 	wr_u32(w, e->skip);
 	wr_u64(w, e->logical);
 	wr_u32(w, e->length);
-	wr_u32(w, e->flags);
+	wr_u32(w, e->flags | (is_cut ? (uint32_t)EXTENT_CUT : 0));
+	if (is_cut) {
+		wr_u32(w, e->cut_before);
+		wr_u32(w, e->cut_after);
+	}
 	wr_bytes(w, e->crcs, 4 * (size_t)e->crc_count);
 }
 
@@ -288,7 +326,7 @@ int64_t object_encode(const struct object *o, void *buf, size_t cap)
 		tlv_put(&w, TAG_META, o->meta);
 	object_put_links(&w, o);
 	object_put_file(&w, o);
-	if (!tlv_copy_others(&w, o->raw, object_tags, 1, 0))
+	if (!tlv_copy_others(&w, o->raw, o->drops_sums ? object_tags | sum_tags : object_tags, 1, 0))
 		return -GRANARY_ECORRUPT;
 	return wr_ok(&w) ? (int64_t)wr_len(&w) : -GRANARY_ETOOBIG;
 }

@@ -41,15 +41,21 @@ struct extent {
 	uint32_t length;
 	uint64_t logical;
 	uint32_t flags;    /* EXTENT_HOLE */
+	uint32_t cut_before, cut_after; /* bytes of the record's data that are not the extent's, before and behind it */
 	uint32_t crc_count;
-	const uint8_t *crcs; /* crc_count little-endian u32, borrowed */
+	const uint8_t *crcs; /* crc_count little-endian u32, borrowed: of the record's blocks that it touches */
 };
-/* What an extent adds to its pack's live bytes (FORMAT 6.8): the whole record, with header and padding, as the pack's
- * total counts it; else a pack of small records looks dead while all of it lives. */
+/* What an extent adds to its pack's live bytes (FORMAT 6.8a): the whole record, with header and padding, as the pack's
+ * total counts it; else a pack of small records looks dead while all of it lives. The header goes with the first byte:
+ * what is left of a record that was cut weighs no more than it did. */
 static inline uint64_t extent_weight(const struct extent *e)
 {
-	return ((uint64_t)e->skip + e->length + 7) & ~UINT64_C(7);
+	return ((uint64_t)(e->cut_before == 0 ? e->skip : 0) + e->length + 7) & ~UINT64_C(7);
 }
+/* Bytes from the record's start to its data; of the record's data. */
+static inline uint32_t extent_header(const struct extent *e) { return e->skip - e->cut_before; }
+static inline uint32_t extent_stored(const struct extent *e) { return e->cut_before + e->length + e->cut_after; }
+static inline bool extent_is_cut(const struct extent *e) { return e->cut_before != 0 || e->cut_after != 0; }
 enum { EXTENT_HOLE = 1 };
 static inline uint32_t extent_crc(const struct extent *e, uint32_t i)
 {
@@ -58,6 +64,9 @@ static inline uint32_t extent_crc(const struct extent *e, uint32_t i)
 	memcpy(&v, e->crcs + (size_t)4 * i, 4);
 	return v;
 }
+
+/* The part [from, from + length) of e (from: bytes from its first) as an extent of its own; crcs borrowed from e's. */
+struct extent extent_part(const struct extent *e, uint32_t from, uint32_t length);
 
 /* Value of an `x` row: tag 10 alone. 0 or -GRANARY_ECORRUPT; length or -GRANARY_ETOOBIG. */
 int extent_row_decode(struct slice value, struct extent *out);
@@ -79,6 +88,7 @@ struct object {
 	struct slice meta;   /* user metadata as it is in tag 12 (one element: the concatenated pairs), empty = none */
 	struct slice xattrs, tags; /* pairs as meta's */
 	bool refers;          /* `y` rows exist for extents of it */
+	bool drops_sums;      /* the bytes are others now: object_encode leaves out what sums raw has of them */
 	struct slice symlink; /* target */
 	struct slice upload_key; /* of the directory that holds the parts of an upload: the key of the object to be */
 	struct slice name;

@@ -109,7 +109,7 @@ static bool is_simple(const struct object *o)
 	return o->size == 0 ||
 	       (o->extent_count == 1 && o->extents_outside == 0 && x->logical == 0 &&
 		       x->length == o->size && (x->flags & EXTENT_HOLE) == 0 &&
-		       x->crc_count <= LOC_CRCS_MAX);
+		       !extent_is_cut(x) && x->crc_count <= LOC_CRCS_MAX);
 }
 
 int read_entry_take(

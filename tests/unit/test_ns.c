@@ -332,7 +332,7 @@ static void test_many_extents_spill_and_go_with_the_object(void **state)
 	assert_false(record_owner(w, &r, NULL));
 	for (int which = 0; which < 2; which++) {
 		uint32_t i = which == 0 ? 9 : 1;
-		struct ns_move move = { .dir = w->bucket.root, .name = S("big"), .id = put.id, .version = put.version,
+		struct ns_move move = { .dir = w->bucket.root, .name = S("big"), .id = put.id,
 					.from = extents[i], .to = extents[i] };
 		move.to.pack = 99;
 		plan = ns_plan_new(w->ns);

@@ -95,7 +95,7 @@ static inline struct ns_ref by_name(uint64_t dir, const char *name)
 static inline struct ns_ref by_id(uint64_t id) { return (struct ns_ref){ .by = NS_BY_ID, .id = id }; }
 
 enum mutation_kind { M_PUT = 1, M_DELETE, M_MKDIR, M_RMDIR, M_RENAME, M_SETATTR, M_XATTR, M_TAGS, M_MAKE, M_LINK,
-	M_COPY, M_UPLOAD, M_FINISH, M_ABORT };
+	M_COPY, M_UPLOAD, M_FINISH, M_ABORT, M_WRITE, M_COPY_RANGE, M_MERGE };
 struct mutation {
 	enum mutation_kind kind;
 	struct ns_ref ref, to;
@@ -111,6 +111,9 @@ struct mutation {
 	struct ns_copy copy;
 	struct ns_upload_start upload;
 	struct ns_upload_finish finish;
+	struct ns_write write;
+	struct ns_copy_range range;
+	struct ns_merge merge;
 	/* out */
 	uint64_t id, version, replaced;
 	struct ns_deleted deleted;
@@ -153,6 +156,9 @@ static inline int mutation_plan(struct world *w, struct ns_plan *plan, struct mu
 	case M_COPY: return ns_plan_copy(plan, &m->copy);
 	case M_UPLOAD: return ns_plan_upload_start(plan, &m->upload);
 	case M_FINISH: return ns_plan_upload_finish(plan, &m->finish);
+	case M_WRITE: m->write.ref = m->ref; return ns_plan_write(plan, &m->write);
+	case M_COPY_RANGE: return ns_plan_copy_range(plan, &m->range);
+	case M_MERGE: return ns_plan_merge(plan, &m->merge);
 	case M_ABORT: return ns_plan_upload_abort(plan, m->id);
 	}
 	return -GRANARY_EINVAL;
@@ -314,9 +320,19 @@ static inline void check_reaches_root(struct world *w, uint64_t id)
 	}
 }
 
-static inline void check_object(struct tally *t, const struct object *o)
+/* An extent with a `y` row: so each such row is that of an extent. */
+static inline void check_reference(struct world *w, struct tally *t, uint64_t id, const struct extent *e)
 {
-	t->references += o->refers ? o->extent_count + o->extents_outside : 0;
+	uint8_t buf[ROW_KEY_MAX];
+	struct kv_value v;
+	if (kv_get(w->store.kv, row_reference(buf, e->pack, e->record, id, e->logical), &v) < 0)
+		return;
+	kv_value_release(&v);
+	t->references++;
+}
+
+static inline void check_object(struct world *w, struct tally *t, const struct object *o)
+{
 	assert_false(o->is_dir);
 	assert_true(o->id != 0 && o->version != 0);
 	t->bytes += o->size;
@@ -324,6 +340,7 @@ static inline void check_object(struct tally *t, const struct object *o)
 		if ((o->extents[i].flags & EXTENT_HOLE) == 0) {
 			t->extents++;
 			t->weight += extent_weight(&o->extents[i]);
+			check_reference(w, t, o->id, &o->extents[i]);
 		}
 	t->extents += o->extents_outside;
 }
@@ -342,7 +359,7 @@ static inline void check_file_row(struct world *w, struct tally *t, uint64_t dir
 		kv_value_release(&v);
 		t->names_of_inodes++;
 	} else {
-		check_object(t, &o);
+		check_object(w, t, &o);
 	}
 	if (o.has_links || o.in_inode) {
 		assert_int_equal(kv_get(w->store.kv, row_link(buf, o.id, dir, name), &v), 0);
@@ -359,7 +376,7 @@ static inline void check_file_inode(struct world *w, struct tally *t, uint64_t i
 	struct kv_iter *it = kv_iter_new(w->store.kv, NULL);
 	uint32_t names = 0;
 	assert_true(o->in_inode && o->has_links && o->id == id);
-	check_object(t, o);
+	check_object(w, t, o);
 	for (kv_iter_seek(it, prefix); kv_iter_valid(it); kv_iter_next(it), names++) {
 		struct slice key = kv_iter_key(it);
 		struct kv_value v;
@@ -398,6 +415,7 @@ static inline struct tally check_rows(struct world *w)
 			struct extent e;
 			assert_int_equal(extent_row_decode(value, &e), 0);
 			t.weight += extent_weight(&e);
+			check_reference(w, &t, be64_get(key.p + 1), &e);
 		}
 		links += key.p[0] == 'o';
 		references += key.p[0] == 'y';
