@@ -332,6 +332,16 @@ static bool is_word(const char *text)
 	return len > 0 && len <= JOB_LEN_MAX;
 }
 
+/* A stream that was given no job holds what it reads, too: under a name that says where it runs. */
+static void epoch_lease(struct granary_epoch *e)
+{
+	if (e->job)
+		snprintf(e->lease, sizeof(e->lease), "%s", e->job);
+	else
+		snprintf(e->lease, sizeof(e->lease), "unnamed:%.63s:%d:%04x", e->host, (int)getpid(),
+			(unsigned)(e->log_id & 0xffff));
+}
+
 int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *options)
 {
 	size_t size = options->size;
@@ -362,6 +372,8 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 	if (gethostname(e->host, sizeof(e->host) - 1) < 0 || !is_word(e->host))
 		snprintf(e->host, sizeof(e->host), "unknown");
 	err = epoch_source(e);
+	if (err == 0)
+		epoch_lease(e);
 	if (err == 0)
 		err = epoch_order(e);
 	if (err < 0)

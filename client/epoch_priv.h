@@ -146,7 +146,8 @@ struct granary_epoch {
 	struct order order;
 	struct order_ranks ranks;
 	struct granary_epoch_options options; /* texts are ours or NULL */
-	char *job;
+	char *job;                    /* NULL: it has none, and no log */
+	char lease[132];              /* the name under which it holds what it reads: its job's, or its own */
 	char host[64];
 	uint64_t begun_ns, begun_wall_ns, log_id; /* of its log */
 	uint64_t memory, ahead;

@@ -56,13 +56,13 @@ static bool report_settled(struct granary_epoch *e, bool ended)
 void epoch_report(struct granary_epoch *e, bool ended)
 {
 	struct granary_call call = { .size = sizeof(call), .bucket = e->bucket, .timeout_ms = REPORT_TIMEOUT_MS };
-	struct stream_report r = { .snapshot = e->name, .job = e->job, .host = e->host,
+	struct stream_report r = { .snapshot = e->name, .job = e->lease, .log = e->job != NULL, .host = e->host,
 		.rank = e->ranks.spec.rank, .world = e->ranks.spec.ranks, .weight = e->options.weight,
 		.epoch = e->order.spec.epoch, .of = e->order.spec.samples, .ended = ended,
 		.begun_ns = e->begun_wall_ns, .id = e->log_id, .batch = e->ranks.spec.batch,
 		.last = e->ranks.spec.last, .first = e->options.first, .step = e->options.step, .skips = e->skips };
 
-	if (!e->job || !report_settled(e, ended))
+	if (!report_settled(e, ended))
 		return;
 	pthread_mutex_lock(&e->client->lock);
 	r.position = epoch_position(e);
@@ -91,7 +91,7 @@ static bool report_due(const struct granary_epoch *e)
 	uint64_t pause = e->report_ns - e->begun_ns;
 
 	pause = pause < second_ns ? second_ns : pause < report_every_ns ? pause : report_every_ns;
-	return e->job && clock_mono_ns() - e->report_ns > pause;
+	return clock_mono_ns() - e->report_ns > pause;
 }
 
 /* ---- stalls ---- */

@@ -526,8 +526,11 @@ int stream_report_start(struct granary_client *c, const struct stream_report *r,
 	wr_u64(&w, r->samples);
 	wr_u64(&w, r->bytes);
 	wr_u64(&w, r->waited_ns);
-	wr_u8(&w, (r->ended ? STREAM_ENDED : 0) | STREAM_PROVENANCE);
-	provenance_encode(&w, r);
+	wr_u8(&w, (r->ended ? STREAM_ENDED : 0) | (r->log ? STREAM_PROVENANCE : STREAM_ELAPSED));
+	if (r->log)
+		provenance_encode(&w, r);
+	else
+		wr_u64(&w, r->elapsed_ns);
 	s->decode = share_decode;
 	s->op.quiet = true;
 	return simple_start(s, &w, op);

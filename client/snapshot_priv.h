@@ -34,7 +34,7 @@ struct stream_report { /* PROTOCOL 4.9 */
 	const char *snapshot, *job, *host;
 	uint32_t rank, world, weight;
 	uint64_t epoch, position, of, samples, bytes, waited_ns;
-	bool ended;
+	bool ended, log;                       /* log: what follows is kept as the job's */
 	uint64_t elapsed_ns, begun_ns, id, delivered, checksum, skipped;
 	uint32_t batch, first, step;
 	uint8_t last;

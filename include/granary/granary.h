@@ -1207,7 +1207,7 @@ typedef int granary_name_fn(void *arg, const char *key, uint64_t id, uint32_t fi
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_names(struct granary_snapshot *snapshot, const char *from,
 	granary_name_fn *fn, void *arg);
 
-/** The consumers that streams with a job name report: a line each, `name=value` pairs separated by blanks: job,
+/** The consumers, as streams report them: a line each, `name=value` pairs separated by blanks: job,
  * host, rank, world, snapshot, epoch, position, of, samples, bytes, waited_ns, elapsed_ns (the last four since it
  * began), samples_s, bytes_s (lately), eta_s and more. @param text  NUL-terminated block, granary_free() it.
  * @return 0 or an error. Blocks. Any thread. Since 0.1. */
@@ -1393,9 +1393,9 @@ struct granary_epoch_options {
 	                         * order is the same and reading is slower. A quarter of it, or one page where
 	                         * that is more, is for mapped pages of the snapshot's table; those used least
 	                         * recently are unmapped, and mapped again when they are needed */
-	const char *job;        /* NULL, or a name under which the stream is shown by granary_jobs() and holds what it
-	                         * reads: 1..128 visible characters of ASCII. Of an automatic snapshot NULL is
-	                         * "stream" */
+	const char *job;        /* a name under which the stream is shown by granary_jobs(), holds what it reads and
+	                         * has a log: 1..128 visible characters of ASCII. NULL: "unnamed:HOST:PROCESS:NUMBER",
+	                         * without a log; of an automatic snapshot "stream" */
 	const struct granary_token *token; /* NULL, or where to go on: it then gives seed, epoch and order */
 	uint32_t first, step;   /* for processes that share a rank: of its batches only number first, first + step,
 	                         * first + 2 * step, ... (step 0: 1). Token and position are then those behind the
@@ -1509,7 +1509,7 @@ GRANARY_API GRANARY_MUST_CHECK int granary_epoch_token(struct granary_epoch *epo
  * not block. Any thread. Since 0.1. */
 GRANARY_API int granary_epoch_info(struct granary_epoch *epoch, struct granary_epoch_info *info);
 /** Ends an epoch, with all its batches, and sets *epoch to NULL, which is allowed. Blocks until nothing of it is
- * under way (milliseconds; with a job name also for one round trip). No other thread may be using it. Since 0.1. */
+ * under way (milliseconds, and one round trip). No other thread may be using it. Since 0.1. */
 GRANARY_API void granary_epoch_close(struct granary_epoch **epoch);
 
 /* ---- buckets, keys, the server ------------------------------------------------------------- */

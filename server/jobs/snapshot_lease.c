@@ -252,20 +252,23 @@ int snapshots_report(struct snapshots *s, const struct snapshot_report *r, uint6
 
 /* ---- asking ---- */
 
+/* Of several the one that was heard last. */
 bool lease_holder(struct snapshots *s, uint64_t bucket, struct slice name, char *text, size_t cap)
 {
 	uint64_t now = store_clock_now(s->o.clock);
-	bool has = false;
+	const struct lease *last = NULL;
 
 	pthread_mutex_lock(&s->lock);
-	for (struct list *n = s->leases.next; n != &s->leases && !has; n = n->next) {
+	for (struct list *n = s->leases.next; n != &s->leases; n = n->next) {
 		const struct lease *l = container_of(n, struct lease, node);
 
-		has = is_of(l, bucket, name) && now - l->seen_ns < SNAPSHOT_LEASE_NS;
-		if (has) snprintf(text, cap, "%s", l->job);
+		if (is_of(l, bucket, name) && now - l->seen_ns < SNAPSHOT_LEASE_NS &&
+			(last == NULL || l->seen_ns >= last->seen_ns))
+			last = l;
 	}
+	if (last != NULL) snprintf(text, cap, "%s", last->job);
 	pthread_mutex_unlock(&s->lock);
-	return has;
+	return last != NULL;
 }
 
 static void forget_rows(struct snapshots *s, uint64_t bucket, struct slice name)

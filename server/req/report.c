@@ -124,10 +124,13 @@ static enum step_result report_parse(struct req *r)
 	p->samples = cur_u64(&c);
 	p->bytes = cur_u64(&c);
 	p->waited_ns = cur_u64(&c);
-	flags = cur_flags(&c, STREAM_ENDED | STREAM_PROVENANCE);
+	flags = cur_flags(&c, STREAM_ENDED | STREAM_PROVENANCE | STREAM_ELAPSED);
 	p->ended = (flags & STREAM_ENDED) != 0;
 	p->has_provenance = (flags & STREAM_PROVENANCE) != 0;
-	if (p->has_provenance) provenance_parse(p, &c);
+	if (p->has_provenance)
+		provenance_parse(p, &c);
+	else if ((flags & STREAM_ELAPSED) != 0)
+		p->elapsed_ns = cur_u64(&c);
 	if (!cur_done(&c) || p->bucket_name.len == 0)
 		return req_fail(r, -GRANARY_EPROTO, "STREAM_REPORT does not parse");
 	if (p->has_provenance && token_decode(&token, p->token.p, p->token.len, why, sizeof(why)) < 0)

@@ -129,7 +129,7 @@ def test_jobs(cmd):
     p = cmd.start("stream", "data@v1", "--job", "night", "--batch", "2", "--tar")  # blocks on its pipe
     p.stdout.read(1)
     for _ in range(100):
-        jobs = cmd.json("jobs")
+        jobs = [j for j in cmd.json("jobs") if j["job"] == "night"]
         if jobs:
             break
         time.sleep(0.1)

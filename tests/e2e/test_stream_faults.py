@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goal: what happens to the server in mid-epoch happens to a stream as promised: away for a while or killed, it goes on and
 gives every sample once, also where ranks share lanes; away for longer than the stall timeout, one clear error on the rank
-that stalls; snapshot forced away, or key removed: an error that says so; a bucket with a snapshot in use is not removed.
+that stalls; snapshot forced away, bucket deleted, key removed: one error that names it, and no wrong byte before it; what a
+stream reads is not removed without force, whether it has a job name or none.
 """
 import io
 import os
@@ -21,8 +22,19 @@ SMALL = ("--batch", "4", "--tar", "-q", "--memory", "1MiB", "--read-ahead", "2",
 
 def begin(cmd, *more):
     """A stream that has given a batch and now waits for its reader: bytes of samples fill the pipe and its memory."""
-    p = cmd.start("stream", "data@v1", *SMALL, *map(str, more))
+    return begin_of(cmd, "data@v1", *more)
+
+
+def begin_of(cmd, snapshot, *more):
+    p = cmd.start("stream", snapshot, *SMALL, *map(str, more))
     return p, p.stdout.read(512)
+
+
+def held(cmd, snapshot, job):
+    """Waits until the stream has reported."""
+    end = time.monotonic() + 60
+    while not any(j["job"].startswith(job) and j["snapshot"] == snapshot for j in cmd.json("jobs")):
+        check(time.monotonic() < end, f"'{job}' does not report that it reads '{snapshot}'")
 
 
 def rest(p, first):
@@ -66,29 +78,84 @@ def test_stalls(cmd, timeout, away):
     cmd.server.start()
 
 
-def test_forced_away(cmd, url):
-    cmd.run("snapshot", "create", "data@gone", "--prefix", "train/")
-    p = cmd.start("stream", "data@gone", *SMALL, "--job", "holder")
-    first = p.stdout.read(512)
-    cmd.refused("bucket", "rm", f"{url}/data", "--yes", word="data")
-    cmd.refused("snapshot", "rm", "data@gone", "--yes", word="holder")
-    cmd.run("snapshot", "rm", "data@gone", "--yes", "--force")
-    code, _, err = rest(p, first)
-    check(code not in (0, -6, -11) and "data@gone" in err, f"a snapshot forced away: {code}, {err[-400:]}")
-    check(err.count("\n") <= 2, f"a snapshot forced away: not one error: {err[-600:]}")
+def one_error(end, *words, what):
+    """The stream failed with one error that says this, and what came before it is whole."""
+    code, out, err = end
+    check(code not in (0, -6, -11), f"{what}: exit code {code}: {err[-400:]}")
+    lines = [line for line in err.splitlines() if line.strip() and "go on with" not in line and "--resume" not in line]
+    check(len(lines) == 1, f"{what}: not one error: {err[-800:]}")
+    for word in words:
+        check(word in err, f"{what}: '{word}' is not in: {err[-400:]}")
+    return out
 
 
-def test_key_removed(cmd, base, url):
+def check_bytes(out, files, what):
+    """Every whole member of the archive that was cut off is a file as it was written."""
+    count = 0
+    try:
+        with tarfile.open(fileobj=io.BytesIO(out)) as tar:
+            for member in tar:
+                data = tar.extractfile(member).read()
+                if len(data) == member.size:
+                    check(data == files[member.name], f"{what}: '{member.name}' has wrong bytes")
+                    count += 1
+    except tarfile.ReadError:
+        pass  # its end
+    check(0 < count < FILES, f"{what}: {count} whole samples came before the error")
+
+
+def test_forced_away(cmd, url, files):
+    """Of a stream without a job, too, a snapshot is held; forced away it ends the stream with one error."""
+    for job in (["--job", "holder"], []):
+        cmd.run("snapshot", "create", "data@gone", "--prefix", "train/")
+        p, first = begin_of(cmd, "data@gone", *job)
+        holder = "holder" if job else "unnamed:"
+        held(cmd, "data@gone", holder)
+        cmd.refused("bucket", "rm", f"{url}/data", "--yes", word="data")
+        cmd.refused("snapshot", "rm", "data@gone", "--yes", word=f"job '{holder}")
+        cmd.run("snapshot", "rm", "data@gone", "--yes", "--force")
+        what = f"a snapshot forced away from {holder}"
+        check_bytes(one_error(rest(p, first), "gone", what=what), files, what)
+
+
+def test_bucket_deleted(cmd, url, files):
+    """All that is in it goes, by force, then the bucket itself, while a stream reads; then another one of its name comes."""
+    for again in (False, True):
+        cmd.run("bucket", "create", f"{url}/short")
+        cmd.run("cp", "-r", f"{url}/data/train", f"{url}/short/train")
+        cmd.run("snapshot", "create", "short@v1", "--prefix", "train/")
+        p, first = begin_of(cmd, "short@v1")
+        held(cmd, "short@v1", "unnamed:")
+        cmd.refused("bucket", "rm", f"{url}/short", "--yes", word="empty")
+        cmd.run("rm", "-r", f"{url}/short/train", "--yes")
+        cmd.refused("bucket", "rm", f"{url}/short", "--yes", word="v1")
+        cmd.run("snapshot", "rm", "short@v1", "--yes", "--force")
+        cmd.run("bucket", "rm", f"{url}/short", "--yes")
+        if again:
+            cmd.run("bucket", "create", f"{url}/short")
+            cmd.run("cp", "-r", f"{url}/data/other", f"{url}/short/train")
+            cmd.run("snapshot", "create", "short@v1", "--prefix", "train/")
+        what = "a bucket deleted" + (" and made again" if again else "")
+        check_bytes(one_error(rest(p, first), "short", what=what), files, what)
+        if again:
+            cmd.run("snapshot", "rm", "short@v1", "--yes")
+
+
+def test_key_removed(cmd, base, url, files):
+    """One error that names the key, long before the stall timeout; no wrong byte before it."""
     keys = base / "reader.credentials"
     cmd.run("key", "create", "--grant", "read:data", "-o", keys, url)
-    listed = [k for k in cmd.json("key", "ls", url) if "read" in str(k) and "admin" not in str(k)]
+    key = dict(line.split("=", 1) for line in keys.read_text().split())["access_key"]
     other = Command(cmd.server)
     other.env["GRANARY_CREDENTIALS"] = str(keys)
-    p = other.start("stream", "data@v1", *SMALL, "--stall-timeout", "20")
-    first = p.stdout.read(512)
-    cmd.run("key", "rm", listed[-1].get("key") or listed[-1].get("id") or listed[-1]["access_key"], "--yes")
-    code, _, err = rest(p, first)
-    check(code not in (0, -6, -11) and err.strip() != "", f"a key removed: {code}, {err[-400:]}")
+    p, first = begin_of(other, "data@v1", "--stall-timeout", "600")
+    cmd.run("key", "rm", key, "--yes")
+    began = time.monotonic()
+    what = "a key removed"
+    end = rest(p, first)
+    check_bytes(one_error(end, key, what=what), {k: v for k, v in files.items()}, what)
+    check(time.monotonic() - began < 300, f"{what}: the stream went on until a stall")
+    other.refused("stream", "data@v1", word=key)
 
 
 def main():
@@ -96,8 +163,10 @@ def main():
     base = scratch("stream-faults")
     source = base / "src"
     source.mkdir()
+    files = {}
     for i in range(FILES):
-        (source / f"f{i:05d}").write_bytes(os.urandom(20000))
+        files[f"train/f{i:05d}"] = os.urandom(20000)
+        (source / f"f{i:05d}").write_bytes(files[f"train/f{i:05d}"])
     server = Server(base)
     server.start()
     cmd = Command(server)
@@ -109,8 +178,12 @@ def main():
         test_away(cmd, samples, 60)
     test_killed(cmd, samples)
     test_stalls(cmd, *((300, 400) if LONG else (2, 3)))
-    test_forced_away(cmd, server.url)
-    test_key_removed(cmd, base, server.url)
+    for i in range(FILES):
+        (source / f"f{i:05d}").write_bytes(os.urandom(20000))  # as large as those of train/, other bytes
+    cmd.run("import", source, f"{server.url}/data/other")
+    test_forced_away(cmd, server.url, files)
+    test_bucket_deleted(cmd, server.url, files)
+    test_key_removed(cmd, base, server.url, files)
     server.kill()
     print("ok")
 
