@@ -175,7 +175,8 @@ static int hs_refused(struct conn *k, const struct frame *f, struct slice meta)
 	if (err == -GRANARY_ESTALE || err == -GRANARY_ENOTFOUND)
 		err = -GRANARY_ECLOSED;
 	const char *key = k->client->config.access_key;
-	snprintf(k->why, sizeof(k->why), "'%.120s' refused the log-in%s%.40s%s: %.240s", host, key[0] ? " of key '" : "", key,
+	snprintf(k->why, sizeof(k->why), "'%.120s' refused the log-in%s%.40s%s: %.240s", host,
+		key[0] ? " of key '" : "", key,
 		key[0] ? "'" : "", said[0] ? said : error_text(err));
 	return err;
 }
