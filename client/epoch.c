@@ -104,6 +104,7 @@ static bool epoch_forked(const struct granary_epoch *e)
 struct ready_op {
 	struct granary_op op;
 	struct granary_epoch *epoch; /* lock; NULL: it is no longer the epoch's */
+	uint64_t began_ns;           /* since when it waits; 0: not yet */
 };
 
 static struct ready_op *ready_op_of(struct granary_op *op)
@@ -150,6 +151,8 @@ void epoch_tell(struct granary_epoch *e)
 	pthread_cond_broadcast(&e->ready_cond);
 	if (!r || (list_empty(&e->ready) && !e->ended && e->err == 0 && !e->closing))
 		return;
+	if (r->began_ns)
+		e->waited_ns += clock_mono_ns() - r->began_ns;
 	ready_forget(r);
 	op_settle(&r->op, e->closing ? -GRANARY_ECANCELED : !list_empty(&e->ready) ? 1 : e->err,
 		e->closing ? "the epoch was closed" : e->error);
@@ -176,6 +179,7 @@ int granary_epoch_ready_start(struct granary_epoch *epoch, const struct granary_
 		epoch->ready_op = r;
 		list_push(&c->ops, &r->op.all);
 		epoch_tell(epoch);
+		r->began_ns = epoch->ready_op ? clock_mono_ns() : 0;
 	}
 	pthread_mutex_unlock(&c->lock);
 	if (err < 0) {

@@ -130,6 +130,42 @@ static PyObject *client_ping(PyObject *self, PyObject *none)
 	return op_end(owner, err, op, "the server") ? Py_NewRef(Py_None) : NULL;
 }
 
+struct status_job {
+	struct job job;
+	char *text;
+};
+
+static void status_run(struct job *job)
+{
+	struct status_job *s = (struct status_job *)job;
+
+	job_error(job, granary_status(job->client->client, &s->text, NULL));
+}
+
+static void status_drop(struct job *job)
+{
+	struct status_job *s = (struct status_job *)job;
+
+	granary_free(s->text);
+	free(s);
+}
+
+static PyObject *client_status(PyObject *self, PyObject *none)
+{
+	struct owner_client *owner = client_of(self);
+	struct status_job *s = owner != NULL ? job_new(sizeof(*s), owner, status_run, status_drop) : NULL;
+	PyObject *text = NULL;
+
+	(void)none;
+	if (s == NULL || job_run(&s->job, "the state of the server") < 0) return NULL;
+	if (s->job.result < 0)
+		raise_error(s->job.result, s->job.error, NULL, owner);
+	else
+		text = key_text(s->text);
+	job_drop(&s->job);
+	return text;
+}
+
 static PyObject *get_closed(PyObject *self, void *none)
 {
 	(void)none;
@@ -156,6 +192,7 @@ static PyMethodDef client_methods[] = { { "close", client_close, METH_NOARGS,
 	{ "info", client_info, METH_NOARGS,
 		"info() -> dict: the server, and counters since the client was made." },
 	{ "ping", client_ping, METH_NOARGS, "ping(): connects, logs in, goes one round trip." },
+	{ "_status", client_status, METH_NOARGS, "_status() -> text: lines `name value`." },
 	CLIENT_DATA_METHODS, CLIENT_NAMES_METHODS, { NULL, NULL, 0, NULL } };
 static PyGetSetDef client_getset[] = { { "closed", get_closed, NULL, "Whether close() was called.", NULL },
 	{ NULL, NULL, NULL, NULL, NULL } };

@@ -1430,7 +1430,7 @@ struct granary_epoch_info {
 	uint64_t delivered;    /* batches handed out */
 	uint64_t position;     /* of the epoch, after those */
 	uint64_t samples_read, bytes_read; /* handed out, without padded ones */
-	uint64_t waited_ns;    /* in granary_epoch_next(), for data */
+	uint64_t waited_ns;    /* in granary_epoch_next(), and by granary_epoch_ready_start(), for data */
 	uint64_t skipped;      /* samples replaced by another */
 	uint64_t seed, epoch;
 	uint64_t memory, memory_used;

@@ -3,6 +3,7 @@
 """Goal: the extension needs nothing but libc and OpenSSL and no symbol newer than GLIBC_2.34; importing the package imports no
 framework; every public name is documented and in the stubs; show() draws."""
 import ast
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -71,6 +72,20 @@ class Show(Case):
         self.assertEqual((self.base / "rate.png").read_bytes()[:4], b"\x89PNG")
         self.assertEqual(ds.epoch, 0)
         self.assertEqual(len(list(ds)), len(ds))
+        with self.assertRaises(TypeError):
+            granary.show([])
+
+    def test_show_what_a_loop_did(self):
+        if importlib.util.find_spec("matplotlib") is None:
+            self.skipTest("matplotlib is not installed: tools/deps --torch")
+        ds = self.stream(collate_fn=len, last="keep")
+        loader = granary.DataLoader(ds)
+        self.assertEqual(sum(loader), self.SAMPLES)
+        self.assertEqual(ds._history.info["samples_read"], self.SAMPLES)
+        self.assertGreater(ds._history.info["waited_ns"], 0)  # the first batch is not there at once
+        title = granary.show(loader).axes[0].get_title()
+        self.assertIn(f"epoch 0, rank 0 of 1\n{self.SAMPLES} samples", title)
+        self.assertEqual(ds.epoch, 1)
 
 
 if __name__ == "__main__":

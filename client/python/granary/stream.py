@@ -3,6 +3,7 @@
 import hashlib
 import operator
 import threading
+import time
 
 from . import _native
 from ._runtime import notice
@@ -42,6 +43,29 @@ def worker():
     torch = torch_of()
     info = torch.utils.data.get_worker_info() if torch is not None else None
     return (info.id, info.num_workers) if info is not None else (0, 0)
+
+
+class History:
+    """Counters of the latest stream of a dataset in this process, noted now and then while its loop runs."""
+
+    EVERY, ROWS_MAX = 0.25, 4096  # seconds; when there are more rows, every second one is forgotten
+
+    def __init__(self):
+        self.rows, self.info, self.every, self.due = [], None, self.EVERY, 0.0
+
+    def begin(self):
+        self.__init__()
+
+    def note(self, stream, now):
+        info = self.info = stream.info()
+        self.rows.append((now, info["samples_read"], info["bytes_read"], info["bytes_fetched"], info["waited_ns"]))
+        if len(self.rows) > self.ROWS_MAX:
+            del self.rows[1::2]
+            self.every *= 2
+        self.due = now + self.every
+
+    def __reduce__(self):
+        return History, ()  # of this process alone
 
 
 class Resumable:
@@ -117,7 +141,7 @@ class IterableDataset(Resumable):
         self._ranks = (dp_rank, dp_size, process_group, replicate)
         self._resolved = None
         self._samples = None
-        self._cell = Cell()
+        self._cell, self._history = Cell(), History()
         self._resume = None  # of a worker that another loader resumed: (epoch, token, next batch)
         self._errors = 0
         if dp_rank is not None or dp_size is not None:
@@ -306,17 +330,23 @@ class Stream:
         self.number = None  # of the last batch handed out
         self.native = None
         self.after = self.token
-        self.lock = threading.Lock()
+        self.lock, self.history = threading.Lock(), dataset._history
 
     def open(self):
         with self.lock:
             if self.native is None:
+                self.history.begin()
+                began = time.monotonic()
                 self.native = self.dataset._open(self.epoch, self.token, self.first, self.workers, self.workers)
+                self.history.note(self.native, began)
             return self.native
 
     def next_batch(self):
         """The next Batch; None at the end."""
-        batch = self.open().next()
+        native = self.open()
+        batch, now = native.next(), time.monotonic()
+        if now >= self.history.due or batch is None:
+            self.history.note(native, now)
         if batch is None:
             self._ended()
             return None
