@@ -35,8 +35,12 @@ enum wire_op {
 	OP_ATTR = 40, OP_PART_LIST = 41, OP_UPLOAD_LIST = 42,
 	OP_SETATTR = 64, OP_XATTR = 65, OP_TAGS = 66, OP_MAKE = 67, OP_LINK = 68, OP_COPY = 69,
 	OP_UPLOAD_CREATE = 70, OP_UPLOAD_COMPLETE = 71, OP_UPLOAD_ABORT = 72,
+	OP_SYNC = 80,
 };
-enum { FRAME_RESPONSE = 1, FRAME_LAST = 2, FRAME_RESENT = 4, FRAME_RELAXED = 8 };
+enum { FRAME_RESPONSE = 1, FRAME_LAST = 2, FRAME_RESENT = 4, FRAME_RELAXED = 8, FRAME_UNSTABLE = 16,
+       FRAME_REPLAY = 32 };
+enum { UNSTABLE_TAIL_SIZE = 8 + 8 + 8 }; /* of an unstable answer's meta: verifier, first id, first version */
+enum { SYNC_REPLAYED = 1, SYNC_LEAVE = 2 };
 enum { REF_KEY = 1, REF_NAME = 2, REF_ID = 3 };
 enum { READ_IN_ORDER = 1, READ_VERIFY = 2 };
 enum { READ_ENTRY_RANGE = 1, READ_ENTRY_VERSION = 2 };

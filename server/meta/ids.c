@@ -58,14 +58,61 @@ static uint64_t take(const struct ids *ids, struct counter *c, uint32_t n)
 	return id_make(ids->incarnation, first);
 }
 
-uint64_t ids_object(struct ids *ids) { return take(ids, &ids->object, 1); }
+static _Thread_local struct ids_block *block;
+
+struct ids_block *ids_use(struct ids_block *b)
+{
+	struct ids_block *before = block;
+
+	block = b;
+	return before;
+}
+
+const struct ids_block *ids_used(void) { return block; }
+
+void ids_note(uint64_t id)
+{
+	if (block != NULL && (id < block->id_first || id >= block->id))
+		block->is_short = true;
+}
+
+/* The next n out of the block, or 0. */
+static uint64_t block_take(uint64_t *next, uint64_t end, uint32_t n)
+{
+	uint64_t first = *next;
+
+	if (end - first < n) {
+		block->is_short = true;
+		return 0;
+	}
+	*next += n;
+	return first;
+}
+
+uint64_t ids_object(struct ids *ids)
+{
+	uint64_t id = block != NULL ? block_take(&block->id, block->id_end, 1) : 0;
+
+	return id != 0 ? id : take(ids, &ids->object, 1);
+}
+
 uint64_t ids_pack(struct ids *ids) { return take(ids, &ids->pack, 1); }
-uint64_t ids_version(struct ids *ids) { return take(ids, &ids->version, 1); }
+uint64_t ids_version(struct ids *ids) { return ids_version_range(ids, 1); }
 
 uint64_t ids_version_range(struct ids *ids, uint32_t n)
 {
+	uint64_t first = 0;
+
 	assert(n > 0);
-	return take(ids, &ids->version, n);
+	if (block != NULL)
+		first = block_take(&block->version, block->version_end, n);
+	return first != 0 ? first : take(ids, &ids->version, n);
+}
+
+uint64_t ids_object_range(struct ids *ids, uint32_t n)
+{
+	assert(n > 0);
+	return take(ids, &ids->object, n);
 }
 
 uint32_t ids_incarnation(const struct ids *ids) { return ids->incarnation; }

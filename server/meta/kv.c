@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kv.c -- the queue, the committer and the public face over an engine.
  *
+ * Unstable transactions are judged by the committer between two groups, or by whoever submits one while the committer
+ * has nothing to do (kv_submit_now); what became pending is written as a group of its own (kv_pending.h).
+ *
  * A group, in order: take what is queued -> judge and apply each to the overlay (kv_group.c) -> observer begin ->
  * one write + sync -> seq = the group's number -> observer end -> tell everybody.
  *
- * Invariants: (1) one thread commits at a time: the committer, or under an engine without one who holds turn_lock;
+ * Invariants: (1) who judges or commits holds turn_lock;
  * (2) seq is the number of the last group whose rows are visible, so a reader that took it before a read saw all
  * rows of that group, and the group in progress has a higher one; (3) a group that cannot be written fails every
  * transaction that was judged on it; (4) after `done` is posted the transaction is not touched again. */
-#include "meta/kv_group.h"
+#include "meta/kv_pending.h"
 
 #include "common/clock.h"
 #include "common/error.h"
@@ -36,21 +39,52 @@ struct kv {
 	struct kv_group group;
 	_Atomic uint64_t seq; /* release by the committer, acquire in kv_seq */
 	pthread_t thread;
+	struct kv_pending pending;
+	_Atomic bool flush_wanted; /* set under lock; read by kv_hold_released */
+	_Atomic uint64_t losses;
 	pthread_mutex_t turn_lock;
 	pthread_mutex_t lock; /* of all below */
-	pthread_cond_t wake;
+	pthread_cond_t wake, flushed;
 	struct kv_bundle queue;
 	bool is_waiting, is_stopping;
+	bool is_poked;             /* look again whether what is pending can be written */
+	uint64_t flushes;          /* that are through */
+	struct kv_sync *syncs;     /* wait for the next one */
 	struct kv_stats stats;
 };
 
 /* ---- reads ---- */
 
-int kv_get(struct kv *kv, struct slice key, struct kv_value *out) { return kv->engine->ops->get(kv->engine, key, out); }
+/* 0: the engine has the answer; 1: *out is; or an error. */
+static int get_pending(struct kv *kv, struct slice key, bool may_block, struct kv_value *out)
+{
+	int found = pending_get(&kv->pending, key, out);
+
+	while (found == PENDING_OTHERS && may_block) {
+		kv_sync_wait(kv);
+		found = pending_get(&kv->pending, key, out);
+	}
+	switch (found) {
+	case PENDING_NONE: return 0;
+	case PENDING_PUT: return 1;
+	case PENDING_DELETED: return -GRANARY_ENOTFOUND;
+	case PENDING_OTHERS: return -GRANARY_EAGAIN;
+	default: return found;
+	}
+}
+
+int kv_get(struct kv *kv, struct slice key, struct kv_value *out)
+{
+	int found = get_pending(kv, key, true, out);
+
+	return found == 0 ? kv->engine->ops->get(kv->engine, key, out) : found < 0 ? found : 0;
+}
 
 int kv_get_cached(struct kv *kv, struct slice key, struct kv_value *out)
 {
-	return kv->engine->ops->get_cached(kv->engine, key, out);
+	int found = get_pending(kv, key, false, out);
+
+	return found == 0 ? kv->engine->ops->get_cached(kv->engine, key, out) : found < 0 ? found : 0;
 }
 
 void kv_value_release(struct kv_value *v)
@@ -67,7 +101,18 @@ void kv_multi_get(struct kv *kv, const struct slice *keys, uint32_t n, struct kv
 		err[i] = kv_get(kv, keys[i], &out[i]);
 }
 
-struct kv_snapshot *kv_snapshot_new(struct kv *kv) { return kv->engine->ops->snapshot_new(kv->engine); }
+/* Before an iterator or a view is made: kv_pending.h (5). */
+static void settle_pending(struct kv *kv)
+{
+	if (atomic_load(&kv->pending.count) > 0)
+		kv_sync_wait(kv);
+}
+
+struct kv_snapshot *kv_snapshot_new(struct kv *kv)
+{
+	settle_pending(kv);
+	return kv->engine->ops->snapshot_new(kv->engine);
+}
 
 void kv_snapshot_free(struct kv *kv, struct kv_snapshot **sp)
 {
@@ -78,13 +123,24 @@ void kv_snapshot_free(struct kv *kv, struct kv_snapshot **sp)
 		kv->engine->ops->snapshot_free(kv->engine, s);
 }
 
+struct kv_iter *kv_iter_new_under(struct kv *kv, struct slice prefix)
+{
+	while (pending_is_under(&kv->pending, prefix))
+		kv_sync_wait(kv);
+	return kv->engine->ops->iter_new(kv->engine, NULL, false);
+}
+
 struct kv_iter *kv_iter_new(struct kv *kv, struct kv_snapshot *s)
 {
+	if (s == NULL)
+		settle_pending(kv);
 	return kv->engine->ops->iter_new(kv->engine, s, false);
 }
 
 struct kv_iter *kv_iter_new_scan(struct kv *kv, struct kv_snapshot *s)
 {
+	if (s == NULL)
+		settle_pending(kv);
 	return kv->engine->ops->iter_new(kv->engine, s, true);
 }
 
@@ -183,6 +239,19 @@ void kv_submit(struct kv *kv, struct kv_txn *t, struct reactor *to, struct task 
 	kv_bundle_submit(kv, &b);
 }
 
+/* The rest of a group that was not judged comes first again. */
+static void queue_return(struct kv *kv, struct kv_bundle rest)
+{
+	if (rest.first == NULL)
+		return;
+	pthread_mutex_lock(&kv->lock);
+	rest.last->next = kv->queue.first;
+	if (kv->queue.last == NULL)
+		kv->queue.last = rest.last;
+	kv->queue.first = rest.first;
+	pthread_mutex_unlock(&kv->lock);
+}
+
 /* ---- one group ---- */
 
 static void observe(struct kv *kv, const struct kv_txn *t,
@@ -203,6 +272,29 @@ static void group_judge(struct kv *kv, const struct kv_bundle *list)
 		if (t->result == 0)
 			observe(kv, t, kv->options.observer.begin);
 	}
+}
+
+/* May it be judged in a group: it is not unstable and meets nothing that is pending. */
+static bool txn_joins(struct kv *kv, const struct kv_txn *t)
+{
+	return t->owner == 0 && !pending_meets(&kv->pending, t);
+}
+
+/* Cuts the list before the first that does not join; returns what was cut off. */
+static struct kv_bundle list_cut(struct kv *kv, struct kv_bundle *list)
+{
+	struct kv_bundle rest = { NULL, NULL };
+	struct kv_txn *last = NULL;
+
+	for (struct kv_txn *t = list->first; t != NULL && txn_joins(kv, t); t = t->next)
+		last = t;
+	if (last == list->last)
+		return rest;
+	rest = (struct kv_bundle){ last != NULL ? last->next : list->first, list->last };
+	if (last != NULL)
+		last->next = NULL;
+	*list = (struct kv_bundle){ last != NULL ? list->first : NULL, last };
+	return rest;
 }
 
 static int group_write(struct kv *kv, struct kv_stats *delta)
@@ -248,7 +340,9 @@ static void group_settle(struct kv *kv, const struct kv_bundle *list, int err, s
 static void stats_add(struct kv *kv, const struct kv_stats *delta)
 {
 	pthread_mutex_lock(&kv->lock);
-	kv->stats.groups++;
+	kv->stats.groups += delta->unstable == 0;
+	kv->stats.unstable += delta->unstable;
+	kv->stats.flushes += delta->flushes;
 	kv->stats.txns += delta->txns;
 	kv->stats.conflicts += delta->conflicts;
 	kv->stats.puts += delta->puts;
@@ -307,42 +401,277 @@ static void group_tell(const struct kv_bundle *list)
 	targets_flush(&ts);
 }
 
-static void group_commit(struct kv *kv, struct kv_bundle list)
+static void group_tell_one(struct kv *kv, struct kv_txn *t)
 {
-	uint64_t seq = atomic_load_explicit(&kv->seq, memory_order_relaxed) + 1;
-	struct kv_stats delta = { .groups = 0 };
-	int err;
+	struct kv_stats delta = { .txns = 1, .unstable = t->is_pending, .conflicts = t->result == -GRANARY_EBUSY };
+	struct reactor *to = t->to;
+	struct task *done = t->done;
 
-	group_begin(&kv->group, seq);
-	group_judge(kv, &list);
-	err = group_write(kv, &delta);
+	stats_add(kv, &delta);
+	if (to != NULL)
+		reactor_post(to, done);
+	else
+		done->fn(done);
+}
+
+static int group_put(struct kv *kv, uint64_t seq, struct kv_stats *delta)
+{
+	int err = group_write(kv, delta);
+
 	if (err < 0 && err != -GRANARY_ENOSPACE && err != -GRANARY_ENOMEM)
 		err = group_fatal(kv, err);
 	group_end(&kv->group, err == 0);
 	if (err == 0)
 		atomic_store_explicit(&kv->seq, seq, memory_order_release); /* pairs with kv_seq */
+	return err;
+}
+
+static uint64_t group_next(const struct kv *kv)
+{
+	return atomic_load_explicit(&kv->seq, memory_order_relaxed) + 1;
+}
+
+static void group_commit(struct kv *kv, struct kv_bundle list)
+{
+	uint64_t seq = group_next(kv);
+	struct kv_stats delta = { .groups = 0 };
+	int err;
+
+	group_begin(&kv->group, seq);
+	group_judge(kv, &list);
+	err = group_put(kv, seq, &delta);
 	group_settle(kv, &list, err, &delta);
 	stats_add(kv, &delta);
 	group_tell(&list);
 }
 
+/* ---- unstable transactions: turn_lock held ---- */
+
+static void want_flush(struct kv *kv)
+{
+	bool is_new;
+
+	pthread_mutex_lock(&kv->lock);
+	is_new = !atomic_exchange(&kv->flush_wanted, true);
+	kv->is_poked |= is_new;
+	pthread_mutex_unlock(&kv->lock);
+	if (is_new && kv->options.flush_records != NULL)
+		kv->options.flush_records(kv->options.pending_arg);
+	pthread_cond_signal(&kv->wake);
+}
+
+/* It takes its place among what is pending, or is refused. It meets nothing of others. */
+static int unstable_judge(struct kv *kv, struct kv_txn *t)
+{
+	bool was_empty = kv->pending.list.first == NULL;
+	int err;
+
+	if (kv->is_dead)
+		return -GRANARY_EIO;
+	group_begin(&kv->group, group_next(kv));
+	err = group_judge_unstable(&kv->group, t, &kv->pending.rows);
+	t->losses = atomic_load(&kv->losses);
+	if (err == 0)
+		err = pending_add(&kv->pending, t);
+	group_end(&kv->group, true);
+	if (err < 0)
+		return err;
+	observe(kv, t, kv->options.observer.begin);
+	if (was_empty && kv->options.pending_began != NULL)
+		kv->options.pending_began(kv->options.pending_arg);
+	if (atomic_load(&kv->pending.bytes) > kv->options.pending_max / 2)
+		want_flush(kv);
+	return 0;
+}
+
+static void syncs_tell(struct kv_sync *sync)
+{
+	struct targets ts = { .count = 0 };
+
+	for (struct kv_sync *next; sync != NULL; sync = next) {
+		next = sync->next;
+		if (sync->to != NULL)
+			targets_add(&ts, sync->to, sync->done);
+		else
+			sync->done->fn(sync->done);
+	}
+	targets_flush(&ts);
+}
+
+/* All who wait asked for what was pending by now: nothing became pending since flush_wanted was set. */
+static void flush_through(struct kv *kv, struct kv_stats *delta)
+{
+	struct kv_sync *syncs;
+
+	delta->flushes++;
+	stats_add(kv, delta);
+	pthread_mutex_lock(&kv->lock);
+	syncs = kv->syncs;
+	kv->syncs = NULL;
+	kv->flushes++;
+	atomic_store(&kv->flush_wanted, false);
+	pthread_cond_broadcast(&kv->flushed);
+	pthread_mutex_unlock(&kv->lock);
+	syncs_tell(syncs);
+}
+
+static void flush_settle(struct kv *kv, int err)
+{
+	struct kv_bundle list;
+	struct targets ts = { .count = 0 };
+
+	for (struct kv_txn *t = kv->pending.list.first; t != NULL && err < 0; t = t->next)
+		group_touch(&kv->group, t); /* what was concluded from its rows does not hold */
+	if (err < 0)
+		atomic_fetch_add(&kv->losses, 1);
+	list = pending_take(&kv->pending);
+	for (struct kv_txn *t = list.first, *next; t != NULL; t = next) {
+		next = t->next;
+		observe(kv, t, kv->options.observer.end);
+		t->result = err;
+		if (t->to != NULL)
+			targets_add(&ts, t->to, t->settled);
+		else
+			t->settled->fn(t->settled);
+	}
+	targets_flush(&ts);
+}
+
+/* Writes what is pending. False: its records are not flushed yet. */
+static bool flush_commit(struct kv *kv)
+{
+	struct kv_stats delta = { .groups = 0 };
+	uint64_t seq = group_next(kv);
+	int err = pending_is_flushed(&kv->pending);
+
+	if (err == 0)
+		return false;
+	if (kv->pending.list.first == NULL) {
+		flush_through(kv, &delta);
+		return true;
+	}
+	if (kv->is_dead)
+		err = -GRANARY_EIO;
+	group_begin(&kv->group, seq);
+	for (struct kv_txn *t = kv->pending.list.first; err >= 0 && t != NULL; t = t->next)
+		err = group_add_pending(&kv->group, t);
+	if (err >= 0)
+		err = group_put(kv, seq, &delta);
+	else
+		group_end(&kv->group, false);
+	if (err < 0)
+		log_error("changes that were answered before they were durable are lost: %s; transactions=%llu; their "
+			"clients send them again", error_text(err),
+			(unsigned long long)atomic_load(&kv->pending.count));
+	flush_settle(kv, err);
+	flush_through(kv, &delta);
+	return true;
+}
+
+bool kv_submit_now(struct kv *kv, struct kv_txn *t, struct reactor *to)
+{
+	bool is_free, is_judged = false;
+
+	assert(t->owner != 0 && !t->is_pending && kv->options.pending_max > 0);
+	if (pthread_mutex_trylock(&kv->turn_lock) != 0)
+		return false;
+	pthread_mutex_lock(&kv->lock);
+	is_free = kv->queue.first == NULL && !kv->is_stopping && !atomic_load(&kv->flush_wanted);
+	pthread_mutex_unlock(&kv->lock);
+	if (is_free && !pending_meets(&kv->pending, t)) {
+		t->to = to;
+		kv->group.may_not_block = true;
+		t->result = unstable_judge(kv, t);
+		kv->group.may_not_block = false;
+		is_judged = t->result != -GRANARY_EAGAIN;
+	}
+	if (is_judged) {
+		pthread_mutex_lock(&kv->lock);
+		kv->stats.txns++;
+		kv->stats.unstable += t->is_pending;
+		kv->stats.conflicts += t->result == -GRANARY_EBUSY;
+		pthread_mutex_unlock(&kv->lock);
+	}
+	pthread_mutex_unlock(&kv->turn_lock);
+	return is_judged;
+}
+
+/* The first of the list is unstable, or meets what is pending. True: it is dealt with. */
+static bool unstable_turn(struct kv *kv, struct kv_txn *t)
+{
+	if (pending_meets(&kv->pending, t)) {
+		want_flush(kv);
+		return false;
+	}
+	assert(t->owner != 0);
+	t->next = NULL;
+	if (t->result == 0)
+		t->result = unstable_judge(kv, t);
+	group_tell_one(kv, t);
+	return true;
+}
+
+/* Those at the head of the list that do not join a group; how many were dealt with. */
+static uint32_t unstable_run(struct kv *kv, struct kv_bundle *list)
+{
+	uint32_t count = 0;
+
+	while (list->first != NULL && !atomic_load(&kv->flush_wanted) && !txn_joins(kv, list->first)) {
+		struct kv_txn *t = list->first, *next = t->next;
+		if (!unstable_turn(kv, t))
+			break;
+		list->first = next;
+		count++;
+	}
+	return count;
+}
+
+/* One step of what is to be done; returns how many transactions were dealt with. turn_lock held, lock not. */
+static uint32_t kv_step(struct kv *kv)
+{
+	struct kv_bundle list, rest;
+	uint32_t count = 0;
+
+	if (atomic_load(&kv->flush_wanted))
+		return flush_commit(kv);
+	pthread_mutex_lock(&kv->lock);
+	list = queue_take(kv);
+	pthread_mutex_unlock(&kv->lock);
+	rest = list_cut(kv, &list);
+	for (struct kv_txn *t = list.first; t != NULL; t = t->next)
+		count++;
+	if (count > 0)
+		group_commit(kv, list);
+	else
+		count = unstable_run(kv, &rest);
+	queue_return(kv, rest);
+	return count;
+}
+
+/* Lock held. */
+static bool kv_has_work(const struct kv *kv)
+{
+	return atomic_load(&kv->flush_wanted) ? kv->is_poked : kv->queue.first != NULL;
+}
+
 static void *committer(void *arg)
 {
 	struct kv *kv = arg;
-	struct kv_bundle list;
 
 	pthread_setname_np(pthread_self(), "committer");
 	pthread_mutex_lock(&kv->lock);
 	for (;;) {
-		while (kv->queue.first == NULL && !kv->is_stopping) {
+		while (!kv_has_work(kv) && !(kv->is_stopping && kv->queue.first == NULL)) {
 			kv->is_waiting = true;
 			pthread_cond_wait(&kv->wake, &kv->lock);
 		}
-		if (kv->queue.first == NULL)
+		if (!kv_has_work(kv))
 			break;
-		list = queue_take(kv);
+		kv->is_poked = false;
 		pthread_mutex_unlock(&kv->lock);
-		group_commit(kv, list);
+		pthread_mutex_lock(&kv->turn_lock);
+		kv_step(kv);
+		pthread_mutex_unlock(&kv->turn_lock);
 		pthread_mutex_lock(&kv->lock);
 	}
 	pthread_mutex_unlock(&kv->lock);
@@ -351,21 +680,67 @@ static void *committer(void *arg)
 
 uint32_t kv_turn(struct kv *kv)
 {
-	struct kv_bundle list;
-	uint32_t count = 0;
+	uint32_t count;
 
 	assert(!kv->has_thread);
 	pthread_mutex_lock(&kv->turn_lock);
-	pthread_mutex_lock(&kv->lock);
-	list = queue_take(kv);
-	pthread_mutex_unlock(&kv->lock);
-	for (struct kv_txn *t = list.first; t != NULL; t = t->next)
-		count++;
-	if (count > 0)
-		group_commit(kv, list);
+	count = kv_step(kv);
 	pthread_mutex_unlock(&kv->turn_lock);
 	return count;
 }
+
+/* ---- flushing, as others ask for it ---- */
+
+void kv_hold_released(struct kv *kv)
+{
+	if (!atomic_load(&kv->flush_wanted))
+		return;
+	pthread_mutex_lock(&kv->lock);
+	kv->is_poked = true;
+	pthread_mutex_unlock(&kv->lock);
+	pthread_cond_signal(&kv->wake);
+}
+
+void kv_flush_start(struct kv *kv)
+{
+	if (atomic_load(&kv->pending.count) > 0)
+		want_flush(kv);
+}
+
+void kv_sync(struct kv *kv, struct kv_sync *sync, struct reactor *to, struct task *done)
+{
+	*sync = (struct kv_sync){ .to = to, .done = done };
+	pthread_mutex_lock(&kv->lock);
+	sync->next = kv->syncs;
+	kv->syncs = sync;
+	pthread_mutex_unlock(&kv->lock);
+	want_flush(kv);
+}
+
+void kv_sync_wait(struct kv *kv)
+{
+	uint64_t flushes;
+
+	pthread_mutex_lock(&kv->lock);
+	flushes = kv->flushes;
+	pthread_mutex_unlock(&kv->lock);
+	want_flush(kv);
+	pthread_mutex_lock(&kv->lock);
+	while (kv->flushes == flushes) {
+		if (kv->has_thread) {
+			pthread_cond_wait(&kv->flushed, &kv->lock);
+			continue;
+		}
+		pthread_mutex_unlock(&kv->lock);
+		if (kv->options.pump != NULL)
+			kv->options.pump(kv->options.pending_arg);
+		kv_turn(kv);
+		pthread_mutex_lock(&kv->lock);
+	}
+	pthread_mutex_unlock(&kv->lock);
+}
+
+uint64_t kv_losses(struct kv *kv) { return atomic_load(&kv->losses); }
 
 struct waiter {
 	struct task task;
@@ -414,6 +789,8 @@ int kv_submit_wait(struct kv *kv, struct kv_txn *t)
 static void kv_release(struct kv *kv)
 {
 	group_release(&kv->group);
+	pending_release(&kv->pending);
+	pthread_cond_destroy(&kv->flushed);
 	if (kv->engine != NULL)
 		kv->engine->ops->close(kv->engine);
 	pthread_cond_destroy(&kv->wake);
@@ -441,7 +818,10 @@ int kv_new(struct kv_engine *engine, const struct kv_options *options, struct kv
 	pthread_mutex_init(&kv->turn_lock, NULL);
 	pthread_mutex_init(&kv->lock, NULL);
 	pthread_cond_init(&kv->wake, NULL);
-	if (group_init(&kv->group, engine) < 0)
+	pthread_cond_init(&kv->flushed, NULL);
+	atomic_init(&kv->flush_wanted, false);
+	atomic_init(&kv->losses, 0);
+	if (pending_init(&kv->pending) < 0 || group_init(&kv->group, engine) < 0)
 		goto fail;
 	if (engine->ops->has_committer && pthread_create(&kv->thread, NULL, committer, kv) != 0)
 		goto fail;
@@ -471,6 +851,8 @@ void kv_close(struct kv **kvp)
 	else
 		while (kv_turn(kv) > 0)
 			;
+	if (kv->pending.list.first != NULL && !flush_commit(kv))
+		flush_settle(kv, -GRANARY_ESHUTDOWN); /* its records will never be flushed */
 	kv_release(kv);
 }
 
@@ -480,5 +862,8 @@ void kv_get_stats(struct kv *kv, struct kv_stats *out)
 {
 	pthread_mutex_lock(&kv->lock);
 	*out = kv->stats;
+	out->pending = atomic_load(&kv->pending.count);
+	out->pending_bytes = atomic_load(&kv->pending.bytes);
+	out->losses = atomic_load(&kv->losses);
 	pthread_mutex_unlock(&kv->lock);
 }

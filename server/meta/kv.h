@@ -39,6 +39,15 @@ struct kv_options {
 	struct kv_observer observer;
 	void (*fatal)(void *arg, const char *what); /* a sync failed: must not return in the product (it exits) */
 	void *fatal_arg;
+	/* Unstable transactions (kv_pending.h). pending_max: bytes of them, 0: none may be submitted. flush_records:
+	 * records that they name are to be flushed now. pending_began: there is one where there was none: who called
+	 * calls kv_flush_start within a second. pump: lets time go on while a reader waits; engines without a thread
+	 * only. Any thread; may be NULL. */
+	uint64_t pending_max;
+	void (*flush_records)(void *arg);
+	void (*pending_began)(void *arg);
+	void (*pump)(void *arg);
+	void *pending_arg;
 	/* The disk is full: the engine is closed and about to be opened again; release the ballast here. May be NULL.
 	 * Called on the committer thread, again before every further try. */
 	void (*nospace)(void *arg);
@@ -67,6 +76,8 @@ void kv_multi_get(struct kv *kv, const struct slice *keys, uint32_t n, struct kv
 struct kv_snapshot *kv_snapshot_new(struct kv *kv);
 void kv_snapshot_free(struct kv *kv, struct kv_snapshot **s);
 struct kv_iter *kv_iter_new(struct kv *kv, struct kv_snapshot *s);
+/* The same for one that stays among the keys that begin with `prefix`: waits only for what is pending there. */
+struct kv_iter *kv_iter_new_under(struct kv *kv, struct slice prefix);
 /* For one that goes through millions of rows in order: reads ahead, and leaves what others read in the cache. */
 struct kv_iter *kv_iter_new_scan(struct kv *kv, struct kv_snapshot *s);
 void kv_iter_free(struct kv_iter **it);
@@ -119,7 +130,42 @@ void kv_bundle_submit(struct kv *kv, struct kv_bundle *b); /* empties it; nothin
 int kv_submit_wait(struct kv *kv, struct kv_txn *txn); /* workers and jobs; under kv_mem commits at once */
 uint32_t kv_txn_ops(const struct kv_txn *txn);
 
+/* ---- unstable transactions: see kv_pending.h for what is promised ---- */
+
+/* Records that a transaction names and that are on their way to a pack. Owned by who submits, until `settled`. */
+struct kv_hold {
+	_Atomic uint32_t left;
+	_Atomic int err; /* of the first that failed */
+};
+/* The transaction may be done before it is durable: `done` says that it was judged, kv_txn_is_pending that it was also
+ * put among the pending rows, and then `settled` is posted to its reactor when it is durable (result 0) or was lost
+ * (an error). Until then it belongs to kv. owner: the session, not 0. weight: bytes that it keeps besides itself. */
+void kv_txn_set_unstable(struct kv_txn *txn, uint64_t owner, struct kv_hold *hold, uint64_t weight,
+			 struct task *settled);
+bool kv_txn_is_unstable(const struct kv_txn *txn);
+bool kv_txn_is_pending(const struct kv_txn *txn);
+uint64_t kv_txn_losses(const struct kv_txn *txn); /* kv_losses() as it was when it became pending */
+/* Judges an unstable transaction on this thread when that takes no waiting: true, and kv_txn_result holds; `done` is
+ * not posted. False: submit it. Never blocks. */
+bool kv_submit_now(struct kv *kv, struct kv_txn *txn, struct reactor *to);
+void kv_hold_released(struct kv *kv); /* a hold fell to 0, or one failed. Any thread */
+/* Writes what is pending, as soon as its records are flushed. Any thread, never blocks. */
+void kv_flush_start(struct kv *kv);
+/* `done` is posted when all that is pending now is durable or lost. */
+struct kv_sync { struct kv_sync *next; struct reactor *to; struct task *done; };
+void kv_sync(struct kv *kv, struct kv_sync *sync, struct reactor *to, struct task *done);
+void kv_sync_wait(struct kv *kv); /* workers and jobs */
+/* Grows by one with each time that pending transactions were lost. */
+uint64_t kv_losses(struct kv *kv);
+/* On whose behalf this thread reads from here on: kv_get shows a session its own pending rows. 0: nobody's. Returns
+ * what it was. */
+uint64_t kv_read_as(uint64_t owner);
+/* How many pending rows this thread was shown so far: what was read between two equal numbers is durable. */
+uint64_t kv_pending_met(void);
+
 struct kv_stats {
+	uint64_t pending, pending_bytes; /* now */
+	uint64_t unstable, flushes, losses;
 	uint64_t groups, txns, conflicts, puts, deletes; /* puts and deletes: rows written */
 	uint64_t sync_ns;          /* in write + sync */
 	uint64_t committer_cpu_ns; /* of the committer thread */

@@ -51,12 +51,25 @@ void group_begin(struct kv_group *g, uint64_t seq)
 	g->seq = seq;
 }
 
-/* ---- reading rows as they are now: overlay, counters, engine ---- */
+/* ---- reading rows as they are now: overlay, pending rows, counters, engine ---- */
+
+static int group_engine_get(struct kv_group *g, struct slice key, struct kv_value *pin)
+{
+	g->pre_reads++;
+	return (g->may_not_block ? g->engine->ops->get_cached : g->engine->ops->get)(g->engine, key, pin);
+}
+
+static const struct overlay_entry *group_entry(const struct kv_group *g, const struct kv_rec *r)
+{
+	const struct overlay_entry *e = overlay_find(&g->overlay, r->hash, rec_key(r));
+
+	return e == NULL && g->pending != NULL ? overlay_find(g->pending, r->hash, rec_key(r)) : e;
+}
 
 /* Sets *value (no slice when absent) and returns 1 present, 0 absent or an error; `pin` is released by the caller. */
 static int group_read(struct kv_group *g, const struct kv_rec *r, struct slice *value, struct kv_value *pin)
 {
-	const struct overlay_entry *e = overlay_find(&g->overlay, r->hash, rec_key(r));
+	const struct overlay_entry *e = group_entry(g, r);
 	const struct counter *c = NULL;
 	int err;
 
@@ -72,8 +85,7 @@ static int group_read(struct kv_group *g, const struct kv_rec *r, struct slice *
 		*value = slice_of(c->value, c->value_len);
 		return c->exists;
 	}
-	g->pre_reads++;
-	err = g->engine->ops->get(g->engine, rec_key(r), pin);
+	err = group_engine_get(g, rec_key(r), pin);
 	if (err < 0)
 		return err == -GRANARY_ENOTFOUND ? 0 : err;
 	*value = pin->v;
@@ -83,7 +95,7 @@ static int group_read(struct kv_group *g, const struct kv_rec *r, struct slice *
 /* The row of a counter op is brought into the cache before anything is applied. */
 static int group_load_counter(struct kv_group *g, const struct kv_rec *r)
 {
-	const struct overlay_entry *e = overlay_find(&g->overlay, r->hash, rec_key(r));
+	const struct overlay_entry *e = group_entry(g, r);
 	struct counter *c = NULL;
 	struct kv_value pin;
 	int err;
@@ -93,8 +105,7 @@ static int group_load_counter(struct kv_group *g, const struct kv_rec *r)
 	c = e != NULL ? e->counter : counters_find(&g->counters, r->hash, rec_key(r));
 	if (c != NULL)
 		return c->is_sound ? 0 : -GRANARY_ECORRUPT;
-	g->pre_reads++;
-	err = g->engine->ops->get(g->engine, rec_key(r), &pin);
+	err = group_engine_get(g, rec_key(r), &pin);
 	if (err < 0 && err != -GRANARY_ENOTFOUND)
 		return err;
 	c = counters_add(&g->counters, r->hash, rec_key(r), err == 0 ? &pin.v : NULL);
@@ -379,6 +390,45 @@ int group_add(struct kv_group *g, const struct kv_txn *t)
 		return err;
 	apply_all(g, t);
 	return 0;
+}
+
+/* ---- unstable transactions ---- */
+
+void group_touch(struct kv_group *g, const struct kv_txn *t)
+{
+	for (const struct kv_rec *r = rec_first(t); r != NULL; r = rec_next(t, r))
+		if (r->kind == REC_PUT || r->kind == REC_DELETE)
+			slots_touch(g, r);
+}
+
+int group_judge_unstable(struct kv_group *g, const struct kv_txn *t, struct overlay *pending)
+{
+	int err = t->is_short ? -GRANARY_ENOMEM : overlay_reserve(&g->overlay, t->ops_count + 1);
+
+	assert(g->overlay.count == 0);
+	g->pending = pending;
+	if (err == 0)
+		err = judge_points(g, t);
+	if (err == 0 && t->has_range) /* nothing is pending where it looks: pending_meets() */
+		err = g->may_not_block ? -GRANARY_EAGAIN : judge_ranges(g, t);
+	g->pending = NULL;
+	if (err == 0)
+		group_touch(g, t);
+	return err;
+}
+
+/* Its preconditions were judged; since then others changed nothing that it had read through pending rows, and what
+ * else they changed it does not touch. */
+int group_add_pending(struct kv_group *g, const struct kv_txn *t)
+{
+	int err = overlay_reserve(&g->overlay, t->ops_count + 1);
+
+	for (const struct kv_rec *r = rec_first(t); err == 0 && r != NULL; r = rec_next(t, r))
+		if (rec_counts(r))
+			err = group_load_counter(g, r);
+	if (err == 0)
+		apply_all(g, t);
+	return err;
 }
 
 static int op_compare(const void *a, const void *b)

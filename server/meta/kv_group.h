@@ -39,8 +39,12 @@ struct kv_txn {
 	uint32_t magic;
 	int result;
 	bool has_range, has_touch, is_short; /* is_short: memory ran out while building */
+	bool is_pending;
 	struct reactor *to;
 	struct task *done;
+	uint64_t owner, weight, losses; /* owner: of an unstable one, else 0 */
+	struct kv_hold *hold;
+	struct task *settled;
 	_Alignas(8) uint8_t inline_recs[KV_TXN_INLINE_SIZE];
 };
 
@@ -108,6 +112,7 @@ struct overlay_entry {
 	uint64_t hash, prefix_hash;
 	struct slice key, value;  /* borrowed from the transaction */
 	struct counter *counter;  /* OVERLAY_COUNTER */
+	uint64_t owner;           /* pending rows */
 	uint32_t slot;            /* in table */
 	uint32_t prefix_next;     /* index + 1 */
 	uint8_t kind;
@@ -133,6 +138,8 @@ struct overlay_entry *overlay_touch(struct overlay *o, uint64_t hash, uint64_t p
 void overlay_pop(struct overlay *o, uint32_t count); /* back to so many entries */
 /* True when the overlay has a row that begins with prefix. */
 bool overlay_has_prefix(struct overlay *o, uint64_t prefix_hash, struct slice prefix);
+/* The same of rows that it deleted too. */
+bool overlay_touches_prefix(struct overlay *o, uint64_t prefix_hash, struct slice prefix);
 
 /* ---- one group ---- */
 
@@ -151,6 +158,8 @@ struct undo {
 
 struct kv_group {
 	struct kv_engine *engine;
+	struct overlay *pending; /* while an unstable transaction is judged: its session's rows */
+	bool may_not_block;      /* -GRANARY_EAGAIN instead of a read from disk */
 	uint64_t seq;            /* of this group: above every `seen` */
 	uint64_t *slots;         /* seq of the last group that touched a key of this hash */
 	struct overlay overlay;
@@ -172,3 +181,9 @@ int group_add(struct kv_group *g, const struct kv_txn *txn);
 /* What is to be written: one op a row, in order of keys. The count, or -GRANARY_ENOMEM. */
 int64_t group_ops(struct kv_group *g);
 void group_end(struct kv_group *g, bool is_written);
+/* Judges an unstable transaction, and touches the slots of what it changes. The overlay is empty and stays so. */
+int group_judge_unstable(struct kv_group *g, const struct kv_txn *txn, struct overlay *pending);
+/* What was judged then, in the same order. */
+int group_add_pending(struct kv_group *g, const struct kv_txn *txn);
+void group_touch(struct kv_group *g, const struct kv_txn *txn); /* the slots of the rows it puts and deletes */
+uint64_t kv_prefix_hash(struct slice key);

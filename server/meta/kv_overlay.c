@@ -134,23 +134,35 @@ void overlay_reset(struct overlay *o)
 		overlay_release(o);
 }
 
-static bool entry_matches(const struct overlay_entry *e, struct slice prefix)
+static bool entry_begins(const struct overlay_entry *e, struct slice prefix)
 {
-	return e->kind != OVERLAY_DELETE && e->key.len >= prefix.len && memcmp(e->key.p, prefix.p, prefix.len) == 0;
+	return e->key.len >= prefix.len && memcmp(e->key.p, prefix.p, prefix.len) == 0;
 }
 
-bool overlay_has_prefix(struct overlay *o, uint64_t prefix_hash, struct slice prefix)
+static bool overlay_finds(struct overlay *o, uint64_t prefix_hash, struct slice prefix, bool also_deleted)
 {
 	if (prefix.len < KV_PREFIX_LEN) {
 		for (uint32_t i = 0; i < o->count; i++)
-			if (entry_matches(&o->entries[i], prefix))
+			if ((also_deleted || o->entries[i].kind != OVERLAY_DELETE) &&
+			    entry_begins(&o->entries[i], prefix))
 				return true;
 		return false;
 	}
 	while (o->linked < o->count)
 		prefix_link(o, o->linked++);
 	for (uint32_t i = o->prefix_heads[(uint32_t)prefix_hash & o->mask]; i != 0; i = o->entries[i - 1].prefix_next)
-		if (entry_matches(&o->entries[i - 1], prefix))
+		if ((also_deleted || o->entries[i - 1].kind != OVERLAY_DELETE) &&
+		    entry_begins(&o->entries[i - 1], prefix))
 			return true;
 	return false;
+}
+
+bool overlay_has_prefix(struct overlay *o, uint64_t prefix_hash, struct slice prefix)
+{
+	return overlay_finds(o, prefix_hash, prefix, false);
+}
+
+bool overlay_touches_prefix(struct overlay *o, uint64_t prefix_hash, struct slice prefix)
+{
+	return overlay_finds(o, prefix_hash, prefix, true);
 }

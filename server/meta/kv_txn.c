@@ -64,7 +64,7 @@ static bool txn_grow(struct kv_txn *t, uint64_t need)
  * random. */
 uint64_t kv_key_hash(struct slice key) { return hash_keyed(0, 0, key.p, key.len).lo; }
 
-static uint64_t prefix_hash(struct slice key)
+uint64_t kv_prefix_hash(struct slice key)
 {
 	uint64_t id;
 
@@ -110,7 +110,7 @@ static struct kv_rec *txn_add_keyed(struct kv_txn *t, enum kv_rec_kind kind, str
 		r->prefix_hash = last->prefix_hash;
 	} else {
 		r->hash = kv_key_hash(key);
-		r->prefix_hash = prefix_hash(key);
+		r->prefix_hash = kv_prefix_hash(key);
 	}
 	return r;
 }
@@ -229,5 +229,17 @@ void kv_pre_counter(struct kv_txn *t, struct slice key, uint16_t tag, uint64_t n
 	r->b = limit;
 }
 
+void kv_txn_set_unstable(struct kv_txn *t, uint64_t owner, struct kv_hold *hold, uint64_t weight, struct task *settled)
+{
+	assert(owner != 0 && settled != NULL && hold != NULL);
+	t->owner = owner;
+	t->hold = hold;
+	t->weight = weight;
+	t->settled = settled;
+}
+
+bool kv_txn_is_unstable(const struct kv_txn *t) { return t->owner != 0; }
+bool kv_txn_is_pending(const struct kv_txn *t) { return t->is_pending; }
+uint64_t kv_txn_losses(const struct kv_txn *t) { return t->losses; }
 int kv_txn_result(const struct kv_txn *t) { return t->result; }
 uint32_t kv_txn_ops(const struct kv_txn *t) { return t->ops_count; }

@@ -90,7 +90,7 @@ int row_get_object(struct ns *ns, struct ns_plan *plan, struct slice key, struct
 int rows_scan(struct ns *ns, struct slice prefix, int (*each)(void *arg, struct slice key, struct slice value),
 	      void *arg)
 {
-	struct kv_iter *it = kv_iter_new(ns->kv, NULL);
+	struct kv_iter *it = kv_iter_new_under(ns->kv, prefix);
 	if (it == NULL)
 		return -GRANARY_ENOMEM;
 	int err = 0;

@@ -124,6 +124,7 @@ struct ns_plan *ns_plan_new(struct ns *ns);
 void ns_plan_set_unblocking(struct ns_plan *plan);
 void ns_plan_free(struct ns_plan **plan);
 struct kv_txn *ns_plan_txn(struct ns_plan *plan); /* for the retry row, pack counters, kv_submit */
+struct kv_txn *ns_plan_take_txn(struct ns_plan *plan); /* after ns_plan_committed: it is the caller's */
 /* Adds what must be judged over the whole plan (emptied directories, quota); call once, before submitting. */
 int ns_plan_finish(struct ns_plan *plan);
 /* Called once after the commit, with its result: path counters, bucket table, ids being shared. */

@@ -2,7 +2,7 @@
 /* ns_lookup.c -- finding an entry: in the tables without blocking, else in the rows, filling the tables.
  * Invariants: (1) a key is answered only if no directory was renamed or removed between the walk and the row (the path
  * stamp), so the answer was true of one moment; (2) a location is filled under the stamp of the place it was read
- * from, taken before the read. */
+ * from, taken before the read, and never with what is pending (kv_pending.h). */
 #include "meta/ns_holder.h"
 
 bool obj_loc_of(const struct object *o, uint64_t dir, struct obj_loc *out)
@@ -136,6 +136,7 @@ static int lookup_once(struct ns *ns, const struct ns_ref *ref, struct ns_place 
 {
 	struct spot s;
 	struct obj_loc loc;
+	uint64_t met = kv_pending_met();
 	int err = spot_find(ns, NULL, ref, false, &s);
 	if (ref->by == NS_BY_ID && (err == -GRANARY_EISDIR || (err == 0 && s.is_dir)))
 		return lookup_dir(ns, ref->id, place, out, value);
@@ -154,7 +155,7 @@ static int lookup_once(struct ns *ns, const struct ns_ref *ref, struct ns_place 
 	if (err < 0)
 		return err;
 	place_of_spot(place, ref, &s);
-	if (obj_loc_of(out, s.dir.d.id, &loc))
+	if (kv_pending_met() == met && obj_loc_of(out, s.dir.d.id, &loc))
 		loc_fill(ns->loc, stamp, s.dir.d.id, s.name, &loc);
 	return 0;
 }
@@ -184,7 +185,7 @@ static int extents_scan(struct ns *ns, struct kv_snapshot *view, const struct ob
 {
 	uint8_t buf[ROW_KEY_MAX], prefix_buf[ROW_KEY_MAX];
 	struct slice prefix = row_extent_prefix(prefix_buf, o->id, o->generation);
-	struct kv_iter *it = kv_iter_new(ns->kv, view);
+	struct kv_iter *it = view != NULL ? kv_iter_new(ns->kv, view) : kv_iter_new_under(ns->kv, prefix);
 	int err = 0;
 	if (it == NULL)
 		return -GRANARY_ENOMEM;

@@ -145,7 +145,7 @@ static int owner_extents_outside(struct owners *s, const struct object *o)
 {
 	uint8_t buf[ROW_KEY_MAX], prefix_buf[ROW_KEY_MAX];
 	struct slice prefix = row_extent_prefix(prefix_buf, o->id, o->generation);
-	struct kv_iter *it = o->extents_outside == 0 ? NULL : kv_iter_new(s->ns->kv, NULL);
+	struct kv_iter *it = o->extents_outside == 0 ? NULL : kv_iter_new_under(s->ns->kv, prefix);
 	int err = 0;
 	if (it == NULL)
 		return o->extents_outside == 0 ? 0 : -GRANARY_ENOMEM;

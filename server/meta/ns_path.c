@@ -77,7 +77,7 @@ int path_walk(struct ns *ns, struct ns_plan *plan, uint64_t bucket, struct slice
 	      struct slice *missing)
 {
 	bool may_use = may_use_tables(plan), may_fill = may_use;
-	uint64_t stamp = loc_path_stamp(ns->loc);
+	uint64_t stamp = loc_path_stamp(ns->loc), met = kv_pending_met();
 	size_t known_len;
 	int err = path_walk_cached(ns, may_use, bucket, dir_part, at, &known_len);
 	if (err < 0)
@@ -106,7 +106,7 @@ int path_walk(struct ns *ns, struct ns_plan *plan, uint64_t bucket, struct slice
 					  .group = is_dataset ? id : at->d.group };
 		at->name = name;
 		*missing = rest;
-		may_fill = may_fill && is_of_engine(plan, key);
+		may_fill = may_fill && is_of_engine(plan, key) && kv_pending_met() == met; /* what is durable */
 		if (may_fill)
 			loc_path_fill(ns->loc, stamp, slice_of(dir_part.p, dir_part.len - rest.len), &at->d);
 	}
@@ -190,8 +190,9 @@ static int climb_once(struct ns *ns, struct ns_plan *plan, uint64_t id, struct c
 static int climb(struct ns *ns, struct ns_plan *plan, uint64_t id, struct climb *c, struct ns_dir *out)
 {
 	for (int tries = 0;; tries++) {
-		uint64_t stamp = loc_path_stamp(ns->loc);
+		uint64_t stamp = loc_path_stamp(ns->loc), met = kv_pending_met();
 		int err = climb_once(ns, plan, id, c, out);
+		c->is_of_engine = c->is_of_engine && kv_pending_met() == met;
 		if (loc_path_stamp(ns->loc) != stamp && tries < WALK_TRIES)
 			continue;
 		if (err == 0 && !c->is_long && c->is_of_engine && may_use_tables(plan))

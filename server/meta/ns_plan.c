@@ -89,6 +89,14 @@ struct kv_txn *ns_plan_txn(struct ns_plan *plan)
 	return plan->txn;
 }
 
+struct kv_txn *ns_plan_take_txn(struct ns_plan *plan)
+{
+	struct kv_txn *txn = plan->txn;
+	assert(plan->is_committed);
+	plan->txn = NULL;
+	return txn;
+}
+
 void *plan_alloc(struct ns_plan *plan, size_t size)
 {
 	struct chunk *c = plan->chunks;
@@ -446,6 +454,7 @@ int plan_new_dir(struct ns_plan *plan, uint64_t bucket, uint64_t parent, struct 
 		return err;
 	plan_put_row(plan, row_inode(buf, id), value);
 
+	ids_note(id);
 	struct plan_dir *pd = plan_dir_get(plan, id);
 	struct plan_made *made = plan_alloc(plan, sizeof(*made));
 	if (pd == NULL || made == NULL)
@@ -540,10 +549,8 @@ int plan_put_marker(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64
 /* ---- the end ---- */
 
 /* Whether any child row is left that the plan did not delete. The iterator's state is the plan's, or newer. */
-static int dir_has_child(struct ns_plan *plan, struct kv_iter *it, const struct plan_dir *pd)
+static int dir_has_child_in(struct ns_plan *plan, struct kv_iter *it, const struct plan_dir *pd, struct slice prefix)
 {
-	uint8_t buf[ROW_KEY_MAX];
-	struct slice prefix = row_entry_prefix(buf, pd->d.id);
 	/* Right behind the last one deleted is mostly another: no walk over what was deleted before it. */
 	struct slice from[2] = { pd->last_deleted.len > 0 ? pd->last_deleted : prefix, prefix };
 	for (int i = pd->last_deleted.len > 0 ? 0 : 1; i < 2; i++) {
@@ -560,8 +567,19 @@ static int dir_has_child(struct ns_plan *plan, struct kv_iter *it, const struct 
 	return 0;
 }
 
+static int dir_has_child(struct ns_plan *plan, const struct plan_dir *pd)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	struct slice prefix = row_entry_prefix(buf, pd->d.id);
+	struct kv_iter *it = kv_iter_new_under(plan->ns->kv, prefix);
+	int err = it == NULL ? -GRANARY_ENOMEM : dir_has_child_in(plan, it, pd, prefix);
+	if (it != NULL)
+		kv_iter_free(&it);
+	return err;
+}
+
 /* 1: removed, its parent loses a child. */
-static int dir_judge(struct ns_plan *plan, uint64_t seen, struct kv_iter *it, struct plan_dir *pd)
+static int dir_judge(struct ns_plan *plan, uint64_t seen, struct plan_dir *pd)
 {
 	uint8_t buf[ROW_KEY_MAX];
 	struct kv_value value;
@@ -581,7 +599,7 @@ static int dir_judge(struct ns_plan *plan, uint64_t seen, struct kv_iter *it, st
 	}
 	if (err != -GRANARY_ENOTFOUND)
 		return err;
-	err = dir_has_child(plan, it, pd);
+	err = plan->may_not_block ? -GRANARY_EAGAIN : dir_has_child(plan, pd);
 	if (err != 0) {
 		pd->needs_child = true;
 		return err < 0 ? err : 0;
@@ -594,26 +612,17 @@ static int dir_judge(struct ns_plan *plan, uint64_t seen, struct kv_iter *it, st
 static int plan_judge_dirs(struct ns_plan *plan)
 {
 	uint64_t seen = kv_seq(plan->ns->kv);
-	struct kv_iter *it = NULL;
 	int err = 0;
 	for (bool is_done = false; !is_done && err >= 0;) {
 		is_done = true;
 		for (struct plan_dir *pd = plan->newest_dir; err >= 0 && pd != NULL; pd = pd->older) {
 			if (!pd->has_lost || pd->is_removed || pd->is_judged)
 				continue;
-			if (plan->may_not_block)
-				return -GRANARY_EAGAIN;
-			if (it == NULL)
-				it = kv_iter_new(plan->ns->kv, NULL);
-			if (it == NULL)
-				return -GRANARY_ENOMEM;
-			err = dir_judge(plan, seen, it, pd);
+			err = dir_judge(plan, seen, pd);
 			if (err == 1)
 				is_done = false;
 		}
 	}
-	if (it != NULL)
-		kv_iter_free(&it);
 	return err < 0 ? err : 0;
 }
 

@@ -33,6 +33,8 @@ static int put_check(struct ns_plan *plan, const struct ns_put *put, const struc
 		if (err != -GRANARY_ENOTFOUND)
 			return err == 0 ? -GRANARY_EISDIR : err;
 	}
+	if (ids_used() != NULL && ids_used()->is_replay && old->version > put->version)
+		return -GRANARY_EPRECONDITION; /* written by somebody else since */
 	if (put->condition == NS_IF_ABSENT && old->version != 0)
 		return -GRANARY_EPRECONDITION;
 	if (put->condition == NS_IF_VERSION && (old->version == 0 || old->version != put->if_version))

@@ -234,6 +234,12 @@ static void append_placed(struct flush *f, struct pack_append *a, uint32_t heade
 	f->last = a;
 	if (f->count++ == 0)
 		f->opened_ns = io_now_ns(reactor_io(f->writer->core->reactor));
+	if (a->flushed == NULL)
+		return;
+	f->lazy_count++;
+	packs_lazy(a->pack, 1);
+	a->err = 0;
+	reactor_post(a->notify, &a->done);
 }
 
 /* ---- placing ---- */
@@ -373,8 +379,10 @@ static enum place writer_place(struct writer *w, struct pack_append *a)
 		return PLACE_AGAIN;
 	}
 	w->wants_memory = !flush_grow(f, gap + total);
-	if (w->wants_memory)
+	if (w->wants_memory) {
+		writers_flush(w->core->writers); /* it may be what nobody waits for that has it */
 		return PLACE_WAIT;
+	}
 	queue_pop(w);
 	flush_gap(f, gap);
 	flush_record(f, a, header_len, total);
@@ -477,26 +485,28 @@ static void core_take(struct writer_core *core, struct pack_append *first)
 	}
 }
 
-static struct writer_core *core_of(struct writers *writers, uint64_t group)
+static struct writer_core *core_of(struct writers *writers, const struct pack_append *a)
 {
-	return &writers->cores[hash_u64(group) % writers->o.reactor_count];
+	if (a->flushed != NULL)
+		return &writers->cores[reactor_index(reactor_self())];
+	return &writers->cores[hash_u64(a->group) % writers->o.reactor_count];
 }
 
 static void on_mail(struct task *task)
 {
 	struct pack_append *a = container_of(task, struct pack_append, mail);
 
-	core_take(core_of(a->owner, a->group), a);
+	core_take(core_of(a->owner, a), a);
 }
 
 void pack_append(struct writers *writers, struct pack_append *first)
 {
 	while (first != NULL) {
-		struct writer_core *core = core_of(writers, first->group);
+		struct writer_core *core = core_of(writers, first);
 		struct pack_append *last = first, *rest;
 		int64_t count = 1;
 
-		for (rest = first->next; rest != NULL && core_of(writers, rest->group) == core; rest = rest->next) {
+		for (rest = first->next; rest != NULL && core_of(writers, rest) == core; rest = rest->next) {
 			last->buffer = 0;
 			last->txn = NULL;
 			last = rest;
@@ -526,6 +536,8 @@ void pack_append_settled(struct pack_append *a)
 {
 	assert(a->err == 0 && a->pack != NULL);
 	packs_pending(a->pack, -1);
+	if (a->flushed != NULL)
+		packs_lazy(a->pack, -1);
 	a->pack = NULL;
 }
 
@@ -545,6 +557,36 @@ void writers_account(struct kv_txn *txn, const struct pack_append *const *append
 		kv_max(txn, row, PTAG_END, end);
 		kv_add(txn, row, PTAG_TOTAL, (int64_t)total);
 		kv_add(txn, row, PTAG_RECORDS, (int64_t)(to - i));
+	}
+}
+
+/* ---- what nobody waits for ---- */
+
+static void on_hurry(struct task *task)
+{
+	struct writer_core *core = container_of(task, struct writer_core, hurry_task);
+
+	atomic_store(&core->hurry_posted, false);
+	list_for(at, &core->writers_list) {
+		struct writer *w = container_of(at, struct writer, use);
+
+		w->is_hurried = w->flushes != NULL;
+		if (w->is_hurried)
+			writer_ready(w);
+	}
+	writers_busy(core->writers, -1);
+}
+
+void writers_flush(struct writers *writers)
+{
+	for (uint32_t i = 0; i < writers->o.reactor_count; i++) {
+		struct writer_core *core = &writers->cores[i];
+
+		if (atomic_exchange(&core->hurry_posted, true))
+			continue;
+		writers_busy(writers, 1);
+		core->hurry_task.fn = on_hurry;
+		reactor_post(core->reactor, &core->hurry_task);
 	}
 }
 
@@ -650,7 +692,11 @@ static void core_release(struct writer_core *core)
 	free(core->scratch);
 }
 
-void writers_stop(struct writers *writers) { atomic_store(&writers->stopping, true); }
+void writers_stop(struct writers *writers)
+{
+	if (!atomic_exchange(&writers->stopping, true))
+		writers_flush(writers);
+}
 bool writers_idle(const struct writers *writers) { return atomic_load(&writers->busy) == 0; }
 
 void writers_free(struct writers **wp)

@@ -7,7 +7,9 @@
  * belong to its reactor thread; (5) each flush group starts on a fresh 4 KiB line; (6) a failed
  * flush is never retried on that file: the pack is set broken, what was not acknowledged is
  * appended to a new pack from memory, or fails; (7) at most open_max packs are open; (8) a
- * transaction made early (pack_append.placed) is submitted only after (1) covers its record. */
+ * transaction made early (pack_append.placed) is submitted only after (1) covers its record; (9) an
+ * append that is not waited for (pack_append.flushed) is done once it is placed; it is flushed with others, or when
+ * writers_flush asks for it, and nothing is kept to write it again: when its flush fails it is lost. */
 #pragma once
 
 #include <stdbool.h>
@@ -60,6 +62,11 @@ struct pack_append {
 	struct kv_txn *(*placed)(struct pack_append *a);
 	void (*unplaced)(struct pack_append *a);
 	struct task *committed;
+	/* NULL, or: `done` is posted as soon as the record is placed in the pack of this reactor (pack_append is
+	 * called on one, and notify is it), what it points at is not needed any more, and this is called there when
+	 * the record is flushed (err 0) or lost. `placed` is not used. */
+	void (*flushed)(struct pack_append *a, int err);
+	void *user;
 	/* out */
 	int err;                    /* 0; ENOSPACE; EIO; SHUTDOWN; NOMEM; TOOBIG */
 	struct extent extent;       /* crcs points at the caller's */
@@ -81,6 +88,8 @@ void writers_account(struct kv_txn *txn, const struct pack_append *const *append
 /* After that transaction is settled (either way), or when it will never be submitted: once for each
  * append with err 0. */
 void pack_append_settled(struct pack_append *a);
+/* Flushes what is placed and not waited for. Any thread; asynchronous. */
+void writers_flush(struct writers *writers);
 /* Ends the open packs that are idle or all of them; they are handed to sealing. Any thread;
  * asynchronous. */
 void writers_rotate(struct writers *writers, bool all);

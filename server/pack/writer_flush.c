@@ -142,6 +142,28 @@ static void flush_notify(struct writers *writers, struct pack_append *a)
 	writers_busy(writers, -count);
 }
 
+/* Tells those that nobody waited for; returns the others. */
+static struct pack_append *flush_tell_lazy(struct writers *writers, struct pack_append *a)
+{
+	struct pack_append *rest = NULL, **last = &rest, *next;
+	int64_t count = 0;
+
+	for (; a != NULL; a = next) {
+		next = a->next;
+		if (a->flushed != NULL) {
+			count++;
+			a->flushed(a, 0); /* a is the caller's after this line */
+			continue;
+		}
+		a->err = 0;
+		*last = a;
+		last = &a->next;
+	}
+	*last = NULL;
+	writers_busy(writers, -count);
+	return rest;
+}
+
 /* Settles the head of the line. */
 static void flush_succeeded(struct flush *f)
 {
@@ -149,11 +171,17 @@ static void flush_succeeded(struct flush *f)
 	struct pack_append *first = f->first;
 
 	f->wpack->durable = f->base + f->len;
-	for (struct pack_append *a = first; a != NULL; a = a->next)
-		a->err = 0;
 	w->flying--;
 	flush_free(f);
-	flush_notify(w->core->writers, first);
+	flush_notify(w->core->writers, flush_tell_lazy(w->core->writers, first));
+}
+
+static void append_lost(struct writers *writers, struct pack_append *a)
+{
+	if (a->pack != NULL)
+		pack_append_settled(a);
+	a->flushed(a, -GRANARY_EIO);
+	writers_busy(writers, -1);
 }
 
 /* Takes the appends out of f for another pack; those that had their tries fail. */
@@ -164,6 +192,10 @@ static void flush_requeue(struct flush *f, struct pack_append **first, struct pa
 	for (struct pack_append *a = f->first; a != NULL; a = next) {
 		next = a->next;
 		a->next = NULL;
+		if (a->flushed != NULL) {
+			append_lost(f->writer->core->writers, a);
+			continue;
+		}
 		packs_pending(a->pack, -1);
 		a->pack = NULL;
 		if (a->txn != NULL)
@@ -289,7 +321,7 @@ static void on_gathered(struct io_op *op)
 static bool flush_wants_more(struct writer *w, const struct flush *f)
 {
 	struct io *io = reactor_io(w->core->reactor);
-	int64_t outstanding = packs_pending_count(f->wpack->pack);
+	int64_t outstanding = packs_pending_count(f->wpack->pack) - packs_lazy_count(f->wpack->pack);
 	uint64_t until_ns = f->opened_ns + GATHER_NS;
 
 	if (outstanding > w->peak)
@@ -308,12 +340,20 @@ static bool flush_wants_more(struct writer *w, const struct flush *f)
 	return true;
 }
 
+/* Nobody waits for it: it gathers until it is worth a write, or somebody asks. */
+static bool flush_is_lazy(const struct writer *w, const struct flush *f)
+{
+	return f == w->open && f->lazy_count == f->count && f->len < FLIGHT_MIN && !w->is_hurried;
+}
+
 /* A flush is launched when nothing flies; beside another one of its pack once it is worth a write of its own: small
  * ones gather what comes meanwhile. */
 static bool flush_may_launch(struct writer *w, const struct flush *f)
 {
+	if (flush_is_lazy(w, f))
+		return false;
 	if (w->flying == 0)
-		return !flush_wants_more(w, f);
+		return w->is_hurried || !flush_wants_more(w, f);
 	return w->flying < FLIGHTS_MAX && f->wpack == w->flushes->wpack && !f->wpack->broken && f->len >= FLIGHT_MIN;
 }
 
@@ -388,4 +428,6 @@ void writer_launch(struct writer *w)
 		flush_launch(f);
 		f = next;
 	}
+	if (f == NULL || f->first == NULL)
+		w->is_hurried = false;
 }

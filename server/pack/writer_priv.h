@@ -82,6 +82,7 @@ struct flush {
 	uint32_t chunks[FLUSH_CHUNKS_MAX];
 	struct pack_append *first, *last;
 	uint32_t count;          /* of them, as laid out */
+	uint32_t lazy_count;     /* of those: nobody waits for them */
 	uint64_t opened_ns;      /* when the first was */
 	uint32_t ops_pending;
 	bool is_written, is_syncing;
@@ -104,6 +105,7 @@ struct writer {
 	uint32_t flying;         /* flushes at the head that were launched, of one pack */
 	uint32_t ops_pending;    /* their writes and the sync */
 	bool syncing, creating, create_waited, ahead_failed, wants_memory;
+	bool is_hurried;         /* what is open is to be flushed although nobody waits for it: writers_flush */
 	struct pack_append *queue, *queue_last;
 	struct task create_task;
 	struct pack *created;    /* the worker's, while creating */
@@ -116,7 +118,8 @@ struct writer_core {
 	struct reactor *reactor;
 	struct list writers_list, ready;
 	struct writer *buckets[WRITER_BUCKETS];
-	struct task turn_task, wake_task, tell_task;
+	struct task turn_task, wake_task, tell_task, hurry_task;
+	_Atomic bool hurry_posted;
 	bool turn_posted, tell_posted, registered;
 	bool claims;             /* was refused memory since it last gave up its claim */
 	bool starved;            /* under the pool's lock: to be woken */

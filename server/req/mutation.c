@@ -12,6 +12,8 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/id.h"
+#include "common/log.h"
 #include "common/tlv.h"
 #include "meta/ids.h"
 
@@ -32,6 +34,14 @@ int mutation_begin(struct req *r, struct cur *c, const struct mutation_ops *ops,
 	m->sequence = cur_u64(c);
 	m->after = cur_u64(c);
 	m->seen = cur_u64(c);
+	m->is_replay = (r->frame.flags & FRAME_REPLAY) != 0;
+	m->is_unstable = (r->frame.flags & (FRAME_UNSTABLE | FRAME_REPLAY)) != 0 && m->session != NULL &&
+			 ops->run == NULL && r->store->options.unstable_budget > 0;
+	m->verifier = store_verifier(r->store, kv_losses(r->store->kv));
+	if (m->is_replay) {
+		m->ids.id = cur_u64(c);
+		m->ids.version = cur_u64(c);
+	}
 	list_init(&m->wait_node);
 	return cur_ok(c) ? 0 : -GRANARY_EPROTO;
 }
@@ -42,6 +52,7 @@ void mutation_cleanup(struct req *r)
 
 	if (m == NULL) return;
 	assert(!m->admitted && m->plan == NULL && list_empty(&m->wait_node));
+	unstable_release(&m->tail);
 	free(m);
 	r->body = NULL;
 }
@@ -89,12 +100,18 @@ enum step_result mutation_fail(struct req *r)
 static enum step_result mutation_done(struct req *r)
 {
 	struct mutation *m = mutation_of(r);
-	size_t cap = m->ops->meta_cap != NULL ? m->ops->meta_cap(r) : 0;
-	struct result res = { .flags = m->relaxed ? FRAME_RELAXED : 0 };
+	size_t cap = (m->ops->meta_cap != NULL ? m->ops->meta_cap(r) : 0) + UNSTABLE_TAIL_SIZE;
+	struct result res = { .flags = m->relaxed ? FRAME_RELAXED : 0, .verifier = m->verifier };
 	struct answer *a = answer_new(r, cap);
 	struct wr w = wr_of(a->meta, cap);
 
 	if (m->ops->answer != NULL) m->ops->answer(r, &w);
+	if (m->is_pending) {
+		res.flags |= FRAME_UNSTABLE;
+		wr_u64(&w, m->verifier);
+		wr_u64(&w, m->ids.id);
+		wr_u64(&w, m->ids.version);
+	}
 	assert(wr_ok(&w));
 	a->meta_len = res.meta_len = (uint32_t)wr_len(&w);
 	a->flags = res.flags;
@@ -128,9 +145,13 @@ static int retry_row_read(struct req *r)
 	return err;
 }
 
+/* As a stranger: what it answers is durable. */
 static void mutation_look_work(struct req *r)
 {
+	uint64_t before = kv_read_as(0);
+
 	mutation_of(r)->err = retry_row_read(r);
+	kv_read_as(before);
 }
 
 static enum step_result mutation_looked(struct req *r)
@@ -164,6 +185,47 @@ static enum step_result mutation_refused(struct req *r, int err)
 		(unsigned long long)m->seen);
 }
 
+/* ---- its ids ---- */
+
+static void mutation_reserve_work(struct req *r) { (void)session_reserve(r->store, mutation_of(r)->session); }
+
+static enum step_result replay_refused(struct req *r)
+{
+	const struct mutation *m = mutation_of(r);
+
+	req_set_error(r, -GRANARY_ESTALE,
+		"sequence %llu was not durable before the restart, and cannot be done again: its ids are not among "
+		"those reserved for the session (metadata from an older backup?)", (unsigned long long)m->sequence);
+	log_warn("%s; session=%016llx", r->text, (unsigned long long)session_id(m->session));
+	return mutation_fail(r);
+}
+
+static enum step_result mutation_ids(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+	uint32_t n = MUTATION_IDS_MIN + (m->ops->ids != NULL ? m->ops->ids(r) : 0);
+
+	if (!m->is_unstable) return STEP_NEXT;
+	if (m->is_replay) {
+		if (!session_owns_ids(m->session, m->ids.id, n) ||
+			id_incarnation(m->ids.version) != id_incarnation(m->ids.id))
+			return replay_refused(r);
+	} else if (session_take_ids(m->session, n, &m->ids.id)) {
+		m->ids.version = ids_version_range(r->store->ids, n);
+	} else if (!m->has_reserved) {
+		m->has_reserved = true;
+		return req_work(r, mutation_reserve_work);
+	} else {
+		m->is_unstable = false; /* as any other */
+		return STEP_NEXT;
+	}
+	m->ids.id_first = m->ids.id;
+	m->ids.id_end = m->ids.id + n;
+	m->ids.version_end = m->ids.version + n;
+	m->ids.is_replay = m->is_replay;
+	return STEP_NEXT;
+}
+
 enum step_result mutation_admit(struct req *r)
 {
 	struct mutation *m = mutation_of(r);
@@ -171,15 +233,22 @@ enum step_result mutation_admit(struct req *r)
 	enum step_result step;
 	int got;
 
+	if (m->admitted && !m->looked_up) return mutation_ids(r);
+	if (m->looked_up) {
+		step = mutation_looked(r);
+		return step == STEP_NEXT ? mutation_ids(r) : step;
+	}
+	r->pending++; /* before: the wake may come at once */
+	if (replays_wait(r->store->replays, m)) return STEP_WAIT;
+	r->pending--;
 	if (m->session == NULL) /* a front end without sessions */
 		return STEP_NEXT;
-	if (m->looked_up) return mutation_looked(r);
-	r->pending++; /* before: the wake may come at once */
+	r->pending++;
 	got = session_admit(m->session, m, (r->frame.flags & FRAME_RESENT) != 0, &res);
 	if (got == ADMIT_WAIT) return STEP_WAIT;
 	r->pending--;
 	switch (got) {
-	case ADMIT_RUN: return STEP_NEXT;
+	case ADMIT_RUN: return mutation_ids(r);
 	case ADMIT_LOOK: m->looked_up = true; return req_work(r, mutation_look_work);
 	case ADMIT_ANSWERED:
 		stat_add(&r->local->stats->retries_answered, 1);
@@ -214,24 +283,27 @@ static void put_session_row(struct req *r, struct kv_txn *txn)
 {
 	struct session *s = mutation_of(r)->session;
 	uint64_t now = store_clock_now(r->store->clock);
-	uint8_t key[ROW_KEY_MAX], value[256];
-	struct wr w = wr_of(value, sizeof(value));
+	uint8_t key[ROW_KEY_MAX], value[SESSION_ROW_MAX];
+	struct session_row row = { .key = session_key_id(s),
+		.created_ns = now,
+		.lease_ns = now + WIRE_LEASE_S * UINT64_C(1000000000) };
 
-	value_begin(&w);
-	tlv_put(&w, HTAG_KEY, session_key_id(s));
-	tlv_put_u64(&w, HTAG_CREATED, now);
-	tlv_put_u64(&w, HTAG_LEASE, now + WIRE_LEASE_S * UINT64_C(1000000000));
-	assert(wr_ok(&w));
-	kv_put(txn, row_session(key, session_id(s)), slice_of(value, wr_len(&w)));
+	kv_pre_absent(txn, 0, row_session(key, session_id(s)));
+	kv_put(txn, row_session(key, session_id(s)), slice_of(value, session_row_encode(&row, value)));
 }
 
 static void plan_session_rows(struct req *r, struct kv_txn *txn)
 {
 	struct mutation *m = mutation_of(r);
 	uint8_t key[ROW_KEY_MAX];
+	struct kv_value value;
 
 	if (m->session == NULL) return;
 	put_retry_row(r, txn);
+	if (m->tries > 1 && kv_get_cached(r->store->kv, row_session(key, session_id(m->session)), &value) == 0) {
+		session_set_stored(m->session); /* another mutation was faster */
+		kv_value_release(&value);
+	}
 	if (!session_stored(m->session)) put_session_row(r, txn);
 	if (m->delete_count == 0)
 		m->delete_count = session_take_deletes(m->session, m->deletes, SESSION_DELETES_MAX);
@@ -245,7 +317,7 @@ static void deletes_return(struct mutation *m)
 	m->delete_count = 0;
 }
 
-static int plan_make(struct req *r, bool may_block)
+static int plan_fill(struct req *r, bool may_block)
 {
 	struct mutation *m = mutation_of(r);
 	int err;
@@ -259,18 +331,48 @@ static int plan_make(struct req *r, bool may_block)
 	return ns_plan_finish(m->plan);
 }
 
+/* Sees what its session has pending, and takes its ids from its own. */
+static int plan_make(struct req *r, bool may_block)
+{
+	struct mutation *m = mutation_of(r);
+	struct ids_block ids = m->ids, *ids_before = NULL;
+	uint64_t read_before = kv_read_as(m->session != NULL ? session_id(m->session) : 0);
+	int err;
+
+	if (m->is_unstable) {
+		ids.id += m->ids_taken;
+		ids.version += m->versions_taken;
+		ids_before = ids_use(&ids);
+	}
+	err = plan_fill(r, may_block);
+	if (m->is_unstable) ids_use(ids_before);
+	kv_read_as(read_before);
+	m->is_short_of_ids = ids.is_short;
+	return err;
+}
+
 static void commit_done(struct task *task)
 {
 	req_resume(container_of(task, struct req, done));
 }
 
-static void plan_submit(struct req *r)
+/* True: it was judged here and now, nothing will be posted. */
+static bool plan_submit(struct req *r)
 {
 	struct mutation *m = mutation_of(r);
+	struct kv_txn *txn = ns_plan_txn(m->plan);
 
 	m->submitted = true;
 	r->done.fn = commit_done;
-	kv_submit(r->store->kv, ns_plan_txn(m->plan), r->local->reactor, &r->done);
+	if (m->is_unstable) {
+		if (m->tail == NULL) m->tail = unstable_new(r->local, 0);
+		kv_txn_set_unstable(txn, session_id(m->session), &m->tail->hold,
+			m->tail->count * sizeof(struct pack_append), &m->tail->settled);
+		m->tail->is_flying = true; /* before: it may be settled at once */
+		if (kv_submit_now(r->store->kv, txn, r->local->reactor)) return true;
+	}
+	kv_submit(r->store->kv, txn, r->local->reactor, &r->done);
+	return false;
 }
 
 static void mutation_plan_task(struct task *task)
@@ -282,23 +384,17 @@ static void mutation_plan_task(struct task *task)
 		m->err = m->ops->run(r);
 	else
 		m->err = plan_make(r, true);
-	if (m->err != 0 || m->ops->run != NULL)
-		req_post(r);
-	else
-		plan_submit(r);
+	if (m->err != 0 || m->ops->run != NULL || plan_submit(r)) req_post(r);
 }
 
-/* Two switches of threads cost more than a short plan. True when it is submitted. */
+/* Two switches of threads cost more than a short plan. */
 static bool mutation_plan_here(struct req *r)
 {
 	struct mutation *m = mutation_of(r);
 
 	if (m->ops->is_short == NULL || !m->ops->is_short(r)) return false;
 	m->err = plan_make(r, false);
-	if (m->err == 0)
-		plan_submit(r);
-	else if (m->plan != NULL)
-		ns_plan_free(&m->plan);
+	if (m->err != 0 && m->plan != NULL) ns_plan_free(&m->plan);
 	return m->err == 0;
 }
 
@@ -339,10 +435,30 @@ enum step_result mutation_plan(struct req *r)
 	m->submitted = false;
 	r->step++;
 	r->pending++;
-	if (mutation_plan_here(r)) return STEP_WAIT;
+	if (mutation_plan_here(r)) {
+		if (!plan_submit(r)) return STEP_WAIT;
+		r->pending--;
+		r->step--;
+		return STEP_NEXT;
+	}
 	r->task.fn = mutation_plan_task;
 	workers_post(r->store->workers, &r->task);
 	return STEP_WAIT;
+}
+
+/* The transaction goes on by itself when it is pending. */
+static void plan_hand_over(struct mutation *m)
+{
+	struct kv_txn *txn = ns_plan_txn(m->plan);
+
+	m->is_pending = kv_txn_is_pending(txn);
+	if (!m->is_pending) {
+		m->tail->is_flying = false;
+		return;
+	}
+	m->losses = kv_txn_losses(txn);
+	m->verifier = store_verifier(m->r->store, m->losses);
+	if (!m->tail->is_settled) m->tail->txn = ns_plan_take_txn(m->plan);
 }
 
 static int plan_settle(struct req *r)
@@ -352,6 +468,7 @@ static int plan_settle(struct req *r)
 
 	if (m->plan != NULL) {
 		if (m->submitted) ns_plan_committed(m->plan, err);
+		if (m->submitted && m->is_unstable) plan_hand_over(m);
 		ns_plan_free(&m->plan);
 	}
 	return err;
@@ -373,10 +490,35 @@ static enum step_result mutation_failed(struct req *r, int err)
 	return mutation_fail(r);
 }
 
+/* It is pending, and may not be answered so: what it made could not be made again under the same ids. */
+static enum step_result mutation_sync(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+
+	m->is_syncing = true;
+	r->pending++;
+	r->done.fn = commit_done;
+	kv_sync(r->store->kv, &m->sync, r->local->reactor, &r->done);
+	return STEP_WAIT;
+}
+
+static enum step_result mutation_synced(struct req *r)
+{
+	struct mutation *m = mutation_of(r);
+
+	m->is_pending = false;
+	if (kv_losses(r->store->kv) != m->losses) return mutation_failed(r, -GRANARY_EBUSY);
+	if (m->ops->settled != NULL) m->ops->settled(r, 0);
+	return mutation_done(r);
+}
+
 enum step_result mutation_finish(struct req *r)
 {
 	struct mutation *m = mutation_of(r);
-	int err = plan_settle(r);
+	int err;
+
+	if (m->is_syncing) return mutation_synced(r);
+	err = plan_settle(r);
 
 	if ((err == -GRANARY_EBUSY || err == -GRANARY_ECHANGED) && m->tries < MUTATION_TRIES_MAX) {
 		r->err = 0;
@@ -393,6 +535,7 @@ enum step_result mutation_finish(struct req *r)
 	} else if (m->session != NULL) {
 		deletes_return(m);
 	}
+	if (m->is_pending && m->is_short_of_ids) return mutation_sync(r);
 	if (m->ops->settled != NULL) m->ops->settled(r, 0);
 	return mutation_done(r);
 }

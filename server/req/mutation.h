@@ -4,8 +4,10 @@
  * answer and its memory. */
 #pragma once
 
+#include "meta/ids.h"
 #include "req/retry_row.h"
 #include "req/session.h"
+#include "req/unstable.h"
 
 enum { MUTATION_TRIES_MAX = 8, MUTATION_NOTHING = 1 };
 
@@ -30,6 +32,8 @@ struct mutation_ops {
 	uint32_t (*statuses)(const struct req *r, uint8_t *out);
 	/* What else the answer tells of the entries, for the retry row (retry_row.h). NULL: nothing. */
 	bool (*list)(const struct req *r, enum retry_field field, uint64_t *out);
+	/* How many ids its objects take, besides MUTATION_IDS_MIN. NULL: none. */
+	uint32_t (*ids)(const struct req *r);
 	uint32_t restart; /* step */
 };
 
@@ -41,7 +45,15 @@ struct mutation {
 	uint64_t sequence, after, seen;
 	uint64_t first_id, first_version; /* for the retry row, set by plan */
 	bool relaxed;                     /* the bucket's setting, for the answer's flag */
+	bool is_unstable; /* may be answered before it is durable; a kind with appends makes them accordingly */
+	bool is_replay;   /* it was answered so, and lost: with the ids that it had */
+	struct ids_block ids; /* is_unstable: what it takes its ids and versions from, from the beginning */
+	uint32_t ids_taken, versions_taken; /* of them, before the plan */
+	struct unstable *tail; /* of a kind with appends, or made when it is submitted */
 	/* its own */
+	bool is_short_of_ids, has_reserved, is_syncing, is_pending;
+	uint64_t verifier, losses;
+	struct kv_sync sync;
 	struct ns_plan *plan;
 	uint32_t tries, delete_count, early_step;
 	bool admitted, looked_up, submitted, has_row, replayed;

@@ -39,7 +39,11 @@ static enum step_result put_begin(struct req *r)
 	err = auth_begin(r, &p->auth, GRANT_WRITE, bucket);
 	if (err < 0) return req_fail(r, err, "cannot write to this bucket: %s", error_text(err));
 	p->m.relaxed = p->auth.bucket.relaxed != 0;
-	return put_parse(r, p, &c) < 0 ? STEP_DONE : STEP_NEXT;
+	if (put_parse(r, p, &c) < 0) return STEP_DONE;
+	for (uint32_t i = 0; i < p->count; i++)
+		if ((p->entries[i].flags & PUT_UPLOAD) != 0)
+			p->m.is_unstable = false; /* its bytes cannot be sent again */
+	return STEP_NEXT;
 }
 
 /* ---- check: grants, parents, bytes ---- */
@@ -109,9 +113,18 @@ static void put_again(struct put *p)
 		if (!e->again) continue;
 		e->again = false;
 		e->dir = 0;
-		if (e->appended && e->append.err == 0) pack_append_settled(&e->append);
+		if (p->m.tail != NULL) continue;
+		if (e->appended && e->append->err == 0) pack_append_settled(e->append);
 		e->appended = false;
 	}
+}
+
+/* Of what nobody waits for all is placed anew. */
+static void put_again_unstable(struct put *p)
+{
+	if (p->m.tail == NULL) return;
+	unstable_release(&p->m.tail);
+	for (uint32_t i = 0; i < p->count; i++) p->entries[i].appended = false;
 }
 
 static enum step_result put_check(struct req *r)
@@ -119,6 +132,7 @@ static enum step_result put_check(struct req *r)
 	struct put *p = put_of(r);
 
 	put_again(p);
+	put_again_unstable(p);
 	if (!p->checked && r->frame.data_len <= VERIFY_INLINE_MAX) put_verify(p);
 	if (!put_parents(p, false) && p->checked) return STEP_NEXT;
 	r->step++;
@@ -130,14 +144,19 @@ static enum step_result put_check(struct req *r)
 static void put_ids(struct req *r, struct put *p)
 {
 	struct ids *ids = r->store->ids;
+	struct ids_block block = p->m.ids, *before = NULL;
 
 	if (p->m.first_version != 0) return;
+	if (p->m.is_unstable) before = ids_use(&block);
 	p->m.first_version = ids_version_range(ids, p->count);
 	for (uint32_t i = 0; i < p->count; i++) {
 		p->entries[i].version = p->m.first_version + i;
 		p->entries[i].id = ids_object(ids);
 	}
 	p->m.first_id = p->entries[0].id;
+	if (!p->m.is_unstable) return;
+	ids_use(before);
+	p->m.ids_taken = p->m.versions_taken = p->count;
 }
 
 static void put_take_upload(struct req *r, struct put *p, struct put_entry *e)
@@ -163,7 +182,7 @@ static void put_release(struct req *r, struct put *p, int err)
 	for (uint32_t i = 0; i < p->count; i++) {
 		struct put_entry *e = &p->entries[i];
 
-		if (e->appended && e->append.err == 0) pack_append_settled(&e->append);
+		if (e->appended && e->append->err == 0 && p->m.tail == NULL) pack_append_settled(e->append);
 		e->appended = false;
 		if (e->upload == NULL) continue;
 		if (err == 0 && e->err == 0 && e->planned == 0)
@@ -205,8 +224,8 @@ static enum step_result put_appended(struct req *r)
 	for (uint32_t i = 0; i < p->count; i++) {
 		struct put_entry *e = &p->entries[i];
 
-		if (!e->appended || e->append.err == 0) continue;
-		e->err = e->append.err;
+		if (!e->appended || e->append->err == 0) continue;
+		e->err = e->append->err;
 		if (error_class(e->err) != ERROR_RETRY) continue;
 		req_set_error(r, e->err, "the record cannot be stored now: %s", error_text(e->err));
 		put_release(r, p, e->err);
@@ -219,7 +238,7 @@ static enum step_result put_appended(struct req *r)
 
 static int entry_plan(struct put_entry *e, struct ns_plan *plan)
 {
-	struct extent *extents = &e->append.extent;
+	struct extent *extents = &e->append->extent; /* not used of an upload */
 	struct ns_put put = {
 		.ref = e->ref,
 		.condition = (enum ns_condition)e->condition,
@@ -257,7 +276,7 @@ static void put_account(struct put *p, struct kv_txn *txn)
 {
 	for (uint32_t i = 0; i < p->count; i++) {
 		const struct put_entry *e = &p->entries[i];
-		const struct pack_append *a = &e->append;
+		const struct pack_append *a = e->append;
 
 		if (e->appended && a->err == 0) writers_account(txn, &a, 1);
 		for (uint32_t x = 0;
@@ -307,6 +326,11 @@ static int entry_result(const struct put_entry *e)
 static void put_settled(struct req *r, int err)
 {
 	put_release(r, put_of(r), err);
+}
+
+static uint32_t put_id_count(const struct req *r)
+{
+	return put_of(r)->count;
 }
 
 static size_t put_meta_cap(const struct req *r)
@@ -410,6 +434,7 @@ static const struct mutation_ops put_ops = {
 	.replay = put_replay,
 	.statuses = put_statuses,
 	.list = put_list,
+	.ids = put_id_count,
 	.restart = PUT_STEP_CHECK,
 };
 static const struct req_step put_steps[] = {

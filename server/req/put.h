@@ -23,7 +23,8 @@ struct put_entry {
 	uint64_t dir, group, id, version, replaced;
 	struct hash128 hash;
 	struct upload *upload;
-	struct pack_append append;
+	struct pack_append *append; /* own, or of the mutation's tail */
+	struct pack_append own;
 	struct put *put;
 };
 

@@ -50,9 +50,20 @@ static struct slice entry_key(const struct put *p, const struct put_entry *e, st
 
 static void append_done(struct task *task)
 {
-	struct put_entry *e = container_of(task, struct put_entry, append.done);
+	struct put_entry *e = container_of(task, struct put_entry, own.done);
 	struct put *p = e->put;
 
+	assert(p->appending > 0);
+	if (--p->appending == 0) req_resume(p->r);
+}
+
+/* It is placed, or failed. */
+static void append_done_unstable(struct task *task)
+{
+	struct pack_append *a = container_of(task, struct pack_append, done);
+	struct put *p = ((struct unstable *)a->user)->context;
+
+	if (a->err < 0) unstable_append_failed(a->user);
 	assert(p->appending > 0);
 	if (--p->appending == 0) req_resume(p->r);
 }
@@ -60,7 +71,7 @@ static void append_done(struct task *task)
 /* On the writer's reactor. The request waits for the one append: nobody else has it. */
 static struct kv_txn *append_placed(struct pack_append *a)
 {
-	struct put_entry *e = container_of(a, struct put_entry, append);
+	struct put_entry *e = container_of(a, struct put_entry, own);
 	struct put *p = e->put;
 	struct kv_txn *txn = mutation_plan_early(p->r, PUT_STEP_FINISH);
 
@@ -70,7 +81,7 @@ static struct kv_txn *append_placed(struct pack_append *a)
 
 static void append_unplaced(struct pack_append *a)
 {
-	struct put_entry *e = container_of(a, struct put_entry, append);
+	struct put_entry *e = container_of(a, struct put_entry, own);
 
 	e->put->appending = 1;
 	mutation_drop_early(e->put->r);
@@ -78,17 +89,23 @@ static void append_unplaced(struct pack_append *a)
 
 static void append_fill(struct req *r, struct put_entry *e)
 {
-	struct pack_append *a = &e->append;
+	struct put *p = e->put;
+	struct pack_append *a = &e->own;
 	struct slice dir;
 
-	a->done.fn = append_done;
+	if (p->m.tail != NULL) {
+		a = &p->m.tail->appends[e - p->entries];
+		unstable_append_begin(p->m.tail, a);
+	}
+	e->append = a;
+	a->done.fn = p->m.tail != NULL ? append_done_unstable : append_done;
 	a->notify = r->local->reactor;
 	a->group = e->group;
 	a->object_id = e->id;
 	a->version = e->version;
 	a->dir_id = e->dir;
 	a->whole = true;
-	a->placed = e->put->count == 1 ? append_placed : NULL;
+	a->placed = p->count == 1 && p->m.tail == NULL ? append_placed : NULL;
 	a->unplaced = append_unplaced;
 	a->committed = &r->done;
 	a->name = e->ref.name;
@@ -106,6 +123,10 @@ uint32_t put_append(struct req *r, struct put *p)
 	struct wr w;
 
 	if (p->texts == NULL) p->texts = req_alloc(size);
+	if (p->m.is_unstable && p->m.tail == NULL) {
+		p->m.tail = unstable_new(r->local, p->count);
+		p->m.tail->context = p;
+	}
 	w = wr_of(p->texts, size);
 	for (uint32_t i = 0; i < p->count; i++) {
 		struct put_entry *e = &p->entries[i];
@@ -114,12 +135,12 @@ uint32_t put_append(struct req *r, struct put *p)
 
 		if (e->err < 0 || e->appended || (e->flags & PUT_UPLOAD) != 0) continue;
 		append_fill(r, e);
-		e->append.key = key;
-		e->append.attrs = attrs;
+		e->append->key = key;
+		e->append->attrs = attrs;
 		e->appended = true;
-		e->append.next = NULL;
-		*last = &e->append;
-		last = &e->append.next;
+		e->append->next = NULL;
+		*last = e->append;
+		last = &e->append->next;
 		p->appending++;
 	}
 	assert(wr_ok(&w));

@@ -71,6 +71,7 @@ int put_parse(struct req *r, struct put *p, struct cur *c)
 	}
 	p->entries = req_alloc(p->count * sizeof(*p->entries));
 	memset(p->entries, 0, p->count * sizeof(*p->entries));
+	for (uint32_t i = 0; i < p->count; i++) p->entries[i].append = &p->entries[i].own;
 	err = entries_parse(r, p, c);
 	if (err == -GRANARY_ETOOBIG)
 		req_set_error(r, err,

@@ -80,6 +80,7 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_SNAPSHOT_REPACK] = &snapshot_repack_kind,
 	[OP_RECIPE_CREATE] = &recipe_create_kind,
 	[OP_RECIPE_REMOVE] = &recipe_remove_kind,
+	[OP_SYNC] = &sync_kind,
 };
 
 const struct req_kind *req_kind_of(uint8_t op)
@@ -123,8 +124,14 @@ static void req_mark(struct req *r)
 	r->marks[last].wait_us = wait_us > UINT32_MAX ? UINT32_MAX : (uint32_t)wait_us;
 }
 
+static uint64_t req_reads_as(const struct req *r)
+{
+	return (r->kind->mutation || r->kind->sees_own) && r->peer->session != NULL ? session_id(r->peer->session) : 0;
+}
+
 static void req_run(struct req *r)
 {
+	uint64_t before = kv_read_as(req_reads_as(r));
 	enum step_result res;
 
 	assert(r->magic == REQ_MAGIC && !r->running);
@@ -137,6 +144,7 @@ static void req_run(struct req *r)
 		if (res == STEP_NEXT) r->step++;
 	} while (res == STEP_NEXT || (res == STEP_WAIT && r->resumed));
 	r->running = false;
+	kv_read_as(before);
 	if (res == STEP_DONE) {
 		req_finish(r);
 	} else {
@@ -217,8 +225,10 @@ void req_post(struct req *r)
 static void req_work_task(struct task *task)
 {
 	struct req *r = container_of(task, struct req, task);
+	uint64_t before = kv_read_as(req_reads_as(r));
 
 	r->work(r);
+	kv_read_as(before);
 	req_post(r);
 }
 

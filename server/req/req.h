@@ -72,6 +72,7 @@ struct req_kind {
 	const char *name;        /* "read": of counters and logs */
 	uint8_t action;          /* GRANT_* it needs at least on something; judged in detail by the steps */
 	bool mutation;
+	bool sees_own;           /* it is shown what its session has pending (kv_read_as); mutations are */
 	const struct req_step *steps;
 	uint32_t step_count;
 	void (*cleanup)(struct req *r);
@@ -137,3 +138,5 @@ void sessions_tick(struct sessions *s, uint64_t now_ns);
 /* Removes old rows of sessions, some of them a call, a sweep an hour at most. Once a job pass. */
 void sessions_sweep(struct sessions *s, uint64_t now_ns);
 uint64_t sessions_count(struct sessions *s);
+/* At the end, when nothing is pending: no session has anything to send again. Blocks. */
+void sessions_leave(struct sessions *s);

@@ -26,10 +26,12 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "common/hash.h"
+#include "common/log.h"
 #include "common/tlv.h"
 #include "meta/ids.h"
 #include "req/mutation.h"
 #include "req/session_sweep.h"
+#include "req/unstable.h"
 
 enum { SHARDS = 64, SEQ_BUCKETS = 64 };
 static const uint64_t WAIT_MAX_NS = 10 * UINT64_C(1000000000);
@@ -59,6 +61,9 @@ struct session {
 	struct list settled, waiting, uploads;
 	uint64_t *rows; /* sequences with a retry row, in the order of their commits */
 	uint32_t rows_count, rows_cap;
+	struct session_row row;      /* as committed, once stored */
+	uint64_t ids_next, ids_end;  /* of its last range */
+	bool row_busy;               /* it is being written */
 };
 
 struct shard {
@@ -84,6 +89,7 @@ static struct session *session_new(uint64_t id, const char *key_id, bool stored)
 	s->refs = 1;
 	s->id = id;
 	memcpy(s->key_id, key_id, strlen(key_id) + 1);
+	s->row.key = slice_str(s->key_id);
 	pthread_mutex_init(&s->lock, NULL);
 	atomic_init(&s->stored, stored);
 	list_init(&s->settled);
@@ -228,6 +234,11 @@ static int admit_locked(struct session *s, struct mutation *m, bool resent, stru
 		q = *at;
 	}
 	if (q != NULL && !resent) return -GRANARY_EPROTO;
+	if (q != NULL && q->settled && (q->result.flags & FRAME_UNSTABLE) != 0 && q->result.verifier != m->verifier) {
+		seq_remove(s, q); /* it was lost meanwhile */
+		at = seq_place(s, m->sequence);
+		q = *at;
+	}
 	if (q != NULL)
 		return q->settled ? result_copy(out, &q->result) : session_wait(s, m, m->sequence);
 	if (!session_may_follow(s, m->after)) return session_wait(s, m, m->after);
@@ -340,6 +351,120 @@ void session_unlock(struct session *s)
 struct list *session_uploads(struct session *s)
 {
 	return &s->uploads;
+}
+
+/* ---- row `h`: what is reserved, and whether something may be unstable ---- */
+
+bool session_take_ids(struct session *s, uint32_t n, uint64_t *first)
+{
+	bool is_there;
+
+	pthread_mutex_lock(&s->lock);
+	is_there = s->row.is_unstable && s->ids_end - s->ids_next >= n;
+	if (is_there) {
+		*first = s->ids_next;
+		s->ids_next += n;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return is_there;
+}
+
+bool session_owns_ids(struct session *s, uint64_t first, uint32_t n)
+{
+	bool owns;
+
+	pthread_mutex_lock(&s->lock);
+	owns = session_row_has(&s->row, first, n);
+	pthread_mutex_unlock(&s->lock);
+	return owns;
+}
+
+static int row_write(struct store *store, struct session *s, const struct session_row *row)
+{
+	uint8_t key[ROW_KEY_MAX], value[SESSION_ROW_MAX];
+	struct kv_txn *txn = kv_txn_new(store->kv);
+	size_t len = session_row_encode(row, value);
+	int err;
+
+	if (txn == NULL) return -GRANARY_ENOMEM;
+	if (!session_stored(s)) kv_pre_absent(txn, 0, row_session(key, s->id));
+	kv_put(txn, row_session(key, s->id), slice_of(value, len));
+	err = kv_submit_wait(store->kv, txn);
+	kv_txn_free(&txn);
+	if (err == -GRANARY_EBUSY) session_set_stored(s); /* a mutation was faster */
+	return err;
+}
+
+/* One writer at a time; the row as it is. */
+static int row_begin(struct store *store, struct session *s, struct session_row *row)
+{
+	uint64_t now = store_clock_now(store->clock);
+	int err;
+
+	pthread_mutex_lock(&s->lock);
+	err = s->row_busy ? -GRANARY_EBUSY : 0;
+	if (err == 0) s->row_busy = true;
+	*row = s->row;
+	pthread_mutex_unlock(&s->lock);
+	if (row->created_ns == 0) row->created_ns = now;
+	row->lease_ns = now + WIRE_LEASE_S * UINT64_C(1000000000);
+	return err;
+}
+
+static int row_end(struct store *store, struct session *s, const struct session_row *row)
+{
+	int err = row_write(store, s, row);
+
+	if (err == -GRANARY_EBUSY) err = row_write(store, s, row);
+	pthread_mutex_lock(&s->lock);
+	s->row_busy = false;
+	if (err == 0) s->row = *row;
+	pthread_mutex_unlock(&s->lock);
+	if (err == 0) session_set_stored(s);
+	return err;
+}
+
+int session_reserve(struct store *store, struct session *s)
+{
+	struct session_row row;
+	uint64_t first = ids_object_range(store->ids, SESSION_IDS_COUNT);
+	int err = row_begin(store, s, &row);
+
+	if (err < 0) return err;
+	row.is_unstable = true;
+	session_row_add(&row, first, SESSION_IDS_COUNT);
+	err = row_end(store, s, &row);
+	if (err < 0) return err;
+	pthread_mutex_lock(&s->lock);
+	s->ids_next = first;
+	s->ids_end = first + SESSION_IDS_COUNT;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+int session_leave(struct store *store, struct session *s)
+{
+	struct session_row row;
+	int err = row_begin(store, s, &row);
+
+	if (err < 0) return err;
+	if (!row.is_unstable) {
+		pthread_mutex_lock(&s->lock);
+		s->row_busy = false;
+		pthread_mutex_unlock(&s->lock);
+		return 0;
+	}
+	pthread_mutex_lock(&s->lock);
+	s->row.is_unstable = false; /* from here on ids are reserved anew */
+	pthread_mutex_unlock(&s->lock);
+	row.is_unstable = false;
+	err = row_end(store, s, &row);
+	if (err < 0) {
+		pthread_mutex_lock(&s->lock);
+		s->row.is_unstable = true;
+		pthread_mutex_unlock(&s->lock);
+	}
+	return err;
 }
 
 /* ---- all of them ---- */
@@ -459,29 +584,31 @@ static int session_forgotten(struct sessions *all, uint64_t id)
 }
 
 /* A session of before a restart, or one whose lease ended: its row `h` says whose it is. */
-static int session_owner(struct sessions *all, uint64_t id, const char *key_id, bool *stored)
+static int session_owner(struct sessions *all, uint64_t id, const char *key_id, bool *stored, struct session_row *row)
 {
 	uint8_t key[ROW_KEY_MAX];
 	struct kv_value value;
-	struct slice owner;
 	int err = kv_get(all->store->kv, row_session(key, id), &value);
 
 	*stored = err == 0;
 	if (err == -GRANARY_ENOTFOUND) return session_forgotten(all, id);
 	if (err < 0) return err;
-	if (!value_bytes(value.v, HTAG_KEY, &owner))
-		err = -GRANARY_ECORRUPT;
-	else if (!slice_eq(owner, slice_str(key_id)))
-		err = -GRANARY_EACCESS;
+	err = session_row_decode(value.v, row);
+	if (err == 0 && !slice_eq(row->key, slice_str(key_id))) err = -GRANARY_EACCESS;
+	row->key = slice_of(NULL, 0); /* it is the value's */
 	kv_value_release(&value);
 	return err;
 }
 
 /* 1: another connection was faster. */
-static int session_make(
-	struct sessions *all, uint64_t id, const char *key_id, bool stored, struct session **out)
+static int session_make(struct sessions *all, uint64_t id, const char *key_id, const struct session_row *row,
+	struct session **out)
 {
-	*out = session_new(id, key_id, stored);
+	*out = session_new(id, key_id, row != NULL);
+	if (row != NULL) {
+		(*out)->row = *row;
+		(*out)->row.key = slice_str((*out)->key_id);
+	}
 	if (session_insert(all, *out)) return 0;
 	session_free(*out);
 	*out = NULL;
@@ -491,12 +618,13 @@ static int session_make(
 static int session_make_by_row(
 	struct sessions *all, uint64_t id, const char *key_id, struct session **out)
 {
+	struct session_row row = { .range_count = 0 };
 	bool stored;
 	int err;
 
 	pthread_rwlock_rdlock(&all->gate);
-	err = session_owner(all, id, key_id, &stored);
-	if (err == 0) err = session_make(all, id, key_id, stored, out);
+	err = session_owner(all, id, key_id, &stored, &row);
+	if (err == 0) err = session_make(all, id, key_id, stored ? &row : NULL, out);
 	pthread_rwlock_unlock(&all->gate);
 	return err;
 }
@@ -509,7 +637,7 @@ int session_attach(struct sessions *all, const struct ns_access_key *key, uint64
 	*out = NULL;
 	do {
 		if (id == 0) {
-			err = session_make(all, ids_object(all->store->ids), key->id, false, out);
+			err = session_make(all, ids_object(all->store->ids), key->id, NULL, out);
 			continue;
 		}
 		err = session_ref_known(all, id, key->id, out);
@@ -547,8 +675,51 @@ static bool session_is_over(struct session *s, uint64_t now_ns)
 	return is_over;
 }
 
+/* The row of a session that is not in memory. The gate is closed, so it stays so. */
+static void row_leave(struct sessions *all, uint64_t id)
+{
+	uint8_t key[ROW_KEY_MAX], buf[SESSION_ROW_MAX];
+	struct store *store = all->store;
+	struct kv_txn *txn = NULL;
+	struct kv_value value;
+	struct session_row row;
+	int err = kv_get(store->kv, row_session(key, id), &value);
+
+	if (err < 0) return;
+	err = session_row_decode(value.v, &row);
+	if (err == 0 && row.is_unstable) txn = kv_txn_new(store->kv);
+	if (txn != NULL) {
+		row.is_unstable = false;
+		kv_put(txn, row_session(key, id), slice_of(buf, session_row_encode(&row, buf)));
+		err = kv_submit_wait(store->kv, txn);
+		kv_txn_free(&txn);
+	}
+	kv_value_release(&value);
+	if (err < 0 && err != -GRANARY_ESHUTDOWN)
+		log_warn("cannot write that session %016llx has nothing to send again: %s; the next start waits for it",
+			(unsigned long long)id, error_text(err));
+}
+
+void sessions_leave(struct sessions *all)
+{
+	for (uint32_t i = 0; i < SHARDS; i++)
+		for (struct session *s = all->shards[i].first; s != NULL; s = s->next)
+			if (s->row.is_unstable) row_leave(all, s->id);
+}
+
+/* It ended; what it had pending was written long ago. */
+static void session_is_left(struct sessions *all, uint64_t id)
+{
+	sessions_gate_close(all);
+	if (!sessions_knows(all, id)) row_leave(all, id);
+	sessions_gate_open(all);
+}
+
 void sessions_tick(struct sessions *all, uint64_t now_ns)
 {
+	uint64_t late;
+
+	while (replays_take_late(all->store->replays, &late)) session_is_left(all, late);
 	for (uint32_t i = 0; i < SHARDS; i++) {
 		struct shard *shard = &all->shards[i];
 		struct session *over = NULL;
@@ -573,6 +744,7 @@ void sessions_tick(struct sessions *all, uint64_t now_ns)
 			struct session *s = over;
 
 			over = s->next;
+			if (s->row.is_unstable) session_is_left(all, s->id);
 			session_free(s);
 		}
 	}

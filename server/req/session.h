@@ -9,8 +9,7 @@
 enum {
 	SESSION_RESULTS_MAX = 256,
 	SESSION_RESULT_BYTES_MAX = 128 * 1024, /* settled ones kept in RAM */
-	SESSION_ROWS_MAX =
-		4096, /* retry rows remembered for deletion; a job removes others after 24 h */
+	SESSION_ROWS_MAX = 1 << 16, /* retry rows remembered for deletion; a job removes others after 24 h */
 	SESSION_DELETES_MAX = 64, /* of them in one transaction */
 	SESSION_UPLOADS_MAX = 1024,
 };
@@ -21,6 +20,7 @@ struct upload;
 /* What a settled mutation answered. */
 struct result {
 	uint16_t status, flags;
+	uint64_t verifier; /* of an unstable one */
 	uint8_t *meta;
 	uint32_t meta_len;
 };

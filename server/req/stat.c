@@ -246,6 +246,7 @@ static const struct req_step stat_steps[] = { { "parse", stat_parse }, { "find",
 	{ "answer", stat_answer } };
 const struct req_kind stat_kind = {
 	.op = OP_STAT,
+	.sees_own = true,
 	.name = "stat",
 	.action = GRANT_READ,
 	.steps = stat_steps,

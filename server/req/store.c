@@ -39,6 +39,7 @@
 #include "req/fair.h"
 #include "req/kind.h"
 #include "req/store_priv.h"
+#include "req/unstable.h"
 #include "tier/packs.h"
 
 #define MIB (UINT64_C(1) << 20)
@@ -63,6 +64,7 @@ void store_options_default(struct store_options *o)
 	o->kv_block_cache = 128 * MIB;
 	o->kv_write_buffer = 32 * MIB;
 	o->staging_budget = 64 * MIB;
+	o->unstable_budget = 32 * MIB;
 	o->request_budget = 160 * MIB;
 	o->pack_size = 256 * MIB;
 	o->disk_reserve = 64 * MIB;
@@ -103,6 +105,22 @@ static int open_lock(struct store *store, char *why, size_t cap)
 	return err;
 }
 
+/* One turn of everything: returns whether something ran. */
+static bool sim_turn(struct store *store)
+{
+	uint32_t ran = workers_turn(store->workers) + kv_turn(store->kv);
+
+	return ran + reactor_turn(store->reactors[0], false) > 0;
+}
+
+/* Under sim, while a reader waits for a flush. */
+static void pump(void *arg)
+{
+	struct store *store = arg;
+
+	if (!sim_turn(store)) reactor_turn(store->reactors[0], true);
+}
+
 static int open_kv(struct store *store)
 {
 	const struct store_options *o = &store->options;
@@ -115,6 +133,11 @@ static int open_kv(struct store *store)
 		.fatal_arg = store,
 		.nospace = ballast_release,
 		.nospace_arg = store,
+		.pending_max = o->unstable_budget,
+		.flush_records = unstable_flush_records,
+		.pending_began = unstable_began,
+		.pump = pump,
+		.pending_arg = store,
 	};
 
 	return o->simulated ? kv_open_mem(store->fs, "meta", &kv, &store->kv)
@@ -301,7 +324,10 @@ static int open_threads(struct store *store)
 		.idle_seal_ns = UINT64_C(60000000000),
 	};
 	err = writers_new(&writers, &store->writers);
-	return err < 0 ? err : sessions_open(store, &store->sessions);
+	if (err == 0) err = replays_open(store, &store->replays);
+	if (err == 0) err = sessions_open(store, &store->sessions);
+	if (err == 0) replays_start(store->replays);
+	return err;
 }
 
 static void jobs_extra(void *arg)
@@ -409,13 +435,6 @@ int store_open(const struct store_options *options, struct store **out, char *wh
 
 /* ---- closing ---- */
 
-static bool sim_turn(struct store *store)
-{
-	uint32_t ran = workers_turn(store->workers) + kv_turn(store->kv);
-
-	return ran + reactor_turn(store->reactors[0], false) > 0;
-}
-
 /* Without threads everything that is under way needs turns to end. */
 static void sim_settle(struct store *store)
 {
@@ -455,7 +474,11 @@ void store_close(struct store **sp)
 	atomic_store(&store->draining, true);
 	if (store->snapshots != NULL) snapshots_stop(store->snapshots);
 	if (store->jobs != NULL) jobs_close(&store->jobs);
-	if (store->sessions != NULL) sessions_close(&store->sessions);
+	if (store->sessions != NULL) {
+		kv_sync_wait(store->kv);
+		sessions_leave(store->sessions);
+		sessions_close(&store->sessions);
+	}
 	close_threads(store);
 	if (store->snapshots != NULL) snapshots_close(&store->snapshots);
 	if (store->clock != NULL) store_clock_save(store->clock, store->kv);
@@ -469,6 +492,7 @@ void store_close(struct store **sp)
 	if (store->ids != NULL) ids_free(&store->ids);
 	if (store->kv != NULL) kv_close(&store->kv);
 	close_reactors(store);
+	replays_close(&store->replays);
 	if (store->loc != NULL) loc_free(&store->loc);
 	if (store->lock != NULL) fs_close(&store->lock);
 	free(store);

@@ -21,6 +21,7 @@ struct ns;
 struct packs;
 struct reactor;
 struct reader;
+struct replays;
 struct sessions;
 struct shares;
 struct shares_local;
@@ -40,6 +41,7 @@ struct store_options {
 	/* bytes */
 	/* a third of transient_budget is for what consumers of epochs share */
 	uint64_t cache_budget, transient_budget, loc_budget, kv_block_cache, kv_write_buffer, staging_budget;
+	uint64_t unstable_budget;  /* bytes of what is answered and not durable yet, without the records; 32 MiB */
 	uint64_t request_budget;   /* bytes of requests and answers in memory over all connections */
 	uint64_t pack_size, disk_reserve, ballast;
 	bool jobs;                 /* start background jobs (tests may drive them by hand) */
@@ -81,6 +83,7 @@ struct store {
 	struct workers *workers;
 	struct writers *writers;
 	struct sessions *sessions;
+	struct replays *replays;
 	struct snapshots *snapshots;
 	struct jobs *jobs;
 	struct slow_ring *slow;

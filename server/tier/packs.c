@@ -245,6 +245,8 @@ void packs_pending(struct pack *pack, int delta)
 }
 
 int64_t packs_pending_count(const struct pack *pack) { return atomic_load(&pack->pending); }
+void packs_lazy(struct pack *pack, int delta) { atomic_fetch_add(&pack->lazy, delta); }
+int64_t packs_lazy_count(const struct pack *pack) { return atomic_load(&pack->lazy); }
 uint64_t pack_pins(const struct pack *pack) { return (uint64_t)atomic_load(&pack->pins); }
 uint64_t pack_order(const struct pack *pack) { return pack->order; }
 

@@ -66,6 +66,9 @@ int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end);
 uint64_t packs_allocated(const struct pack *pack); /* preallocated up to here; 0: not by this process */
 void packs_pending(struct pack *pack, int delta);
 int64_t packs_pending_count(const struct pack *pack);
+/* Those of the pending ones that nobody waits for (pack_append.flushed). */
+void packs_lazy(struct pack *pack, int delta);
+int64_t packs_lazy_count(const struct pack *pack);
 /* Nobody appends to it any more: its records end at `end` (the writer's durable end); pack_seal
  * walks up to there. */
 void packs_set_end(struct pack *pack, uint64_t end);

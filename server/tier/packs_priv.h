@@ -27,7 +27,7 @@ struct pack {
 	bool for_job;            /* written by compaction: may use the reserve */
 	bool gone;               /* under the shard's lock: name removed, no new references at all */
 	_Atomic int64_t refs;    /* the table holds one until the pack is gone */
-	_Atomic int64_t pending;
+	_Atomic int64_t pending, lazy;
 	_Atomic int64_t pins;    /* of its row, as committed */
 	_Atomic(struct fs_file *) file; /* set under files_lock; cleared under files_lock and the shard's lock */
 	_Atomic uint64_t end, allocated, file_size;

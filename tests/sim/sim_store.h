@@ -15,6 +15,13 @@ static struct sim *sim;
 static struct world world;
 static struct peer peer;
 
+/* The metadata could not be synced: the process would be gone. */
+static void sim_store_fatal(void *arg, const char *what)
+{
+	(void)arg;
+	if (!sim_power_was_cut(sim)) fail_msg("fatal: %s", what);
+}
+
 static inline void up(void)
 {
 	struct store_options o;
@@ -23,6 +30,7 @@ static inline void up(void)
 	assert_int_equal(fs_new_sim(sim, "/data", &world.fs), 0);
 	o = world_options(world.fs);
 	o.simulated = true;
+	o.fatal = sim_store_fatal;
 	o.io = (struct io_options){ .engine = IO_ENGINE_SIM, .sim = sim, .depth = 64 };
 	if (store_open(&o, &world.store, why, sizeof(why)) < 0) fail_msg("store_open: %s", why);
 }

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kv_pending.h -- unstable transactions: judged, ordered and visible to their own session before they are durable.
+ *
+ *   submitted -> PENDING -> durable     `settled`, result 0
+ *             |          -> lost        `settled`, an error; kv_losses() has grown
+ *             -> refused, or committed as any other (kv_txn_is_pending() is false)
+ *
+ * Invariants:
+ * (1) Pending rows of different sessions are disjoint, and no transaction that is not pending rests on them: who meets
+ *     a pending row of another session, and whoever is not unstable and meets any, is judged after a flush. Meeting is
+ *     stating, putting, deleting or counting in a row that a pending transaction puts or deletes, a range that it
+ *     changes, and a limit on a counter while anything is pending. So losing what is pending loses nothing else, and
+ *     sessions can send theirs again independently.
+ * (2) What a pending transaction states about rows that are not pending may change before it is written: whoever
+ *     changes them did not meet it, so the order does not matter. What it counts is counted when it is written.
+ * (3) A flush takes all that is pending, in the order of judging, in one batch, after all records that it names are
+ *     flushed (contract B). From the wish on until it is through nothing becomes pending.
+ * (4) Pending is lost as a whole: a record that cannot be flushed, a batch that cannot be written.
+ * (5) kv_get shows a pending row to the session that owns it; any other read of it waits for a flush. Iterators and
+ *     views wait for a flush before they are made: of all that is pending, kv_iter_new_under of what is pending in its
+ *     range. So they read one place, and nobody is shown what a crash could take back (contract C).
+ * (6) A row is taken out of the table after the engine shows it, so a reader that does not find it here finds it there.
+ * (7) The bytes of what is pending stay below pending_max: at half of it a flush begins. */
+#pragma once
+
+#include <pthread.h>
+
+#include "meta/kv_group.h"
+
+struct kv_pending {
+	pthread_mutex_t lock;  /* rows: written by the one who judges, read by all */
+	struct overlay rows;
+	_Atomic uint64_t count; /* of transactions; 0: nothing to look for */
+	struct kv_bundle list;  /* the rest: under the judge's lock */
+	struct kv_txn *unflushed; /* the first whose records are not known to be flushed */
+	_Atomic uint64_t bytes;
+};
+
+int pending_init(struct kv_pending *p);
+void pending_release(struct kv_pending *p);
+bool pending_meets(struct kv_pending *p, const struct kv_txn *txn); /* invariant (1) */
+/* It was judged. Takes it; -GRANARY_ENOMEM: not. */
+int pending_add(struct kv_pending *p, struct kv_txn *txn);
+/* 1: all records are flushed; 0: not yet; or the error of one that failed. */
+int pending_is_flushed(struct kv_pending *p);
+/* Empties it: the transactions, in order. */
+struct kv_bundle pending_take(struct kv_pending *p);
+enum pending_found { PENDING_NONE, PENDING_OTHERS, PENDING_PUT, PENDING_DELETED };
+/* For a reader. PENDING_PUT: *out is a copy to be released. -GRANARY_ENOMEM. */
+int pending_get(struct kv_pending *p, struct slice key, struct kv_value *out);
+bool pending_is_under(struct kv_pending *p, struct slice prefix);

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* session_row.h -- the value of row `h` (FORMAT 6.13): whose a session is, the ids reserved for it, whether it may have
+ * answers that are not durable. Encode and decode, nothing else. */
+#pragma once
+
+#include "meta/rows.h"
+
+enum { SESSION_RANGES_MAX = 4, SESSION_ROW_MAX = 512 };
+
+struct session_row {
+	struct slice key; /* access key id; borrowed */
+	uint64_t created_ns, lease_ns;
+	bool is_unstable;
+	uint32_t range_count;
+	struct session_range { uint64_t first, count; } ranges[SESSION_RANGES_MAX]; /* oldest first */
+};
+
+size_t session_row_encode(const struct session_row *row, uint8_t value[SESSION_ROW_MAX]);
+int session_row_decode(struct slice value, struct session_row *out); /* 0 or -GRANARY_ECORRUPT */
+/* Is all of [first, first + count) reserved? */
+bool session_row_has(const struct session_row *row, uint64_t first, uint64_t count);
+/* Adds a range; the oldest goes when there is no room. */
+void session_row_add(struct session_row *row, uint64_t first, uint64_t count);
