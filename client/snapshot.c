@@ -68,7 +68,8 @@ static int manifest_take(struct granary_snapshot *s, size_t len, const uint8_t i
 	s->options = slice_text(m->options);
 	s->first_ids = calloc((size_t)m->page_count + 1, sizeof(*s->first_ids));
 	s->by_pack = calloc((size_t)m->page_count + 1, sizeof(*s->by_pack));
-	if (!s->prefix || !s->options || !s->first_ids || !s->by_pack || snapshot_pages_open(s) < 0)
+	if (!s->prefix || !s->options || !s->first_ids || !s->by_pack || snapshot_pages_open(s) < 0 ||
+	    snapshot_names_open(s) < 0)
 		return error_fail(s->client, -GRANARY_ENOMEM, "out of memory");
 	for (uint32_t i = 0; i < m->page_count; i++) {
 		s->first_ids[i + 1] = s->first_ids[i] + m->pages[i].samples;
@@ -141,6 +142,7 @@ void granary_snapshot_close(struct granary_snapshot **snapshot)
 	if (!s)
 		return;
 	*snapshot = NULL;
+	snapshot_names_close(s);
 	snapshot_pages_close(s);
 	snap_manifest_release(&s->manifest);
 	free(s->first_ids);
@@ -166,7 +168,7 @@ int granary_snapshot_describe(const struct granary_snapshot *s, struct granary_s
 		.samples = m->samples, .bytes = m->bytes, .directories = m->directories, .incomplete = m->incomplete,
 		.created_ns = m->created_ns, .smallest = m->smallest, .largest = m->largest, .block = m->block,
 		.window = m->window, .lanes = m->lanes, .mode = m->mode, .fields = m->fields, .pages = m->page_count,
-		.names_pages = m->names_count,
+		.names_pages = m->names_count, .names = s->first_names[m->names_count],
 	};
 
 	if (!detail || detail->size < offsetof(struct granary_snapshot_detail, samples))
@@ -220,127 +222,6 @@ int granary_snapshot_row(struct granary_snapshot *snapshot, uint64_t id, uint32_
 }
 
 /* ---- names ---- */
-
-/* The dense id that a row of a names page means; false when the manifest has no such sample. */
-static bool name_id(const struct granary_snapshot *s, const struct snap_name *n, uint64_t *id)
-{
-	const struct snap_page_ref *pages = s->manifest.pages;
-	uint32_t low = 0, high = s->manifest.page_count;
-
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-		if (pages[s->by_pack[middle]].pack < n->pack)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	uint32_t page = low < s->manifest.page_count ? s->by_pack[low] : 0;
-	if (low == s->manifest.page_count || pages[page].pack != n->pack || n->slot >= pages[page].samples)
-		return false;
-	*id = s->first_ids[page] + n->slot;
-	return true;
-}
-
-/* The names page in which a key would be. */
-static uint32_t names_page_of(const struct granary_snapshot *s, struct slice key)
-{
-	uint32_t low = 0, high = s->manifest.names_count;
-
-	while (high - low > 1) {
-		uint32_t middle = low + (high - low) / 2;
-		if (slice_compare(s->manifest.names[middle].first, key) <= 0)
-			low = middle;
-		else
-			high = middle;
-	}
-	return low;
-}
-
-struct walk {
-	struct granary_snapshot *snapshot;
-	granary_name_fn *fn;
-	void *arg;
-	bool stopped;
-};
-
-static int names_walk_page(struct walk *w, const struct stored *file, struct slice from)
-{
-	struct snap_names page;
-	struct snap_names_iter it;
-	struct snap_name n;
-	char key[SNAP_KEY_MAX + 1];
-	uint64_t id;
-	int err = snap_names_parse(file->p, file->len, &page);
-
-	if (err < 0)
-		return err;
-	snap_names_seek(&page, from, &it);
-	while (snap_names_next(&it, &n)) {
-		if (n.key.len > SNAP_KEY_MAX || !name_id(w->snapshot, &n, &id))
-			return -GRANARY_ECORRUPT;
-		memcpy(key, n.key.p, n.key.len);
-		key[n.key.len] = '\0';
-		int stop = w->fn(w->arg, key, id, n.field);
-		if (stop != 0) {
-			w->stopped = true;
-			return stop;
-		}
-	}
-	return it.err;
-}
-
-int granary_snapshot_names(struct granary_snapshot *snapshot, const char *from, granary_name_fn *fn, void *arg)
-{
-	struct walk w = { snapshot, fn, arg, false };
-	struct slice key = slice_str(from ? from : "");
-	int err = client_enter(snapshot->client);
-
-	for (uint32_t i = names_page_of(snapshot, key); err == 0 && i < snapshot->manifest.names_count; i++) {
-		const struct snap_names_ref *ref = &snapshot->manifest.names[i];
-		struct stored file;
-		err = snapshot_file(snapshot, ref->hash, ref->size, &file);
-		if (err < 0)
-			return err;
-		err = names_walk_page(&w, &file, key);
-		stored_close(&file);
-		if (err < 0 && !w.stopped)
-			error_fail(snapshot->client, err, "the names of snapshot '%s' cannot be read: %s",
-				snapshot->name,
-				error_text(err));
-	}
-	return err;
-}
-
-struct find {
-	const char *key;
-	uint64_t *id;
-	uint32_t *field;
-	bool found;
-};
-
-static int find_name(void *arg, const char *key, uint64_t id, uint32_t field)
-{
-	struct find *f = arg;
-
-	f->found = strcmp(key, f->key) == 0;
-	if (f->found) {
-		*f->id = id;
-		if (f->field)
-			*f->field = field;
-	}
-	return 1;
-}
-
-int granary_snapshot_find(struct granary_snapshot *snapshot, const char *key, uint64_t *id, uint32_t *field)
-{
-	struct find f = { key, id, field, false };
-	int err = granary_snapshot_names(snapshot, key, find_name, &f);
-
-	if (err < 0)
-		return err;
-	return f.found ? 0 : error_fail(snapshot->client, -GRANARY_ENOTFOUND, "'%.300s' is not in snapshot '%s'", key,
-		snapshot->name);
-}
 
 struct reverse {
 	uint64_t id;
@@ -470,4 +351,82 @@ int granary_snapshot_read(struct granary_snapshot *snapshot, uint64_t id, void *
 	*len = err == 0 ? offsets[m->fields] : 0;
 	free(offsets);
 	return err;
+}
+
+/* ---- a piece of one file ---- */
+
+/* The extent of a row that holds the byte at `offset`, and where it begins in the row. */
+static int extent_around(const struct snap_page *page, const struct snap_row *row, uint64_t offset,
+	struct snap_extent *extent, uint64_t *begins)
+{
+	*begins = 0;
+	for (uint32_t i = 0; i < row->extent_count; i++) {
+		int err = snap_page_extent(page, row, i, extent);
+		if (err < 0 || offset - *begins < extent->length)
+			return err;
+		*begins += extent->length;
+	}
+	return -GRANARY_ECORRUPT; /* the extents of a row make its size */
+}
+
+static int piece_fetch(struct granary_snapshot *s, uint64_t id, const struct snap_extent *e, uint8_t *block,
+	uint32_t timeout_ms)
+{
+	struct range_plan plan = { .units = NULL };
+	int err = -GRANARY_ECORRUPT;
+
+	if (e->pack == 0) {
+		memset(block, 0, e->length);
+		return 0;
+	}
+	for (int tries = 0; err == -GRANARY_ECORRUPT && tries < 2; tries++) {
+		range_plan_clear(&plan);
+		err = range_add_unit(&plan, e, block, 0);
+		if (err == 0)
+			err = range_run(&plan, s, timeout_ms);
+	}
+	if (err == -GRANARY_ECORRUPT)
+		err = batch_corrupt(s, &plan, &id);
+	range_plan_release(&plan);
+	return err;
+}
+
+int granary_snapshot_read_piece(struct granary_snapshot *snapshot, uint64_t id, uint32_t field, uint64_t offset,
+	struct granary_snapshot_piece *piece, const struct granary_call *call)
+{
+	uint32_t timeout_ms = call && call->timeout_ms ? call->timeout_ms : snapshot->timeout_ms;
+	struct page_cursor c = { .page = NULL };
+	struct snap_extent extent;
+	struct snap_row row;
+	uint64_t begins = 0;
+	int err = client_enter(snapshot->client);
+
+	*piece = (struct granary_snapshot_piece){ .data = NULL };
+	if (err == 0 && (id >= snapshot->manifest.samples || field >= snapshot->manifest.fields))
+		err = error_fail(snapshot->client, -GRANARY_ERANGE, "snapshot '%s' has no such sample or field",
+			snapshot->name);
+	if (err == 0)
+		err = page_cursor_to(snapshot, &c, id);
+	if (err == 0)
+		err = snap_page_row(c.page, (id - c.first) * snapshot->manifest.fields + field, &row);
+	if (err == 0 && offset >= row.size)
+		err = error_fail(snapshot->client, -GRANARY_ERANGE, "the file has no byte %llu",
+			(unsigned long long)offset);
+	if (err == 0)
+		err = extent_around(c.page, &row, offset, &extent, &begins);
+	page_cursor_end(snapshot, &c);
+	if (err < 0)
+		return err;
+	piece->data = malloc(extent.length);
+	if (!piece->data)
+		return error_fail(snapshot->client, -GRANARY_ENOMEM, "out of memory");
+	err = piece_fetch(snapshot, id, &extent, piece->data, timeout_ms);
+	if (err < 0) {
+		free(piece->data);
+		piece->data = NULL;
+		return err;
+	}
+	piece->offset = begins;
+	piece->size = extent.length;
+	return 0;
 }

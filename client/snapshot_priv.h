@@ -84,6 +84,8 @@ struct granary_snapshot {
 	struct page_slot *slots;     /* lock: a page each; what is here and has refs stays */
 	uint64_t held, held_max, clock; /* lock: bytes of pages that are here; how many may be, but for those in use */
 	uint32_t here;               /* lock: pages that are */
+	uint64_t *first_names;       /* names_count + 1: number of each names page's first name */
+	struct names_slots *names;   /* snapshot_names.c */
 };
 
 /* As granary_snapshot_open(). *exists: with -GRANARY_ENOTFOUND, there is one, which is not ready. */
@@ -106,6 +108,10 @@ void page_cursor_end(struct granary_snapshot *s, struct page_cursor *c);
 int snapshot_pages_load(struct granary_snapshot *s, const uint32_t *indices, uint32_t count);
 /* Bytes that have the hash: from this machine, else from the server. */
 int snapshot_file(struct granary_snapshot *s, struct hash128 hash, size_t size, struct stored *out);
+
+/* snapshot_names.c */
+int snapshot_names_open(struct granary_snapshot *s);
+void snapshot_names_close(struct granary_snapshot *s);
 
 uint32_t snapshot_page_of(const struct granary_snapshot *s, uint64_t id);
 /* A key of a sample, for people: 0, or -GRANARY_ENOTFOUND. Walks names: slow. */

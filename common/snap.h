@@ -106,6 +106,8 @@ struct snap_names_iter {
 };
 /* To the first key >= `key`. */
 void snap_names_seek(const struct snap_names *p, struct slice key, struct snap_names_iter *it);
+/* To entry number `index`; at or past the last: to the end. */
+void snap_names_at(const struct snap_names *p, uint32_t index, struct snap_names_iter *it);
 /* The key borrows from *it until the next call. false: the end, or it->err (-GRANARY_ECORRUPT). */
 bool snap_names_next(struct snap_names_iter *it, struct snap_name *out);
 

@@ -332,6 +332,28 @@ void snap_names_seek(const struct snap_names *p, struct slice key, struct snap_n
 	}
 }
 
+void snap_names_at(const struct snap_names *p, uint32_t index, struct snap_names_iter *it)
+{
+	struct entry e;
+
+	it->page = p;
+	it->at = 0;
+	it->index = it->key_len = 0;
+	it->err = 0;
+	if (index > p->count)
+		index = p->count;
+	if (p->count == 0)
+		return;
+	uint32_t restart = (index < p->count ? index : p->count - 1) / RESTART_EVERY;
+	it->at = restart_at(p, restart);
+	it->index = restart * RESTART_EVERY;
+	while (it->err == 0 && it->index < index) {
+		it->err = entry_next(it, &e);
+		if (it->err == 0)
+			entry_take(it, &e);
+	}
+}
+
 bool snap_names_next(struct snap_names_iter *it, struct snap_name *out)
 {
 	struct entry e;

@@ -247,6 +247,7 @@ verb_fn run_bucket_create, run_bucket_ls, run_bucket_rm;
 verb_fn run_key_create, run_key_ls, run_key_rm;
 verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_create;
 verb_fn run_clock_status, run_clock_accept, run_log_level;
+verb_fn run_mount, run_umount;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
 verb_fn run_setattr, run_xattr, run_tag, run_ln, run_mknod, run_multipart_ls, run_multipart_rm;

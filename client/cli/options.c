@@ -222,6 +222,13 @@ static const struct verb verbs[] = {
 		"Distinct directories in a batch, over those of the order `exact`: for one rank, a rank of 8, "
 		"and the global batch of 8. --block, --window and --lanes try others than the snapshot's.",
 		{ "granary shuffle-quality vision@v1", "granary shuffle-quality vision@v1 --batch 64" } },
+	{ "mount", "URL DIR [OPTION[=VALUE]...]", 2, 40, run_mount,
+		"mount a snapshot as a read-only filesystem",
+		"granary://HOST/BUCKET@NAME, or a directory of it. Options are words without dashes: "
+		"`granary-mount --help` lists them.",
+		{ "granary mount granary://localhost/vision@v1 /data",
+			"granary mount granary://localhost/vision@v1/train /data memory=1GiB deadline=10s" } },
+	{ "umount", "DIR", 1, 1, run_umount, "unmount what `granary mount` mounted", NULL, { "granary umount /data" } },
 	{ "status", "[URL]", 0, 1, run_status, "show the server's state and counters", NULL,
 		{ "granary status granary://localhost", "granary status --json" } },
 	{ "check", "[URL]", 0, 1, run_check, "have the server read and verify everything it keeps",

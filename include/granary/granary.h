@@ -1126,6 +1126,7 @@ struct granary_snapshot_detail {
 	uint32_t reserved;
 	uint64_t histogram[48];    /* samples by floor(log2(size)); size 0 is in the first */
 	uint8_t id[16];
+	uint64_t names;            /* files that have a name */
 };
 
 /** Opens a snapshot: fetches its manifest (about 50 bytes for each 256 MiB of data). The rest of its table is
@@ -1206,6 +1207,27 @@ typedef int granary_name_fn(void *arg, const char *key, uint64_t id, uint32_t fi
  * @return 0 at the end, what `fn` returned, or an error. Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_names(struct granary_snapshot *snapshot, const char *from,
 	granary_name_fn *fn, void *arg);
+/** As granary_snapshot_names(), from the name of a number on: names are numbered from 0 in the order of the keys.
+ * Those of a snapshot never change their number. @param first  at or past the end: `fn` is not called. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_names_at(struct granary_snapshot *snapshot, uint64_t first,
+	granary_name_fn *fn, void *arg);
+/** How many names of a snapshot come before a key, which need not be one of them: the number of the first that does
+ * not. @param number  names; set on success. @return 0 or an error. Blocks when that part of the table is not here.
+ * Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_name_number(struct granary_snapshot *snapshot, const char *key,
+	uint64_t *number);
+
+struct granary_snapshot_piece {
+	void *data;        /* a block, granary_free() it */
+	uint64_t offset;   /* in the file, of its first byte */
+	uint64_t size;     /* bytes, 4 MiB at most */
+};
+/** Reads the part of one file around a byte that is stored, and verified, as a whole: all of a file up to 4 MiB. What
+ * reads large files in small steps keeps it until it has taken what it needs.
+ * @param field  of the sample, below granary_snapshot_detail's `fields`. @param offset  below the file's size
+ * @return 0; -GRANARY_ERANGE (no such sample, field or byte); -GRANARY_ECORRUPT. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_read_piece(struct granary_snapshot *snapshot, uint64_t id,
+	uint32_t field, uint64_t offset, struct granary_snapshot_piece *piece, const struct granary_call *call);
 
 /** The consumers, as streams report them: a line each, `name=value` pairs separated by blanks: job,
  * host, rank, world, snapshot, epoch, position, of, samples, bytes, waited_ns, elapsed_ns (the last four since it

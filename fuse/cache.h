@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cache.h -- bytes of files in the daemon's memory, within a budget, least recently used out first.
+ *
+ * (1) a block is all bytes of some samples with neighbouring numbers (a run), or one piece of one file. Its bytes never
+ *     change, and were verified by the library when they came.
+ * (2) a block that someone got stays until it is put; it counts in the budget as long. What is lent beyond the budget
+ *     is bounded by the requests that can be under way.
+ * (3) of what two ask for at the same time one is fetched; the other waits for it. */
+#pragma once
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct cache;
+struct cache_block;
+
+struct cache_view { /* bytes of one file, lent by a block */
+	struct cache_block *block;
+	const uint8_t *data;
+	uint64_t offset, size; /* in the file, of data */
+	bool first;            /* nobody had looked at the block before */
+};
+
+struct cache *cache_new(uint64_t budget); /* bytes; NULL: no memory */
+void cache_free(struct cache *c);
+/* A view of the byte at `offset` of a file; false: not here. */
+bool cache_find(struct cache *c, uint64_t row, uint64_t offset, struct cache_view *out);
+/* Is it here? Changes nothing. */
+bool cache_has(struct cache *c, uint64_t row, uint64_t offset);
+/* Takes the right to fetch `what` (a number of the caller's); false: another thread had it, and is done with it now. */
+bool cache_begin(struct cache *c, uint64_t what);
+void cache_end(struct cache *c, uint64_t what);
+/* Files side by side: rows first_row and up, count of them, row i the bytes offsets[i] up to offsets[i + 1]. Takes over
+ * `data` (granary_free() ends it). */
+void cache_add_run(struct cache *c, uint64_t first_row, uint32_t count, void *data, const uint64_t *offsets);
+void cache_add_piece(struct cache *c, uint64_t row, void *data, uint64_t offset, uint64_t size);
+void cache_put(struct cache *c, struct cache_block *block);
+
+struct cache_numbers {
+	uint64_t budget, used, blocks, hits, misses, evicted;
+};
+void cache_numbers(struct cache *c, struct cache_numbers *out);

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* main.c -- granary-mount: opens the snapshot, mounts, serves until it is unmounted.
+ *
+ * (1) nothing is mounted before the snapshot was opened; what cannot work is said by the command that was typed, not by
+ *     a program in the background.
+ * (2) the command returns when the mount answers. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fuse/mount.h"
+
+enum { CODE_FAILED = 1, CODE_USAGE = 2, FETCH_THREADS = 8 };
+
+struct run {
+	struct options options;
+	struct mount mount;
+	struct granary_client *client;
+	struct granary_snapshot *snapshot;
+	struct rings *rings;
+	const char *rings_why; /* why there are none */
+	char source[512];
+	char target[4096];
+	int parent; /* where the command that was typed waits for a text; -1: none */
+	bool failed;
+};
+
+static int say(const char *text)
+{
+	fprintf(stderr, "granary-mount: %s\n", text);
+	return CODE_FAILED;
+}
+
+/* To the command that was typed: "" it is mounted; else why not. */
+static void tell(struct run *r, const char *text)
+{
+	if (r->parent < 0) {
+		if (*text) say(text);
+		return;
+	}
+	if (write(r->parent, text, strlen(text) + 1) < 0) say(text);
+	close(r->parent);
+	r->parent = -1;
+}
+
+/* ---- opening ---- */
+
+static int snapshot_open(struct run *r, char *why, size_t size)
+{
+	const struct options *o = &r->options;
+	struct granary_url url;
+	struct granary_options options = GRANARY_INIT(granary_options);
+	struct granary_snapshot_detail detail = GRANARY_INIT(granary_snapshot_detail);
+
+	if (granary_url_parse(o->url, &url, why, size) < 0) return -1;
+	if (url.snapshot[0] == '\0') {
+		snprintf(why, size,
+			"'%.300s' names no snapshot: what is mounted is granary://HOST/BUCKET@NAME. `granary "
+			"snapshot "
+			"create` makes one in seconds, `granary snapshot ls` lists them",
+			o->url);
+		return -1;
+	}
+	options.url = o->url;
+	options.credentials = o->credentials;
+	options.profile = o->profile;
+	options.name = "granary-mount";
+	options.timeout_ms = o->deadline_ms;
+	options.connections = o->connections;
+	if (granary_open(&options, &r->client) < 0) {
+		snprintf(why, size, "%s", granary_last_error(NULL));
+		return -1;
+	}
+	if (granary_snapshot_open(r->client, url.snapshot, &r->snapshot, NULL) < 0 ||
+		granary_snapshot_describe(r->snapshot, &detail) < 0) {
+		snprintf(why, size, "%s", granary_last_error(r->client));
+		return -1;
+	}
+	int err = tree_open(&r->mount.tree, r->snapshot, url.path);
+	if (err == -GRANARY_ENOTFOUND)
+		snprintf(why, size, "snapshot '%.250s' has nothing below '%.800s'", url.snapshot, url.path);
+	else if (err < 0)
+		snprintf(why, size, "%s", granary_last_error(r->client));
+	r->mount.time_ns = detail.created_ns;
+	return err < 0 ? -1 : 0;
+}
+
+static int transport_choose(struct run *r, char *why, size_t size)
+{
+	bool possible = rings_possible(&r->rings_why);
+
+	if (r->options.transport == TRANSPORT_URING && !possible) {
+		snprintf(why, size, "transport=uring: %s", r->rings_why);
+		return -1;
+	}
+	if (r->options.transport == TRANSPORT_CLASSIC) r->rings_why = "transport=classic was asked for";
+	r->mount.use_rings = possible && r->options.transport != TRANSPORT_CLASSIC;
+	return 0;
+}
+
+static int mount_open(struct run *r, char *why, size_t size)
+{
+	struct mount *m = &r->mount;
+
+	m->options = &r->options;
+	m->device = -1;
+	pthread_mutex_init(&m->lock, NULL);
+	if (snapshot_open(r, why, size) < 0 || transport_choose(r, why, size) < 0) return -1;
+	m->cache = cache_new(r->options.memory);
+	m->fetch = m->cache ? fetch_new(&m->tree, m->cache, FETCH_THREADS, r->options.deadline_ms) : NULL;
+	if (!m->fetch) {
+		snprintf(why, size, "no memory or threads");
+		return -1;
+	}
+	m->device = attach(&r->options, r->source, why, size);
+	return m->device < 0 ? -1 : 0;
+}
+
+/* ---- serving ---- */
+
+/* A file is read in one request up to a MiB instead of 128 KiB at a time; only root may say so. */
+static void read_ahead_raise(const char *target)
+{
+	char line[8192], path[64], device[32], at[4097];
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+
+	device[0] = '\0';
+	while (f && fgets(line, sizeof(line), f)) {
+		char number[32], where[4097];
+		if (sscanf(line, "%*d %*d %31s %*s %4096s", number, where) == 2) {
+			snprintf(at, sizeof(at), "%s", where);
+			if (strcmp(at, target) == 0) snprintf(device, sizeof(device), "%s", number);
+		}
+	}
+	if (f) fclose(f);
+	snprintf(path, sizeof(path), "/sys/class/bdi/%s/read_ahead_kb", device);
+	f = device[0] ? fopen(path, "we") : NULL;
+	if (f) {
+		fprintf(f, "%d\n", MOUNT_READ_MAX / 1024);
+		fclose(f);
+	}
+}
+
+static void *signals_run(void *arg)
+{
+	struct run *r = arg;
+	char why[600];
+	sigset_t set;
+	int number;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	for (;;) {
+		sigwait(&set, &number);
+		if (detach(r->target, true, why, sizeof(why)) == 0) return NULL;
+		say(why);
+	}
+}
+
+static void served(void *arg)
+{
+	struct run *r = arg;
+	struct mount *m = &r->mount;
+	char text[900];
+
+	if (m->use_rings) {
+		r->rings = rings_start(m, &r->rings_why);
+		if (!r->rings) {
+			snprintf(text, sizeof(text),
+				"cannot start the io_uring transport: %s; transport=classic does without",
+				r->rings_why);
+			r->failed = true;
+			detach(r->target, true, text + 700, 200);
+			tell(r, text);
+			return;
+		}
+	}
+	read_ahead_raise(r->target);
+	if (m->use_rings)
+		snprintf(text, sizeof(text), "%.400s is mounted at %.400s; transport io_uring", r->source, r->target);
+	else
+		snprintf(text, sizeof(text), "%.300s is mounted at %.300s; transport classic (%s)", r->source,
+			r->target, r->rings_why);
+	if (r->options.foreground) say(text);
+	tell(r, "");
+	if (!r->options.foreground && chdir("/") < 0) say("cannot leave the directory it was started in");
+}
+
+static int serve(struct run *r)
+{
+	char why[1200] = "";
+	pthread_t signals;
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL); /* for all threads to come */
+	signal(SIGPIPE, SIG_IGN);
+	int err = mount_open(r, why, sizeof(why));
+	if (err == 0 && pthread_create(&signals, NULL, signals_run, r) == 0) {
+		pthread_detach(signals);
+		err = device_run(&r->mount, r->options.threads, served, r);
+		rings_end(r->rings);
+		close(r->mount.device);
+		if (err < 0)
+			snprintf(why, sizeof(why), "%.900s: %s", r->target,
+				err == -EPROTO ? "the kernel's FUSE is older than Linux 5.17" : strerror(-err));
+	}
+	if (err < 0) tell(r, why);
+	fetch_free(r->mount.fetch);
+	cache_free(r->mount.cache);
+	granary_snapshot_close(&r->snapshot);
+	if (r->client) granary_close(&r->client);
+	return err < 0 || r->failed ? CODE_FAILED : 0;
+}
+
+/* ---- the command ---- */
+
+/* The child serves; the parent waits for its word. */
+static int serve_in_background(struct run *r)
+{
+	char text[1200];
+	size_t got = 0;
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0) return say(strerror(errno));
+	pid_t child = fork();
+	if (child < 0) return say(strerror(errno));
+	if (child == 0) {
+		close(ends[0]);
+		setsid();
+		r->parent = ends[1];
+		_exit(serve(r));
+	}
+	close(ends[1]);
+	for (ssize_t n = 1; n > 0 && got<sizeof(text) - 1; got += n> 0 ? (size_t)n : 0)
+		n = read(ends[0], text + got, sizeof(text) - 1 - got);
+	text[got] = '\0';
+	if (got == 0) return say("it ended before it was mounted");
+	return *text ? say(text) : 0;
+}
+
+static int unmount(const struct options *o)
+{
+	char why[600];
+
+	return detach(o->url, false, why, sizeof(why)) < 0 ? say(why) : 0;
+}
+
+int main(int argc, char **argv)
+{
+	static struct run r = { .parent = -1 };
+	char why[300];
+
+	if (options_read(argc, argv, &r.options, why, sizeof(why)) < 0) {
+		say(why);
+		return CODE_USAGE;
+	}
+	if (r.options.help || r.options.version) {
+		if (r.options.help)
+			options_help();
+		else
+			printf("granary-mount %s\n", granary_version_string());
+		return fflush(stdout) == 0 ? 0 : CODE_FAILED;
+	}
+	if (r.options.unmount) return unmount(&r.options);
+	struct statfs fs; /* of a mount whose program died the kernel still knows names, but asks for this */
+	if (strncmp(r.options.target, "/dev/fd/", 8) == 0)
+		snprintf(r.target, sizeof(r.target), "%s", r.options.target);
+	else if (statfs(r.options.target, &fs) < 0 || !realpath(r.options.target, r.target)) {
+		snprintf(why, sizeof(why), "%.200s: %s%s", r.options.target, strerror(errno),
+			errno == ENOENT     ? "; make the directory first"
+			: errno == ENOTCONN ? "; its mount's program died: `granary umount` it first"
+					    : "");
+		return say(why);
+	}
+	r.options.target = r.target;
+	snprintf(r.source, sizeof(r.source), "%s", r.options.url);
+	return r.options.foreground ? serve(&r) : serve_in_background(&r);
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mount.h -- one mounted snapshot: what the handlers, the two transports and the start share. */
+#pragma once
+
+#include "fuse/cache.h"
+#include "fuse/fetch.h"
+#include "fuse/options.h"
+#include "fuse/request.h"
+#include "fuse/tree.h"
+
+enum {
+	MOUNT_READ_MAX = 1024 * 1024, /* bytes of one READ's answer, and of a directory's */
+	MOUNT_READ_PAGES = MOUNT_READ_MAX / KERNEL_PAGE,
+};
+
+struct waiting; /* a READ that waits for its bytes: snapshot_ops.c */
+
+struct mount {
+	const struct options *options;
+	struct tree tree;
+	struct cache *cache;
+	struct fetch *fetch;
+	int device;       /* of the mount: /dev/fuse */
+	uint64_t time_ns; /* all files' times: when the snapshot was made */
+	bool use_rings;   /* asked for at INIT and granted by the kernel */
+	pthread_mutex_t lock;
+	struct waiting *waiting; /* lock */
+};
+
+/* Answers a request, or keeps it (false) and calls `answer` later, in whatever thread. */
+typedef void mount_answer_fn(struct request *r);
+bool mount_handle(struct mount *m, struct request *r, mount_answer_fn *answer);
+/* The answer is with the kernel: what it lent goes back. */
+void mount_answered(struct mount *m, struct request *r);
+
+/* device.c: serves /dev/fuse in `threads` threads until it is unmounted; the first request must be INIT. `ready` runs
+ * when that was answered. 0 or -errno. */
+int device_run(struct mount *m, uint32_t threads, void (*ready)(void *arg), void *arg);
+/* ring.c: starts a queue a CPU; NULL: the kernel or the memory limit does not let us. */
+struct rings;
+struct rings *rings_start(struct mount *m, const char **why);
+void rings_end(struct rings *rings); /* after the unmount */
+bool rings_possible(const char **why);
+
+/* attach.c: mounts; gives the device. -1 and a text when it cannot. */
+int attach(const struct options *o, const char *source, char *why, size_t why_size);
+int detach(const char *target, bool lazy, char *why, size_t why_size);

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* options.c -- the options of granary-mount: one table for reading, help and the nearest name of a mistyped one. They
+ * may be given as --name=value, or as mount(8) does, after -o. */
+#include "fuse/options.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum kind { FLAG, TEXT, NUMBER, OCTAL, BYTES, TIME, CHOICE, IGNORED };
+
+struct option {
+	const char *name;
+	enum kind kind;
+	size_t at; /* in struct options */
+	uint64_t least, most;
+	const char *value, *help; /* value: as the help shows it; of a CHOICE: the choices, joined by | */
+};
+
+#define AT(member) offsetof(struct options, member)
+static const struct option table[] = {
+	{ "credentials", TEXT, AT(credentials), 0, 0, "FILE",
+		"file with access_key= and secret=, readable by its owner alone; else as `granary` finds it" },
+	{ "profile", TEXT, AT(profile), 0, 0, "NAME", "the credentials that `granary login --profile NAME` kept" },
+	{ "foreground", FLAG, AT(foreground), 0, 0, NULL, "stay in the terminal; Ctrl-C unmounts" },
+	{ "allow_other", FLAG, AT(allow_other), 0, 0, NULL,
+		"let other users in (as root: always; else /etc/fuse.conf must say user_allow_other)" },
+	{ "uid", NUMBER, AT(uid), 0, UINT32_MAX - 1, "N", "owner of everything; else who mounts" },
+	{ "gid", NUMBER, AT(gid), 0, UINT32_MAX - 1, "N", "group of everything; else that of who mounts" },
+	{ "umask", OCTAL, AT(umask), 0, 0777, "OCTAL", "bits taken from 444 of files and 555 of directories; 0" },
+	{ "memory", BYTES, AT(memory), 8 << 20, UINT64_C(1) << 44, "SIZE",
+		"for contents of files, beside the kernel's own cache; 256MiB" },
+	{ "deadline", TIME, AT(deadline_ms), 100, 24 * 3600 * 1000, "TIME",
+		"a request that the server does not answer ends with an error after this; 30s" },
+	{ "connections", NUMBER, AT(connections), 1, 64, "N", "to the server; 2" },
+	{ "threads", NUMBER, AT(threads), 1, 256, "N", "of the classic transport; 4" },
+	{ "transport", CHOICE, AT(transport), 0, 0, "auto|uring|classic",
+		"how the kernel hands requests over: uring needs Linux 6.14 and fuse.enable_uring=1; auto takes it "
+		"where "
+		"it is there" },
+	{ "unmount", FLAG, AT(unmount), 0, 0, NULL, "unmount: granary-mount --unmount DIR" },
+	{ "help", FLAG, AT(help), 0, 0, NULL, "print this" },
+	{ "version", FLAG, AT(version), 0, 0, NULL, "print the version" },
+	/* What fstab and mount(8) add, and what is so anyway. */
+	{ "ro", IGNORED, 0, 0, 0, NULL, NULL },
+	{ "dev", IGNORED, 0, 0, 0, NULL, NULL },
+	{ "suid", IGNORED, 0, 0, 0, NULL, NULL },
+	{ "nodev", IGNORED, 0, 0, 0, NULL, NULL },
+	{ "nosuid", IGNORED, 0, 0, 0, NULL, NULL },
+	{ "noauto", IGNORED, 0, 0, 0, NULL, NULL },
+	{ "nofail", IGNORED, 0, 0, 0, NULL, NULL },
+	{ "_netdev", IGNORED, 0, 0, 0, NULL, NULL },
+	{ "defaults", IGNORED, 0, 0, 0, NULL, NULL },
+};
+enum { COUNT = sizeof(table) / sizeof(table[0]) };
+
+/* ---- values ---- */
+
+static bool number_with_unit(const char *text, const char *const *units, const uint64_t *factors, uint64_t *out)
+{
+	char *end;
+
+	errno = 0;
+	unsigned long long n = strtoull(text, &end, 10);
+	if (end == text || errno != 0 || text[0] == '-') return false;
+	for (; *units; units++, factors++)
+		if (strcmp(end, *units) == 0) {
+			*out = n * *factors;
+			return n <= UINT64_MAX / *factors;
+		}
+	return false;
+}
+
+static bool value_read(const struct option *t, const char *text, uint64_t *out)
+{
+	static const char *const sizes[] = { "", "KiB", "K", "MiB", "M", "GiB", "G", NULL };
+	static const uint64_t size_factors[] = { 1, 1 << 10, 1 << 10, 1 << 20, 1 << 20, 1 << 30, 1 << 30 };
+	static const char *const times[] = { "ms", "s", "m", "h", NULL };
+	static const uint64_t time_factors[] = { 1, 1000, 60000, 3600000 };
+	static const char *const none[] = { "", NULL };
+	static const uint64_t one[] = { 1 };
+	char *end;
+
+	if (t->kind == OCTAL) {
+		*out = strtoul(text, &end, 8);
+		return *text != '\0' && *end == '\0';
+	}
+	if (t->kind == BYTES) return number_with_unit(text, sizes, size_factors, out);
+	if (t->kind == TIME) return number_with_unit(text, times, time_factors, out);
+	return number_with_unit(text, none, one, out);
+}
+
+static bool choice_read(const struct option *t, const char *text, uint64_t *out)
+{
+	const char *at = t->value;
+	size_t len = strlen(text);
+
+	for (*out = 0; at; (*out)++) {
+		const char *bar = strchr(at, '|');
+		size_t n = bar ? (size_t)(bar - at) : strlen(at);
+		if (n == len && memcmp(at, text, n) == 0) return true;
+		at = bar ? bar + 1 : NULL;
+	}
+	return false;
+}
+
+static void value_put(struct options *o, const struct option *t, uint64_t value)
+{
+	uint8_t *at = (uint8_t *)o + t->at;
+	uint32_t small = (uint32_t)value;
+	bool yes = true;
+
+	if (t->kind == BYTES)
+		memcpy(at, &value, sizeof(value));
+	else if (t->kind == FLAG)
+		memcpy(at, &yes, sizeof(yes));
+	else
+		memcpy(at, &small, sizeof(small));
+}
+
+/* ---- names ---- */
+
+static uint32_t distance(const char *a, size_t n, const char *b)
+{
+	uint32_t row[64];
+	size_t m = strlen(b);
+
+	if (n >= 64 || m >= 64) return UINT32_MAX;
+	for (uint32_t j = 0; j <= m; j++) row[j] = j;
+	for (uint32_t i = 1; i <= n; i++) {
+		uint32_t corner = row[0];
+		row[0] = i;
+		for (uint32_t j = 1; j <= m; j++) {
+			uint32_t change = corner + (a[i - 1] != b[j - 1]), above = row[j] + 1, left = row[j - 1] + 1;
+			corner = row[j];
+			row[j] = change < above ? change : above;
+			row[j] = row[j] < left ? row[j] : left;
+		}
+	}
+	return row[m];
+}
+
+static const struct option *option_find(const char *name, size_t len, const char **nearest)
+{
+	uint32_t best = 4; /* more letters apart is no misspelling */
+
+	*nearest = NULL;
+	for (int i = 0; i < COUNT; i++) {
+		if (strlen(table[i].name) == len && memcmp(table[i].name, name, len) == 0) return &table[i];
+		uint32_t d = distance(name, len, table[i].name);
+		if (d < best && table[i].help) {
+			best = d;
+			*nearest = table[i].name;
+		}
+	}
+	return NULL;
+}
+
+/* One `name` or `name=value`, NUL-terminated. */
+static int option_take(struct options *o, char *text, char *why, size_t size)
+{
+	char *value = strchr(text, '=');
+	size_t len = value ? (size_t)(value - text) : strlen(text);
+	const char *nearest;
+	const struct option *t = option_find(text, len, &nearest);
+	uint64_t number = 0;
+
+	if (!t) {
+		snprintf(why, size, "unknown option '%.*s'%s%s%s", (int)len, text, nearest ? "; did you mean '" : "",
+			nearest ? nearest : "", nearest ? "'?" : "; --help lists them");
+		return -1;
+	}
+	if (t->kind == IGNORED) return 0;
+	if ((t->kind == FLAG) != (value == NULL)) {
+		snprintf(why, size,
+			t->kind == FLAG ? "option '%s' takes no value" : "option '%s' needs a value: %s=%s", t->name,
+			t->name, t->value);
+		return -1;
+	}
+	value = value ? value + 1 : NULL;
+	if (t->kind == TEXT) {
+		memcpy((uint8_t *)o + t->at, &value, sizeof(value));
+		return 0;
+	}
+	bool good = t->kind == FLAG ||
+		    (t->kind == CHOICE ? choice_read(t, value, &number)
+				       : value_read(t, value, &number) && number >= t->least && number <= t->most);
+	if (!good) {
+		snprintf(why, size, "option '%s': '%s' is not %s%s", t->name, value,
+			t->kind == CHOICE  ? "one of "
+			: t->kind == BYTES ? "a size such as 512MiB, 8MiB at least"
+			: t->kind == TIME  ? "a time such as 30s, from 100ms to 24h"
+					   : "a number in its range",
+			t->kind == CHOICE ? t->value : "");
+		return -1;
+	}
+	value_put(o, t, number);
+	return 0;
+}
+
+/* ---- all of it ---- */
+
+static int list_take(struct options *o, char *list, char *why, size_t size)
+{
+	int err = 0;
+
+	while (err == 0 && list) {
+		char *comma = strchr(list, ',');
+		if (comma) *comma++ = '\0';
+		if (*list) err = option_take(o, list, why, size);
+		list = comma;
+	}
+	return err;
+}
+
+int options_read(int argc, char **argv, struct options *o, char *why, size_t size)
+{
+	int err = 0;
+
+	*o = (struct options){ .uid = (uint32_t)getuid(),
+		.gid = (uint32_t)getgid(),
+		.deadline_ms = 30000,
+		.threads = 4,
+		.connections = 2,
+		.memory = UINT64_C(256) << 20 };
+	for (int i = 1; err == 0 && i < argc; i++) {
+		char *arg = argv[i];
+		if (strcmp(arg, "-h") == 0)
+			o->help = true;
+		else if (strcmp(arg, "-f") == 0)
+			o->foreground = true;
+		else if (strncmp(arg, "-o", 2) == 0 && (arg[2] || i + 1 < argc))
+			err = list_take(o, arg[2] ? arg + 2 : argv[++i], why, size);
+		else if (strncmp(arg, "--", 2) == 0)
+			err = option_take(o, arg + 2, why, size);
+		else if (arg[0] == '-') {
+			snprintf(why, size, "unknown option '%s'; --help lists them", arg);
+			err = -1;
+		} else if (!o->url)
+			o->url = arg;
+		else if (!o->target)
+			o->target = arg;
+		else {
+			snprintf(why, size, "'%s': one address and one directory are wanted", arg);
+			err = -1;
+		}
+	}
+	if (err == 0 && !o->help && !o->version && !(o->unmount ? o->url : o->target)) {
+		snprintf(why, size,
+			"usage: granary-mount granary://HOST/BUCKET@SNAPSHOT[/PATH] DIR [-o OPTION,...]; "
+			"--help lists options");
+		err = -1;
+	}
+	return err;
+}
+
+void options_help(void)
+{
+	printf("granary-mount URL DIR [-o OPTION[,OPTION...]] [--OPTION...]\n"
+	       "Mounts a snapshot, granary://HOST/BUCKET@NAME or a directory of it, read-only. `granary mount` and\n"
+	       "`mount -t granary URL DIR` do the same.\n\n");
+	for (int i = 0; i < COUNT; i++) {
+		char left[64];
+		if (!table[i].help) continue;
+		snprintf(left, sizeof(left), "%s%s%s", table[i].name, table[i].value ? "=" : "",
+			table[i].value ? table[i].value : "");
+		printf("  %-30s %s\n", left, table[i].help);
+	}
+	printf("\nUnmount: granary umount DIR, or umount DIR.\n"
+	       "Exit codes: 0 mounted, 1 could not, 2 wrong usage.\n");
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* options.h -- what granary-mount may be told, from one table. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum transport { TRANSPORT_AUTO, TRANSPORT_URING, TRANSPORT_CLASSIC };
+
+struct options {
+	const char *url, *target;
+	const char *credentials, *profile;
+	bool foreground, allow_other, unmount, help, version;
+	uint32_t uid, gid, umask;
+	uint32_t deadline_ms;
+	uint32_t threads;     /* of the classic transport */
+	uint32_t connections; /* to the server */
+	uint64_t memory;      /* bytes for files' contents */
+	enum transport transport;
+};
+
+/* Reads `granary-mount [OPTION...] URL DIR [-o OPTION[,OPTION...]]`; with `unmount` the directory is in `url`. Texts
+ * borrow from argv. 0, or -1 and a text that names the option, what is wrong, and what would be right. */
+int options_read(int argc, char **argv, struct options *o, char *why, size_t why_size);
+/* The help text, from the table, to standard output. */
+void options_help(void);

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_client_fuse.c -- parts of granary-mount that need no kernel: requests, options, the cache of contents. */
+#include "fuse/cache.h"
+#include "fuse/options.h"
+#include "fuse/request.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* ---- requests ---- */
+
+struct message {
+	struct fuse_in_header header;
+	uint8_t body[256];
+};
+
+static size_t message_make(struct message *m, uint32_t opcode, const void *body, size_t len)
+{
+	memset(m, 0, sizeof(*m));
+	m->header = (struct fuse_in_header){
+		.len = (uint32_t)(sizeof(m->header) + len), .opcode = opcode, .unique = 5, .nodeid = 1
+	};
+	memcpy(m->body, body, len);
+	return m->header.len;
+}
+
+static void test_requests(void **state)
+{
+	struct message m;
+	struct request r;
+	struct fuse_read_in in = { .offset = 4096, .size = 100 };
+	const char *what;
+
+	(void)state;
+	size_t len = message_make(&m, FUSE_LOOKUP, "name", 5);
+	assert_int_equal(request_decode_run(&m, len, &r, &what), 0);
+	assert_int_equal(r.name_len, 4);
+	assert_memory_equal(r.name, "name", 4);
+	assert_null(r.arg);
+	len = message_make(&m, FUSE_READ, &in, sizeof(in));
+	assert_int_equal(request_decode_run(&m, len, &r, &what), 0);
+	assert_int_equal(((const struct fuse_read_in *)r.arg)->offset, 4096);
+	len = message_make(&m, FUSE_FORGET, &in, 8);
+	assert_int_equal(request_decode_run(&m, len, &r, &what), 0);
+	assert_true(r.silent);
+}
+
+static void test_bad_requests(void **state)
+{
+	struct message m;
+	struct request r;
+	struct fuse_read_in in = { .size = 1 };
+	const char *what;
+
+	(void)state;
+	assert_int_equal(request_decode_run(&m, 39, &r, &what), -EINVAL);
+	size_t len = message_make(&m, FUSE_LOOKUP, "name", 4);
+	assert_int_equal(request_decode_run(&m, len, &r, &what), -EINVAL);
+	assert_string_equal(what, "a name without an end");
+	len = message_make(&m, FUSE_LOOKUP, "", 1);
+	assert_int_equal(request_decode_run(&m, len, &r, &what), -EINVAL);
+	len = message_make(&m, FUSE_LOOKUP, "a/b", 4);
+	assert_int_equal(request_decode_run(&m, len, &r, &what), -EINVAL);
+	len = message_make(&m, FUSE_READ, &in, sizeof(in) - 1);
+	assert_int_equal(request_decode_run(&m, len, &r, &what), -EINVAL);
+	len = message_make(&m, FUSE_READ, &in, sizeof(in));
+	m.header.len++;
+	assert_int_equal(request_decode_run(&m, len, &r, &what), -EINVAL);
+	assert_int_equal(r.unique, 5); /* it can still be refused by its number */
+	len = message_make(&m, 4711, "", 0);
+	assert_int_equal(request_decode_run(&m, len, &r, &what), 0); /* a handler refuses it */
+	assert_string_equal(request_name(4711), "?");
+}
+
+/* ---- options ---- */
+
+static int read_words(struct options *o, char why[300], int count, const char *const *words)
+{
+	static char copies[8][200];
+	char *argv[9] = { copies[0] };
+
+	for (int i = 0; i < count; i++) {
+		snprintf(copies[i], sizeof(copies[i]), "%s", words[i]);
+		argv[i + 1] = copies[i];
+	}
+	argv[0] = copies[7];
+	return options_read(count + 1, argv, o, why, 300);
+}
+#define READ(o, why, ...) \
+	read_words(o, why, sizeof((const char *[]){ __VA_ARGS__ }) / sizeof(char *), (const char *[]){ __VA_ARGS__ })
+
+static void test_options(void **state)
+{
+	struct options o;
+	char why[300];
+
+	(void)state;
+	assert_int_equal(
+		READ(&o, why, "URL", "DIR", "-o", "memory=1GiB,,uid=7,_netdev,ro", "--deadline=5s", "--umask=027"),
+		0);
+	assert_string_equal(o.url, "URL");
+	assert_string_equal(o.target, "DIR");
+	assert_int_equal(o.memory, 1 << 30);
+	assert_int_equal(o.uid, 7);
+	assert_int_equal(o.deadline_ms, 5000);
+	assert_int_equal(o.umask, 027);
+	assert_int_equal(READ(&o, why, "URL", "DIR", "-otransport=classic,foreground"), 0);
+	assert_int_equal(o.transport, TRANSPORT_CLASSIC);
+	assert_true(o.foreground);
+	assert_int_equal(READ(&o, why, "--unmount", "DIR"), 0);
+}
+
+static void test_bad_options(void **state)
+{
+	static const struct {
+		const char *word, *says;
+	} bad[] = {
+		{ "memori=1GiB", "did you mean 'memory'?" },
+		{ "memory", "needs a value: memory=SIZE" },
+		{ "memory=1", "8MiB at least" },
+		{ "memory=12XB", "a size such as" },
+		{ "foreground=1", "takes no value" },
+		{ "uid=-1", "a number in its range" },
+		{ "uid=4294967295", "a number in its range" },
+		{ "umask=9", "a number in its range" },
+		{ "transport=x", "one of auto|uring|classic" },
+		{ "deadline=1ms", "from 100ms" },
+		{ "quite_another_thing", "--help lists them" },
+		{ "memory=99999999999999999999GiB", "a size such as" },
+	};
+	struct options o;
+	char why[300];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(READ(&o, why, "URL", "DIR", "-o", bad[i].word), -1);
+		if (!strstr(why, bad[i].says)) fail_msg("'%s' says '%s'", bad[i].word, why);
+	}
+	assert_int_equal(READ(&o, why, "URL"), -1);
+	assert_int_equal(READ(&o, why, "URL", "DIR", "MORE"), -1);
+	assert_int_equal(READ(&o, why, "-x", "URL", "DIR"), -1);
+}
+
+/* ---- cache ---- */
+
+static void *bytes_new(size_t size, int value)
+{
+	void *p = malloc(size);
+
+	assert_non_null(p);
+	memset(p, value, size);
+	return p;
+}
+
+static void test_cache(void **state)
+{
+	struct cache *c = cache_new(1 << 20);
+	struct cache_view view, held;
+	const uint64_t offsets[] = { 0, 100, 100, 350 };
+	struct cache_numbers n;
+
+	(void)state;
+	cache_add_run(c, 10, 3, bytes_new(350, 1), offsets);
+	assert_true(cache_find(c, 10, 99, &view));
+	assert_int_equal(view.size, 100);
+	assert_true(view.first);
+	cache_put(c, view.block);
+	assert_false(cache_find(c, 10, 100, &view));
+	assert_false(cache_find(c, 11, 0, &view)); /* an empty file has no byte */
+	assert_true(cache_find(c, 12, 0, &view));
+	assert_false(view.first);
+	cache_put(c, view.block);
+	/* A piece that lies in two windows of 4 MiB. */
+	cache_add_piece(c, 20, bytes_new(300000, 2), (4 << 20) - 100000, 300000);
+	assert_true(cache_has(c, 20, (4 << 20) - 100000));
+	assert_true(cache_has(c, 20, (4 << 20) + 199999));
+	assert_false(cache_has(c, 20, (4 << 20) + 200000));
+	/* What is in use stays, beyond the budget too; the rest goes, least recently used first. */
+	assert_true(cache_find(c, 20, 4 << 20, &held));
+	for (uint64_t row = 100; row < 140; row++) cache_add_piece(c, row, bytes_new(100000, 3), 0, 100000);
+	assert_true(cache_has(c, 20, 4 << 20));
+	assert_false(cache_has(c, 10, 0));
+	assert_false(cache_has(c, 100, 0));
+	assert_true(cache_has(c, 139, 0));
+	cache_numbers(c, &n);
+	assert_true(n.used <= n.budget);
+	assert_int_equal(held.data[0], 2);
+	cache_put(c, held.block);
+	cache_free(c);
+}
+
+static void test_fetch_rights(void **state)
+{
+	struct cache *c = cache_new(1 << 20);
+
+	(void)state;
+	assert_true(cache_begin(c, 1));
+	assert_true(cache_begin(c, 2));
+	cache_end(c, 1);
+	assert_true(cache_begin(c, 1));
+	cache_end(c, 1);
+	cache_end(c, 2);
+	cache_free(c);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_requests),
+		cmocka_unit_test(test_bad_requests),
+		cmocka_unit_test(test_options),
+		cmocka_unit_test(test_bad_options),
+		cmocka_unit_test(test_cache),
+		cmocka_unit_test(test_fetch_rights),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
