@@ -2,11 +2,15 @@
 /* snapshot.c -- a snapshot open for reading: its manifest, its names, single samples. */
 #include "snapshot_priv.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "range.h"
+
+enum { HOLDER_MAX = 128 }; /* of a name in reports: PROTOCOL 4.9 */
 
 static struct granary_call snapshot_call(const struct granary_snapshot *s)
 {
@@ -179,6 +183,44 @@ int granary_snapshot_describe(const struct granary_snapshot *s, struct granary_s
 	all.size = detail->size;
 	memcpy(detail, &all, detail->size < sizeof(all) ? detail->size : sizeof(all));
 	return 0;
+}
+
+/* ---- who uses it ---- */
+
+static bool holder_valid(const char *holder)
+{
+	size_t len = strlen(holder);
+
+	for (size_t i = 0; i < len; i++)
+		if (holder[i] <= ' ' || holder[i] >= 127)
+			return false;
+	return len > 0 && len <= HOLDER_MAX;
+}
+
+int granary_snapshot_hold(struct granary_snapshot *snapshot, const char *holder, int end,
+	const struct granary_call *call)
+{
+	char host[HOST_NAME_MAX + 1] = "";
+	struct granary_call all = snapshot_call(snapshot);
+	struct stream_report r = { .snapshot = snapshot->name, .job = holder, .host = host, .world = 1, .weight = 1,
+		.of = snapshot->manifest.samples, .ended = end != 0 };
+	struct granary_op *op;
+	int err = client_enter(snapshot->client);
+
+	if (err == 0 && !holder_valid(holder))
+		err = error_fail(snapshot->client, -GRANARY_EINVAL, "the name of a holder is 1 to %d visible ASCII "
+			"characters without blanks, not '%.150s'", HOLDER_MAX, holder);
+	if (err < 0)
+		return err;
+	if (call && call->timeout_ms)
+		all.timeout_ms = call->timeout_ms;
+	if (gethostname(host, sizeof(host) - 1) < 0 || !holder_valid(host))
+		snprintf(host, sizeof(host), "unknown");
+	err = stream_report_start(snapshot->client, &r, &all, &op);
+	if (err == 0)
+		err = (int)granary_wait(op, GRANARY_FOREVER);
+	granary_op_free(&op);
+	return err < 0 ? err : 0;
 }
 
 /* ---- pages ---- */

@@ -11,12 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
-#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fuse/mount.h"
 
-enum { CODE_FAILED = 1, CODE_USAGE = 2, FETCH_THREADS = 8 };
+enum { CODE_FAILED = 1, CODE_USAGE = 2, FETCH_THREADS = 8, HOLD_EVERY_S = 60, HOLD_TIMEOUT_MS = 5000 };
 
 struct run {
 	struct options options;
@@ -29,6 +29,11 @@ struct run {
 	char target[4096];
 	int parent; /* where the command that was typed waits for a text; -1: none */
 	bool failed;
+	pthread_t holder;
+	bool holds;                  /* the thread runs */
+	pthread_mutex_t hold_lock;
+	pthread_cond_t hold_wake;
+	bool ended;                  /* hold_lock */
 };
 
 static int say(const char *text)
@@ -147,6 +152,50 @@ static void read_ahead_raise(const char *target)
 	}
 }
 
+/* The snapshot cannot be removed by mistake while it is mounted. A server that is away is asked again in a minute. */
+static void hold(struct run *r, bool end)
+{
+	char name[129] = "mount:";
+	size_t len = strlen(name);
+
+	for (const char *at = r->target; *at && len < sizeof(name) - 1; at++)
+		name[len++] = *at > ' ' && *at < 127 ? *at : '_';
+	name[len] = '\0';
+	if (granary_snapshot_hold(r->snapshot, name, end, GRANARY_CALL(.timeout_ms = HOLD_TIMEOUT_MS)) ==
+	    -GRANARY_ENOTFOUND && !end)
+		say("the snapshot was removed while it is mounted: only what is held here can still be read");
+}
+
+static void *hold_run(void *arg)
+{
+	struct run *r = arg;
+	struct timespec until;
+
+	pthread_mutex_lock(&r->hold_lock);
+	while (!r->ended) {
+		pthread_mutex_unlock(&r->hold_lock);
+		hold(r, false);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += HOLD_EVERY_S;
+		pthread_mutex_lock(&r->hold_lock);
+		if (!r->ended)
+			pthread_cond_timedwait(&r->hold_wake, &r->hold_lock, &until);
+	}
+	pthread_mutex_unlock(&r->hold_lock);
+	hold(r, true);
+	return NULL;
+}
+
+static void hold_end(struct run *r)
+{
+	pthread_mutex_lock(&r->hold_lock);
+	r->ended = true;
+	pthread_cond_signal(&r->hold_wake);
+	pthread_mutex_unlock(&r->hold_lock);
+	if (r->holds)
+		pthread_join(r->holder, NULL);
+}
+
 static void *signals_run(void *arg)
 {
 	struct run *r = arg;
@@ -184,6 +233,7 @@ static void served(void *arg)
 		}
 	}
 	read_ahead_raise(r->target);
+	r->holds = pthread_create(&r->holder, NULL, hold_run, r) == 0;
 	if (m->use_rings)
 		snprintf(text, sizeof(text), "%.400s is mounted at %.400s; transport io_uring", r->source, r->target);
 	else
@@ -211,6 +261,7 @@ static int serve(struct run *r)
 		pthread_detach(signals);
 		err = device_run(&r->mount, r->options.threads, served, r);
 		rings_end(r->rings);
+		hold_end(r);
 		close(r->mount.device);
 		if (err < 0)
 			snprintf(why, sizeof(why), "%.900s: %s", r->target,
@@ -259,7 +310,8 @@ static int unmount(const struct options *o)
 
 int main(int argc, char **argv)
 {
-	static struct run r = { .parent = -1 };
+	static struct run r = { .parent = -1, .hold_lock = PTHREAD_MUTEX_INITIALIZER,
+		.hold_wake = PTHREAD_COND_INITIALIZER };
 	char why[300];
 
 	if (options_read(argc, argv, &r.options, why, sizeof(why)) < 0) {

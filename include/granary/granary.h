@@ -1161,6 +1161,12 @@ GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_open(struct granary_client *
 	struct granary_snapshot **out, const struct granary_call *call);
 /** Ends a handle and sets *snapshot to NULL, which is allowed. No other thread may be using it. Since 0.1. */
 GRANARY_API void granary_snapshot_close(struct granary_snapshot **snapshot);
+/** Says that a program uses a snapshot: for an hour from now its removal is refused, naming the holder, and
+ * granary_jobs() lists it. Who goes on calls again, every minute or so. Streams do so by themselves.
+ * @param holder  1..128 visible ASCII characters, no blanks: "mount:/data". @param end  1: it is used no more
+ * @return 0; -GRANARY_EINVAL (the holder's name); -GRANARY_ENOTFOUND (it is gone). Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_snapshot_hold(struct granary_snapshot *snapshot, const char *holder,
+	int end, const struct granary_call *call);
 /** What the manifest says. @param detail  `size` set by the caller. @return 0 or -GRANARY_EINVAL. Does not block.
  * Any thread. Since 0.1. */
 GRANARY_API int granary_snapshot_describe(const struct granary_snapshot *snapshot,

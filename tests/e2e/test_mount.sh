@@ -111,6 +111,13 @@ run 0 mount "$url/data@v1/tree/few" "$mnt" uid=12 gid=34 umask=022
 [ "$(cat "$mnt/ü b")" = ümlaut ] || fail "a directory of a snapshot"
 run 0 umount "$mnt"
 
+# --- what is mounted is not removed by mistake
+run 0 mount "$url/data@v1" "$mnt"
+for _ in $(seq 100); do "$granary" jobs "$url" | grep -q 'mount:' && break; sleep 0.05; done
+run 1 snapshot rm "$url/data@v1" --yes; says "mount:"
+run 0 umount "$mnt"
+for _ in $(seq 100); do "$granary" jobs "$url" | grep -q 'mount:' || break; sleep 0.05; done
+
 # --- a server that is away: an error by the deadline, never other bytes; it comes back by itself
 run 0 mount "$url/data@v1" "$mnt" deadline=1s memory=8MiB transport=classic
 in_mount "listing" ls -R "$mnt"
