@@ -49,6 +49,13 @@ enum config_type {
 	  "Size of a file that is given up when even the metadata finds no space.") \
 	X(COMPACT_DEAD, compact_dead, CONFIG_PERCENT, "30%", 5, 95, false, \
 	  "A sealed pack is compacted when this much of it is dead.") \
+	X(BACKUP, backup, CONFIG_PATH, "none", 0, 0, false, \
+	  "Directory that the metadata is backed up into, on another drive; must exist. none: no backup.\n" \
+	  "Who can read it has all access keys.") \
+	X(BACKUP_EVERY, backup_every, CONFIG_DURATION, "10m", UINT64_C(1000000000), UINT64_C(86400000000000), false, \
+	  "Time between checkpoints. What is committed in between goes there every second.") \
+	X(BACKUP_KEEP, backup_keep, CONFIG_COUNT, "3", 1, 1000, false, \
+	  "Checkpoints that are kept. Each costs what differs from its neighbours.") \
 	X(JOB_INTERVAL, job_interval, CONFIG_DURATION, "5s", UINT64_C(100000000), UINT64_C(3600000000000), false, \
 	  "Pause between passes of the background jobs.") \
 	X(CONNECTIONS, connections, CONFIG_COUNT, "0", 0, 1000000, false, \

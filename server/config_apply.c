@@ -77,6 +77,9 @@ void config_apply(const struct config *c, struct store_options *o)
 	o->jobs = true;
 	o->compact_dead_pct = v[CONFIG_COMPACT_DEAD].number;
 	o->job_interval_ns = v[CONFIG_JOB_INTERVAL].number;
+	o->backup_dir = strcmp(v[CONFIG_BACKUP].text, "none") != 0 ? v[CONFIG_BACKUP].text : NULL;
+	o->backup_every_ns = v[CONFIG_BACKUP_EVERY].number;
+	o->backup_keep = (uint32_t)v[CONFIG_BACKUP_KEEP].number;
 	o->slow_request_ns = v[CONFIG_SLOW_REQUEST].number;
 	o->io.engine = (enum io_engine_kind)v[CONFIG_IO_ENGINE].number;
 	o->io.flush_delay_ns = v[CONFIG_FLUSH_DELAY].number;

@@ -15,6 +15,9 @@ static const struct own_option {
 	{ "config", "FILE", "settings from a YAML file" },
 	{ "quickstart", "DIR",
 		"make DIR if missing, start on a free loopback port with a bucket and a key" },
+	{ "restore", "BACKUP", "make the metadata of --data out of a backup, and stop" },
+	{ "checkpoint", "N", "with --restore: this checkpoint, and nothing after it" },
+	{ "json", NULL, "with --restore: answer in JSON" },
 	{ "check-config", NULL, "check the settings and stop; exit code 2 when they are wrong" },
 	{ "print-default-config", NULL, "print a commented config file and stop" },
 	{ "print-effective-config", NULL, "print every setting and where it came from, and stop" },
@@ -24,6 +27,9 @@ static const struct own_option {
 enum own_code {
 	OWN_CONFIG,
 	OWN_QUICKSTART,
+	OWN_RESTORE,
+	OWN_CHECKPOINT,
+	OWN_JSON,
 	OWN_CHECK,
 	OWN_DEFAULT,
 	OWN_EFFECTIVE,
@@ -124,6 +130,13 @@ static int option_take(struct options *o, int code, const char *arg, char *why)
 		o->config_file = arg;
 	} else if (code - CODE_OWN == OWN_QUICKSTART) {
 		o->quickstart = arg;
+	} else if (code - CODE_OWN == OWN_RESTORE) {
+		o->restore = arg;
+		o->mode = MODE_RESTORE;
+	} else if (code - CODE_OWN == OWN_CHECKPOINT) {
+		o->checkpoint = arg;
+	} else if (code - CODE_OWN == OWN_JSON) {
+		o->json = true;
 	} else {
 		o->mode = modes[code - CODE_OWN];
 	}

@@ -12,6 +12,7 @@ enum options_mode {
 	MODE_PRINT_EFFECTIVE,
 	MODE_VERSION,
 	MODE_HELP,
+	MODE_RESTORE,
 };
 
 enum { OPTIONS_FLAGS_MAX = 64 };
@@ -20,6 +21,9 @@ struct options {
 	enum options_mode mode;
 	const char *config_file; /* NULL: none */
 	const char *quickstart;  /* NULL, or the directory */
+	const char *restore;     /* NULL, or the backup directory */
+	const char *checkpoint;  /* of the backup; NULL: the newest */
+	bool json;
 	struct {
 		enum config_key key;
 		const char *text;

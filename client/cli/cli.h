@@ -43,7 +43,7 @@ struct options {
 	uint64_t timeout_s, expires_s;
 	uint64_t jobs, batch, epochs, inflight, size, count, clients;
 	uint64_t expire_s, keep_last, block, window, lanes;
-	uint64_t depth;
+	uint64_t depth, checkpoint;
 	uint64_t seed, epoch, rank, world, batches, read_ahead, memory, weight, max_errors, stall_s;
 };
 extern struct options opts; /* of this run; set before a verb starts, never after */
@@ -255,4 +255,5 @@ verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm
 	run_snapshot_repack, run_snapshot_verify;
 verb_fn run_recipe_create, run_recipe_ls, run_recipe_show, run_recipe_rm;
 verb_fn run_stream, run_jobs, run_provenance, run_shuffle_quality;
+verb_fn run_backup, run_restore;
 verb_fn run_status, run_check, run_bench_read, run_bench_put;

@@ -234,6 +234,19 @@ static const struct verb verbs[] = {
 	{ "check", "[URL]", 0, 1, run_check, "have the server read and verify everything it keeps",
 		"Shows its progress; exit code 1 and a list when something is damaged.",
 		{ "granary check" } },
+	{ "backup", "[URL]", 0, 1, run_backup, "have the server back up its metadata now",
+		"Into the directory of the setting `backup`, which the server does by itself every `backup_every` "
+		"too. Ends when the checkpoint is whole. The bytes of objects are not part of it: they stay in the "
+		"packs.",
+		{ "granary backup" } },
+	{ "restore", "BACKUP DATA", 2, 2, run_restore, "bring back metadata that was lost, out of a backup",
+		"On the server's machine, while it does not run. DATA is its data directory, with the packs if they "
+		"are still there, without metadata. Brings back all that was committed up to the end of the backup's "
+		"log (about a second before the end), says which objects' packs are gone, and sets packs aside that "
+		"are newer. Exit code 0: all is back; 3: what is lost was named; 1: failed, nothing changed: it can "
+		"be run again.",
+		{ "granary restore /backup/granary /srv/granary",
+			"granary restore /backup/granary /srv/granary --checkpoint 17" } },
 	{ "bench read", "TARGET", 1, 1, run_bench_read,
 		"read epochs of a dataset in batches and measure",
 		"Lists TARGET, reads it in a random order in batches with several under way, "
@@ -332,6 +345,8 @@ static const struct option_row rows[] = {
 	{ 0, "weight", "N", TYPE_NUMBER, AT(weight), 1, 1000, " stream ", "share of the server (1)" },
 	{ 0, "tar", NULL, TYPE_FLAG, AT(tar), 0, 0, " stream export ",
 		"as a tar archive: stream to standard output, export to a file of any name" },
+	{ 0, "checkpoint", "N", TYPE_NUMBER, AT(checkpoint), 1, UINT64_MAX, " restore ",
+		"as of this one, with nothing after it (default: the newest, and the log)" },
 	{ 0, "slow", NULL, TYPE_FLAG, AT(slow), 0, 0, " status ",
 		"the last requests that took long (slow_request), and where each waited" },
 	{ 0, "delete", NULL, TYPE_FLAG, AT(delete), 0, 0, " sync ", "remove from DST what SRC does not have" },

@@ -61,6 +61,7 @@ int fs_sync(struct fs_file *f) { return f->ops->sync(f, false); }
 int fs_allocate(struct fs_file *f, uint64_t offset, uint64_t len) { return f->ops->allocate(f, offset, len); }
 int fs_truncate(struct fs_file *f, uint64_t size) { return f->ops->truncate(f, size); }
 int64_t fs_size(struct fs_file *f) { return f->ops->size(f); }
+uint64_t fs_identity(struct fs_file *f) { return f->ops->identity(f); }
 
 int fs_mkdir(struct fs *fs, const char *path)
 {
@@ -80,6 +81,12 @@ int fs_unlink(struct fs *fs, const char *path)
 {
 	int err = path_check(path, false);
 	return err < 0 ? err : fs->ops->unlink(fs, path);
+}
+
+int fs_rmdir(struct fs *fs, const char *path)
+{
+	int err = path_check(path, false);
+	return err < 0 ? err : fs->ops->rmdir(fs, path);
 }
 
 int fs_sync_dir(struct fs *fs, const char *path)
@@ -163,4 +170,25 @@ int fs_put_file(struct fs *fs, const char *path, const void *buf, size_t len)
 		return err;
 	}
 	return fs_sync_dir(fs, dir);
+}
+
+struct emptying { struct fs *fs; const char *path; };
+
+static int empty_one(void *arg, const char *name)
+{
+	const struct emptying *e = arg;
+	char path[PATH_MAX];
+	if ((size_t)snprintf(path, sizeof(path), "%s/%s", e->path, name) >= sizeof(path))
+		return -GRANARY_EINVAL;
+	int err = fs_unlink(e->fs, path);
+	return err == -GRANARY_ENOTFOUND ? 0 : err;
+}
+
+int fs_remove_folder(struct fs *fs, const char *path)
+{
+	struct emptying e = { fs, path };
+	int err = fs_list(fs, path, empty_one, &e);
+	if (err == -GRANARY_ENOTFOUND)
+		return 0;
+	return err < 0 ? err : fs_rmdir(fs, path);
 }

@@ -36,10 +36,15 @@ int fs_sync(struct fs_file *file);
 int fs_allocate(struct fs_file *file, uint64_t offset, uint64_t len); /* fallocate, grows the file */
 int fs_truncate(struct fs_file *file, uint64_t size);
 int64_t fs_size(struct fs_file *file);
+/* Of a file nobody writes: the same later means that it is the same file with the same bytes, also after a restart;
+ * a hard link has its file's. 0: not known. */
+uint64_t fs_identity(struct fs_file *file);
 
 int fs_mkdir(struct fs *fs, const char *path); /* EXIST is an error the caller may accept */
 int fs_rename(struct fs *fs, const char *from, const char *to);
 int fs_unlink(struct fs *fs, const char *path);
+int fs_rmdir(struct fs *fs, const char *path); /* NOTEMPTY */
+int fs_remove_folder(struct fs *fs, const char *path); /* with the plain files in it; 0 also when it is not there */
 int fs_sync_dir(struct fs *fs, const char *path); /* "" is the root itself */
 /* Calls each(arg, name) for every entry but . and ..; stops at and returns the first non-zero. */
 int fs_list(struct fs *fs, const char *path, int (*each)(void *arg, const char *name), void *arg);

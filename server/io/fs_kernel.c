@@ -184,6 +184,18 @@ static int64_t kernel_size(struct fs_file *f)
 	return fstat(f->fd, &st) != 0 ? fail() : (int64_t)st.st_size;
 }
 
+/* Inode numbers are used again, but not with the same time and size as well. */
+static uint64_t kernel_identity(struct fs_file *f)
+{
+	struct stat st;
+	if (fstat(f->fd, &st) != 0)
+		return 0;
+	uint64_t id = (uint64_t)st.st_ino * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)st.st_mtim.tv_nsec;
+	id = (id ^ id >> 29) * UINT64_C(0xbf58476d1ce4e5b9) ^ (uint64_t)st.st_mtim.tv_sec;
+	id = (id ^ id >> 32) * UINT64_C(0x94d049bb133111eb) ^ (uint64_t)st.st_size;
+	return id ? id : 1;
+}
+
 static int kernel_truncate(struct fs_file *f, uint64_t size)
 {
 	return ftruncate(f->fd, (off_t)size) == 0 ? 0 : fail();
@@ -220,6 +232,11 @@ static int kernel_rename(struct fs *fs, const char *from, const char *to)
 static int kernel_unlink(struct fs *fs, const char *path)
 {
 	return unlinkat(dir_of(fs), path, 0) == 0 ? 0 : fail();
+}
+
+static int kernel_rmdir(struct fs *fs, const char *path)
+{
+	return unlinkat(dir_of(fs), path, AT_REMOVEDIR) == 0 ? 0 : fail();
 }
 
 static int open_dir(struct fs *fs, const char *path)
@@ -321,9 +338,11 @@ static const struct fs_ops kernel_ops = {
 	.allocate = kernel_allocate,
 	.truncate = kernel_truncate,
 	.size = kernel_size,
+	.identity = kernel_identity,
 	.mkdir = kernel_mkdir,
 	.rename = kernel_rename,
 	.unlink = kernel_unlink,
+	.rmdir = kernel_rmdir,
 	.sync_dir = kernel_sync_dir,
 	.list = kernel_list,
 	.exists = kernel_exists,

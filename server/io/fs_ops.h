@@ -16,9 +16,11 @@ struct fs_ops {
 	int (*allocate)(struct fs_file *file, uint64_t offset, uint64_t len);
 	int (*truncate)(struct fs_file *file, uint64_t size);
 	int64_t (*size)(struct fs_file *file);
+	uint64_t (*identity)(struct fs_file *file);
 	int (*mkdir)(struct fs *fs, const char *path);
 	int (*rename)(struct fs *fs, const char *from, const char *to);
 	int (*unlink)(struct fs *fs, const char *path);
+	int (*rmdir)(struct fs *fs, const char *path);
 	int (*sync_dir)(struct fs *fs, const char *path);
 	int (*list)(struct fs *fs, const char *path, int (*each)(void *arg, const char *name), void *arg);
 	int (*exists)(struct fs *fs, const char *path);

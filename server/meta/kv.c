@@ -300,12 +300,16 @@ static struct kv_bundle list_cut(struct kv *kv, struct kv_bundle *list)
 static int group_write(struct kv *kv, struct kv_stats *delta)
 {
 	int64_t n = group_ops(&kv->group);
-	uint64_t start_ns = clock_mono_ns();
+	uint64_t start_ns = clock_mono_ns(), before;
 	int err;
 
 	if (n <= 0)
 		return (int)n;
+	before = kv->options.tap.group ? kv->engine->ops->position(kv->engine) : 0;
 	err = kv->engine->ops->write(kv->engine, kv->group.ops, (uint32_t)n);
+	if (err == 0 && kv->options.tap.group != NULL)
+		kv->options.tap.group(kv->options.tap.arg, before, kv->engine->ops->position(kv->engine),
+			kv->group.ops, (uint32_t)n);
 	delta->sync_ns += clock_mono_ns() - start_ns;
 	for (int64_t i = 0; err == 0 && i < n; i++)
 		*(kv->group.ops[i].is_delete ? &delta->deletes : &delta->puts) += 1;
@@ -855,6 +859,10 @@ void kv_close(struct kv **kvp)
 		flush_settle(kv, -GRANARY_ESHUTDOWN); /* its records will never be flushed */
 	kv_release(kv);
 }
+
+uint64_t kv_position(struct kv *kv) { return kv->engine->ops->position(kv->engine); }
+int kv_checkpoint(struct kv *kv, const char *dir) { return kv->engine->ops->checkpoint(kv->engine, dir); }
+const char *kv_engine_name(struct kv *kv) { return kv->engine->ops->name; }
 
 int kv_reopen(struct kv *kv) { return kv->engine->ops->reopen(kv->engine); }
 

@@ -32,11 +32,26 @@ struct kv_observer {
 	void *arg;
 };
 
+struct kv_write_op {
+	struct slice key;
+	struct slice value;
+	bool is_delete;
+};
+
+/* Told by the committer what each synced group wrote, in order of keys: it led from position `before` to `after`.
+ * Must be quick: the committer waits. Slices are borrowed for the call. */
+struct kv_tap {
+	void (*group)(void *arg, uint64_t before, uint64_t after, const struct kv_write_op *ops, uint32_t n);
+	void *arg;
+};
+
 struct kv_options {
 	uint64_t block_cache_size;   /* bytes; RocksDB (128 MiB) */
 	uint64_t write_buffer_size;  /* bytes; RocksDB memtable (32 MiB), two at most */
 	uint32_t group_max;          /* transactions a batch (1,024) */
 	struct kv_observer observer;
+	struct kv_tap tap;           /* group NULL: none */
+	bool must_exist;             /* -GRANARY_ENOTFOUND instead of making an empty one */
 	void (*fatal)(void *arg, const char *what); /* a sync failed: must not return in the product (it exits) */
 	void *fatal_arg;
 	/* Unstable transactions (kv_pending.h). pending_max: bytes of them, 0: none may be submitted. flush_records:
@@ -62,6 +77,17 @@ uint32_t kv_turn(struct kv *kv);               /* kv_mem only: commits one group
 /* Closes and opens the engine again; RocksDB. The committer does it by itself after ENOSPC. Iterators and snapshots
  * that are open then end with -GRANARY_EBUSY: read again. */
 int kv_reopen(struct kv *kv);
+
+/* ---- backup ---- */
+
+/* A number that grows with every synced group, also over restarts: two stores of the same history that have the same
+ * position have the same rows. */
+uint64_t kv_position(struct kv *kv);
+/* Makes the folder `dir` (which must not exist; its parent is on the same filesystem) with files that the engine opens
+ * as a store of one position, which is at or past that at the call. Commits go on. Files in it do not change, and those
+ * that the engine itself keeps as they are are hard links of its own (fs_identity). Blocks: jobs. */
+int kv_checkpoint(struct kv *kv, const char *dir);
+const char *kv_engine_name(struct kv *kv);
 
 /* Value borrowed until kv_value_release. -GRANARY_ENOTFOUND when absent. */
 struct kv_value { struct slice v; void *pin; void (*unpin)(void *pin); };

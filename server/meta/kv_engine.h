@@ -7,12 +7,6 @@
 
 struct kv_engine;
 
-struct kv_write_op {
-	struct slice key;
-	struct slice value;
-	bool is_delete;
-};
-
 struct kv_iter_ops {
 	void (*seek)(struct kv_iter *it, struct slice key);
 	void (*seek_back)(struct kv_iter *it, struct slice key);
@@ -40,6 +34,8 @@ struct kv_engine_ops {
 	 * -GRANARY_ENOSPACE: nothing of it is or will be visible, the engine works. Anything else: unknown, stop. */
 	int (*write)(struct kv_engine *e, const struct kv_write_op *ops, uint32_t n);
 	int (*reopen)(struct kv_engine *e);
+	uint64_t (*position)(struct kv_engine *e); /* kv_position(); the committer's own thread or any */
+	int (*checkpoint)(struct kv_engine *e, const char *dir);
 	void (*close)(struct kv_engine *e); /* frees e */
 };
 

@@ -5,7 +5,8 @@
  *
  * Files under dir, for generation n: `map.n`, the whole map when the generation began, and `log.n`, one record a
  * batch since. Both are made of records: magic, length, generation, number of the record, crc32c, ops. A record
- * begins at a multiple of 4 KiB, so an unfinished write cannot harm the sector of a synced one.
+ * begins at a multiple of 4 KiB, so an unfinished write cannot harm the sector of a synced one. The number in map.n is
+ * the position (kv_position) at which it was made.
  *
  * Invariants: (1) a batch is in the log and synced before it is in the map; (2) map.n is complete, synced and named
  * before anything is written to log.n, and generation n - 1 is removed after; (3) replay ends at the first record
@@ -67,6 +68,7 @@ struct mem {
 	struct map *map;
 	struct fs_file *log;
 	uint64_t generation, log_end, log_records;
+	uint64_t log_base; /* position at which log.n begins */
 };
 
 struct kv_snapshot { struct map *map; };
@@ -445,6 +447,16 @@ static bool record_open(const uint8_t *buf, size_t len, uint64_t generation, uin
 		le32_get(h.crc) == record_crc(buf, ops->len);
 }
 
+static uint64_t record_number(const uint8_t *buf, size_t len)
+{
+	struct record_header h;
+
+	if (len < sizeof(h))
+		return 0;
+	memcpy(&h, buf, sizeof(h));
+	return le64_get(h.number);
+}
+
 static int ops_apply(struct map *map, struct slice ops)
 {
 	struct cur c = cur_of(ops.p, ops.len);
@@ -464,7 +476,7 @@ static int ops_apply(struct map *map, struct slice ops)
 }
 
 /* Several records would be needed above 4 GiB: a test engine never gets there. */
-static uint8_t *map_encode(const struct map *m, uint64_t generation, size_t *len)
+static uint8_t *map_encode(const struct map *m, uint64_t generation, uint64_t position, size_t *len)
 {
 	size_t ops_len = 0;
 	uint8_t *record;
@@ -485,7 +497,7 @@ static uint8_t *map_encode(const struct map *m, uint64_t generation, size_t *len
 		}
 	}
 	assert(wr_ok(&w) && wr_len(&w) == ops_len);
-	record_seal(record, generation, 0, ops_len);
+	record_seal(record, generation, position, ops_len);
 	return record;
 }
 
@@ -528,7 +540,7 @@ static int mem_checkpoint(struct mem *m)
 	uint64_t next = m->generation + 1;
 	struct fs_file *log = NULL;
 	size_t len;
-	uint8_t *record = map_encode(m->map, next, &len);
+	uint8_t *record = map_encode(m->map, next, m->log_base + m->log_records, &len);
 	int err = unlink_if_there(m->fs, mem_path(m, path, "log", next)); /* left by an attempt that did not end */
 
 	if (err == 0)
@@ -549,6 +561,7 @@ static int mem_checkpoint(struct mem *m)
 	}
 	fs_close(&m->log);
 	m->log = log;
+	m->log_base += m->log_records;
 	m->log_end = m->log_records = 0;
 	unlink_if_there(m->fs, mem_path(m, path, "log", m->generation)); /* a leftover is removed at the next open */
 	unlink_if_there(m->fs, mem_path(m, path, "map", m->generation));
@@ -581,7 +594,9 @@ static int mem_replay(struct mem *m)
 	int err = file_read_whole(m->fs, mem_path(m, path, "map", m->generation), &buf, &len);
 
 	if (err == 0)
-		err = record_open(buf, len, m->generation, 0, &ops) ? ops_apply(m->map, ops) : -GRANARY_ECORRUPT;
+		err = record_open(buf, len, m->generation, record_number(buf, len), &ops) ? ops_apply(m->map, ops)
+										    : -GRANARY_ECORRUPT;
+	m->log_base = err == 0 ? record_number(buf, len) : 0;
 	free(buf);
 	if (err < 0)
 		return err;
@@ -590,6 +605,7 @@ static int mem_replay(struct mem *m)
 		if (!record_open(buf + at, len - at, m->generation, number, &ops))
 			break;
 		err = ops_apply(m->map, ops);
+		m->log_records++;
 		at += align_up(sizeof(struct record_header) + ops.len);
 	}
 	free(buf);
@@ -611,12 +627,14 @@ static int sweep_file(void *arg, const char *name)
 	return 0;
 }
 
-static int mem_recover(struct mem *m)
+static int mem_recover(struct mem *m, bool must_exist)
 {
 	struct newest n = { 0 };
 	struct sweep s = { m };
 	int err = fs_list(m->fs, m->dir, find_newest, &n);
 
+	if (err == 0 && n.generation == 0 && must_exist)
+		return -GRANARY_ENOTFOUND;
 	if (err == 0 && n.generation > 0) {
 		m->generation = n.generation;
 		err = mem_replay(m);
@@ -698,6 +716,36 @@ static int mem_reopen(struct kv_engine *e)
 	return 0;
 }
 
+static uint64_t mem_position(struct kv_engine *e)
+{
+	struct mem *m = mem_of(e);
+	uint64_t position;
+
+	pthread_mutex_lock(&m->lock);
+	position = m->log_base + m->log_records;
+	pthread_mutex_unlock(&m->lock);
+	return position;
+}
+
+/* A map alone, of generation 1. */
+static int mem_make_copy(struct kv_engine *e, const char *dir)
+{
+	struct mem *m = mem_of(e);
+	char path[PATH_SIZE];
+	size_t len;
+	uint8_t *record;
+	int err = fs_mkdir(m->fs, dir);
+
+	pthread_mutex_lock(&m->lock);
+	record = map_encode(m->map, 1, m->log_base + m->log_records, &len);
+	pthread_mutex_unlock(&m->lock);
+	snprintf(path, sizeof(path), "%s/map.1", dir);
+	if (err == 0)
+		err = fs_put_file(m->fs, path, record, len);
+	free(record);
+	return err;
+}
+
 static void mem_close(struct kv_engine *e)
 {
 	struct mem *m = mem_of(e);
@@ -713,7 +761,8 @@ static void mem_close(struct kv_engine *e)
 static const struct kv_engine_ops mem_ops = { .name = "memory", .has_committer = false, .get = mem_get,
 	.get_cached = mem_get_cached,
 	.snapshot_new = mem_snapshot_new, .snapshot_free = mem_snapshot_free, .iter_new = mem_iter_new,
-	.write = mem_write, .reopen = mem_reopen, .close = mem_close };
+	.write = mem_write, .reopen = mem_reopen, .position = mem_position, .checkpoint = mem_make_copy,
+	.close = mem_close };
 
 /* The folder's own name is synced in its parent. */
 static int folder_make(struct fs *fs, const char *dir)
@@ -740,9 +789,9 @@ int kv_open_mem(struct fs *fs, const char *dir, const struct kv_options *options
 	m->dir = must(strdup(dir));
 	m->map = map_new(8);
 	pthread_mutex_init(&m->lock, NULL);
-	err = folder_make(fs, dir);
+	err = options->must_exist ? 0 : folder_make(fs, dir);
 	if (err == 0)
-		err = mem_recover(m);
+		err = mem_recover(m, options->must_exist);
 	if (err < 0) {
 		mem_close(&m->base);
 		return err;

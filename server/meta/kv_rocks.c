@@ -501,6 +501,52 @@ static int rocks_write(struct kv_engine *e, const struct kv_write_op *ops, uint3
 	return err == -GRANARY_ENOSPACE ? rocks_recover_space(r, before) : err;
 }
 
+/* ---- backup ---- */
+
+static uint64_t rocks_position(struct kv_engine *e)
+{
+	struct rocks *r = rocks_of(e);
+	uint64_t position;
+
+	pthread_rwlock_rdlock(&r->rw);
+	position = r->db ? rocksdb_get_latest_sequence_number(r->db) : 0;
+	pthread_rwlock_unlock(&r->rw);
+	return position;
+}
+
+static char *path_join(const char *root, const char *dir)
+{
+	size_t size = strlen(root) + strlen(dir) + 2;
+	char *path = malloc(size);
+
+	if (path != NULL)
+		snprintf(path, size, "%s/%s", root, dir);
+	return path;
+}
+
+/* The memtable is written to a table first, so that the log in the checkpoint is short: the tables are links. */
+static int rocks_checkpoint(struct kv_engine *e, const char *dir)
+{
+	struct rocks *r = rocks_of(e);
+	char *path = path_join(fs_root(r->fs), dir), *text = NULL;
+	rocksdb_checkpoint_t *checkpoint = NULL;
+	int err = path ? -GRANARY_EIO : -GRANARY_ENOMEM;
+
+	thread_set_up();
+	pthread_rwlock_rdlock(&r->rw);
+	if (path != NULL && r->db != NULL) {
+		checkpoint = rocksdb_checkpoint_object_create(r->db, &text);
+		if (checkpoint != NULL)
+			rocksdb_checkpoint_create(checkpoint, path, 0, &text);
+		err = error_take(text, "make a checkpoint");
+	}
+	if (checkpoint != NULL)
+		rocksdb_checkpoint_object_destroy(checkpoint);
+	pthread_rwlock_unlock(&r->rw);
+	free(path);
+	return err;
+}
+
 /* ---- set-up ---- */
 
 static void rocks_close(struct kv_engine *e)
@@ -528,7 +574,8 @@ static void rocks_close(struct kv_engine *e)
 static const struct kv_engine_ops rocks_ops = { .name = "rocksdb", .has_committer = true, .get = rocks_get,
 	.get_cached = rocks_get_cached,
 	.snapshot_new = rocks_snapshot_new, .snapshot_free = rocks_snapshot_free, .iter_new = rocks_iter_new,
-	.write = rocks_write, .reopen = rocks_reopen, .close = rocks_close };
+	.write = rocks_write, .reopen = rocks_reopen, .position = rocks_position, .checkpoint = rocks_checkpoint,
+	.close = rocks_close };
 
 /* Index and filter blocks live in the block cache, so that its size is all the memory reads take. */
 static void table_set_up(struct rocks *r, uint64_t cache_size)
@@ -606,16 +653,6 @@ static int options_set_up(struct rocks *r, const struct kv_options *o)
 	return 0;
 }
 
-static char *path_join(const char *root, const char *dir)
-{
-	size_t size = strlen(root) + strlen(dir) + 2;
-	char *path = malloc(size);
-
-	if (path != NULL)
-		snprintf(path, size, "%s/%s", root, dir);
-	return path;
-}
-
 /* RocksDB syncs what is in its folder; the folder's own name is synced here. */
 static int folder_make(struct fs *fs, const char *dir)
 {
@@ -633,10 +670,15 @@ static int folder_make(struct fs *fs, const char *dir)
 
 int kv_open_rocks(struct fs *fs, const char *dir, const struct kv_options *options, struct kv **out)
 {
+	char current[1024];
 	struct rocks *r;
-	int err = folder_make(fs, dir);
+	int err;
 
 	*out = NULL;
+	snprintf(current, sizeof(current), "%s/CURRENT", dir);
+	if (options->must_exist && (err = fs_exists(fs, current)) != 1)
+		return err < 0 ? err : -GRANARY_ENOTFOUND;
+	err = folder_make(fs, dir);
 	if (err < 0)
 		return err;
 	r = calloc(1, sizeof(*r));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* store.c -- opens and closes everything below the front ends, in the order of dependence:
- * superblock (read), lock, location tables, metadata, ids, clock, namespace and keys, packs, cache,
+ * superblock (read), lock, location tables, backup, metadata, ids, clock, namespace and keys, packs, cache,
  * workers, reactors, writers, sessions, jobs.
  *
  * Invariants: (1) until the lock is held nothing in the directory is touched; (2) the new
@@ -26,6 +26,7 @@
 #include "common/rand.h"
 #include "io/fs.h"
 #include "io/reactor.h"
+#include "jobs/backup.h"
 #include "jobs/jobs.h"
 #include "jobs/snapshot.h"
 #include "meta/ids.h"
@@ -69,6 +70,8 @@ void store_options_default(struct store_options *o)
 	o->pack_size = 256 * MIB;
 	o->disk_reserve = 64 * MIB;
 	o->ballast = 32 * MIB;
+	o->backup_every_ns = UINT64_C(600000000000);
+	o->backup_keep = 3;
 	o->jobs = true;
 	o->compact_dead_pct = 30;
 	o->job_interval_ns = UINT64_C(5000000000);
@@ -121,7 +124,23 @@ static void pump(void *arg)
 	if (!sim_turn(store)) reactor_turn(store->reactors[0], true);
 }
 
-static int open_kv(struct store *store)
+static int open_backup(struct store *store)
+{
+	const struct store_options *o = &store->options;
+	struct backup_options backup = {
+		.fs = store->fs,
+		.dir = o->backup_dir,
+		.to = o->backup_fs,
+		.every_ns = o->backup_every_ns,
+		.keep = o->backup_keep,
+		.thread = !o->simulated,
+	};
+
+	return o->backup_dir != NULL || o->backup_fs != NULL ? backup_new(&backup, &store->backup) : 0;
+}
+
+/* must_exist: the store has had metadata before. */
+static int open_kv(struct store *store, bool must_exist)
 {
 	const struct store_options *o = &store->options;
 	struct kv_options kv = {
@@ -138,10 +157,28 @@ static int open_kv(struct store *store)
 		.pending_began = unstable_began,
 		.pump = pump,
 		.pending_arg = store,
+		.must_exist = must_exist,
 	};
+	int err = open_backup(store);
 
-	return o->simulated ? kv_open_mem(store->fs, "meta", &kv, &store->kv)
-			    : kv_open_rocks(store->fs, "meta", &kv, &store->kv);
+	if (store->backup != NULL) kv.tap = backup_tap(store->backup);
+	if (err == 0)
+		err = o->simulated ? kv_open_mem(store->fs, "meta", &kv, &store->kv)
+				   : kv_open_rocks(store->fs, "meta", &kv, &store->kv);
+	if (err == 0 && store->backup != NULL) backup_attach(store->backup, store->kv, store->store_id);
+	return err;
+}
+
+static int open_kv_failed(struct store *store, int err, char *why, size_t cap)
+{
+	const char *root = fs_root(store->fs);
+
+	if (err == -GRANARY_ENOTFOUND)
+		snprintf(why, cap, "the metadata of %s is gone (%s/meta); `granary restore BACKUP %s` brings it back",
+			root, root, root);
+	else
+		snprintf(why, cap, "cannot open the metadata in %s/meta: %s", root, error_text(err));
+	return err;
 }
 
 /* 1 + the highest that rows, superblock or pack names know. */
@@ -188,12 +225,8 @@ static int open_directory(struct store *store, uint8_t master[32], char *why, si
 	memcpy(store->store_id, super.store_id, sizeof(store->store_id));
 	store->created_s = super.created_s;
 	store->loc = loc_new(store->options.loc_budget);
-	err = store->loc != NULL ? open_kv(store) : -GRANARY_ENOMEM;
-	if (err < 0) {
-		snprintf(why, cap, "cannot open the metadata in %s/meta: %s", fs_root(store->fs),
-			error_text(err));
-		return err;
-	}
+	err = store->loc != NULL ? open_kv(store, has_super == 1 && super.incarnation > 0) : -GRANARY_ENOMEM;
+	if (err < 0) return open_kv_failed(store, err, why, cap);
 	return open_incarnation(store, &super, why, cap);
 }
 
@@ -338,6 +371,7 @@ static void jobs_extra(void *arg)
 	sessions_sweep(store->sessions, clock_mono_ns());
 	snapshots_tick(store->snapshots);
 	ballast_refill(store);
+	if (store->options.simulated && store->backup != NULL) (void)backup_turn(store->backup);
 }
 
 static int open_snapshots(struct store *store)
@@ -401,6 +435,10 @@ static int open_services(struct store *store, const uint8_t master[32], char *wh
 	if (err == 0) {
 		what = "background jobs";
 		err = open_jobs(store);
+	}
+	if (err == 0 && store->backup != NULL) {
+		what = "the backup";
+		err = backup_run(store->backup, store->incarnation, store->clock);
 	}
 	if (err < 0)
 		snprintf(why, cap, "cannot open %s of %s: %s", what, fs_root(store->fs),
@@ -482,6 +520,7 @@ void store_close(struct store **sp)
 	close_threads(store);
 	if (store->snapshots != NULL) snapshots_close(&store->snapshots);
 	if (store->clock != NULL) store_clock_save(store->clock, store->kv);
+	if (store->backup != NULL) backup_stop(store->backup); /* after the last commit, before what it asks goes */
 	fair_free(&store->fair);
 	if (store->shares != NULL) shares_free(&store->shares);
 	if (store->cache != NULL) cache_free(&store->cache);
@@ -491,6 +530,7 @@ void store_close(struct store **sp)
 	if (store->clock != NULL) store_clock_free(&store->clock);
 	if (store->ids != NULL) ids_free(&store->ids);
 	if (store->kv != NULL) kv_close(&store->kv);
+	backup_free(&store->backup);
 	close_reactors(store);
 	replays_close(&store->replays);
 	if (store->loc != NULL) loc_free(&store->loc);

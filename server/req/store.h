@@ -9,6 +9,7 @@
 
 #include "io/io.h"
 
+struct backup;
 struct cache;
 struct fair;
 struct fair_local;
@@ -44,6 +45,10 @@ struct store_options {
 	uint64_t unstable_budget;  /* bytes of what is answered and not durable yet, without the records; 32 MiB */
 	uint64_t request_budget;   /* bytes of requests and answers in memory over all connections */
 	uint64_t pack_size, disk_reserve, ballast;
+	const char *backup_dir;    /* NULL: no backup */
+	struct fs *backup_fs;      /* simulated: instead of backup_dir; not owned */
+	uint64_t backup_every_ns;  /* 10 min */
+	uint32_t backup_keep;      /* 3 */
 	bool jobs;                 /* start background jobs (tests may drive them by hand) */
 	uint64_t compact_dead_pct; /* 30 */
 	uint64_t job_interval_ns;  /* 5 s */
@@ -86,6 +91,7 @@ struct store {
 	struct replays *replays;
 	struct snapshots *snapshots;
 	struct jobs *jobs;
+	struct backup *backup;     /* NULL: none */
 	struct slow_ring *slow;
 	struct reactor *reactors[REACTORS_MAX];
 	struct store_local locals[REACTORS_MAX];

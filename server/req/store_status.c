@@ -14,6 +14,7 @@
 #include "common/crc32c.h"
 #include "io/fs.h"
 #include "io/reactor.h"
+#include "jobs/backup.h"
 #include "jobs/jobs.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
@@ -309,5 +310,6 @@ size_t store_status(struct store *store, char *buf, size_t cap)
 	status_shares(&t, store);
 	status_io(&t, store);
 	status_jobs(&t, store);
+	if (store->backup != NULL) t.len += backup_status(store->backup, t.buf + t.len, t.cap - t.len);
 	return t.len;
 }

@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "common/log.h"
+#include "jobs/backup.h"
 #include "jobs/jobs.h"
 #include "pack/writer.h"
 #include "meta/ids.h"
@@ -87,6 +88,27 @@ static int run_clock_accept(struct req *r, char *buf, size_t cap)
 	return err;
 }
 
+static int no_backup(char *buf, size_t cap)
+{
+	snprintf(buf, cap, "this server has no backup directory; set `backup: DIR` and start it again");
+	return -GRANARY_EUNSUPPORTED;
+}
+
+static int run_backup(struct req *r, char *buf, size_t cap)
+{
+	if (r->store->backup == NULL) return no_backup(buf, cap);
+	backup_ask(r->store->backup);
+	snprintf(buf, cap, "backup started\n");
+	return 0;
+}
+
+static int run_backup_status(struct req *r, char *buf, size_t cap)
+{
+	if (r->store->backup == NULL) return no_backup(buf, cap);
+	backup_status(r->store->backup, buf, cap);
+	return 0;
+}
+
 static const struct {
 	const char *verb;
 	int (*run)(struct req *r, char *buf, size_t cap);
@@ -99,6 +121,8 @@ static const struct {
 	{ "log-level", run_log_level },
 	{ "clock-status", run_clock_status },
 	{ "clock-accept", run_clock_accept },
+	{ "backup", run_backup },
+	{ "backup-status", run_backup_status },
 };
 
 static void task_work(struct req *r)
@@ -131,7 +155,7 @@ static enum step_result task_parse(struct req *r)
 	if (t->run == NULL)
 		return req_fail(r, -GRANARY_EUNSUPPORTED,
 			"'%s' is no task; there are check, check-status, compact, rotate, slow, log-level, "
-			"clock-status, clock-accept",
+			"clock-status, clock-accept, backup, backup-status",
 			name_escape(text, sizeof(text), verb));
 	r->step++;
 	return req_work(r, task_work);

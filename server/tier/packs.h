@@ -119,6 +119,9 @@ int packs_sweep_orphans(struct packs *packs, uint32_t max, bool dry);
 int packs_room(struct packs *packs, uint64_t bytes);
 int packs_refresh_space(struct packs *packs); /* worker or job */
 /* Highest incarnation among pack names, 0 when there is none (FORMAT 1.2). Before packs_open. */
+enum { PACKS_NAME_MAX = 64 };
+/* Every pack file, before packs_open; dir: packs/XX. Stops at and returns the first non-zero. */
+int packs_each_file(struct fs *fs, int (*each)(void *arg, const char *dir, const char *name, uint64_t id), void *arg);
 int packs_highest_incarnation(struct fs *fs, uint32_t *out);
 struct packs_stats { uint64_t packs, open_packs, sealed, broken, dying, files_open, space_total, space_available; };
 void packs_get_stats(struct packs *packs, struct packs_stats *out);

@@ -481,6 +481,34 @@ static int names_scan(struct names_scan *scan, int (*each)(void *arg, const char
 	return 0;
 }
 
+struct files_walk {
+	int (*each)(void *arg, const char *dir, const char *name, uint64_t id);
+	void *arg;
+	char dir[16];
+};
+
+static int walk_each(void *arg, const char *name)
+{
+	const struct files_walk *w = arg;
+	uint64_t id, attempt;
+
+	return pack_name_parse(name, &id, &attempt) ? w->each(w->arg, w->dir, name, id) : 0;
+}
+
+int packs_each_file(struct fs *fs, int (*each)(void *arg, const char *dir, const char *name, uint64_t id), void *arg)
+{
+	struct files_walk w = { .each = each, .arg = arg };
+	int res = 0;
+
+	for (unsigned i = 0; res == 0 && i < 256; i++) {
+		snprintf(w.dir, sizeof(w.dir), "packs/%02x", i);
+		res = fs_list(fs, w.dir, walk_each, &w);
+		if (res == -GRANARY_ENOTFOUND && fs_exists(fs, w.dir) == 0)
+			res = 0;
+	}
+	return res;
+}
+
 static int highest_each(void *arg, const char *name)
 {
 	struct names_scan *scan = arg;

@@ -254,6 +254,13 @@ static int64_t sim_fs_size(struct fs_file *file)
 	return sim_file_dead(f) ? -GRANARY_EIO : (int64_t)f->node->live_size;
 }
 
+/* No inode numbers here: every file is another one. */
+static uint64_t sim_fs_identity(struct fs_file *file)
+{
+	(void)file;
+	return 0;
+}
+
 /* ---- names ---- */
 
 static int sim_fs_mkdir(struct fs *fs, const char *path)
@@ -298,7 +305,7 @@ static int sim_fs_rename(struct fs *fs, const char *from, const char *to)
 	return err;
 }
 
-static int sim_fs_unlink(struct fs *fs, const char *path)
+static int take_name(struct fs *fs, const char *path, bool is_dir)
 {
 	struct sim *sim = fs_of(fs)->sim;
 	struct sim_node *dir;
@@ -311,11 +318,16 @@ static int sim_fs_unlink(struct fs *fs, const char *path)
 	if (res < 0)
 		return res;
 	const struct sim_node *n = sim_names_get(&dir->live_names, last, strlen(last));
-	if (!n || n->is_dir)
-		return n ? -GRANARY_EISDIR : -GRANARY_ENOTFOUND;
+	if (!n || n->is_dir != is_dir)
+		return !n ? -GRANARY_ENOTFOUND : is_dir ? -GRANARY_ENOTDIR : -GRANARY_EISDIR;
+	if (is_dir && n->live_names.count > 0)
+		return -GRANARY_ENOTEMPTY;
 	change_one(sim, dir, last, NULL);
 	return err;
 }
+
+static int sim_fs_unlink(struct fs *fs, const char *path) { return take_name(fs, path, false); }
+static int sim_fs_rmdir(struct fs *fs, const char *path) { return take_name(fs, path, true); }
 
 static int sim_fs_sync_dir(struct fs *fs, const char *path)
 {
@@ -385,9 +397,11 @@ static const struct fs_ops sim_ops = {
 	.allocate = sim_fs_allocate,
 	.truncate = sim_fs_truncate,
 	.size = sim_fs_size,
+	.identity = sim_fs_identity,
 	.mkdir = sim_fs_mkdir,
 	.rename = sim_fs_rename,
 	.unlink = sim_fs_unlink,
+	.rmdir = sim_fs_rmdir,
 	.sync_dir = sim_fs_sync_dir,
 	.list = sim_fs_list,
 	.exists = sim_fs_exists,
