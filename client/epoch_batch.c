@@ -6,8 +6,9 @@
  * FILLING  -> ready    batch_finish()  all came; copied from the blocks; what was bad is read again or replaced
  *
  * (1) a row is drawn from its block once, by the batch that it belongs to; padded rows never draw.
- * (2) a row whose block is not coming yet waits for it, unless the first batches would wait for a whole window, or
- *     there is no room for the block: then it is read by itself. Which way a row came never shows in its bytes. */
+ * (2) a row whose block is not coming yet waits for it, unless the first batches would wait for a whole window and few
+ *     are ahead, or there is no room for the block: then it is read by itself. Which way a row came never shows in its
+ *     bytes. */
 #include "epoch_priv.h"
 
 #include <stdio.h>
@@ -139,7 +140,7 @@ static bool batch_settle(struct granary_epoch *e, struct batch *b)
 {
 	uint64_t unsettled = rows_unsettled(e, b);
 
-	if (unsettled > 0 && unsettled > e->early_left && !hold_fetch_blocked(e))
+	if (unsettled > 0 && (unsettled > e->early_left || !lead_short(e)) && !hold_fetch_blocked(e))
 		return false;
 	e->early_left -= unsettled < e->early_left ? unsettled : e->early_left;
 	for (uint32_t i = 0; i < b->pub.count; i++) {
@@ -268,7 +269,7 @@ static bool batch_room(const struct granary_epoch *e)
 
 	if (count == 0)
 		return true;
-	return count < e->ahead && bytes < (e->holding ? e->memory / 4 : e->memory / 2);
+	return count < e->ahead && count < lead_batches(e) && bytes < (e->holding ? e->memory / 4 : e->memory / 2);
 }
 
 static bool batch_plan_one(struct granary_epoch *e, struct batch *b)
@@ -290,11 +291,11 @@ bool batch_plan_more(struct granary_epoch *e)
 {
 	bool moved = false;
 
-	while (e->err == 0 && batch_room(e)) {
+	while (e->err == 0) {
 		struct batch *last = list_empty(&e->pipeline) ? NULL :
 			container_of(e->pipeline.prev, struct batch, link);
 		if (!last || last->filling) {
-			if (e->planned == e->batches)
+			if (e->planned == e->batches || !batch_room(e))
 				break;
 			last = batch_take(e);
 			if (!last) {

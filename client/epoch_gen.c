@@ -415,8 +415,27 @@ bool gens_full(const struct hold_source *s)
 	return s->gen_end - s->gen_first >= s->gens_max;
 }
 
-/* When the next block of the part is wanted, in items of the rank's first lane; false: there is none yet. */
-static bool source_when(const struct hold_source *s, double *when)
+/* When block number `next` of a gen, in the order of fetching, is to be there, in items of the rank's first lane. */
+static double gen_when(const struct gen *g, uint32_t next)
+{
+	return (double)g->begin + (double)(g->end - g->begin) * next / g->count;
+}
+
+/* May what is wanted at `when` be fetched? While one window is consumed the next one is fetched, at the same pace. */
+static bool window_due(const struct granary_epoch *e, uint64_t length, double when)
+{
+	uint64_t taken = e->ranks.spec.start + epoch_number(e, e->seen_taken) * e->ranks.global_batch;
+
+	return when <= (double)(items_before(e, taken, hold_lane(e, 0)) + length) + lead_items(e);
+}
+
+bool gen_due(const struct granary_epoch *e, const struct hold_source *s, const struct gen *g)
+{
+	return g->number < s->wanted || window_due(e, g->end - g->begin, gen_when(g, g->next));
+}
+
+/* When the next block of the part is wanted; false: there is none yet. */
+static bool source_when(const struct granary_epoch *e, const struct hold_source *s, double *when)
 {
 	struct gen *g = s->gens ? gen_last(s) : NULL;
 
@@ -425,11 +444,12 @@ static bool source_when(const struct hold_source *s, double *when)
 	while (g && g->next < g->count && g->holds[g->sorted[g->next]].state != HOLD_PLANNED)
 		g->next++;
 	if (g && g->next < g->count) {
-		*when = (double)g->begin + (double)(g->end - g->begin) * g->next / g->count;
-		return true;
+		*when = gen_when(g, g->next);
+		return gen_due(e, s, g);
 	}
 	*when = (double)s->next_begin;
-	return s->gen_end < s->gens_count && !gens_full(s);
+	return s->gen_end < s->gens_count && !gens_full(s) &&
+		(!g || s->gen_end < s->wanted || window_due(e, g->end - g->begin, *when));
 }
 
 struct hold *hold_next(struct granary_epoch *e, struct gen **gen, int *err)
@@ -438,7 +458,7 @@ struct hold *hold_next(struct granary_epoch *e, struct gen **gen, int *err)
 		struct hold_source *best = NULL;
 		double least = 0, when;
 		for (uint32_t p = 0; p < e->parts_count; p++)
-			if (source_when(&e->held_parts[p], &when) && (!best || when < least)) {
+			if (source_when(e, &e->held_parts[p], &when) && (!best || when < least)) {
 				best = &e->held_parts[p];
 				least = when;
 			}
@@ -484,6 +504,10 @@ struct hold *hold_of(struct granary_epoch *e, struct sample_place at, uint32_t *
 	if (!s->gens || at.lane % e->lane_step != e->ranks.spec.rank % e->lane_step)
 		return NULL; /* of the last round */
 	number = at.pass * s->windows + order_item_window(s->order, at.lane, at.index, NULL);
+	if (number >= s->wanted) {
+		s->wanted = number + 1;
+		e->hold_wanted = true;
+	}
 	*later = number >= s->gen_end && number < s->gens_count;
 	if (number < s->gen_first || number >= s->gen_end)
 		return NULL;

@@ -243,7 +243,8 @@ static int fetch_fill(struct granary_epoch *e, struct fetch *f, struct gen *g)
 	uint64_t bytes = f->holds[0]->size;
 	int err = 0;
 
-	for (; err == 0 && g->next < g->count && f->holds_count < FETCH_HOLDS_MAX && bytes < FETCH_BYTES; g->next++) {
+	for (; err == 0 && g->next < g->count && f->holds_count < FETCH_HOLDS_MAX && bytes < FETCH_BYTES &&
+		gen_due(e, &e->held_parts[f->holds[0]->part], g); g->next++) {
 		struct hold *h = &g->holds[g->sorted[g->next]];
 		if (h->state != HOLD_PLANNED)
 			continue;

@@ -384,6 +384,8 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 	if (e->holding && gens_setup(e) < 0)
 		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
 	err = epoch_budget(e);
+	if (err == 0)
+		lead_setup(e);
 	if (err == 0 && e->holding && hold_setup(e) < 0)
 		err = error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
 	o->snapshot = o->job = NULL; /* the caller's */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* epoch_priv.h -- a stream of batches, shared by epoch.c (the calls), epoch_open.c (from options to an order),
- * epoch_run.c (its thread), epoch_batch.c (batches), epoch_gen.c (windows of blocks), epoch_hold.c (blocks held in
- * memory), epoch_own.c (own samples of blocks), epoch_mem.c (their memory).
+ * epoch_run.c (its thread), epoch_lead.c (how far ahead), epoch_batch.c (batches), epoch_gen.c (windows of blocks),
+ * epoch_hold.c (blocks held in memory), epoch_own.c (own samples of blocks), epoch_mem.c (their memory).
  *
  * (1) what is under "run" belongs to the epoch's thread, what is under "lock" to whoever holds the client's
  *     lock, the rest never changes after granary_epoch_open().
@@ -75,6 +75,7 @@ struct hold_source {
 	uint64_t gens_count;          /* of the epoch */
 	uint64_t windows;             /* of a pass over the longest lane */
 	uint64_t next_begin;          /* when gen_end would be drawn from */
+	uint64_t wanted;              /* batches that are planned draw from windows before this one */
 	uint32_t window_blocks;
 	const struct order *order;    /* of the first pass; lanes and windows are cut alike in all */
 	uint32_t *lane_cut;           /* of each lane of this rank: how much of the first block belongs to others */
@@ -172,6 +173,8 @@ struct granary_epoch {
 	uint32_t lane_step;           /* its lanes are congruent to its rank modulo this */
 	uint64_t even_items;          /* before it an item of a lane is at position item * lanes + lane */
 	bool hold_full;               /* the next block has no room */
+	bool hold_wanted;             /* a window was found to be wanted */
+	uint64_t lead_least;          /* bytes: epoch_lead.c */
 	uint64_t hold_share;          /* in 1/65,536: how many blocks are held at all */
 	uint64_t hold_limit, held, coming_bytes;
 	uint64_t early_left;          /* bytes that may be read by themselves although their block will come */
@@ -221,6 +224,11 @@ int epoch_token_at(const struct granary_epoch *e, uint64_t position, uint8_t out
 void *epoch_main(void *epoch);
 void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void epoch_report(struct granary_epoch *e, bool ended);
+/* epoch_lead.c (run) */
+void lead_setup(struct granary_epoch *e);
+uint64_t lead_batches(const struct granary_epoch *e); /* that may be planned and not taken */
+bool lead_short(const struct granary_epoch *e);       /* few are: worth reading samples one by one */
+double lead_items(const struct granary_epoch *e);     /* likewise, of each lane */
 /* epoch_batch.c (run); true: something moved */
 bool batch_plan_more(struct granary_epoch *e);
 bool batch_finish_more(struct granary_epoch *e);
@@ -246,6 +254,7 @@ struct sample_place sample_place(const struct granary_epoch *e, uint64_t positio
 struct hold *hold_of(struct granary_epoch *e, struct sample_place at, uint32_t *index, bool *later);
 bool gens_full(const struct hold_source *s); /* none can be planned before one is forgotten */
 /* The block to be fetched next, its gen planned; NULL: there is none yet. */
+bool gen_due(const struct granary_epoch *e, const struct hold_source *s, const struct gen *g); /* its next block */
 struct hold *hold_next(struct granary_epoch *e, struct gen **gen, int *err);
 void hold_forget(struct granary_epoch *e, uint64_t position); /* all before it is drawn */
 /* epoch_hold.c (run) */

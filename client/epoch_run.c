@@ -145,6 +145,8 @@ static bool run_once(struct granary_epoch *e)
 	if (moved)
 		e->progress_ns = clock_mono_ns();
 	moved = batch_plan_more(e) || moved;
+	moved = moved || e->hold_wanted;
+	e->hold_wanted = false;
 	return batch_finish_more(e) || moved;
 }
 

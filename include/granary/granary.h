@@ -1413,7 +1413,7 @@ struct granary_epoch_options {
 	uint32_t on_error;      /* enum granary_on_error */
 	uint32_t max_errors;    /* with SKIP: more than so many end the epoch; 0: 100 */
 	uint32_t stall_timeout_ms; /* no byte for so long, and a batch is waited for: -GRANARY_ETIMEDOUT; 0: 300,000 */
-	uint32_t read_ahead;    /* batches; 0: enough to keep a disk busy */
+	uint32_t read_ahead;    /* batches; 0: enough to keep a disk busy, and little beside what was taken already */
 	uint32_t weight;        /* of the job's share of the server, 1..1,000; 0: 1 */
 	uint64_t memory;        /* bytes for batches and what is read ahead; 0: two windows of the order
 	                         * `blocks`, at least

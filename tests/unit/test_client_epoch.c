@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -650,6 +651,26 @@ static void test_groups_holes_and_small_memory(void **state)
 		}
 }
 
+/* Goal: with one batch ahead, planned before its blocks may be asked for, nothing waits for what never comes. */
+static void test_one_batch_ahead(void **state)
+{
+	static struct seen s;
+
+	(void)state;
+	world_make(1500, 1, 600, 4, 1, 12);
+	for (uint32_t ranks = 1; ranks <= 7; ranks++) {
+		memset(&s, 0, sizeof(s));
+		for (uint32_t r = 0; r < ranks; r++) {
+			struct granary_epoch_options o = defaults(r, ranks, 14);
+			o.mode = GRANARY_MODE_BLOCKS;
+			o.read_ahead = 1;
+			o.memory = 1 << 20;
+			assert_int_equal(0, read_epoch(&o, &s, UINT64_MAX, NULL));
+		}
+		assert_once(&s);
+	}
+}
+
 static void test_whole_blocks_travel(void **state)
 {
 	static struct seen s;
@@ -661,6 +682,39 @@ static void test_whole_blocks_travel(void **state)
 	assert_int_equal(0, read_epoch(&o, &s, UINT64_MAX, NULL));
 	assert_once(&s);
 	assert_true(world->ranges < 400); /* of 4,000 samples */
+}
+
+/* Goal: what a run has asked for when it stops is little more than what it used, though its budget would take the whole
+ * epoch. Method: bytes asked for by a rank that takes ten batches and then none, but goes on reading if it may. */
+static void test_little_is_read_ahead_of_what_is_taken(void **state)
+{
+	static const uint32_t worlds[] = { 1, 5 }; /* ranks of five share lanes */
+	const uint32_t batches = 10, batch = 16;
+
+	(void)state;
+	world_make(6000, 1, 400, 16, 4, 4); /* windows of 256 samples */
+	for (uint32_t mode = 1; mode <= 2; mode++)
+		for (size_t w = 0; w < 2; w++) {
+			struct granary_epoch_options o = defaults(0, worlds[w], batch);
+			const struct granary_epoch_batch *b;
+			struct granary_epoch *e;
+			uint64_t before = world->range_bytes, used = 0;
+
+			o.mode = mode;
+			assert_int_equal(0, granary_epoch_open(client, &o, &e));
+			for (uint32_t i = 0; i < batches; i++) {
+				assert_int_equal(1, granary_epoch_next(e, &b));
+				used += b->count;
+				granary_epoch_release(e, &b);
+			}
+			usleep(100000);
+			granary_epoch_close(&e);
+			/* A 32nd of its part of the epoch, at least a batch; a batch more; in `blocks` what is left of
+			 * a window, and a whole one. With what is between samples: 1.5 times their bytes. */
+			uint64_t most = 6000 / 32 / worlds[w] + 2 * batch + used / 32;
+			most += mode == GRANARY_MODE_BLOCKS ? 2 * 256 / worlds[w] : 0;
+			assert_in_range(world->range_bytes - before, used * 200, (used + most) * 600);
+		}
 }
 
 static void test_resume_with_other_worlds(void **state)
@@ -1068,7 +1122,9 @@ int main(void)
 		TEST(test_steps_are_equal_for_every_world),
 		TEST(test_batch_counts_at_the_borders),
 		TEST(test_groups_holes_and_small_memory),
+		TEST(test_one_batch_ahead),
 		TEST(test_whole_blocks_travel),
+		TEST(test_little_is_read_ahead_of_what_is_taken),
 		TEST(test_resume_with_other_worlds),
 		TEST(test_tokens_that_do_not_fit),
 		TEST(test_options_that_make_no_sense),
