@@ -5,6 +5,7 @@ of workers. Every process checks that it got each sample once (epoch_loop.py).""
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 
@@ -67,7 +68,9 @@ class Folder:
     def ours(self, name, snapshot, cache="drop", server=None):
         """An epoch from a server that has just started, the page cache dropped."""
         s = server or self.server()
-        return self.loop(PYTHON, "granary", f"{s.url}/{snapshot}", self.count(name), *SIZES[name], 0, cache, s.credentials)[0]
+        used = s.cpu()
+        r = self.loop(PYTHON, "granary", f"{s.url}/{snapshot}", self.count(name), *SIZES[name], 0, cache, s.credentials)[0]
+        return dict(r, server_s=s.cpu() - used)
 
     def best(self, name, python, reader, where, workers, cache="drop"):
         """The best of several numbers of workers."""
@@ -79,9 +82,10 @@ class Folder:
 
     def row(self, ident, name, ours, limit):
         count = self.count(name)
-        for who, results in (("granary", ours), ("the other", limit)):
-            used = sorted(r["cpu_s"] for r in results)[len(results) // 2] / count * 1e6
-            print(f"# {ident}: {used:.1f} us of CPU a sample in the processes of {who}", file=sys.stderr)
+        client, server, theirs = (statistics.median(r[key] for r in results) / count * 1e6 for results, key in
+                                  ((ours, "cpu_s"), (ours, "server_s"), (limit, "cpu_s")))
+        print(f"# {ident}: us of CPU a sample: {client:.1f} in Python and {server:.1f} in the server; the limit: {theirs:.1f}",
+              file=sys.stderr)
         self.run.row(ident, [count / r["seconds"] for r in ours], [count / r["seconds"] for r in limit], "samples/s")
 
     def torch_folder(self):

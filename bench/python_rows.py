@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of the Python package: streamed batches in Python against the same in C, and 2 workers against none.
 
-As a program: python_rows.py URL CREDENTIALS MODE BATCH WORKERS SECONDS prints samples/s from the first batch on.
+As a program: python_rows.py URL CREDENTIALS MODE BATCH WORKERS SECONDS prints, from the first batch on, samples/s and
+microseconds of CPU a sample of this process and its workers.
 """
 import json
+import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -21,12 +24,23 @@ class Python:
 
     def loop(self, s, snapshot, mode, batch, workers):
         env = dict(os.environ, PYTHONPATH=os.path.join(self.build, "python"), GRANARY_QUIET="1")
+        used = s.cpu()
         p = subprocess.run([PYTHON, os.path.abspath(__file__), f"{s.url}/{snapshot}", s.credentials, mode, str(batch),
                             str(workers), str(self.run.seconds + 1)], capture_output=True, text=True, env=env, timeout=600,
                            check=False)
         if p.returncode != 0:
             raise RuntimeError(f"python_rows.py: {p.stderr.strip()[-600:]}")
-        return json.loads(p.stdout)["per_s"]
+        r = json.loads(p.stdout)
+        r["server_us"] = (s.cpu() - used) / r["samples"] * 1e6
+        return r
+
+    def row(self, ident, ours, limit):
+        """limit: results of loop() or of bench_client"""
+        for who, results in (("row", ours), ("limit", limit)):
+            if "cpu_us" in results[0]:
+                print(f"# {ident}: {statistics.median(r['cpu_us'] for r in results):.2f} us of CPU a sample in Python of the "
+                      f"{who}, {statistics.median(r['server_us'] for r in results):.2f} in the server", file=sys.stderr)
+        self.run.row(ident, [r["per_s"] for r in ours], [r["per_s"] for r in limit], "samples/s")
 
     def ready(self, prefix, count, size, batch):
         s = self.run.server()
@@ -42,8 +56,8 @@ class Python:
                 continue
             s, snapshot = self.ready(prefix, count, size, batch)
             ours, limit = self.run.interleave(lambda: self.loop(s, snapshot, "blocks", batch, 0),
-                                              lambda: self.run.stream(s, snapshot, "blocks", batch, 1)["per_s"])
-            self.run.row(ident, ours, limit, "samples/s")
+                                              lambda: self.run.stream(s, snapshot, "blocks", batch, 1))
+            self.row(ident, ours, limit)
 
     def workers(self):
         try:
@@ -54,7 +68,12 @@ class Python:
         s, snapshot = self.ready("s4k", self.run.small, 4096, 256)
         ours, limit = self.run.interleave(lambda: self.loop(s, snapshot, "blocks", 256, 2),
                                           lambda: self.loop(s, snapshot, "blocks", 256, 0))
-        self.run.row("torch-workers", ours, limit, "samples/s")
+        self.row("torch-workers", ours, limit)
+
+
+def cpu_of(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        return sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def main():
@@ -66,7 +85,8 @@ def main():
     loader = granary.DataLoader(ds, num_workers=int(workers), persistent_workers=int(workers) > 0)
     running, samples = iter(loader), 0
     next(running)
-    began = time.monotonic()
+    processes = [os.getpid()] + [p.pid for p in multiprocessing.active_children()]
+    used, began = sum(map(cpu_of, processes)), time.monotonic()
     while time.monotonic() - began < float(seconds):
         for got in running:
             samples += len(got)
@@ -75,7 +95,8 @@ def main():
         else:
             got = None  # the last batch would keep the memory of the epoch, which the next one then could not take over
             running = iter(loader)
-    print(json.dumps({"per_s": samples / (time.monotonic() - began)}))
+    seconds, used = time.monotonic() - began, sum(map(cpu_of, processes)) - used
+    print(json.dumps({"per_s": samples / seconds, "samples": samples, "cpu_us": used / samples * 1e6}))
 
 
 if __name__ == "__main__":

@@ -54,25 +54,28 @@ def _disk_shares(served, began):
     return out
 
 
+def _steps(axis, points, **how):
+    """A line that is level from one point to the next; points: (second, value of the time before it)."""
+    if points:
+        axis.step([0.0] + [at for at, _ in points], [points[0][1]] + [value for _, value in points], where="pre", **how)
+
+
 def _draw(history, disk):
     from matplotlib.figure import Figure
     rows, info = rates(history.rows), history.info
     figure = Figure(figsize=(9, 7), layout="constrained")
     rate, wait, tier = figure.subplots(3, 1, sharex=True)
-    at = [r[0] for r in rows]
-    rate.step(at, [r[2] for r in rows], where="pre", color="C0")
-    rate.set(ylabel="MB/s delivered")
+    _steps(rate, [(r[0], r[2]) for r in rows], color="C0")
+    rate.set(ylabel="MB/s delivered", ylim=(0, 1.1 * max([r[2] for r in rows], default=1) or 1))
     samples = rate.twinx()
     samples.set(ylabel="samples/s", ylim=(0, 1.1 * max([r[1] for r in rows], default=1) or 1))
-    rate.set_ylim(0, 1.1 * max([r[2] for r in rows], default=1) or 1)
-    wait.fill_between(at, [100 * r[3] for r in rows], step="pre", color="C3", alpha=0.5)
+    wait.fill_between([0.0] + [r[0] for r in rows], [0.0] + [100 * r[3] for r in rows], step="pre", color="C3", alpha=0.5)
     wait.set(ylabel="% of the time waiting", ylim=(0, 100))
-    tier.step(at, [r[4] for r in rows], where="pre", color="C2", label="fetched from the server")
-    if disk:
-        tier.step([d[0] for d in disk], [d[1] for d in disk], where="pre", color="C1",
-                  label="read by the server from disk (of all it sends)")
+    _steps(tier, [(r[0], r[4]) for r in rows], color="C2", label="fetched from the server")
+    _steps(tier, disk, color="C1", label="read by the server from disk (of all it sends)")
     tier.set(ylabel="bytes a byte delivered", xlabel="seconds")
     tier.set_ylim(bottom=0)
+    tier.set_xlim(left=0)
     tier.legend(loc="best", fontsize="small")
     for axis in (rate, wait, tier):
         axis.grid(alpha=0.3)
