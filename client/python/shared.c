@@ -49,12 +49,12 @@ static void mapping_unref(struct mapping *m)
 	free(m);
 }
 
-static struct mapping *mapping_new(int fd, size_t size)
+static struct mapping *mapping_new(int fd, size_t size, int flags)
 {
 	struct mapping *m = malloc(sizeof(*m));
 
 	if (m == NULL) return (struct mapping *)(void *)PyErr_NoMemory();
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
 	if (p == MAP_FAILED) {
 		PyErr_SetFromErrno(PyExc_OSError);
 		free(m);
@@ -64,14 +64,15 @@ static struct mapping *mapping_new(int fd, size_t size)
 	return m;
 }
 
-/* Shared() makes memory; Shared(fd) maps that of another process; the descriptor stays the caller's. */
+/* Shared() makes memory; Shared(fd) maps that of another process; the descriptor stays the caller's. Shared(fd, True) maps it
+ * for several readers: what is written into a batch of it stays here, also that it is given back. */
 static PyObject *shared_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
 	struct stat st;
-	int fd = -1;
+	int fd = -1, alone = 0;
 
 	if (kwargs != NULL && PyDict_Size(kwargs) > 0) return PyErr_Format(PyExc_TypeError, "Shared(fd)");
-	if (!PyArg_ParseTuple(args, "|i:Shared", &fd)) return NULL;
+	if (!PyArg_ParseTuple(args, "|ip:Shared", &fd, &alone)) return NULL;
 	SharedObject *self = (SharedObject *)object_alloc(type);
 	if (self == NULL) return NULL;
 	self->fd = -1;
@@ -84,7 +85,7 @@ static PyObject *shared_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 	} else if ((size_t)st.st_size < sizeof(struct shared_head)) {
 		PyErr_SetString(PyExc_ValueError, "this is no memory of a batch");
 	} else {
-		self->mapping = mapping_new(fd, (size_t)st.st_size);
+		self->mapping = mapping_new(fd, (size_t)st.st_size, alone ? MAP_PRIVATE : MAP_SHARED | MAP_POPULATE);
 	}
 	if (!PyErr_Occurred()) return (PyObject *)self;
 	Py_DECREF((PyObject *)self);
@@ -110,7 +111,7 @@ static bool shared_grow(SharedObject *s, uint64_t size)
 	if (s->mapping != NULL && s->mapping->size >= size) return true;
 	uint64_t whole = (size + size / 4 + 4095) / 4096 * 4096;
 	if (ftruncate(s->fd, (off_t)whole) < 0) return PyErr_SetFromErrno(PyExc_OSError) != NULL;
-	struct mapping *m = mapping_new(s->fd, (size_t)whole);
+	struct mapping *m = mapping_new(s->fd, (size_t)whole, MAP_SHARED | MAP_POPULATE);
 	if (m == NULL) return false;
 	mapping_unref(s->mapping);
 	s->mapping = m;

@@ -161,23 +161,24 @@ class Batches(Case):
 
     def test_ranks(self):
         from granary.ranks import resolve
-        self.assertEqual(resolve(2, 5), (2, 5))
+        self.assertEqual(resolve(2, 5), (2, 5, 1))
         for rank, size in ((5, 5), (-1, 5), (0, 0), (None, 3), (1, None)):
             with self.assertRaises(ValueError):
                 resolve(rank, size)
         keep = dict(os.environ)
         try:
             os.environ.update(RANK="5", WORLD_SIZE="8", SLURM_PROCID="1", SLURM_NTASKS="2")
-            self.assertEqual(resolve(), (5, 8))
-            self.assertEqual(resolve(replicate=2), (2, 4))
-            self.assertEqual(resolve(0, 3), (0, 3))
+            self.assertEqual(resolve(), (5, 8, 1))
+            self.assertEqual(resolve(replicate=2), (2, 4, 2))
+            self.assertEqual(resolve(0, 3), (0, 3, 1))
+            self.assertEqual(resolve(0, 3, None, 4), (0, 3, 4))
             with self.assertRaises(ValueError):
                 resolve(replicate=3)
             with self.assertRaises(ValueError):
                 resolve(process_group=object())
             mine = pickle.loads(pickle.dumps(self.stream(shuffle="none")))
             os.environ.pop("RANK")
-            self.assertEqual(resolve(), (1, 2))
+            self.assertEqual(resolve(), (1, 2, 1))
             self.assertEqual(mine._rank(), (5, 8))
             os.environ["SLURM_PROCID"] = "x"
             with self.assertRaisesRegex(ValueError, "SLURM_PROCID"):

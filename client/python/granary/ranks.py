@@ -35,8 +35,17 @@ def _found(group):
     return _of_environment()
 
 
+def _copies(size, replicate):
+    """How many ranks share a dp_rank, at least: where torch.distributed has more ranks than the data is cut into."""
+    torch = torch_of()
+    distributed = getattr(torch, "distributed", None) if torch is not None else None
+    world = distributed.get_world_size() if distributed and distributed.is_available() and distributed.is_initialized() else 0
+    return max(replicate, world // size if world % size == 0 else 1)
+
+
 def resolve(dp_rank=None, dp_size=None, process_group=None, replicate=1):
-    """(rank, world). replicate: so many neighbouring ranks share a dp_rank (tensor, pipeline parallel)."""
+    """(rank, world, how many ranks share this one). replicate: so many neighbouring ranks share a dp_rank (tensor, pipeline
+    parallel); where dp_rank is given: that many have the same."""
     if (dp_rank is None) != (dp_size is None):
         raise ValueError("dp_rank and dp_size: give both or none")
     if isinstance(replicate, bool) or not isinstance(replicate, int) or replicate < 1:
@@ -54,4 +63,4 @@ def resolve(dp_rank=None, dp_size=None, process_group=None, replicate=1):
     if source != "alone" and said not in _said:
         _said.add(said)
         notice(f"rank {rank} of {size} ({source})")
-    return rank, size
+    return rank, size, _copies(size, replicate)

@@ -11,6 +11,7 @@ from .batch import torch_of
 from .errors import Error, SampleError
 from .place import Place
 from .ranks import resolve
+from .replicate import join
 from .shared import Cell
 
 SHUFFLES = {"auto": 0, "exact": 1, "blocks": 2, "none": 3, True: 0, False: 3, None: 3}
@@ -97,7 +98,8 @@ class IterableDataset(Resumable):
     last           "pad": the last batch is filled up with samples from the beginning, valid[i] is 0 there; "drop"; "keep"
     dp_rank, dp_size, process_group, replicate
                    which part is ours: from the arguments, the process group, torch.distributed, the environment, in that
-                   order. replicate: so many neighbouring ranks get equal batches (tensor, pipeline parallel)
+                   order. replicate: so many neighbouring ranks get equal batches (tensor, pipeline parallel), as do all
+                   that give the same dp_rank; those of a node read them once
     transform      transform(sample) for each granary.Sample; then an item is what collate_fn makes of their list
     collate_fn     with a transform: of a list; without: of the Batch. None: torch's default_collate if torch is imported,
                    else the list; the Batch as it is
@@ -190,12 +192,13 @@ class IterableDataset(Resumable):
     def _rank(self):
         if self._resolved is None:
             self._resolved = resolve(*self._ranks)
-        return self._resolved
+        return self._resolved[:2]
 
     def __getstate__(self):
         self._rank()  # the other process may not be of the process group
         state = self.__dict__.copy()
-        state["_ranks"] = (*self._resolved, None, 1)
+        rank, world, copies = self._resolved
+        state["_ranks"] = (rank, world, None, copies)
         return state
 
     def __reduce__(self):
@@ -218,13 +221,19 @@ class IterableDataset(Resumable):
             self._samples = len(snapshot)
 
     def _open(self, epoch, token, first, step, share):
+        """The stream of a part of an epoch: batches first, first + step, ...; memory for one of `share` processes."""
         rank, world = self._rank()
+        copies = self._resolved[2]
         self._locate()
-        opened = _native.Epoch(
-            self.place.client(), self.place.name(), seed=self.seed, epoch=epoch, mode=self.shuffle, rank=rank, world=world,
-            batch=self.batch_size, last=self.last, on_error=ON_ERRORS[self.on_error], max_errors=self.max_errors,
-            stall_timeout_ms=max(1, int(self.stall_timeout * 1000)), read_ahead=self.read_ahead, weight=self.weight,
-            memory=(self.memory or 0) // share, job=self.job, token=token, first=first, step=step)
+
+        def part(number):
+            return self._open_native(epoch, token, first + number * step, step, share)
+        if copies > 1:
+            what = (self.place.key, self.place.name(), self.job, self.seed, epoch, self.shuffle, rank, world, self.batch_size,
+                    self.last, self.on_error, self.max_errors, self.wanted, token, first, step)
+            opened = join(what, copies - 1, part, self.stall_timeout)
+        else:
+            opened = part(0)
         if not self.place.snapshot:
             self.place = self.place.named(opened.info()["snapshot"])
             notice(f"reading snapshot {self.place.name()}")
@@ -234,6 +243,14 @@ class IterableDataset(Resumable):
             if unknown:
                 raise ValueError(f"fields {unknown}: the samples have {list(self.place.field_names())}")
         return opened
+
+    def _open_native(self, epoch, token, first, step, share):
+        rank, world = self._rank()
+        return _native.Epoch(
+            self.place.client(), self.place.name(), seed=self.seed, epoch=epoch, mode=self.shuffle, rank=rank, world=world,
+            batch=self.batch_size, last=self.last, on_error=ON_ERRORS[self.on_error], max_errors=self.max_errors,
+            stall_timeout_ms=max(1, int(self.stall_timeout * 1000)), read_ahead=self.read_ahead, weight=self.weight,
+            memory=(self.memory or 0) // share, job=self.job, token=token, first=first, step=step)
 
     def samples_count(self):
         """Samples of the snapshot."""
@@ -383,6 +400,7 @@ class Stream:
 
     def load_state_dict(self, state):
         self.epoch, self.token, self.first = state_of(state, self.dataset.seed)
+        self.close()
         self.native, self.number = None, None
 
     def info(self):
@@ -390,8 +408,13 @@ class Stream:
         return self.open().info()
 
     def close(self):
+        """No more batches; those taken stay as they are."""
         if self.native is not None:
             self.native.close()
+
+    def __del__(self):
+        if getattr(self, "native", None) is not None and not isinstance(self.native, _native.Epoch):
+            self.native.close()  # its thread would keep it alive
 
 
 class Singles:
