@@ -113,7 +113,7 @@ static int64_t hold_measure_rows(struct granary_epoch *e, const struct hold *h, 
 		if (err < 0)
 			return err;
 		for (uint32_t f = 0; f < fields; f++, at++) {
-			err = snap_page_row(c->page, (id - c->first) * fields + f, &row);
+			err = range_row(hold_snapshot(e, h), c->page, id - c->first, f, &row);
 			if (err < 0)
 				return err;
 			e->rows[at] = (struct hold_row){ (uint32_t)sum, (uint32_t)row.size };

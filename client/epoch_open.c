@@ -198,6 +198,21 @@ static struct order_spec order_recorded(const struct granary_epoch *e)
 	return spec;
 }
 
+/* Files that nobody wants are as empty in the handles of this epoch: no request asks for them. */
+static int epoch_files(struct granary_epoch *e)
+{
+	uint64_t files = e->options.files;
+
+	if (files == 0)
+		return 0;
+	if (e->fields < 64 && files >> e->fields != 0)
+		return error_fail(e->client, -GRANARY_EINVAL, "granary_epoch_options.files has a bit beyond the %u "
+			"files of a sample", e->fields);
+	for (uint32_t i = 0; i < e->parts_count; i++)
+		e->parts[i].snapshot->left_out = ~files;
+	return 0;
+}
+
 static int epoch_order(struct granary_epoch *e)
 {
 	const struct granary_epoch_options *o = &e->options;
@@ -241,7 +256,7 @@ static void epoch_stream(struct granary_epoch *e)
 	if (e->ranks.spec.last == ORDER_LAST_DROP)
 		e->end = e->ranks.spec.start + e->ranks.batches * e->ranks.global_batch;
 	const uint64_t parts[] = { e->source.lo, e->source.hi, s->seed, s->epoch, s->block, s->window, s->lanes,
-		e->ranks.spec.start, e->end, job };
+		e->ranks.spec.start, e->end, job, e->options.files };
 	e->stream = (struct range_stream){ .tag = hash_content(parts, sizeof(parts)).lo, .job = job,
 		.weight = e->options.weight };
 }
@@ -374,6 +389,8 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 	err = epoch_source(e);
 	if (err == 0)
 		epoch_lease(e);
+	if (err == 0)
+		err = epoch_files(e);
 	if (err == 0)
 		err = epoch_order(e);
 	if (err < 0)

@@ -168,8 +168,8 @@ static bool part_add(struct granary_epoch *e, struct own_part part)
 }
 
 /* One sample's extents; own: which of the own ones it is, else UINT32_MAX. */
-static int sample_parts(struct granary_epoch *e, const struct snap_page *page, uint64_t slot, uint32_t own,
-	uint64_t *sum)
+static int sample_parts(struct granary_epoch *e, const struct granary_snapshot *s, const struct snap_page *page,
+	uint64_t slot, uint32_t own, uint64_t *sum)
 {
 	uint32_t fields = e->fields;
 	struct snap_row row;
@@ -177,7 +177,7 @@ static int sample_parts(struct granary_epoch *e, const struct snap_page *page, u
 
 	for (uint32_t f = 0; err == 0 && f < fields; f++) {
 		uint64_t at = *sum;
-		err = snap_page_row(page, slot * fields + f, &row);
+		err = range_row(s, page, slot, f, &row);
 		for (uint32_t i = 0; err == 0 && i < row.extent_count; i++) {
 			struct own_part part = { .row = own == UINT32_MAX ? own : own * fields + f, .at = at };
 			err = snap_page_extent(page, &row, i, &part.extent);
@@ -214,7 +214,7 @@ static int64_t block_parts(struct granary_epoch *e, const struct hold *h)
 		bool mine = own < h->own_count && h->own[own] == i;
 		err = page_cursor_to(snapshot, &c, id);
 		if (err == 0)
-			err = sample_parts(e, c.page, id - c.first, mine ? own : UINT32_MAX, &sum);
+			err = sample_parts(e, snapshot, c.page, id - c.first, mine ? own : UINT32_MAX, &sum);
 		own += mine;
 	}
 	page_cursor_end(snapshot, &c);

@@ -46,6 +46,16 @@ int range_add_unit(struct range_plan *p, const struct snap_extent *e, uint8_t *d
 	return 0;
 }
 
+int range_row(const struct granary_snapshot *s, const struct snap_page *page, uint64_t slot, uint32_t field,
+	struct snap_row *row)
+{
+	if (field < 64 && (s->left_out >> field & 1)) {
+		*row = (struct snap_row){ .size = 0 };
+		return 0;
+	}
+	return snap_page_row(page, slot * s->manifest.fields + field, row);
+}
+
 int range_sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, uint64_t *sizes)
 {
 	struct page_cursor c = { .page = NULL };
@@ -54,7 +64,7 @@ int range_sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, u
 
 	*size = 0;
 	for (uint32_t f = 0; err == 0 && f < s->manifest.fields; f++) {
-		err = snap_page_row(c.page, (id - c.first) * s->manifest.fields + f, &row);
+		err = range_row(s, c.page, id - c.first, f, &row);
 		if (err == 0 && sizes)
 			sizes[f] = row.size;
 		*size += err == 0 ? row.size : 0;
@@ -91,7 +101,7 @@ int range_add_sample(struct range_plan *p, struct granary_snapshot *s, uint64_t 
 	int err = page_cursor_to(s, &c, id);
 
 	for (uint32_t f = 0; err == 0 && f < s->manifest.fields; f++) {
-		err = snap_page_row(c.page, (id - c.first) * s->manifest.fields + f, &row);
+		err = range_row(s, c.page, id - c.first, f, &row);
 		for (uint32_t i = 0; err == 0 && i < row.extent_count; i++) {
 			err = snap_page_extent(c.page, &row, i, &extent);
 			if (err == 0 && extent.pack == 0)

@@ -45,6 +45,9 @@ struct range_plan {
 	bool past_cache;            /* ask for what is on disk: something was wrong before */
 };
 
+/* File `field` of the sample at a place of a page, empty where the handle leaves it out. */
+int range_row(const struct granary_snapshot *s, const struct snap_page *page, uint64_t slot, uint32_t field,
+	struct snap_row *row);
 /* Bytes of a sample; sizes: NULL, or those of its fields. */
 int range_sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, uint64_t *sizes);
 /* What a sample at a position adds to the checksum of checksums: docs/ORDER.md 9. */

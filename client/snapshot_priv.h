@@ -79,6 +79,7 @@ struct granary_snapshot {
 	uint64_t *first_ids;         /* page_count + 1: dense id of each page's first sample */
 	uint32_t *by_pack;           /* page_count: pages in order of pack id; the table is in order of the disk */
 	uint32_t timeout_ms;
+	uint64_t left_out;           /* bit f: file f of a sample is not read; of an epoch's handle, set at once */
 	pthread_mutex_t loading;     /* one loads at a time; before `lock` */
 	pthread_mutex_t lock;
 	struct page_slot *slots;     /* lock: a page each; what is here and has refs stays */

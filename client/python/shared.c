@@ -64,8 +64,8 @@ static struct mapping *mapping_new(int fd, size_t size, int flags)
 	return m;
 }
 
-/* Shared() makes memory; Shared(fd) maps that of another process; the descriptor stays the caller's. Shared(fd, True) maps it
- * for several readers: what is written into a batch of it stays here, also that it is given back. */
+/* Shared() makes memory; Shared(fd) maps that of another process, the descriptor stays the caller's; Shared(fd, True)
+ * does for several readers: what is written into a batch of it stays here, also that it is given back. */
 static PyObject *shared_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
 	struct stat st;

@@ -1428,6 +1428,8 @@ struct granary_epoch_options {
 	uint32_t first, step;   /* for processes that share a rank: of its batches only number first, first + step,
 	                         * first + 2 * step, ... (step 0: 1). Token and position are then those behind the
 	                         * last batch handed out */
+	uint64_t files;         /* of samples of several files: bit f asks for file f, up to 63; the others are not
+	                         * read, their size is 0. 0: all. Equal on all ranks, so that they share what is read */
 };
 
 enum granary_sample_flag {

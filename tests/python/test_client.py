@@ -4,6 +4,7 @@
 key, the endpoint, the request and a hint."""
 import io
 import os
+import pathlib
 import pickle
 import threading
 import time
@@ -318,12 +319,19 @@ class Waiting(Case):
         self.client.put("after", b"1")
         self.assertEqual(self.client.get("after"), b"1")
 
+    def stopped(self):
+        """Whether all threads of the server stand."""
+        tasks = pathlib.Path(f"/proc/{self.server.process.pid}/task").glob("*/stat")
+        return all(stat.read_text(encoding="ascii").rpartition(")")[2].split()[0] == "T" for stat in tasks)
+
     def test_notice(self):
         """After 2 s of waiting one line says what is waited for."""
         import contextlib
         import signal
         self.client.ping()
         self.server.process.send_signal(signal.SIGSTOP)
+        while not self.stopped():
+            time.sleep(0.001)
         text = io.StringIO()
         try:
             with contextlib.redirect_stderr(text), self.assertRaises(TimeoutError):

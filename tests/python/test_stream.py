@@ -387,5 +387,67 @@ class Batches(Case):
         self.assertEqual((done.returncode, done.stderr), (7, b""))
 
 
+class Fields(Case):
+    """Samples of three files, of which one is most of the bytes."""
+
+    SAMPLES = 0
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        for i in range(200):
+            for suffix, size in (("cls", 5), ("mp4", 50000 + i), ("txt", 300)):
+                cls.files[f"clips/{i % 5}/{i:04d}.{suffix}"] = granary_case.content(hash((i, suffix)) & 0xffff, size)
+        cls.client.put_many(cls.files)
+        cls.client.snapshot("v1", create=True, prefix="clips/", group="basename").close()
+        cls.whole = sum(map(len, cls.files.values()))
+
+    def test_only_what_is_wanted_is_read(self):
+        for shuffle in ("exact", "blocks", "none"):
+            for world in (1, 2):
+                seen, fetched = [], 0
+                for rank in range(world):
+                    stream = iter(self.stream(shuffle=shuffle, seed=2, fields=("txt", "cls"), dp_rank=rank, dp_size=world))
+                    for batch in stream:
+                        self.assertEqual(batch.fields, ("cls", "txt"))
+                        for sample in batch.samples():
+                            stem = sample.key.rsplit(".", 1)[0]
+                            self.assertEqual(bytes(sample["txt"]), self.files[f"{stem}.txt"])
+                            self.assertEqual({k: bytes(v) for k, v in sample.fields.items()},
+                                             {k: self.files[f"{stem}.{k}"] for k in ("cls", "txt")})
+                            self.assertEqual(len(sample), 305)
+                            with self.assertRaises(KeyError):
+                                sample["mp4"]
+                            if sample.valid:
+                                seen.append(sample.id)
+                        self.assertEqual([bytes(v) for v in batch["cls"]], [bytes(s["cls"]) for s in batch.samples()])
+                        with self.assertRaises(KeyError):
+                            batch["mp4"]
+                    fetched += stream.info()["bytes_fetched"]
+                self.assertEqual(sorted(seen), list(range(200)), (shuffle, world))
+                self.assertLess(fetched, self.whole / 20, (shuffle, world))
+
+    def test_all(self):
+        stream = iter(self.stream(shuffle="exact", seed=2))
+        order = [tuple(b.ids) for b in stream]
+        self.assertGreater(stream.info()["bytes_fetched"], self.whole)
+        self.assertEqual([tuple(b.ids) for b in self.stream(shuffle="exact", seed=2, fields=["mp4"])], order)
+        made = granary.IterableDataset(f"{self.url}/clips/", fields=["mp4"], batch_size=16, **self.login)
+        with self.assertRaisesRegex(ValueError, "mp4"):
+            next(iter(made))  # without group= each file is a sample: it has no fields
+        for wrong in (["mp3"], []):
+            with self.assertRaisesRegex(ValueError, "'txt'"):
+                next(iter(self.stream(fields=wrong)))
+        with self.assertRaisesRegex(ValueError, "beyond the 3 files"):
+            granary._native.Epoch(self.client, "data@v1", files=8)
+
+    def test_between_processes(self):
+        import multiprocessing.reduction
+        batch = next(iter(self.stream(fields=["txt"])))
+        again = pickle.loads(multiprocessing.reduction.ForkingPickler.dumps(batch))
+        self.assertEqual((again.fields, bytes(again["txt"][3])), (("txt",), bytes(batch["txt"][3])))
+        self.assertEqual(batch.copy().fields, ("txt",))
+
+
 if __name__ == "__main__":
     granary_case.main()

@@ -41,15 +41,18 @@ class Batch(_native.Batch):
     @property
     def fields(self):
         """Names of the files of a sample, the suffixes of their keys: ("jpg", "json"); ("",) for samples of one file."""
+        return tuple(name for name in self._places() if name is not None)
+
+    def _places(self):
+        """The name of each file of a sample, None of one that was not asked for."""
         source = self._get("source")
         return source.field_names() if source is not None else ("",) * self.fields_count
 
     def field(self, name):
         """List of memoryviews: the file of this name of every sample. batch[name] is the same."""
-        names = self.fields
-        if name not in names:
-            raise KeyError(f"no field '{name}': the samples have {', '.join(map(repr, names))}")
-        at = names.index(name)
+        if name not in self.fields:
+            raise KeyError(f"no field '{name}': the samples have {', '.join(map(repr, self.fields))}")
+        at = self._places().index(name)
         return [self._file(i, at) for i in range(len(self))]
 
     def keys(self):
@@ -150,13 +153,12 @@ class Sample:
     @property
     def fields(self):
         """dict of field name to memoryview."""
-        return {name: self.batch._file(self.index, i) for i, name in enumerate(self.batch.fields)}
+        return {name: self.batch._file(self.index, i) for i, name in enumerate(self.batch._places()) if name is not None}
 
     def __getitem__(self, name):
-        names = self.batch.fields
-        if name not in names:
-            raise KeyError(f"no field '{name}': the sample has {', '.join(map(repr, names))}")
-        return self.batch._file(self.index, names.index(name))
+        if name not in self.batch.fields:
+            raise KeyError(f"no field '{name}': the sample has {', '.join(map(repr, self.batch.fields))}")
+        return self.batch._file(self.index, self.batch._places().index(name))
 
     def read(self):
         """bytes: a copy of all of it."""

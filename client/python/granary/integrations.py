@@ -142,5 +142,5 @@ class DaliSource:
         data = [numpy.frombuffer(view, dtype=numpy.uint8) for view in batch]
         if not self.labels:
             return data
-        batch.source = self.dataset.place
+        batch.source = self.dataset._source()
         return data, numpy.array(batch.labels, dtype=numpy.int64).reshape(-1, 1)

@@ -92,6 +92,28 @@ class Place:
         return _place, (self.url, self.login, self.bucket, self.snapshot, self.path)
 
 
+class Chosen:
+    """A place of whose samples only some files are read."""
+
+    __slots__ = ("place", "wanted")
+
+    def __init__(self, place, wanted):
+        self.place, self.wanted = place, wanted
+
+    def keys_of(self, ids):
+        return self.place.keys_of(ids)
+
+    def labels_of(self, ids):
+        return self.place.labels_of(ids)
+
+    def field_names(self):
+        """Names in their places; None of those that were not read."""
+        return tuple(name if name in self.wanted else None for name in self.place.field_names())
+
+    def __reduce__(self):
+        return Chosen, (self.place, self.wanted)
+
+
 def _place(*parts):
     place = Place.__new__(Place)
     place.url, place.login, place.bucket, place.snapshot, place.path = parts

@@ -9,7 +9,7 @@ from . import _native
 from ._runtime import notice
 from .batch import torch_of
 from .errors import Error, SampleError
-from .place import Place
+from .place import Chosen, Place
 from .ranks import resolve
 from .replicate import join
 from .shared import Cell
@@ -103,7 +103,7 @@ class IterableDataset(Resumable):
     transform      transform(sample) for each granary.Sample; then an item is what collate_fn makes of their list
     collate_fn     with a transform: of a list; without: of the Batch. None: torch's default_collate if torch is imported,
                    else the list; the Batch as it is
-    fields         names of the files of a sample that are wanted, for samples of several files
+    fields         names of the files of a sample that are wanted, for samples of several files: the others are not read
     on_error       "raise", or "skip": another sample takes the place of one that cannot be read or transformed, up to
     max_errors     of them
     stall_timeout  seconds without a byte, while a batch is waited for, that end the epoch with TimeoutError
@@ -142,7 +142,7 @@ class IterableDataset(Resumable):
         self.job = job
         self._ranks = (dp_rank, dp_size, process_group, replicate)
         self._resolved = None
-        self._samples = None
+        self._samples, self._chosen = None, None
         self._cell, self._history = Cell(), History()
         self._resume = None  # of a worker that another loader resumed: (epoch, token, next batch)
         self._errors = 0
@@ -238,19 +238,40 @@ class IterableDataset(Resumable):
             self.place = self.place.named(opened.info()["snapshot"])
             notice(f"reading snapshot {self.place.name()}")
             self._samples = opened.info()["samples"]
-        if self.wanted is not None:
-            unknown = [f for f in self.wanted if f not in self.place.field_names()]
-            if unknown:
-                raise ValueError(f"fields {unknown}: the samples have {list(self.place.field_names())}")
         return opened
 
-    def _open_native(self, epoch, token, first, step, share):
+    def _files(self):
+        """The bits of the files that are wanted."""
+        if self.wanted is None:
+            return 0
+        if not self.place.snapshot:  # a snapshot is made; then it is known what its samples have
+            first = self._epoch(0, None, 0, 1, 1, 0)
+            self.place = self.place.named(first.info()["snapshot"])
+            first.close()
+        names = self.place.field_names()
+        unknown = [f for f in self.wanted if f not in names]
+        if unknown or not self.wanted:
+            raise ValueError(f"fields {unknown}: the samples have {list(names)}")
+        return sum(1 << names.index(f) for f in set(self.wanted))
+
+    def _open_native(self, *part):
+        return self._epoch(*part, self._files())
+
+    def _epoch(self, epoch, token, first, step, share, files):
         rank, world = self._rank()
         return _native.Epoch(
             self.place.client(), self.place.name(), seed=self.seed, epoch=epoch, mode=self.shuffle, rank=rank, world=world,
             batch=self.batch_size, last=self.last, on_error=ON_ERRORS[self.on_error], max_errors=self.max_errors,
             stall_timeout_ms=max(1, int(self.stall_timeout * 1000)), read_ahead=self.read_ahead, weight=self.weight,
-            memory=(self.memory or 0) // share, job=self.job, token=token, first=first, step=step)
+            memory=(self.memory or 0) // share, job=self.job, token=token, first=first, step=step, files=files)
+
+    def _source(self):
+        """What batches ask for names and labels."""
+        if self.wanted is None:
+            return self.place
+        if self._chosen is None or self._chosen.place is not self.place:
+            self._chosen = Chosen(self.place, self.wanted)
+        return self._chosen
 
     def samples_count(self):
         """Samples of the snapshot."""
@@ -367,7 +388,7 @@ class Stream:
         if batch is None:
             self._ended()
             return None
-        batch.source = self.dataset.place
+        batch.source = self.dataset._source()
         self.number = batch.number
         return batch
 
