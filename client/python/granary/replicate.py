@@ -110,7 +110,7 @@ class Reader:
     # -- the others --
 
     def _accept(self):
-        hello = json.dumps({k: self.native.info()[k] for k in ("snapshot", "samples")}).encode()
+        hello = json.dumps(self.native.info()).encode()
         while True:
             try:
                 link, _ = self.door.accept()
