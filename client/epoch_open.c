@@ -147,7 +147,7 @@ static int epoch_source(struct granary_epoch *e)
 	} else {
 		err = snapshot_open(c, a.snapshot, &e->snapshot, &call, &exists);
 		if (err == -GRANARY_ENOTFOUND && !exists)
-			err = granary_recipe_open(c, a.snapshot, &e->recipe, &call);
+			err = recipe_open(c, a.snapshot, &e->recipe, &call, true);
 	}
 	return err < 0 ? err : epoch_parts(e);
 }

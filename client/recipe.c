@@ -45,6 +45,7 @@ void granary_recipe_close(struct granary_recipe **recipe)
 		subset_release(&r->parts[i].subset);
 		granary_snapshot_close(&r->parts[i].snapshot);
 	}
+	mix_release(&r->asked);
 	free(r->parts);
 	free(r->part_samples);
 	free(r->text);
@@ -245,14 +246,15 @@ int granary_recipe_create(struct granary_client *client, const char *name, const
 
 /* ---- reading ---- */
 
-static int recipe_load(struct granary_recipe *r, uint32_t timeout_ms)
+static int recipe_load(struct granary_recipe *r, uint32_t timeout_ms, bool looked)
 {
 	struct granary_recipe_info *info;
 	int err = granary_recipe_show(r->client, r->name, &info,
 		GRANARY_CALL(.bucket = r->bucket, .timeout_ms = timeout_ms));
 
 	if (err == -GRANARY_ENOTFOUND)
-		error_fail(r->client, err, "there is no snapshot or recipe '%s' in bucket '%s'", r->name, r->bucket);
+		error_fail(r->client, err, "there is no %s '%s' in bucket '%s'",
+			looked ? "snapshot or recipe" : "recipe", r->name, r->bucket);
 	if (err < 0)
 		return err;
 	size_t len = strlen(info->text);
@@ -270,8 +272,8 @@ static int recipe_load(struct granary_recipe *r, uint32_t timeout_ms)
 	return err;
 }
 
-int granary_recipe_open(struct granary_client *client, const char *name, struct granary_recipe **out,
-	const struct granary_call *call)
+int recipe_open(struct granary_client *client, const char *name, struct granary_recipe **out,
+	const struct granary_call *call, bool looked)
 {
 	struct granary_recipe *r;
 	uint32_t timeout_ms = call ? call->timeout_ms : 0;
@@ -281,7 +283,7 @@ int granary_recipe_open(struct granary_client *client, const char *name, struct 
 	r = err == 0 ? recipe_new(client, name, call, &err) : NULL;
 	if (!r)
 		return err;
-	err = recipe_load(r, timeout_ms);
+	err = recipe_load(r, timeout_ms, looked);
 	if (err == 0)
 		err = parts_open(r, timeout_ms);
 	if (err == 0)
@@ -292,6 +294,12 @@ int granary_recipe_open(struct granary_client *client, const char *name, struct 
 	}
 	*out = r;
 	return 0;
+}
+
+int granary_recipe_open(struct granary_client *client, const char *name, struct granary_recipe **out,
+	const struct granary_call *call)
+{
+	return recipe_open(client, name, out, call, false);
 }
 
 int granary_recipe_describe(const struct granary_recipe *r, struct granary_recipe_detail *detail)
@@ -323,4 +331,39 @@ int granary_recipe_source(const struct granary_recipe *r, uint32_t index, struct
 	all.size = source->size;
 	memcpy(source, &all, source->size < sizeof(all) ? source->size : sizeof(all));
 	return 0;
+}
+
+/* Its tables, kept for the next question. */
+static int mix_asked(struct granary_recipe *r, const struct granary_recipe_positions *p)
+{
+	struct order_spec order = { .mode = p->mode ? (uint8_t)p->mode : r->mode, .block = r->recipe.block,
+		.window = r->recipe.window, .lanes = r->recipe.lanes, .seed = p->seed, .epoch = p->epoch };
+	const struct order_spec *had = &r->asked.order;
+	char why[256];
+
+	if (p->mode > GRANARY_MODE_NONE)
+		return error_fail(r->client, -GRANARY_EINVAL, "granary_recipe_positions.mode is out of range");
+	if (r->asked.sources && had->mode == order.mode && had->seed == order.seed && had->epoch == order.epoch)
+		return 0;
+	mix_release(&r->asked);
+	int err = recipe_mix_init(r, &order, &r->asked, why, sizeof(why));
+	return err < 0 ? error_fail(r->client, err, "'%s@%s': %s", r->bucket, r->name, why) : 0;
+}
+
+int granary_recipe_at(struct granary_recipe *r, const struct granary_recipe_positions *p)
+{
+	int err = !p || p->size < sizeof(*p) ? -GRANARY_EINVAL : mix_asked(r, p);
+
+	for (uint32_t i = 0; err == 0 && i < p->count; i++) {
+		uint64_t position = p->first + i * p->step;
+		if (position >= r->asked.order.samples)
+			return error_fail(r->client, -GRANARY_ERANGE,
+				"position %llu of '%s@%s', which has %llu samples",
+				(unsigned long long)position, r->bucket, r->name,
+				(unsigned long long)r->asked.order.samples);
+		struct mix_item item = mix_at(&r->asked, position);
+		p->sources[i] = item.source;
+		p->ids[i] = subset_id(&r->parts[item.source].subset, item.id);
+	}
+	return err;
 }

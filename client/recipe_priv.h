@@ -6,6 +6,7 @@
  * (2) a subset takes snapshot samples / 8 bytes and 1/32 of that more, however many patterns and keys there are. */
 #pragma once
 
+#include "common/mix.h"
 #include "common/recipe.h"
 #include "snapshot_priv.h"
 
@@ -42,7 +43,11 @@ struct granary_recipe {
 	uint64_t created_ns;
 	uint32_t fields;
 	uint8_t mode;               /* what `auto` means */
+	struct mix asked;           /* granary_recipe_at(): the order that was asked for last */
 };
+/* As granary_recipe_open(). looked: there is no snapshot of that name either, which the error then says. */
+int recipe_open(struct granary_client *client, const char *name, struct granary_recipe **out,
+	const struct granary_call *call, bool looked);
 /* The mixture of an epoch. 0; -GRANARY_EINVAL with what is wrong in `why`; -GRANARY_ENOMEM. */
 int recipe_mix_init(const struct granary_recipe *r, const struct order_spec *order, struct mix *out, char *why,
 	size_t cap);

@@ -100,7 +100,7 @@ static int snapshot_load(struct granary_snapshot *s, bool *exists)
 		err = error_fail(s->client, -GRANARY_ENOTFOUND, "snapshot '%s' is %s", s->name,
 			info->state == GRANARY_SNAPSHOT_CREATING ? "still being made" : "being removed");
 	if (err == 0)
-		err = manifest_take(s, len, info->id);
+		err = manifest_take(s, len, info->manifest);
 	free(info);
 	return err;
 }

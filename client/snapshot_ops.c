@@ -49,11 +49,13 @@ static char *row_decode(struct cur *c, struct granary_snapshot_info *e, char *te
 	e->samples = cur_u64(c);
 	e->bytes = cur_u64(c);
 	e->bytes_alone = cur_u64(c);
-	struct slice id = cur_bytes(c, sizeof(e->id));
+	struct slice manifest = cur_bytes(c, sizeof(e->manifest));
 	struct slice prefix = cur_bytes16(c), note = cur_bytes16(c);
+	struct slice id = cur_bytes(c, sizeof(e->id));
 	if (!text || !cur_ok(c))
 		return text;
 	memcpy(e->id, id.p, sizeof(e->id));
+	memcpy(e->manifest, manifest.p, sizeof(e->manifest));
 	e->name = text;
 	text = text_put(text, name);
 	e->prefix = text;

@@ -191,6 +191,9 @@ int remote_open_snapshot(struct remote *r, const char *text, char name[SNAPSHOT_
 /* The same of a snapshot or recipe, which the address must name; and for each of several: CLI_PARTIAL when some
  * failed. */
 int remote_open_named(struct remote *r, const char *text, char name[SNAPSHOT_NAME_CAP]);
+/* "cannot DOING snapshot (or recipe) ..."; says so where the name is one of the other kind. */
+int fail_snapshot(struct remote *r, int err, const char *name, const char *doing);
+int fail_recipe(struct remote *r, int err, const char *name, const char *doing);
 int remote_each_named(int count, char **args, int (*each)(struct remote *r, const char *name));
 /* Attributes of an object or else of the directory of that name, also of one that is there only because something lies
  * below it (then without ids). 0 or -GRANARY_E... */
@@ -251,7 +254,7 @@ verb_fn run_mount, run_umount;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
 verb_fn run_setattr, run_xattr, run_tag, run_ln, run_mknod, run_multipart_ls, run_multipart_rm;
-verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_diff,
+verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_note, run_snapshot_diff,
 	run_snapshot_repack, run_snapshot_verify;
 verb_fn run_recipe_create, run_recipe_ls, run_recipe_show, run_recipe_rm;
 verb_fn run_stream, run_jobs, run_provenance, run_shuffle_quality;

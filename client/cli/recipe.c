@@ -196,7 +196,7 @@ int run_recipe_show(int count, char **args)
 	if (code != CLI_OK) return code;
 	err = granary_recipe_open(r.client, name, &recipe, GRANARY_CALL(.bucket = r.bucket));
 	if (err < 0) {
-		code = fail_remote(r.client, err, "cannot open recipe '%s@%s'", r.bucket, shown(name));
+		code = fail_recipe(&r, err, name, "open");
 	} else {
 		granary_recipe_describe(recipe, &detail);
 		if (opts.json)
@@ -222,7 +222,7 @@ static int remove_named(struct remote *r, const char *name)
 	if (code != CLI_OK) return code;
 	if (!opts.dry_run)
 		err = granary_recipe_remove(r->client, name, opts.force ? GRANARY_SNAPSHOT_FORCE : 0, call);
-	if (err < 0) return fail_remote(r->client, err, "cannot remove recipe '%s@%s'", r->bucket, shown(name));
+	if (err < 0) return fail_recipe(r, err, name, "remove");
 	if (opts.json) {
 		json_open(&j, stdout);
 		json_text(&j, "bucket", r->bucket);

@@ -39,6 +39,34 @@ int remote_open_named(struct remote *r, const char *text, char name[SNAPSHOT_NAM
 	return code;
 }
 
+int fail_snapshot(struct remote *r, int err, const char *name, const char *doing)
+{
+	struct granary_recipe_info *recipe;
+	int code = fail_remote(r->client, err, "cannot %s snapshot '%s@%s'", doing, r->bucket, shown(name));
+
+	if (err == -GRANARY_ENOTFOUND &&
+		granary_recipe_show(r->client, name, &recipe, GRANARY_CALL(.bucket = r->bucket)) == 0) {
+		note("'%s@%s' is a recipe, a mixture of snapshots without a table or packs of its own: granary recipe "
+			"shows and removes it, stream, snapshot verify and shuffle-quality take it",
+			r->bucket, shown(name));
+		granary_free(recipe);
+	}
+	return code;
+}
+
+int fail_recipe(struct remote *r, int err, const char *name, const char *doing)
+{
+	struct granary_snapshot_info *snapshot;
+	int code = fail_remote(r->client, err, "cannot %s recipe '%s@%s'", doing, r->bucket, shown(name));
+
+	if (err == -GRANARY_ENOTFOUND &&
+		granary_snapshot_show(r->client, name, &snapshot, GRANARY_CALL(.bucket = r->bucket)) == 0) {
+		note("'%s@%s' is a snapshot: see granary snapshot --help", r->bucket, shown(name));
+		granary_free(snapshot);
+	}
+	return code;
+}
+
 static void info_json(struct remote *r, const struct granary_snapshot_info *e)
 {
 	struct json j;
@@ -299,7 +327,7 @@ static int open_snapshot(struct remote *r, const char *text, struct granary_snap
 	if (code != CLI_OK) return code;
 	err = granary_snapshot_open(r->client, name, snapshot, GRANARY_CALL(.bucket = r->bucket));
 	if (err < 0) {
-		code = fail_remote(r->client, err, "cannot open snapshot '%s@%s'", r->bucket, shown(name));
+		code = fail_snapshot(r, err, name, "open");
 		remote_close(r);
 	}
 	return code;
@@ -335,7 +363,7 @@ static int remove_named(struct remote *r, const char *name)
 	int code = CLI_OK, err = granary_snapshot_show(r->client, name, &info, call);
 
 	if (err < 0)
-		return fail_remote(r->client, err, "cannot remove snapshot '%s@%s'", r->bucket, shown(name));
+		return fail_snapshot(r, err, name, "remove");
 	human_count(samples, info->samples);
 	human_bytes(alone, info->bytes_alone);
 	granary_free(info);
@@ -350,7 +378,7 @@ static int remove_named(struct remote *r, const char *name)
 			   : granary_snapshot_remove(
 				     r->client, name, opts.force ? GRANARY_SNAPSHOT_FORCE : 0, call);
 	if (err < 0)
-		return fail_remote(r->client, err, "cannot remove snapshot '%s@%s'", r->bucket, shown(name));
+		return fail_snapshot(r, err, name, "remove");
 	if (opts.json) {
 		json_open(&j, stdout);
 		json_text(&j, "bucket", r->bucket);
@@ -388,6 +416,38 @@ int run_snapshot_rm(int count, char **args)
 
 /* ---- repack -------------------------------------------------------------------------------- */
 
+/* ---- note ---------------------------------------------------------------------------------- */
+
+static int note_change(struct remote *r, const char *name, const char *text)
+{
+	const struct granary_call *call = GRANARY_CALL(.bucket = r->bucket);
+	struct granary_info server = GRANARY_INIT(granary_info);
+	struct granary_snapshot_info *info;
+	int err = granary_snapshot_show(r->client, name, &info, call);
+
+	if (err < 0) return fail_snapshot(r, err, name, "note");
+	uint64_t expires_ns = info->expires_ns;
+	if (opts.expire_s > 0 && granary_client_info(r->client, &server) == 0)
+		expires_ns = server.store_time_ns + opts.expire_s * UINT64_C(1000000000);
+	err = granary_snapshot_note(r->client, name, text != NULL ? text : info->note, expires_ns, call);
+	granary_free(info);
+	return err < 0 ? fail_snapshot(r, err, name, "note") : CLI_OK;
+}
+
+int run_snapshot_note(int count, char **args)
+{
+	char name[SNAPSHOT_NAME_CAP];
+	struct remote r;
+	int code;
+
+	if (count < 2 && opts.expire_s == 0) return fail(CLI_USAGE, "what is to change? give a note, or --expire TIME");
+	code = remote_open_named(&r, args[0], name);
+	if (code != CLI_OK) return code;
+	code = note_change(&r, name, count > 1 ? args[1] : NULL);
+	remote_close(&r);
+	return code;
+}
+
 static int repack_named(struct remote *r, const char *name)
 {
 	const struct granary_call *call = GRANARY_CALL(
@@ -398,7 +458,7 @@ static int repack_named(struct remote *r, const char *name)
 
 	if (err == 0) err = granary_snapshot_show(r->client, name, &info, GRANARY_CALL(.bucket = r->bucket));
 	if (err < 0)
-		return fail_remote(r->client, err, "cannot repack snapshot '%s@%s'", r->bucket, shown(name));
+		return fail_snapshot(r, err, name, "repack");
 	if (opts.json)
 		info_json(r, info);
 	else

@@ -7,9 +7,8 @@
 #include <string.h>
 
 #include "common/clock.h"
-#include "common/order.h"
 
-enum { STREAM_BATCH = 64, QUALITY_BATCH = 256, QUALITY_ROUNDS = 64, QUALITY_WORLD = 8, TAR_BLOCK = 512 };
+enum { STREAM_BATCH = 64, TAR_BLOCK = 512 };
 
 static int word_of(const char *option, const char *text, const char *const *words, uint32_t *out)
 {
@@ -309,141 +308,6 @@ int run_stream(int count, char **args)
 		code = stream_run(&r, epoch);
 		granary_epoch_close(&epoch);
 	}
-	remote_close(&r);
-	return code;
-}
-
-/* ---- shuffle-quality ----------------------------------------------------------------------- */
-
-enum { KEY_MAX = GRANARY_KEY_LEN_MAX + 80, DEPTH_MAX = KEY_MAX + 2 }; /* of a key that names a part of a file */
-
-struct quality {
-	uint32_t *dirs; /* of each sample */
-	uint32_t dirs_count;
-	uint32_t *seen; /* round in which a directory was seen */
-	uint32_t round;
-	bool by_file; /* lines and windows: a file stands for its directory */
-	/* the directories that the last key is in: lengths of their paths, and their numbers */
-	char last[KEY_MAX + 1];
-	uint32_t depth, lens[DEPTH_MAX], numbers[DEPTH_MAX];
-};
-
-/* Keys come depth first: a directory was met before if its path is still among those above. */
-static uint32_t quality_dir(struct quality *q, const char *key, uint32_t len)
-{
-	uint32_t common = 0;
-
-	while (common < len && q->last[common] == key[common]) common++;
-	while (q->depth > 0 && q->lens[q->depth - 1] > common) q->depth--;
-	memcpy(q->last, key, len);
-	q->last[len] = '\0';
-	if (q->depth == 0 || q->lens[q->depth - 1] != len) {
-		q->lens[q->depth] = len;
-		q->numbers[q->depth++] = q->dirs_count++;
-	}
-	return q->numbers[q->depth - 1];
-}
-
-static int quality_name(void *arg, const char *key, uint64_t id, uint32_t field)
-{
-	struct quality *q = arg;
-	const char *border = strrchr(key, q->by_file ? '#' : '/');
-
-	if (field == 0 && strlen(key) <= KEY_MAX)
-		q->dirs[id] = quality_dir(q, key, border != NULL ? (uint32_t)(border - key) + 1 : 0);
-	return 0;
-}
-
-/* Distinct directories among `rows` positions from `start` on, `step` apart. */
-static uint64_t quality_batch(struct quality *q, const struct order *o, uint64_t start, uint64_t rows, uint64_t step)
-{
-	uint64_t distinct = 0;
-
-	q->round++;
-	for (uint64_t i = 0; i < rows && start + i * step < o->spec.samples; i++) {
-		uint32_t dir = q->dirs[order_at(o, start + i * step)];
-		distinct += q->seen[dir] != q->round;
-		q->seen[dir] = q->round;
-	}
-	return distinct;
-}
-
-static double quality_of(struct quality *q, const struct order *o, uint64_t rows, uint64_t step)
-{
-	uint64_t span = rows * step, sum = 0;
-
-	if (span > o->spec.samples) span = o->spec.samples;
-	for (uint64_t k = 0; k < QUALITY_ROUNDS; k++)
-		sum += quality_batch(q, o, (o->spec.samples - span) / QUALITY_ROUNDS * k, rows, step);
-	return (double)sum / QUALITY_ROUNDS;
-}
-
-static int quality_report(struct quality *q, const struct granary_snapshot_detail *d)
-{
-	struct order_spec spec = { .mode = ORDER_BLOCKS, .samples = d->samples,
-		.block = opts.block ? opts.block : d->block,
-		.window = opts.window ? opts.window : d->window, .lanes = opts.lanes ? (uint32_t)opts.lanes : d->lanes,
-		.seed = opts.seed };
-	static const char *const modes[] = { "auto", "exact", "blocks", "none" };
-	struct { const char *what; uint64_t rows, step; } of[] = { { "one rank", 0, 1 },
-		{ "a rank of 8", 0, QUALITY_WORLD }, { "the global batch of 8", 0, 1 } };
-	struct order blocks, exact;
-	struct json j;
-	char why[256];
-	uint64_t batch = opts.batch ? opts.batch : QUALITY_BATCH;
-
-	if (order_init(&blocks, &spec, why, sizeof(why)) < 0) return fail(CLI_USAGE, "%s", why);
-	spec.mode = ORDER_EXACT;
-	if (order_init(&exact, &spec, why, sizeof(why)) < 0) return fail(CLI_USAGE, "%s", why);
-	of[0].rows = of[1].rows = batch;
-	of[2].rows = batch * QUALITY_WORLD;
-	if (!opts.json)
-		printf("distinct directories in a batch of %" PRIu64 ", of %u; the snapshot's order is %s, block %"
-			PRIu64 " samples, window %" PRIu64 " blocks, %u lanes\n",
-			batch, q->dirs_count, modes[d->mode < 4 ? d->mode : 0], spec.block, spec.window, spec.lanes);
-	for (size_t i = 0; i < 3; i++) {
-		double b = quality_of(q, &blocks, of[i].rows, of[i].step);
-		double e = quality_of(q, &exact, of[i].rows, of[i].step);
-		if (!opts.json) {
-			printf("%-22s blocks %8.1f   exact %8.1f   ratio %.3f\n", of[i].what, b, e, e > 0 ? b / e : 1);
-			continue;
-		}
-		json_open(&j, stdout);
-		json_text(&j, "of", of[i].what);
-		json_number(&j, "directories", q->dirs_count);
-		json_number(&j, "batch", batch);
-		json_real(&j, "blocks", b);
-		json_real(&j, "exact", e);
-		json_real(&j, "ratio", e > 0 ? b / e : 1);
-		json_close(&j);
-	}
-	return CLI_OK;
-}
-
-int run_shuffle_quality(int count, char **args)
-{
-	struct granary_snapshot_detail d = GRANARY_INIT(granary_snapshot_detail);
-	struct quality q = { .dirs = NULL };
-	struct granary_snapshot *snapshot;
-	char name[SNAPSHOT_NAME_CAP];
-	struct remote r;
-	int err, code = remote_open_snapshot(&r, args[0], name, 1);
-
-	(void)count;
-	if (code != CLI_OK) return code;
-	err = granary_snapshot_open(r.client, name, &snapshot, GRANARY_CALL(.bucket = r.bucket));
-	if (err == 0) {
-		granary_snapshot_describe(snapshot, &d);
-		q.dirs = must_alloc(calloc((size_t)d.samples + 1, sizeof(*q.dirs)));
-		q.by_file = strstr(d.options, "split=lines") != NULL || strstr(d.options, "split=fixed") != NULL;
-		err = granary_snapshot_names(snapshot, NULL, quality_name, &q);
-		q.seen = must_alloc(calloc((size_t)q.dirs_count + 1, sizeof(*q.seen)));
-		if (err == 0) code = quality_report(&q, &d);
-		granary_snapshot_close(&snapshot);
-	}
-	if (err < 0) code = fail_remote(r.client, err, "cannot read '%s'", shown(args[0]));
-	free(q.dirs);
-	free(q.seen);
 	remote_close(&r);
 	return code;
 }

@@ -1006,8 +1006,9 @@ struct granary_snapshot_info {
 	uint64_t bytes_alone;            /* what its removal would set free */
 	uint32_t state;                  /* enum granary_snapshot_state */
 	uint32_t reserved;
-	uint8_t id[16];                  /* hash of its manifest: the same id is the same samples */
+	uint8_t id[16];                  /* its identity: the same id is the same samples; of tokens and recipes */
 	const char *tags;                /* of granary_snapshot_list(): NAME=VALUE, one a line; else "" */
+	uint8_t manifest[16];            /* hash of its table: another one after it was repacked */
 };
 
 /** Makes a snapshot. Answers when it is ready: seconds for millions of objects, while writes go on.
@@ -1357,6 +1358,22 @@ GRANARY_API int granary_recipe_describe(const struct granary_recipe *recipe, str
  * -GRANARY_EINVAL. Does not block. Any thread. Since 0.1. */
 GRANARY_API int granary_recipe_source(const struct granary_recipe *recipe, uint32_t index,
 	struct granary_recipe_source *source);
+
+struct granary_recipe_positions {
+	size_t size;
+	uint64_t seed, epoch;
+	uint64_t first, step;   /* positions first, first + step, ...: all below the recipe's samples */
+	uint32_t mode;          /* enum granary_mode; 0: the recipe's */
+	uint32_t count;
+	uint32_t *sources;      /* out: of count; which source */
+	uint64_t *ids;          /* out: of count; dense id in its snapshot */
+};
+/** Which samples are at some positions of an epoch (docs/ORDER.md 7): arithmetic, nothing is read. The first call for
+ * an order makes its tables (milliseconds). @param p  `size` set by the caller; borrowed
+ * @return 0; -GRANARY_ERANGE: past the end; -GRANARY_EINVAL; -GRANARY_ENOMEM. Does not block. No other thread may be
+ *         using the handle. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_recipe_at(struct granary_recipe *recipe,
+	const struct granary_recipe_positions *p);
 
 /* ---- epochs -------------------------------------------------------------------------------- */
 /* An epoch is every sample of a snapshot once, in an order that seed and epoch number alone give

@@ -293,7 +293,8 @@ static int list_row(void *arg, uint64_t bucket, struct slice name, const struct 
 		.expires_ns = row->expires_ns,
 		.samples = row->samples,
 		.bytes = row->bytes,
-		.manifest = row->manifest };
+		.manifest = row->manifest,
+		.identity = snapshot_row_identity(row) };
 	int err = alone_bytes(l->s, row, &e.alone);
 
 	(void)bucket;

@@ -86,7 +86,7 @@ struct snapshot_entry { /* of a list; slices borrow */
 	struct slice name, prefix, note;
 	uint8_t state;
 	uint64_t created_ns, expires_ns, samples, bytes, alone;
-	struct hash128 manifest;
+	struct hash128 manifest, identity;
 };
 /* Behind `after`, in order; non-zero from each() stops and is returned. Worker. */
 int snapshots_list(struct snapshots *s, uint64_t bucket, struct slice after,

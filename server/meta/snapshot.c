@@ -68,6 +68,7 @@ int snapshot_row_decode(struct slice value, struct snapshot_row *out)
 	struct slice v;
 
 	memset(out, 0, sizeof(*out));
+	out->raw = value;
 	if (cur_u8(&c) != 1) return -GRANARY_ECORRUPT;
 	while (tlv_next(&c, &tag, &v))
 		if (!row_take(out, tag, v)) return -GRANARY_ECORRUPT;
@@ -79,7 +80,19 @@ int snapshot_row_decode(struct slice value, struct snapshot_row *out)
 
 size_t snapshot_row_size(const struct snapshot_row *s)
 {
-	return 256 + s->options.len + s->note.len + s->prefix.len + s->pins.len;
+	return 256 + s->options.len + s->note.len + s->prefix.len + s->pins.len + s->raw.len;
+}
+
+/* What a later version wrote stays (FORMAT 6). */
+static void unknown_put(struct wr *w, struct slice raw)
+{
+	struct cur c = cur_of(raw.p, raw.len);
+	uint16_t tag;
+	struct slice v;
+
+	cur_u8(&c);
+	while (raw.len > 0 && tlv_next(&c, &tag, &v))
+		if (tag < STAG_ID || tag > STAG_IDENTITY) tlv_put(w, tag, v);
 }
 
 int64_t snapshot_row_encode(const struct snapshot_row *s, void *buf, size_t cap)
@@ -101,6 +114,7 @@ int64_t snapshot_row_encode(const struct snapshot_row *s, void *buf, size_t cap)
 	tlv_put(&w, STAG_PREFIX, s->prefix);
 	tlv_put(&w, STAG_PINS, s->pins);
 	if (s->has_identity) tlv_put(&w, STAG_IDENTITY, slice_of(identity, sizeof(identity)));
+	unknown_put(&w, s->raw);
 	return wr_ok(&w) ? (int64_t)wr_len(&w) : -GRANARY_ETOOBIG;
 }
 

@@ -52,6 +52,7 @@ struct snapshot_row { /* slices borrow from the row */
 	struct hash128 identity; /* of one that was repacked: the hash of its first manifest */
 	struct slice options, note, prefix;
 	struct slice pins; /* little-endian u64 each, ascending */
+	struct slice raw; /* of a row that was decoded, all of it: tags that are not known here survive a rewrite */
 };
 /* What tokens and recipes name it by. */
 static inline struct hash128 snapshot_row_identity(const struct snapshot_row *s)

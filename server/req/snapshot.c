@@ -12,7 +12,7 @@
 #include "req/kind.h"
 
 enum {
-	ENTRY_FIXED = 3 * 2 + 1 + 5 * 8 + 16,
+	ENTRY_FIXED = 3 * 2 + 1 + 5 * 8 + 2 * 16,
 	PAGE_ASK_MAX = 8 * 1024 * 1024,
 	SHOW_ASK_MAX = PAGE_ASK_MAX
 };
@@ -118,6 +118,8 @@ static void entry_put(struct snapshot_req *b, const struct snapshot_entry *e)
 	wr_u64(&w, e->manifest.hi);
 	wr_bytes16(&w, e->prefix);
 	wr_bytes16(&w, e->note);
+	wr_u64(&w, e->identity.lo);
+	wr_u64(&w, e->identity.hi);
 	assert(wr_ok(&w));
 	b->len += wr_len(&w);
 	b->count++;
@@ -443,7 +445,8 @@ static enum step_result create_answer(struct req *r)
 		.expires_ns = m->expires_ns,
 		.samples = m->samples,
 		.bytes = m->bytes,
-		.manifest = m->manifest };
+		.manifest = m->manifest,
+		.identity = m->manifest };
 	size_t len = strlen(m->warnings);
 	struct wr w;
 

@@ -202,6 +202,27 @@ def test_rights(cmd, base):
     mine.run("stream", "data@mine")
 
 
+def test_everywhere(cmd):
+    """What takes a snapshot takes a recipe, or says why not."""
+    rows = cmd.json("shuffle-quality", "data@both", "--batch", "64")
+    check(len(rows) == 3 and all(0.5 < r["ratio"] < 2 and r["exact"] > 1 for r in rows), f"shuffle-quality: {rows}")
+    once = {"sources": [{"snapshot": "data@all", "repeat": 1}, {"snapshot": "data@all", "repeat": 1}]}
+    cmd.run("recipe", "create", "data@twins", "-f", "-", text=json.dumps(once))
+    twins, one = (cmd.json("shuffle-quality", name, "--batch", "64")[0] for name in ("data@twins", "data@all"))
+    check(twins["directories"] == one["directories"] and abs(twins["exact"] - one["exact"]) < one["exact"] / 10,
+          f"two sources of one snapshot: {twins}, of that: {one}")
+    cmd.refused("shuffle-quality", "data@both", "--lanes", "2", word="part of it")
+    cmd.refused("shuffle-quality", "data@nothing", word="nothing")
+    check("every checksum" in cmd.run("snapshot", "verify", "data@both").stderr.decode(), "verify of a recipe")
+    for verb in (("show",), ("rm", "--yes"), ("repack",)):
+        cmd.refused("snapshot", verb[0], "data@both", *verb[1:], word="is a recipe")
+        if verb[0] != "repack":
+            cmd.refused("recipe", verb[0], "data@all", *verb[1:], word="is a snapshot")
+    cmd.refused("snapshot", "diff", "data@both", "data@all", word="is a recipe")
+    cmd.refused("recipe", "create", "data@nested", "-f", "-", word="data@both",
+                text=json.dumps({"sources": [{"snapshot": "data@both", "repeat": 1}]}))
+
+
 def test_holding(cmd):
     cmd.refused("snapshot", "rm", "data@few", "--yes", word="recipe 'data@both'")
     cmd.refused("recipe", "create", "data@few", "--file", "-", word="already",
@@ -260,6 +281,7 @@ def main():
     test_tokens(cmd, made)
     test_bad_texts(cmd)
     test_rights(cmd, base)
+    test_everywhere(cmd)
     test_holding(cmd)
     server.kill()
     print("ok")

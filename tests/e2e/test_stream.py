@@ -146,6 +146,16 @@ def test_verbs(cmd, source):
     cmd.run("rm", f"{cmd.server.url}/data/train/c003/s00300.bin")
     cmd.run("snapshot", "create", "data@v2", "--prefix", "train/", "--note", "second", "--tag", "run=7", "--tag", "by=a=b")
     cmd.run("snapshot", "create", "data@v2", code=1)
+    before = [s for s in cmd.json("snapshot", "ls", "data") if s["snapshot"] == "v2"][0]
+    check(before["id"] == cmd.json("snapshot", "show", "data@v2")[0]["id"], "ls and show name a snapshot differently")
+    cmd.run("snapshot", "note", "data@v2", "another note")
+    cmd.run("snapshot", "note", "data@v2", "--expire", "30d")
+    cmd.run("snapshot", "note", "data@v2", code=2)
+    cmd.refused("snapshot", "note", "data@none", "x", word="none")
+    after = [s for s in cmd.json("snapshot", "ls", "data") if s["snapshot"] == "v2"][0]
+    check(after["note"] == "another note" and after["expires"] and not before["expires"] and after["id"] == before["id"],
+          f"snapshot note: {before} became {after}")
+    cmd.run("snapshot", "note", "data@v2", "second")
     changes = {d["key"]: d["change"] for d in cmd.json("snapshot", "diff", "data@v1", "data@v2")}
     few = [k for k in changes if k.startswith("train/few")]  # was imported with the rest
     for k in few:

@@ -30,6 +30,8 @@ static inline void snap_entry_take(struct snap_entry *e, struct cur *m)
 	e->manifest.hi = cur_u64(m);
 	cur_bytes16(m);
 	cur_bytes16(m);
+	cur_u64(m);
+	cur_u64(m);
 	assert_true(cur_ok(m));
 }
 

@@ -148,6 +148,8 @@ static void row_encode(struct wr *w, const char *name)
 	wr_u64(w, world->hash.hi);
 	wr_bytes16(w, slice_str("train/"));
 	wr_bytes16(w, slice_str("a note"));
+	wr_u64(w, world->hash.lo);
+	wr_u64(w, world->hash.hi);
 }
 
 static bool answer_show(int fd, const struct frame *f, struct cur c)
