@@ -132,6 +132,8 @@ void granary_close(struct granary_client **client)
 	*client = NULL;
 	if (c->magic != CLIENT_MAGIC)
 		return;
+	if (!c->forked)
+		unstable_leave(c);
 	pthread_mutex_lock(&c->lock);
 	bool runs = c->thread_runs && !c->forked;
 	bool forked = c->forked;

@@ -85,6 +85,7 @@ struct granary_op {
 	bool quiet;     /* of a blocking call: never in the client's done list */
 	bool orphaned;  /* of the parent process: its requests are not to be touched */
 	bool sent;      /* some request of it went out */
+	bool unstable;  /* its changes may be answered before they are durable */
 	struct granary_client *client;
 	const struct op_kind *kind;
 	granary_done_fn *done;
@@ -123,6 +124,9 @@ struct rpc_kind {
 	bool mutation; /* carries PROTOCOL 5.1 after the bucket */
 	bool plain;    /* no bucket in front */
 	int16_t final; /* an error that is not asked again, although its class says so; 0: none */
+	bool in_order;   /* not before what was lost is sent again (unstable.c); so are mutations */
+	bool is_patient; /* asked for as long as the client lives; belongs to no operation of a caller */
+	bool is_replay;
 	bool own_meta; /* the answer has data and a meta of its own, not the data's checksums */
 	/* Writes what follows bucket and 5.1 and sets data; called at each attempt. body_size(): bytes it may need. */
 	size_t (*body_size)(struct rpc *r);
@@ -145,6 +149,8 @@ struct rpc {
 	struct list op_link;
 	struct list seq_link;  /* session.open while sequence != 0 */
 	enum rpc_state state;
+	uint8_t wire_op;       /* 0: the kind's */
+	bool is_unstable;      /* its answer may be lost */
 	bool was_sent;         /* some byte of it went out under this sequence */
 	uint32_t attempts;
 	uint64_t request;      /* its id on the wire: low 16 bits its slot + 1 */
@@ -235,6 +241,16 @@ struct session {
 	struct list open; /* requests with a sequence that is not settled, ascending */
 };
 
+/* Answered, not known to be durable (unstable.c). */
+struct unstable {
+	struct list kept;    /* in the order of their sequences */
+	uint64_t bytes, serial, boot_id, verifier; /* verifier: the server's newest */
+	struct granary_op op; /* of its own requests */
+	bool is_used, is_changed, is_replaying, is_syncing;
+	uint32_t lost_count; /* since the last sync that told of it */
+	char lost_text[ERROR_TEXT_SIZE];
+};
+
 struct net;
 struct net_engine;
 
@@ -247,6 +263,7 @@ struct io {
 	uint32_t conn_hint;   /* the one that was used up last: where to begin to look for a free one */
 	struct list finished; /* operations to be announced */
 	struct session session;
+	struct unstable unstable;
 	struct rng rng;
 	uint64_t now_ns, next_deadline_ns, next_retry_ns;
 	uint64_t generation;  /* of connections */
@@ -264,6 +281,7 @@ struct granary_client {
 	struct counters counters;
 	_Atomic uint64_t entry_size_mean; /* of what was read */
 	_Atomic uint64_t uploads_count;   /* numbers of uploads */
+	_Atomic bool uses_unstable;
 
 	_Atomic uint32_t refs;            /* the handle, and each operation */
 
@@ -347,8 +365,26 @@ void rpc_lost(struct rpc *r, int err, const char *why);
 uint64_t backoff_ns(struct rng *rng, uint32_t attempt);
 void session_settle(struct rpc *r);
 void session_assign(struct granary_client *c, struct rpc *r);
-uint64_t session_seen(const struct session *s);
+uint64_t session_seen(const struct granary_client *c);
 void session_changed(struct granary_client *c);
+
+/* unstable.c (io, but for unstable_leave) */
+struct sync_rpc {
+	struct rpc rpc;
+	uint8_t flags;
+	uint64_t up_to; /* serial of what was kept when it was sent */
+};
+void unstable_init(struct granary_client *c);
+void unstable_release(struct granary_client *c);
+uint64_t unstable_first(const struct granary_client *c); /* the lowest sequence that is kept */
+bool unstable_may_ask(const struct granary_client *c);
+/* r was answered: keeps it, and takes the tail off its meta. 0 or an error. */
+int unstable_keep(struct rpc *r, struct slice *meta);
+void unstable_durable(struct granary_client *c, uint64_t verifier, uint64_t up_to);
+void unstable_hello(struct granary_client *c, uint64_t boot_id);
+void unstable_turn(struct granary_client *c);
+void unstable_forgotten(struct granary_client *c); /* the session is another now */
+void unstable_leave(struct granary_client *c); /* at close: syncs */
 
 /* conn.c, handshake.c, tx.c, rx.c (io) */
 void conn_init(struct conn *k, struct granary_client *c, uint32_t index);

@@ -195,7 +195,7 @@ static void connect_done(struct conn *k)
 static bool conn_wanted(const struct conn *k)
 {
 	const struct granary_client *c = k->client;
-	bool work = !list_empty(&c->io.ready);
+	bool work = !list_empty(&c->io.ready) || c->io.unstable.is_used; /* a server that was restarted waits for it */
 
 	for (uint32_t i = 0; i < c->config.connections && !work; i++)
 		work = c->io.conns[i].flight_count > 0;
@@ -261,7 +261,8 @@ static void conn_tell_waiting(struct conn *k, int err)
 	list_splice(&waiting, &io->ready);
 	for (struct list *at; (at = list_pop(&waiting)) != NULL;) {
 		struct rpc *r = container_of(at, struct rpc, link);
-		if (error_class(err) == ERROR_FINAL || r->attempts >= k->client->config.retries_max) {
+		if (!r->kind->is_patient &&
+			(error_class(err) == ERROR_FINAL || r->attempts >= k->client->config.retries_max)) {
 			op_fail(r->op, err, "%s", k->why);
 			continue;
 		}

@@ -27,6 +27,7 @@ int io_init(struct granary_client *c)
 	list_init(&io->finished);
 	list_init(&io->session.open);
 	io->session.next_sequence = 1;
+	unstable_init(c);
 	io->next_deadline_ns = NEVER_NS;
 	rand_bytes(&seed, sizeof(seed));
 	rng_seed(&io->rng, seed);
@@ -48,6 +49,8 @@ void io_release(struct granary_client *c)
 {
 	struct io *io = &c->io;
 
+	if (io->conns)
+		unstable_release(c);
 	if (io->conns)
 		for (uint32_t i = 0; i < c->config.connections; i++)
 			conn_release(&io->conns[i]);

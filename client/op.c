@@ -26,6 +26,11 @@ static int op_read_call(struct granary_op *op, const struct granary_call *call)
 		return error_fail(op->client, -GRANARY_EINVAL, "granary_call.size is not set: use GRANARY_CALL()");
 	if (call)
 		memcpy(&all, call, call->size < sizeof(all) ? call->size : sizeof(all));
+	if (all.flags & ~GRANARY_UNSTABLE)
+		return error_fail(op->client, -GRANARY_EINVAL, "granary_call.flags has bits that mean nothing");
+	op->unstable = all.flags & GRANARY_UNSTABLE;
+	if (op->unstable)
+		atomic_store_explicit(&op->client->uses_unstable, true, memory_order_relaxed);
 	op->done = all.done;
 	op->arg = all.arg;
 	op->timeout_ms = all.timeout_ms ? all.timeout_ms : op->client->config.timeout_ms;

@@ -20,11 +20,14 @@ uint64_t backoff_ns(struct rng *rng, uint32_t attempt)
 	return rng_below(rng, most < pause_max_ns ? most : pause_max_ns);
 }
 
-uint64_t session_seen(const struct session *s)
+uint64_t session_seen(const struct granary_client *c)
 {
-	if (list_empty(&s->open))
-		return s->next_sequence - 1;
-	return container_of(s->open.next, struct rpc, seq_link)->sequence - 1;
+	const struct session *s = &c->io.session;
+	uint64_t first = s->next_sequence, kept = unstable_first(c);
+
+	if (!list_empty(&s->open))
+		first = container_of(s->open.next, struct rpc, seq_link)->sequence;
+	return (kept < first ? kept : first) - 1;
 }
 
 void session_assign(struct granary_client *c, struct rpc *r)
@@ -54,6 +57,7 @@ void session_changed(struct granary_client *c)
 	list_init(&lost);
 	list_splice(&lost, &s->open);
 	s->next_sequence = 1;
+	unstable_forgotten(c);
 	for (struct list *at; (at = list_pop(&lost)) != NULL;) {
 		struct rpc *r = container_of(at, struct rpc, seq_link);
 		r->sequence = 0;
@@ -67,7 +71,7 @@ static bool rpc_may_repeat(struct rpc *r)
 {
 	struct granary_client *c = r->op->client;
 
-	if (r->attempts >= c->config.retries_max)
+	if (r->attempts >= c->config.retries_max && !r->kind->is_patient)
 		return false;
 	r->attempts++;
 	atomic_fetch_add_explicit(&c->counters.retries, 1, memory_order_relaxed);

@@ -22,6 +22,7 @@ void *rpc_new(size_t size, const struct rpc_kind *kind, struct granary_op *op)
 	if (!r)
 		return NULL;
 	r->kind = kind;
+	r->wire_op = kind->wire_op;
 	r->op = op;
 	list_init(&r->link);
 	list_init(&r->seq_link);
@@ -94,7 +95,6 @@ void rpc_drop(struct rpc *r)
 int rpc_encode(struct rpc *r)
 {
 	struct granary_op *op = r->op;
-	struct session *s = &op->client->io.session;
 	size_t cap = WIRE_HEADER_SIZE + 2 + GRANARY_BUCKET_LEN_MAX + 3 * 8 + r->kind->body_size(r);
 	int err;
 
@@ -110,7 +110,7 @@ int rpc_encode(struct rpc *r)
 	if (r->kind->mutation) {
 		wr_u64(&w, r->sequence);
 		wr_u64(&w, 0);
-		wr_u64(&w, session_seen(s));
+		wr_u64(&w, session_seen(op->client));
 	}
 	err = r->kind->encode(r, &w);
 	if (err < 0)
@@ -121,12 +121,22 @@ int rpc_encode(struct rpc *r)
 	return err;
 }
 
+static uint16_t rpc_flags(const struct rpc *r)
+{
+	if (r->kind->is_replay)
+		return FRAME_RESENT | FRAME_REPLAY | FRAME_UNSTABLE;
+	if (!r->kind->mutation)
+		return 0;
+	return (r->was_sent ? FRAME_RESENT : 0) |
+		(r->op->unstable && unstable_may_ask(r->op->client) ? FRAME_UNSTABLE : 0);
+}
+
 static void rpc_seal(struct rpc *r)
 {
 	size_t meta_len = r->out_len - WIRE_HEADER_SIZE;
 	struct frame f = {
-		.op = r->kind->wire_op,
-		.flags = r->was_sent && r->kind->mutation ? FRAME_RESENT : 0,
+		.op = r->wire_op,
+		.flags = rpc_flags(r),
 		.meta_len = (uint32_t)meta_len,
 		.data_len = r->data_len,
 		.request = r->request,
@@ -205,11 +215,13 @@ void rpc_dispatch(struct granary_client *c)
 	struct io *io = &c->io;
 	struct list waiting;
 
+	unstable_turn(c);
 	io->next_retry_ns = NEVER_NS;
 	list_init(&waiting);
 	for (struct list *at; (at = list_pop(&io->ready)) != NULL;) {
 		struct rpc *r = container_of(at, struct rpc, link);
-		struct conn *k = r->not_before_ns <= io->now_ns ? conn_for(c, r) : NULL;
+		bool held = (r->kind->mutation || r->kind->in_order) && io->unstable.is_replaying;
+		struct conn *k = r->not_before_ns <= io->now_ns && !held ? conn_for(c, r) : NULL;
 		if (r->not_before_ns > io->now_ns && r->not_before_ns < io->next_retry_ns)
 			io->next_retry_ns = r->not_before_ns;
 		if (k)
@@ -256,13 +268,20 @@ void rpc_answered(struct rpc *r, const struct frame *f, struct slice meta)
 		return;
 	}
 	struct conn *k = r->conn;
+	r->is_unstable = f->flags & FRAME_UNSTABLE;
 	int err = r->kind->frame ? r->kind->frame(r, &k->rx) : 0;
+	if (err == 0 && last && r->is_unstable && r->kind->mutation)
+		err = unstable_keep(r, &meta);
 	if (err == 0 && last)
 		err = r->kind->answer(r, meta, slice_of(r->answer, r->answer_len));
 	if (err < 0) {
 		k->broken = k->broken || err == -GRANARY_EPROTO;
 		if (last)
 			rpc_detach(r);
+		if (r->kind->is_patient) {
+			r->kind->failed(r, err);
+			return;
+		}
 		op_fail(r->op, err, "the server's answer to a request of kind %u makes no sense", f->op);
 	} else if (err > 0) {
 		rpc_again(r, err);

@@ -319,7 +319,7 @@ static int meta_arrived(struct conn *k)
 	if (rx->f.op == OP_GOODBYE)
 		return goodbye(k, &rx->f, meta);
 	rx->rpc = frame_rpc(k, &rx->f);
-	if (!rx->rpc || (rx->rpc->op && rx->rpc->kind->wire_op != rx->f.op))
+	if (!rx->rpc || (rx->rpc->op && rx->rpc->wire_op != rx->f.op))
 		return rx_lost(k, -GRANARY_EPROTO, "the server answered what was not asked");
 	int err = frame_plan(k, meta);
 	if (err < 0)

@@ -273,8 +273,13 @@ struct granary_call {
 	granary_done_fn *done; /* start forms only */
 	void *arg;
 	uint32_t timeout_ms;   /* 0: the client's default; GRANARY_FOREVER */
-	uint32_t flags;        /* 0 */
+	uint32_t flags;        /* GRANARY_UNSTABLE */
 };
+/* Of a change (put, delete, mkdir, rename, attributes, links, copies, ...): it may be answered before it is durable.
+ * This client sees it at once, others only once it is durable: within a second, or when they look. The client keeps it
+ * until granary_sync(), and sends it again if the server was killed before that; only both failing within that second
+ * lose it. A change that the server does not answer so is durable when it is answered. */
+#define GRANARY_UNSTABLE UINT32_C(1)
 /* granary_stat(c, ref, &st, GRANARY_CALL(.bucket = "audio", .timeout_ms = 500)) */
 #define GRANARY_CALL(...) (&(const struct granary_call){ .size = sizeof(struct granary_call), __VA_ARGS__ })
 
@@ -282,6 +287,15 @@ struct granary_call {
  * For poll, epoll, libuv, asyncio. Belongs to the client: do not read, write or close it.
  * @return the descriptor, or -GRANARY_E... . Does not block. Any thread. Since 0.1. */
 GRANARY_API int granary_fd(struct granary_client *client);
+
+/** Waits until every change of this client that was answered before the call is durable (GRANARY_UNSTABLE).
+ * @return 0; -GRANARY_EIO: some of it was lost and could not be done again, since others changed the same things
+ * meanwhile, or the server was restored from an older backup; granary_last_error() names the first. Told once.
+ * Blocks. Any thread. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_sync(struct granary_client *client, const struct granary_call *call);
+/** The same without waiting. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_sync_start(struct granary_client *client, const struct granary_call *call,
+	struct granary_op **op);
 
 /** Collects operations that are done: runs their callbacks.
  * @param max  at most so many; 0: all

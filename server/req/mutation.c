@@ -210,6 +210,13 @@ static enum step_result mutation_ids(struct req *r)
 		if (!session_owns_ids(m->session, m->ids.id, n) ||
 			id_incarnation(m->ids.version) != id_incarnation(m->ids.id))
 			return replay_refused(r);
+		if (!session_is_marked(m->session)) { /* it was given up after the start */
+			if (m->has_reserved) m->must_sync = true;
+			if (!m->has_reserved) {
+				m->has_reserved = true;
+				return req_work(r, mutation_reserve_work);
+			}
+		}
 	} else if (session_take_ids(m->session, n, &m->ids.id)) {
 		m->ids.version = ids_version_range(r->store->ids, n);
 	} else if (!m->has_reserved) {
@@ -535,7 +542,7 @@ enum step_result mutation_finish(struct req *r)
 	} else if (m->session != NULL) {
 		deletes_return(m);
 	}
-	if (m->is_pending && m->is_short_of_ids) return mutation_sync(r);
+	if (m->is_pending && (m->is_short_of_ids || m->must_sync)) return mutation_sync(r);
 	if (m->ops->settled != NULL) m->ops->settled(r, 0);
 	return mutation_done(r);
 }

@@ -51,7 +51,7 @@ struct mutation {
 	uint32_t ids_taken, versions_taken; /* of them, before the plan */
 	struct unstable *tail; /* of a kind with appends, or made when it is submitted */
 	/* its own */
-	bool is_short_of_ids, has_reserved, is_syncing, is_pending;
+	bool is_short_of_ids, has_reserved, is_syncing, is_pending, must_sync;
 	uint64_t verifier, losses;
 	struct kv_sync sync;
 	struct ns_plan *plan;

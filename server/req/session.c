@@ -369,6 +369,16 @@ bool session_take_ids(struct session *s, uint32_t n, uint64_t *first)
 	return is_there;
 }
 
+bool session_is_marked(struct session *s)
+{
+	bool is_marked;
+
+	pthread_mutex_lock(&s->lock);
+	is_marked = s->row.is_unstable;
+	pthread_mutex_unlock(&s->lock);
+	return is_marked;
+}
+
 bool session_owns_ids(struct session *s, uint64_t first, uint32_t n)
 {
 	bool owns;

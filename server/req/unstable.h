@@ -42,6 +42,7 @@ void unstable_release(struct unstable **u);
 
 /* n ids out of what is reserved. False: session_reserve first. */
 bool session_take_ids(struct session *s, uint32_t n, uint64_t *first);
+bool session_is_marked(struct session *s); /* its row says that it may have unstable answers */
 bool session_owns_ids(struct session *s, uint64_t first, uint32_t n);
 int session_reserve(struct store *store, struct session *s); /* worker; BUSY: another request is at it */
 /* Writes to its row that nothing is unstable any more. Worker or job; BUSY. */

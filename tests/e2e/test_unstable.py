@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Goal: what the library was answered before it is durable (GRANARY_UNSTABLE) survives kill -9 of the server, or of the
+client; when both go, what was synced is there and nothing is torn; a sync tells what could not be done again, and the log
+too. Method: libgranary through ctypes, clients as processes of their own, a server that is killed with changes pending."""
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from crash_lib import Server, need_programs, scratch, spawn
+from stream_lib import Command, check
+
+BUILD = os.path.abspath(os.environ.get("GRANARY_BUILD", os.path.join(os.path.dirname(__file__), "../../build/release")))
+UNSTABLE = 1
+COUNT = 300
+
+
+class Call(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("bucket", ctypes.c_char_p), ("done", ctypes.c_void_p), ("arg", ctypes.c_void_p),
+                ("timeout_ms", ctypes.c_uint32), ("flags", ctypes.c_uint32)]
+
+
+class Client:
+    def __init__(self):
+        self.lib = ctypes.CDLL(os.path.join(BUILD, "libgranary.so"))
+        self.lib.granary_last_error.restype = ctypes.c_char_p
+        self.handle = ctypes.c_void_p()
+        err = self.lib.granary_open(None, ctypes.byref(self.handle))
+        check(err == 0, f"granary_open: {err}")
+
+    def call(self, flags=0):
+        return ctypes.byref(Call(ctypes.sizeof(Call), b"data", None, None, 60000, flags))
+
+    def put(self, key, data, flags=UNSTABLE):
+        return self.lib.granary_put(self.handle, key.encode(), data, ctypes.c_size_t(len(data)), self.call(flags))
+
+    def sync(self):
+        return self.lib.granary_sync(self.handle, self.call())
+
+    def error(self):
+        return (self.lib.granary_last_error(self.handle) or b"").decode()
+
+    def close(self):
+        self.lib.granary_close(ctypes.byref(self.handle))
+
+
+def content(prefix, i):
+    return f"{prefix} {i} ".encode() * (1 + 37 * i % 400)
+
+
+def child(prefix):
+    """A client of its own: puts, then does what its input says, a word a line."""
+    client = Client()
+    for i in range(COUNT):
+        err = client.put(f"{prefix}/{i}", content(prefix, i))
+        check(err == 0, f"put {i}: {err} {client.error()}")
+    print("put", flush=True)
+    for line in sys.stdin:
+        err = client.sync()
+        print(f"{line.strip()} {err} {client.error() if err else ''}", flush=True)
+
+
+def start_child(cmd, prefix):
+    p = spawn([sys.executable, os.path.abspath(__file__), "child", prefix], env=cmd.env, stdin=subprocess.PIPE,
+              stdout=subprocess.PIPE, text=True)
+    line = p.stdout.readline().strip()
+    check(line == "put", f"the child says '{line}'")
+    return p
+
+
+def ask(p):
+    p.stdin.write("sync\n")
+    p.stdin.flush()
+    return p.stdout.readline().split(maxsplit=2)
+
+
+def end(p):
+    p.stdin.close()
+    p.wait(60)
+
+
+def got(cmd, prefix):
+    """i -> bytes of what is there."""
+    names = [e["key"] for e in cmd.json("ls", "-r", f"{cmd.server.url}/data/{prefix}/")]
+    return {int(n.rsplit("/", 1)[1]): cmd.run("cat", f"{cmd.server.url}/data/{n.removeprefix('data/')}").stdout for n in names}
+
+
+def check_all(cmd, prefix, step=29):
+    names = {e["key"].rsplit("/", 1)[1] for e in cmd.json("ls", "-r", f"{cmd.server.url}/data/{prefix}/")}
+    check(len(names) == COUNT, f"{prefix}: {len(names)} of {COUNT} are there")
+    for i in range(0, COUNT, step):
+        check(cmd.run("cat", f"{cmd.server.url}/data/{prefix}/{i}").stdout == content(prefix, i), f"{prefix}/{i}: other bytes")
+
+
+def test_server_killed(cmd, server):
+    p = start_child(cmd, "server")
+    server.kill()
+    server.start()
+    answer = ask(p)
+    check(answer[1] == "0", f"sync after the server was killed: {answer}")
+    check_all(cmd, "server")
+    end(p)
+
+
+def test_client_killed(cmd):
+    p = start_child(cmd, "client")
+    p.kill()
+    p.wait()
+    check_all(cmd, "client")
+
+
+def test_both_killed(cmd, server):
+    p = start_child(cmd, "both")
+    check(ask(p)[1] == "0", "sync")
+    q = start_child(cmd, "unsynced")
+    server.kill()
+    for one in (p, q):
+        one.kill()
+        one.wait()
+    server.start()
+    check_all(cmd, "both")
+    for i, data in list(got(cmd, "unsynced").items())[:20]:
+        check(data == content("unsynced", i), f"unsynced/{i} is torn")
+
+
+def test_two_sessions(cmd, server):
+    """Another client writes the same names after the restart: its puts come after what is sent again."""
+    p = start_child(cmd, "same")
+    server.kill()
+    server.start()
+    other = Client()
+    check(other.put("same/0", b"later", 0) == 0, f"the other client: {other.error()}")
+    answer = ask(p)
+    check(answer[1] == "0", f"sync beside another client: {answer}")
+    check(cmd.run("cat", f"{cmd.server.url}/data/same/0").stdout == b"later", "what came later is not what is there")
+    check(cmd.run("cat", f"{cmd.server.url}/data/same/1").stdout == content("same", 1), "what was sent again is not there")
+    other.close()
+    end(p)
+
+
+def too_late(cmd, server, prefix):
+    """False: the last change was durable before the server was killed: nothing was lost."""
+    last = COUNT - 1
+    p = start_child(cmd, prefix)
+    os.kill(p.pid, signal.SIGSTOP)
+    server.kill()
+    server.start()
+    other = Client()
+    check(other.put(f"{prefix}/{last}", b"newer", 0) == 0, f"the other client: {other.error()}")
+    os.kill(p.pid, signal.SIGCONT)
+    answer = ask(p)
+    check(cmd.run("cat", f"{cmd.server.url}/data/{prefix}/{last}").stdout == b"newer", "the newer bytes are gone")
+    check(cmd.run("cat", f"{cmd.server.url}/data/{prefix}/1").stdout == content(prefix, 1), "others are not there")
+    check(ask(p)[1] == "0", "it is told once")
+    other.close()
+    end(p)
+    if answer[1] == "0":
+        return False
+    check(int(answer[1]) < 0 and "could not be done again" in answer[2], f"the text of the error: {answer}")
+    check("did not send again" in server.log.read_text(errors="replace"), "the log does not tell")
+    return True
+
+
+def test_too_late(cmd, server):
+    """The client sleeps for longer than the server waits; another one writes the same name meanwhile."""
+    check(any(too_late(cmd, server, f"late{n}") for n in range(5)), "nothing was lost in five tries")
+
+
+def test_stopped(cmd, server):
+    """A clean stop loses nothing, and the next start waits for nobody."""
+    p = start_child(cmd, "stopped")
+    check(server.stop() == 0, "SIGTERM")
+    server.start()
+    begun = server.log.read_text(errors="replace").rsplit('msg="stopped"', 1)[-1]
+    check("waiting for what sessions had not synced" not in begun, "the start waits for somebody")
+    answer = ask(p)
+    check(answer[1] == "0", f"sync after a stop: {answer}")
+    check_all(cmd, "stopped")
+    end(p)
+
+
+def main():
+    need_programs()
+    server = Server(scratch("unstable"))
+    server.start()
+    cmd = Command(server)
+    os.environ.update(GRANARY_URL=server.url, GRANARY_CREDENTIALS=str(server.credentials))
+    cmd.run("bucket", "create", f"{server.url}/data")
+    for test in (test_server_killed, test_both_killed, test_two_sessions, test_too_late, test_stopped):
+        begun = time.monotonic()
+        test(cmd, server)
+        print(f"{test.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
+    test_client_killed(cmd)
+    server.stop()
+    print("passed")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        child(sys.argv[2])
+    else:
+        main()
