@@ -198,7 +198,7 @@ int backup_log_write(struct backup *b)
 		err = fs_write(b->log, b->spare, len, b->log_at);
 		if (err == 0) err = fs_datasync(b->log);
 		if (err < 0) return log_lost(b, err);
-		b->log_at += len;
+		b->log_at = (b->log_at + len + BACKUP_LOG_LINE - 1) & ~(uint64_t)(BACKUP_LOG_LINE - 1);
 		spare_trim(b);
 		pthread_mutex_lock(&b->lock);
 		b->log_bytes += len;
@@ -274,7 +274,7 @@ static int log_begin(struct backup *b)
 	pthread_mutex_unlock(&b->lock);
 	fs_close(&b->log);
 	if (has_gap) b->log_end = collect_again(b);
-	b->log_at = BACKUP_LOG_HEADER_SIZE;
+	b->log_at = BACKUP_LOG_LINE;
 	err = log_create(b, number, b->log_end);
 	return err < 0 ? log_lost(b, err) : 0;
 }

@@ -12,6 +12,7 @@ enum {
 	BACKUP_FILES_MAX = 1 << 20,
 	BACKUP_MANIFEST_MAX = 256 * 1024 * 1024,
 	BACKUP_LOG_HEADER_SIZE = 64,
+	BACKUP_LOG_LINE = 4096, /* a write to a log begins at a multiple: what was synced is not written again */
 	BACKUP_RECORD_HEADER_SIZE = 32,
 	BACKUP_RECORD_MAX = 256 * 1024 * 1024, /* bytes of the ops of a record */
 	BACKUP_OP_HEADER_SIZE = 9,

@@ -169,23 +169,24 @@ static int record_apply(struct replay *p, const struct backup_record *rec, uint6
 	return p->txn_bytes >= BATCH_BYTES ? replay_flush(p) : 0;
 }
 
-struct window { /* of a log file: bytes from `at` on, `len` of them here */
+struct window { /* of a log file: bytes from `at` on, `len` of them here; read up to `from` of these */
 	struct fs_file *file;
 	uint8_t *buf;
-	size_t len, cap;
+	size_t from, len, cap;
 	uint64_t at;
 	bool is_end;
 };
 
-/* More of the file behind what is left from `used` on, at least `need` bytes in all if the file has them. */
-static int window_fill(struct window *w, size_t used, size_t need)
+/* More of the file: at least `need` bytes behind what was read, if it has them. */
+static int window_fill(struct window *w, size_t need)
 {
 	size_t cap = need > PIECE_SIZE ? need : (size_t)PIECE_SIZE;
 	int64_t got;
 
-	memmove(w->buf, w->buf + used, w->len - used);
-	w->len -= used;
-	w->at += used;
+	memmove(w->buf, w->buf + w->from, w->len - w->from);
+	w->len -= w->from;
+	w->at += w->from;
+	w->from = 0;
 	if (cap > w->cap) {
 		uint8_t *buf = realloc(w->buf, cap);
 		if (buf == NULL) return -GRANARY_ENOMEM;
@@ -199,43 +200,55 @@ static int window_fill(struct window *w, size_t used, size_t need)
 	return 0;
 }
 
-/* All whole records in the window. */
-static int window_apply(struct replay *p, struct window *w, uint64_t number, size_t *used, size_t *need)
+/* To the next 4 KiB line, where a write may begin: 1; 0 at the end of the file. */
+static int window_skip(struct window *w)
+{
+	size_t skip = BACKUP_LOG_LINE - (size_t)((w->at + w->from) % BACKUP_LOG_LINE);
+	int err = w->len - w->from < skip && !w->is_end ? window_fill(w, skip) : 0;
+
+	if (err < 0) return err;
+	if (w->len - w->from < skip) return 0;
+	w->from += skip;
+	return 1;
+}
+
+/* All whole records that follow each other in the window; *need: as backup_record_decode's, of what does not. */
+static int window_apply(struct replay *p, struct window *w, uint64_t number, size_t *need)
 {
 	struct backup_record rec;
 	size_t size;
 	int err = 0;
 
-	for (*used = 0; err == 0 && !p->is_over; *used += size) {
-		size = backup_record_decode(w->buf + *used, w->len - *used, &rec, need);
+	for (*need = 0; err == 0 && !p->is_over; w->from += size) {
+		size = backup_record_decode(w->buf + w->from, w->len - w->from, &rec, need);
 		if (size == 0) break;
 		err = record_apply(p, &rec, number);
 	}
 	return err;
 }
 
+/* Behind what is no record the next line is tried: there another write may begin. Positions tell whether something is
+ * missing in between. */
 static int log_apply(struct replay *p, struct window *w, const struct backup_log_header *h)
 {
-	size_t used = BACKUP_LOG_HEADER_SIZE, need;
-	int err = 0;
+	size_t need;
+	int res;
 
 	if (p->is_first ? h->start > p->at : h->start != p->at) {
 		gap(p, "the log goes on at another position than it ended", h->number);
 		return 0;
 	}
 	p->is_first = false;
-	memmove(w->buf, w->buf + used, w->len - used);
-	w->len -= used;
-	w->at += used;
-	for (;;) {
-		err = window_apply(p, w, h->number, &used, &need);
-		tell(p->r, "log", p->done + w->at + used, p->total);
-		if (err < 0 || p->is_over || (w->is_end && w->len - used == 0)) return err;
-		if (need == 0 || w->is_end) break; /* the end of it was being written, or it is damaged */
-		err = window_fill(w, used, need);
-		if (err < 0) return err;
+	for (res = window_skip(w); res == 1 && !p->is_over;) {
+		res = window_apply(p, w, h->number, &need);
+		tell(p->r, "log", p->done + w->at + w->from, p->total);
+		if (res < 0 || p->is_over) break;
+		if (need > 0 && !w->is_end)
+			res = window_fill(w, need) < 0 ? -GRANARY_EIO : 1;
+		else
+			res = window_skip(w);
 	}
-	return 0;
+	return res < 0 ? res : 0;
 }
 
 static int log_take(struct replay *p, uint64_t number)
@@ -247,7 +260,7 @@ static int log_take(struct replay *p, uint64_t number)
 
 	backup_path(path, BACKUP_LOGS, number);
 	err = fs_open(p->r->from, path, FS_READ, &w.file);
-	if (err == 0) err = window_fill(&w, 0, PIECE_SIZE);
+	if (err == 0) err = window_fill(&w, PIECE_SIZE);
 	if (err == 0) err = backup_log_header_decode(w.buf, w.len, &h);
 	if (err == 0 && (h.number != number || memcmp(h.store_id, p->r->store_id, sizeof(h.store_id)) != 0))
 		err = -GRANARY_EBADFORMAT;
