@@ -6,6 +6,7 @@
 
 #include <cyaml/cyaml.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,6 +83,8 @@ static const char *nearest_key(const char *word)
 
 /* ---- defaults and flags ---- */
 
+static bool is_list(const struct config_key_info *k) { return k->type == CONFIG_LIST || k->type == CONFIG_DRIVES; }
+
 static void listen_default(struct config *c)
 {
 	char why[CONFIG_WHY_MAX];
@@ -96,10 +99,32 @@ void config_init(struct config *c)
 
 	memset(c, 0, sizeof(*c));
 	for (int i = 0; i < CONFIG_KEYS; i++)
-		if (config_keys[i].type != CONFIG_LIST)
+		if (!is_list(&config_keys[i]))
 			(void)config_value_parse((enum config_key)i, config_keys[i].text,
 				&c->values[i], why, sizeof(why));
 	listen_default(c);
+}
+
+/* DIR or DIR,SIZE. */
+static int hot_flag(struct config *c, const char *text, char *why)
+{
+	struct drive_place place = { .size = 0 };
+	char path[DRIVE_PATH_MAX];
+	const char *comma = strrchr(text, ',');
+	int err;
+
+	if (c->values[CONFIG_HOT].source != CONFIG_FROM_FLAG) c->hot_count = 0;
+	if (c->hot_count == CONFIG_HOT_MAX) {
+		snprintf(why, CONFIG_WHY_MAX, "hot: more than %d directories", CONFIG_HOT_MAX);
+		return -GRANARY_ECONFIG;
+	}
+	snprintf(path, sizeof(path), "%.*s", comma ? (int)(comma - text) : (int)strnlen(text, sizeof(path)), text);
+	err = config_hot_path(path, &place, why, CONFIG_WHY_MAX);
+	if (err == 0 && comma) err = config_hot_size(comma + 1, &place, why, CONFIG_WHY_MAX);
+	if (err < 0) return err;
+	c->hot[c->hot_count++] = place;
+	c->values[CONFIG_HOT].source = CONFIG_FROM_FLAG;
+	return 0;
 }
 
 int config_set_flag(struct config *c, enum config_key key, const char *text, char *why)
@@ -107,6 +132,7 @@ int config_set_flag(struct config *c, enum config_key key, const char *text, cha
 	struct config_value v = { .source = CONFIG_FROM_FLAG };
 	int err;
 
+	if (config_keys[key].type == CONFIG_DRIVES) return hot_flag(c, text, why);
 	if (config_keys[key].type != CONFIG_LIST) {
 		err = config_value_parse(key, text, &v, why, CONFIG_WHY_MAX);
 		if (err < 0) return err;
@@ -216,6 +242,70 @@ static int check_list(struct check *k, const char *name)
 	}
 }
 
+/* One value of a drive. */
+static int check_drive_value(struct check *k, const char *name, struct drive_place *place)
+{
+	char what[CONFIG_WHY_MAX / 2];
+	yaml_event_t e;
+	int err = check_next(k, &e);
+
+	if (err < 0) return err;
+	if (e.type != YAML_SCALAR_EVENT || !scalar_text(&e))
+		err = check_fail(k, e.start_mark, "hot: %s: one value is needed", name);
+	else if ((strcmp(name, "path") == 0 ? config_hot_path(scalar_text(&e), place, what, sizeof(what))
+					    : config_hot_size(scalar_text(&e), place, what, sizeof(what))) < 0)
+		err = check_fail(k, e.start_mark, "hot: %s: %s", name, what);
+	yaml_event_delete(&e);
+	return err;
+}
+
+/* The mapping of one drive; its begin was taken. */
+static int check_drive(struct check *k, yaml_mark_t at)
+{
+	static const char *const names[] = { "path", "size" };
+	struct drive_place place = { .size = 0 };
+	bool given[2] = { false, false };
+
+	for (;;) {
+		yaml_event_t e;
+		int err = check_next(k, &e);
+		if (err < 0) return err;
+		bool end = e.type == YAML_MAPPING_END_EVENT;
+		const char *name = e.type == YAML_SCALAR_EVENT ? scalar_text(&e) : NULL;
+		unsigned i = 0;
+		while (name && i < 2 && strcmp(name, names[i]) != 0) i++;
+		if (!end && (!name || i == 2))
+			err = check_fail(k, e.start_mark, "hot: path and size are what a drive has");
+		else if (!end && given[i])
+			err = check_fail(k, e.start_mark, "hot: %s is given twice", names[i]);
+		yaml_event_delete(&e);
+		if (err < 0) return err;
+		if (end) return given[0] ? 0 : check_fail(k, at, "hot: a drive needs a path");
+		given[i] = true;
+		if ((err = check_drive_value(k, names[i], &place)) < 0) return err;
+	}
+}
+
+static int check_drives(struct check *k)
+{
+	uint32_t count = 0;
+
+	for (;;) {
+		yaml_event_t e;
+		int err = check_next(k, &e);
+		if (err < 0) return err;
+		bool end = e.type == YAML_SEQUENCE_END_EVENT;
+		yaml_mark_t at = e.start_mark;
+		if (!end && e.type != YAML_MAPPING_START_EVENT)
+			err = check_fail(k, at, "hot: '- path: DIR' is needed");
+		else if (!end && ++count > CONFIG_HOT_MAX)
+			err = check_fail(k, at, "hot: more than %d directories", CONFIG_HOT_MAX);
+		yaml_event_delete(&e);
+		if (end || err < 0) return err;
+		if ((err = check_drive(k, at)) < 0) return err;
+	}
+}
+
 static int check_value(struct check *k, int key)
 {
 	const struct config_key_info *info = &config_keys[key];
@@ -226,11 +316,11 @@ static int check_value(struct check *k, int key)
 
 	if (err < 0) return err;
 	yaml_event_type_t type = e.type;
-	if (info->type == CONFIG_LIST ? type != YAML_SEQUENCE_START_EVENT
-				      : type != YAML_SCALAR_EVENT)
+	if (is_list(info) ? type != YAML_SEQUENCE_START_EVENT : type != YAML_SCALAR_EVENT)
 		err = check_fail(k, e.start_mark, "%s: %s", info->name,
-			info->type == CONFIG_LIST ? "a list is needed, one '- ADDRESS' a line"
-						  : "one value is needed");
+			info->type == CONFIG_LIST     ? "a list is needed, one '- ADDRESS' a line"
+			: info->type == CONFIG_DRIVES ? "a list is needed, one '- path: DIR' a drive"
+						      : "one value is needed");
 	else if (type == YAML_SCALAR_EVENT && (!scalar_text(&e) || *scalar_text(&e) == '\0'))
 		err = check_fail(k, e.start_mark, "%s: no value", info->name);
 	else if (type == YAML_SCALAR_EVENT &&
@@ -238,7 +328,8 @@ static int check_value(struct check *k, int key)
 			 (enum config_key)key, scalar_text(&e), &value, what, sizeof(what)) < 0)
 		err = check_fail(k, e.start_mark, "%s", what);
 	yaml_event_delete(&e);
-	if (err == 0 && type == YAML_SEQUENCE_START_EVENT) err = check_list(k, info->name);
+	if (err == 0 && type == YAML_SEQUENCE_START_EVENT)
+		err = info->type == CONFIG_DRIVES ? check_drives(k) : check_list(k, info->name);
 	return err;
 }
 
@@ -298,6 +389,12 @@ static int check_file(struct check *k)
 
 /* ---- second reading: values ---- */
 
+struct config_file_drive {
+	char *path, *size;
+};
+#define FILE_FIELD_CONFIG_DRIVES(name) \
+	struct config_file_drive *name; \
+	unsigned name##_count;
 #define FILE_FIELD_CONFIG_LIST(name) \
 	char **name; \
 	unsigned name##_count;
@@ -320,10 +417,22 @@ struct config_file { /* every value as its text; config_value.c reads them */
 static const cyaml_schema_value_t text_schema = { CYAML_VALUE_STRING(
 	CYAML_FLAG_POINTER, char, 0, CYAML_UNLIMITED) };
 
+static const cyaml_schema_field_t drive_fields[] = {
+	CYAML_FIELD_STRING_PTR("path", CYAML_FLAG_POINTER, struct config_file_drive, path, 0, CYAML_UNLIMITED),
+	CYAML_FIELD_STRING_PTR("size", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct config_file_drive, size, 0,
+		CYAML_UNLIMITED),
+	CYAML_FIELD_END
+};
+static const cyaml_schema_value_t drive_schema = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_file_drive, drive_fields),
+};
+
 enum { OPTIONAL_POINTER = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL };
 #define SCHEMA_CONFIG_LIST(name) \
 	CYAML_FIELD_SEQUENCE(#name, OPTIONAL_POINTER, struct config_file, name, &text_schema, 0, \
 		CONFIG_LISTEN_MAX),
+#define SCHEMA_CONFIG_DRIVES(name) \
+	CYAML_FIELD_SEQUENCE(#name, OPTIONAL_POINTER, struct config_file, name, &drive_schema, 0, CONFIG_HOT_MAX),
 #define SCHEMA_SCALAR(name) \
 	CYAML_FIELD_STRING_PTR( \
 		#name, OPTIONAL_POINTER, struct config_file, name, 0, CYAML_UNLIMITED),
@@ -363,6 +472,7 @@ static void file_take(
 	struct config *c, const struct config_file *file, const uint32_t lines[CONFIG_KEYS])
 {
 #define FILE_TEXT_CONFIG_LIST(name) NULL
+#define FILE_TEXT_CONFIG_DRIVES(name) NULL
 #define FILE_TEXT_SCALAR(name)      file->name
 #define FILE_TEXT_CONFIG_PATH       FILE_TEXT_SCALAR
 #define FILE_TEXT_CONFIG_COUNT      FILE_TEXT_SCALAR
@@ -385,6 +495,18 @@ static void file_take(
 			(enum config_key)i, texts[i], &c->values[i], why, sizeof(why));
 		c->values[i].source = CONFIG_FROM_FILE;
 		c->values[i].line = lines[i];
+	}
+	if (lines[CONFIG_HOT] != 0) {
+		c->hot_count = 0;
+		for (unsigned i = 0; i < file->hot_count; i++) {
+			struct drive_place *place = &c->hot[c->hot_count++];
+
+			place->size = 0;
+			(void)config_hot_path(file->hot[i].path, place, why, sizeof(why));
+			if (file->hot[i].size) (void)config_hot_size(file->hot[i].size, place, why, sizeof(why));
+		}
+		c->values[CONFIG_HOT].source = CONFIG_FROM_FILE;
+		c->values[CONFIG_HOT].line = lines[CONFIG_HOT];
 	}
 	if (!file->listen) return;
 	c->listen_count = 0;
@@ -465,7 +587,9 @@ void config_print_default(FILE *out)
 		const struct config_key_info *k = &config_keys[i];
 		fprintf(out, "\n");
 		print_help(k->help, out);
-		if (k->type == CONFIG_LIST)
+		if (k->type == CONFIG_DRIVES)
+			fprintf(out, "#%s:\n#  - path: /mnt/nvme0\n#    size: 3TiB\n", k->name);
+		else if (k->type == CONFIG_LIST)
 			fprintf(out, "#%s:\n#  - %s\n", k->name, k->text);
 		else
 			fprintf(out, "#%s: %s\n", k->name, *k->text ? k->text : "/var/lib/granary");
@@ -486,6 +610,14 @@ static void print_source(const struct config *c, int key, FILE *out)
 void config_print_effective(const struct config *c, FILE *out)
 {
 	for (int i = 0; i < CONFIG_KEYS; i++) {
+		if (config_keys[i].type == CONFIG_DRIVES) {
+			fprintf(out, "%s:%s", config_keys[i].name, c->hot_count ? "" : " []");
+			print_source(c, i, out);
+			for (uint32_t n = 0; n < c->hot_count; n++)
+				fprintf(out, "  - path: \"%s\"\n    size: %" PRIu64 "\n", c->hot[n].path,
+					c->hot[n].size);
+			continue;
+		}
 		if (config_keys[i].type != CONFIG_LIST) {
 			const char *quote = config_keys[i].type == CONFIG_PATH ? "\"" : "";
 			fprintf(out, "%s: %s%s%s", config_keys[i].name, quote, c->values[i].text,
@@ -502,6 +634,12 @@ void config_print_effective(const struct config *c, FILE *out)
 
 static bool value_differs(const struct config *a, const struct config *b, int key)
 {
+	if (config_keys[key].type == CONFIG_DRIVES) {
+		bool same = a->hot_count == b->hot_count;
+		for (uint32_t i = 0; same && i < a->hot_count; i++)
+			same = strcmp(a->hot[i].path, b->hot[i].path) == 0 && a->hot[i].size == b->hot[i].size;
+		return !same;
+	}
 	if (config_keys[key].type != CONFIG_LIST)
 		return strcmp(a->values[key].text, b->values[key].text) != 0;
 	if (a->listen_count != b->listen_count) return true;

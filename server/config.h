@@ -9,9 +9,12 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "tier/drives.h"
+
 enum config_type {
 	CONFIG_PATH,     /* absolute, or relative to the working directory */
 	CONFIG_LIST,     /* of addresses */
+	CONFIG_DRIVES,   /* list of `path`, `size` */
 	CONFIG_COUNT,
 	CONFIG_SIZE,     /* bytes; KiB MiB GiB TiB */
 	CONFIG_SHARE,    /* a size, or N% of the machine's memory */
@@ -29,6 +32,10 @@ enum config_type {
 #define CONFIG_TABLE(X) \
 	X(DATA, data, CONFIG_PATH, "", 0, 0, false, \
 	  "Data directory; must exist. Holds metadata, packs, the lock and the keys.") \
+	X(HOT, hot, CONFIG_DRIVES, "", 0, 32, false, \
+	  "Directories that packs lie in, one a drive: path, and size (bytes packs may take there; without it: all\n" \
+	  "but the reserve). A drive that fails takes its own packs offline, no others. Without any: the data\n" \
+	  "directory.") \
 	X(LISTEN, listen, CONFIG_LIST, "127.0.0.1:7420", 1, 16, false, \
 	  "Addresses of the native protocol: HOST:PORT, [IPV6]:PORT (port 0: any), unix:/PATH.\n" \
 	  "Off loopback only once an access key exists: the first start creates one.") \
@@ -58,6 +65,8 @@ enum config_type {
 	  "Checkpoints that are kept. Each costs what differs from its neighbours.") \
 	X(JOB_INTERVAL, job_interval, CONFIG_DURATION, "5s", UINT64_C(100000000), UINT64_C(3600000000000), false, \
 	  "Pause between passes of the background jobs.") \
+	X(UPLOAD_EXPIRE, upload_expire, CONFIG_DURATION, "168h", 0, UINT64_C(31536000000000000), false, \
+	  "An upload in parts not finished so long after it began is ended, its parts are removed. 0s: never.") \
 	X(CONNECTIONS, connections, CONFIG_COUNT, "0", 0, 1000000, false, \
 	  "Connections at once. 0: as many as the limit of open files allows.") \
 	X(LOG_LEVEL, log_level, CONFIG_LEVEL, "info", 0, 3, true, \
@@ -76,7 +85,8 @@ enum config_key {
 	CONFIG_KEYS
 };
 
-enum { CONFIG_TEXT_MAX = 1024, CONFIG_LISTEN_MAX = 16, CONFIG_ADDRESS_MAX = 128, CONFIG_FILE_MAX = 64 * 1024 };
+enum { CONFIG_TEXT_MAX = 1024, CONFIG_LISTEN_MAX = 16, CONFIG_HOT_MAX = 32, CONFIG_ADDRESS_MAX = 128,
+       CONFIG_FILE_MAX = 64 * 1024 };
 enum { CONFIG_WHY_MAX = 512 };
 
 struct config_key_info {
@@ -101,6 +111,8 @@ struct config {
 	struct config_value values[CONFIG_KEYS];
 	char listen[CONFIG_LISTEN_MAX][CONFIG_ADDRESS_MAX]; /* "tcp:HOST:PORT" or "unix:/PATH" */
 	uint32_t listen_count;
+	struct drive_place hot[CONFIG_HOT_MAX];
+	uint32_t hot_count;
 	char file[CONFIG_TEXT_MAX]; /* "" when there is none */
 };
 

@@ -74,8 +74,11 @@ void config_apply(const struct config *c, struct store_options *o)
 	o->pack_size = v[CONFIG_PACK_SIZE].number;
 	o->disk_reserve = v[CONFIG_RESERVE].number;
 	o->ballast = v[CONFIG_BALLAST].number;
+	o->hot = c->hot;
+	o->hot_count = c->hot_count;
 	o->jobs = true;
 	o->compact_dead_pct = v[CONFIG_COMPACT_DEAD].number;
+	o->upload_expire_ns = v[CONFIG_UPLOAD_EXPIRE].number;
 	o->job_interval_ns = v[CONFIG_JOB_INTERVAL].number;
 	o->backup_dir = strcmp(v[CONFIG_BACKUP].text, "none") != 0 ? v[CONFIG_BACKUP].text : NULL;
 	o->backup_every_ns = v[CONFIG_BACKUP_EVERY].number;

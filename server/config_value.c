@@ -145,11 +145,36 @@ int config_value_parse(
 	case CONFIG_ENGINE:
 		return word_parse(
 			text, engines, "an engine: auto, uring, threads", &out->number, why, cap);
+	case CONFIG_DRIVES:
+		snprintf(why, cap, "%s: a list is needed, one '- path: DIR' a drive", k->name);
+		return -GRANARY_ECONFIG;
 	case CONFIG_LIST:
 		snprintf(why, cap, "%s: a list is needed, one '- ADDRESS' a line", k->name);
 		return -GRANARY_ECONFIG;
 	default: return unit_parse(k, text, out, why, cap);
 	}
+}
+
+int config_hot_path(const char *text, struct drive_place *out, char *why, size_t cap)
+{
+	size_t len = strlen(text);
+
+	if (text[0] != '/' || len >= sizeof(out->path)) {
+		snprintf(why, cap, "'%.64s' is no path of a directory: absolute, up to %zu bytes", text,
+			sizeof(out->path) - 1);
+		return -GRANARY_ECONFIG;
+	}
+	while (len > 1 && text[len - 1] == '/') len--;
+	memcpy(out->path, text, len);
+	out->path[len] = '\0';
+	return 0;
+}
+
+int config_hot_size(const char *text, struct drive_place *out, char *why, size_t cap)
+{
+	if (number_parse(text, sizes, &out->size) && (out->size == 0 || out->size >= 64 * CONFIG_MIB)) return 0;
+	snprintf(why, cap, "'%.64s' is not a size of 64MiB or more, like 3TiB (0: all of the drive)", text);
+	return -GRANARY_ECONFIG;
 }
 
 /* HOST:PORT or [IPV6]:PORT. */

@@ -8,4 +8,7 @@
 int config_value_parse(
 	enum config_key key, const char *text, struct config_value *out, char *why, size_t cap);
 /* "tcp:..." or "unix:..." of what a person wrote. */
+/* The path of a hot directory: absolute. */
+int config_hot_path(const char *text, struct drive_place *out, char *why, size_t cap);
+int config_hot_size(const char *text, struct drive_place *out, char *why, size_t cap);
 int config_address_parse(const char *text, char out[CONFIG_ADDRESS_MAX], char *why, size_t cap);

@@ -44,6 +44,7 @@ static const char *arg_name(enum config_type type)
 	switch (type) {
 	case CONFIG_PATH: return "DIR";
 	case CONFIG_LIST: return "ADDRESS";
+	case CONFIG_DRIVES: return "DIR[,SIZE]";
 	case CONFIG_COUNT: return "N";
 	case CONFIG_SIZE: return "SIZE";
 	case CONFIG_SHARE: return "SIZE|N%";
@@ -81,9 +82,13 @@ void options_help(FILE *out)
 		flag_name(i, name);
 		snprintf(left, sizeof(left), "--%s %s", name, arg_name(config_keys[i].type));
 		fprintf(out, "  %-26s %s%s%s\n", left,
-			*config_keys[i].text ? "default " : "the data directory; must exist",
+			*config_keys[i].text                    ? "default "
+			: config_keys[i].type == CONFIG_DRIVES ? "where packs lie; default the data directory"
+								: "the data directory; must exist",
 			config_keys[i].text,
-			config_keys[i].type == CONFIG_LIST ? "; may be repeated" : "");
+			config_keys[i].type == CONFIG_LIST || config_keys[i].type == CONFIG_DRIVES
+				? "; may be repeated"
+				: "");
 	}
 	fprintf(out, "\nSignals: SIGTERM and SIGINT finish what runs and stop (a second one stops "
 		     "at once); SIGHUP reads\n"

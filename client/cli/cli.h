@@ -31,7 +31,7 @@ struct options {
 	bool json, quiet, no_color, help, version;
 	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
 	bool remove, symbolic;
-	bool world_given, depth_given, delete, slow, verify;
+	bool world_given, depth_given, delete, slow, verify, cancel;
 	const char *url, *credentials, *profile, *data, *log;
 	const char *layout, *note, *output, *against, *by, *shuffle;
 	const char *perm, *owner, *mtime, *atime;
@@ -41,7 +41,7 @@ struct options {
 	const char *grants[CLI_GRANTS_MAX];
 	uint64_t grants_count;
 	uint64_t timeout_s, expires_s;
-	uint64_t jobs, batch, epochs, inflight, size, count, clients;
+	uint64_t jobs, batch, epochs, inflight, size, count, clients, capacity;
 	uint64_t expire_s, keep_last, block, window, lanes;
 	uint64_t depth, checkpoint;
 	uint64_t seed, epoch, rank, world, batches, read_ahead, memory, weight, max_errors, stall_s;
@@ -249,6 +249,7 @@ void *must_alloc(void *block); /* ends the program when NULL */
 verb_fn run_bucket_create, run_bucket_ls, run_bucket_rm;
 verb_fn run_key_create, run_key_ls, run_key_rm;
 verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_create;
+verb_fn run_drive_ls, run_drive_add, run_drive_drain;
 verb_fn run_clock_status, run_clock_accept, run_log_level;
 verb_fn run_mount, run_umount;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;

@@ -122,6 +122,17 @@ static const struct verb verbs[] = {
 		"out.",
 		{ "granary bundle -o bundle.tar.gz", 
 			"granary bundle --log /var/log/granaryd.log granary://localhost" } },
+	{ "drive ls", "[URL]", 0, 1, run_drive_ls, "list the hot directories: packs, room, how a drain goes", NULL,
+		{ "granary drive ls", "granary drive ls --json granary://localhost" } },
+	{ "drive add", "DIR [URL]", 1, 2, run_drive_add, "let packs lie in a further directory of the server",
+		"DIR is an absolute path on the server, one a drive; it is remembered, and may stand in the setting "
+		"`hot` too. Of one that is being drained or was drained: it is used again.",
+		{ "granary drive add /mnt/nvme2",
+			"granary drive add --capacity 3TiB /mnt/nvme2 granary://localhost" } },
+	{ "drive drain", "DIR [URL]", 1, 2, run_drive_drain, "move all packs of a drive to others, so that it can go",
+		"Each pack is copied, read back and compared before the old copy goes; reads and writes go on. It "
+		"goes on after a restart of the server. The drive can be taken away when drive ls says drained.",
+		{ "granary drive drain /mnt/nvme0", "granary drive drain --cancel /mnt/nvme0" } },
 	{ "clock status", "[URL]", 0, 1, run_clock_status,
 		"show store time, and what of a long stop is not counted", NULL,
 		{ "granary clock status" } },
@@ -382,6 +393,9 @@ static const struct option_row rows[] = {
 		"objects in all (1000)" },
 	{ 0, "clients", "N", TYPE_NUMBER, AT(clients), 1, 1024, " bench_put ",
 		"connections that write at once (1)" },
+	{ 0, "capacity", "BYTES", TYPE_SIZE, AT(capacity), 64 << 20, 1ull << 62, " drive_add ",
+		"that packs may take there (all but the reserve)" },
+	{ 0, "cancel", NULL, TYPE_FLAG, AT(cancel), 0, 0, " drive_drain ", "end a drain; what was moved stays moved" },
 	{ 0, "keep", NULL, TYPE_FLAG, AT(keep), 0, 0, " bench_put ", "leave the objects there" },
 	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0,
 		" cp import sync rm mv clock_accept bucket_rm key_rm snapshot_rm "
@@ -775,6 +789,7 @@ static const struct verb *find_verb(int count, char **words, int *used)
 		nearest_try(&near, "bench");
 		nearest_try(&near, "dataset");
 		nearest_try(&near, "clock");
+		nearest_try(&near, "drive");
 	}
 	if (near.best != NULL)
 		fail(CLI_USAGE, "unknown verb '%s'; did you mean 'granary %s'?", shown(near.word),

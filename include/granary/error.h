@@ -44,7 +44,7 @@
 	X(30, CONFIG, EINVAL, FINAL, "invalid configuration") \
 	X(31, LOCKED, EBUSY, FINAL, "in use by another process") \
 	X(32, BADFORMAT, EIO, FINAL, "not a valid file of this format") \
-	X(33, OFFLINE, EIO, RETRY, "the place that holds the bytes is offline") \
+	X(33, OFFLINE, EIO, FINAL, "the place that holds the bytes is offline") \
 	X(34, READONLY, EROFS, FINAL, "read-only") \
 	X(35, NOBUCKET, ENOENT, FINAL, "no such bucket") \
 	X(36, INTR, EINTR, FINAL, "interrupted") \

@@ -85,7 +85,7 @@ static int target_open(struct compaction *c)
 	if (err < 0) return err;
 	packs_pending(c->target, 1); /* nobody compacts or judges it while we fill it */
 	c->target_end = PACK_DATA_START;
-	return pack_file(c->target) ? 0 : packs_open_file(c->packs, c->target);
+	return packs_open_file(c->packs, c->target);
 }
 
 static int target_close(struct compaction *c)
@@ -460,7 +460,7 @@ int pack_has_owner(struct jobs *j, struct pack *pack, uint64_t end)
 {
 	struct look l = { j, pack_id_of(pack) };
 	struct pack_walk walk = { .pack_id = l.pack_id, .end = end, .each = each_look, .arg = &l };
-	int err = pack_file(pack) ? 0 : packs_open_file(j->o.packs, pack);
+	int err = packs_open_file(j->o.packs, pack);
 	return err < 0 ? err : pack_walk(pack_file(pack), &walk);
 }
 
@@ -471,7 +471,7 @@ static int compact_referenced(struct compaction *c)
 	if (err < 0) return err;
 	if (row.pins > 0 || pack_pins(c->source) > 0 || packs_pending_count(c->source) > 0) return 0;
 	c->group = row.group;
-	err = pack_file(c->source) ? 0 : packs_open_file(c->packs, c->source);
+	err = packs_open_file(c->packs, c->source);
 	if (err == 0) err = copy_live(c, row.committed_end);
 	if (err < 0) return err == -GRANARY_EAGAIN ? 0 : err;
 	err = pack_has_owner(c->j, c->source, row.committed_end);

@@ -76,7 +76,7 @@ static bool worth_compacting(
 /* Its name is removed before its rows: a crash between the two leaves rows without a file. */
 static bool file_is_gone(struct jobs *j, struct pack *pack)
 {
-	return pack_file(pack) == NULL && packs_open_file(j->o.packs, pack) == -GRANARY_ENOTFOUND;
+	return packs_open_file(j->o.packs, pack) == -GRANARY_ENOTFOUND;
 }
 
 /* The row of a broken pack never says that it is dying: what is left of an interrupted removal is retired again. */
@@ -213,10 +213,10 @@ static int visit_pack(struct jobs *j, const struct pack_info *info)
 {
 	if (backoff_holds(j, info->id)) return 0;
 	switch (info->state) {
-	case PACK_OPEN: return info->mine ? 0 : seal_left_open(j, info);
+	case PACK_OPEN: return info->mine || !info->may_write ? 0 : seal_left_open(j, info);
 	case PACK_SEALED:
-	case PACK_BROKEN: return consider_pack(j, info);
-	case PACK_DYING: return remove_dying(j, info);
+	case PACK_BROKEN: return info->may_read ? consider_pack(j, info) : 0;
+	case PACK_DYING: return info->may_write ? remove_dying(j, info) : 0;
 	default: return 0;
 	}
 }
@@ -248,6 +248,7 @@ int jobs_pass(struct jobs *j)
 		first = store_clock_save(j->o.clock, j->o.kv);
 		j->clock_saved_ns = now;
 	}
+	if (packs_probe(j->o.packs)) writers_rotate(j->o.writers, false);
 	err = packs_refresh_space(j->o.packs);
 	if (first == 0) first = err;
 	if (!j->orphans_swept) {
@@ -258,6 +259,11 @@ int jobs_pass(struct jobs *j)
 	err = visit_all(j);
 	if (first == 0) first = err;
 	err = sweep_deletions(j);
+	if (first == 0) first = err;
+	err = uploads_sweep(j);
+	if (first == 0) first = err;
+	j->drains_more = false;
+	err = drain_pass(j, &j->drains_more);
 	if (first == 0) first = err;
 	if (j->o.extra && !jobs_stopping(j)) j->o.extra(j->o.extra_arg);
 	pthread_mutex_lock(&j->check.lock);
@@ -274,7 +280,7 @@ static void wait_for_work(struct jobs *j)
 	uint64_t ns = (uint64_t)until.tv_nsec + j->o.interval_ns;
 	until.tv_sec += (time_t)(ns / 1000000000u);
 	until.tv_nsec = (long)(ns % 1000000000u);
-	while (!j->stop && j->passes_asked == j->passes_done)
+	while (!j->stop && !j->drains_more && j->passes_asked == j->passes_done)
 		if (pthread_cond_timedwait(&j->wake, &j->lock, &until) != 0) break;
 }
 
@@ -356,6 +362,14 @@ static int pass_now(struct jobs *j)
 	int err = j->last_result;
 	pthread_mutex_unlock(&j->lock);
 	return err;
+}
+
+void jobs_wake(struct jobs *j)
+{
+	pthread_mutex_lock(&j->lock);
+	j->passes_asked++;
+	pthread_cond_broadcast(&j->wake);
+	pthread_mutex_unlock(&j->lock);
 }
 
 int jobs_compact_now(struct jobs *j, char *buf, size_t cap)

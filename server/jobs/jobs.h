@@ -28,6 +28,7 @@ struct jobs_options {
 	struct store_clock *clock;
 	uint64_t interval_ns;      /* between passes (5 s) */
 	uint32_t compact_dead_pct; /* 30 */
+	uint64_t upload_expire_ns; /* store time since an upload in parts began, until it is ended; 0 never */
 	uint64_t removal_delay_ns; /* store time between dying and removal (10 s) */
 	bool thread;               /* false: jobs_pass() is called by hand (tests, sim) */
 	void (*extra)(
@@ -43,6 +44,15 @@ int jobs_pass(struct jobs *jobs);
 int jobs_compact_now(struct jobs *jobs, char *buf, size_t cap);
 int jobs_check_start(struct jobs *jobs); /* scrub of everything; BUSY when one runs */
 int jobs_check_status(struct jobs *jobs, char *buf, size_t cap);
+/* How a drain goes, since this process began it. drive: its id. */
+struct drain_progress {
+	uint64_t drive, began_ns, packs, bytes; /* drive 0: free */
+	int err;                                /* of the last try; 0: it went well */
+};
+
+void jobs_drain_begin(struct jobs *jobs, uint64_t drive);
+void jobs_drain_progress(struct jobs *jobs, uint64_t drive, struct drain_progress *out);
+void jobs_wake(struct jobs *jobs); /* a pass soon */
 struct jobs_stats {
 	uint64_t passes, sealed, compacted, moved_records, moved_bytes, removed_packs, aborted,
 		scrubbed_bytes, problems, check_running;

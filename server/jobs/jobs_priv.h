@@ -8,6 +8,7 @@
 #include "jobs/jobs.h"
 #include "meta/ns.h"
 #include "meta/rows.h"
+#include "tier/drives.h"
 #include "tier/packs.h"
 
 enum { JOBS_RETRY_MAX = 256, CHECK_PROBLEMS_MAX = 100, CHECK_LINE_MAX = 256 };
@@ -34,10 +35,11 @@ struct jobs {
 	uint64_t passes_asked, passes_done; /* under lock */
 	int last_result;              /* under lock: of the last pass */
 	uint64_t clock_saved_ns;
-	bool orphans_swept;
+	bool orphans_swept, drains_more;
 	struct job_backoff backoff[JOBS_RETRY_MAX];
 	uint32_t backoff_count;
 	struct check_state check;
+	struct drain_progress drains[DRIVES_MAX]; /* under lock */
 	_Atomic uint64_t sealed, compacted, moved_records, moved_bytes, removed, aborted, scrubbed_bytes;
 };
 
@@ -49,6 +51,12 @@ static inline bool jobs_stopping(const struct jobs *j) { return atomic_load(&j->
 int compact_pack(struct jobs *jobs, uint64_t pack_id);
 /* 1 when some row still points into the pack, 0 when none does, or an error (then nothing may be concluded). */
 int pack_has_owner(struct jobs *jobs, struct pack *pack, uint64_t end);
+
+/* drain.c: moves packs off draining drives for a while, removes what was moved away. more: there is more to move. */
+int drain_pass(struct jobs *jobs, bool *more);
+
+/* uploads.c: ends uploads in parts that are older than the setting. */
+int uploads_sweep(struct jobs *jobs);
 
 /* scrub.c: one whole check; problems go to jobs->check. */
 void check_run(struct jobs *jobs);

@@ -51,7 +51,7 @@ static int pack_open(struct pack_source *s, uint64_t pack)
 	s->len = 0;
 	s->pack = packs_ref(s->packs, pack);
 	if (s->pack == NULL) return -GRANARY_ESTALE;
-	err = pack_file(s->pack) != NULL ? 0 : packs_open_file(s->packs, s->pack);
+	err = packs_open_file(s->packs, s->pack);
 	if (err == 0) return 0;
 	packs_unref(s->packs, s->pack);
 	s->pack = NULL;

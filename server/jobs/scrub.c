@@ -112,7 +112,7 @@ static void check_one_pack(struct scrub *s, const struct pack_info *info)
 	if (!pack) return;
 	s->pack_id = info->id;
 	int err = packs_row(s->j->o.packs, info->id, &row);
-	if (err == 0 && !pack_file(pack)) err = packs_open_file(s->j->o.packs, pack);
+	if (err == 0) err = packs_open_file(s->j->o.packs, pack);
 	if (err < 0) {
 		problem_line(&s->j->check, "cannot open: %s; pack=%016" PRIx64, error_text(err),
 			info->id);

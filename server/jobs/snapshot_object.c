@@ -314,7 +314,7 @@ static int read_extent(void *arg, const struct extent *e)
 	if (from >= end) return 0;
 	pack = packs_ref(packs, e->pack);
 	if (pack == NULL) return -GRANARY_ESTALE;
-	err = pack_file(pack) != NULL ? 0 : packs_open_file(packs, pack);
+	err = packs_open_file(packs, pack);
 	if (err == 0)
 		err = pack_record_verify_into(pack_file(pack), e->record, r->id,
 			whole ? to : r->record, whole ? e->length : EXTENT_LEN_MAX, &got);

@@ -143,7 +143,7 @@ static int target_open(struct repack *r)
 	r->pins[r->pin_count++] = pack_id_of(r->target);
 	r->target_end = PACK_DATA_START;
 	r->records = r->total = 0;
-	return pack_file(r->target) != NULL ? 0 : packs_open_file(r->s->o.packs, r->target);
+	return packs_open_file(r->s->o.packs, r->target);
 }
 
 /* Flushed, and read back as it was written. */

@@ -119,8 +119,13 @@ static void run_answer(struct run *run)
 	uint64_t have_hi = run->at;
 	int err = run->err;
 
-	if (err == 0 && run->op.res < 0)
+	if (err == 0 && run->op.res < 0) {
+		struct task *look = pack_suspect(run->pack);
+
 		err = (int)run->op.res;
+		if (look != NULL)
+			workers_post(reader->o.workers, look);
+	}
 	if (err == 0)
 		have_hi += (uint64_t)run->op.res;
 	for (struct pack_read *i = r; i != NULL; i = i->next) {
@@ -333,7 +338,7 @@ static void run_go(struct run *run)
 	run->pack = packs_ref(reader->o.packs, run->first->pack);
 	if (run->pack == NULL) {
 		run_fail(run, -GRANARY_ESTALE);
-	} else if (pack_file(run->pack) != NULL) {
+	} else if (pack_is_ready(run->pack)) {
 		run_start(run);
 	} else {
 		run->task.fn = open_work;

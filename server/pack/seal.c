@@ -166,7 +166,7 @@ static int seal_one(struct packs *packs, struct pack *pack, const struct pack_in
 	struct sealing s = { .trailer.pack_id = pack_id_of(pack), .index = index };
 	int err = data_end(packs, pack, &s);
 
-	if (err == 0 && pack_file(pack) == NULL)
+	if (err == 0)
 		err = packs_open_file(packs, pack);
 	if (err < 0)
 		return err;

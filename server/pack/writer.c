@@ -244,21 +244,31 @@ static void append_placed(struct flush *f, struct pack_append *a, uint32_t heade
 
 /* ---- placing ---- */
 
-static void writer_rotate(struct writer *w)
+/* false: not now. */
+static bool writer_rotate(struct writer *w)
 {
 	struct wpack *wp = w->current;
 
 	if (wp == NULL)
-		return;
+		return true;
 	if (w->open != NULL && w->open->first == NULL) {
 		/* It was opened for a record that then waited for memory. */
 		assert(w->flushes_last == w->open && w->open->len == 0);
-		return;
+		return false;
 	}
 	flush_close(w);
 	w->current = NULL;
 	w->ahead_failed = false;
 	wpack_retire(wp);
+	return true;
+}
+
+static void writer_drop_next(struct writer *w)
+{
+	struct wpack *next = w->next;
+
+	w->next = NULL;
+	wpack_retire(next);
 }
 
 /* Past open_max the writer of this core that was used longest ago and has nothing to do gives its
@@ -272,7 +282,7 @@ static void core_make_room(struct writer_core *core)
 
 		if (w->current == NULL || !writer_is_idle(w))
 			continue;
-		writer_rotate(w);
+		(void)writer_rotate(w);
 		writer_ready(w);
 		return;
 	}
@@ -283,8 +293,12 @@ static enum place writer_need_pack(struct writer *w)
 {
 	int err = w->create_err;
 
+	if (w->current != NULL && !pack_may_append(w->current->pack))
+		(void)writer_rotate(w);
 	if (w->current != NULL)
 		return PLACE_DONE;
+	if (w->next != NULL && !pack_may_append(w->next->pack))
+		writer_drop_next(w);
 	if (w->next != NULL) {
 		w->current = w->next;
 		w->next = NULL;
@@ -319,6 +333,10 @@ static enum place writer_need_space(struct writer *w, uint64_t end)
 	if (!wp->allocating && err < 0) {
 		wp->allocate_err = 0;
 		wp->allocate_waited = false;
+		/* Its drive is full, or fails: what is there already stays, and another drive goes on. A new pack
+		 * begins with space for any record. */
+		if (packs_room(w->core->writers->o.packs, PACKS_STEP) == 0 && writer_rotate(w))
+			return PLACE_AGAIN;
 		queue_fail(w, err);
 		return PLACE_AGAIN;
 	}
@@ -364,8 +382,7 @@ static enum place writer_place(struct writer *w, struct pack_append *a)
 	at = w->open ? w->open->base + w->open->len : w->current->end;
 	gap = gap_before(w->current, at, total);
 	if (at + gap + total > packs_size(w->core->writers->o.packs) && at > PACK_DATA_START) {
-		writer_rotate(w);
-		return w->current == NULL ? PLACE_AGAIN : PLACE_WAIT;
+		return writer_rotate(w) ? PLACE_AGAIN : PLACE_WAIT;
 	}
 	/* To the end of the line: the flush is padded. A fresh flush may begin up to a line later.
 	 * */
@@ -603,15 +620,13 @@ static void rotate_one(struct writer *w, bool all)
 	uint64_t idle_ns = w->core->writers->o.idle_seal_ns;
 	uint64_t now = io_now_ns(reactor_io(w->core->reactor));
 
+	if (w->current != NULL && !pack_may_append(w->current->pack))
+		all = true;
 	if (!all && (idle_ns == 0 || !writer_is_idle(w) || now - w->last_ns < idle_ns))
 		return;
-	writer_rotate(w);
-	if (w->next != NULL && w->queue == NULL) {
-		struct wpack *next = w->next;
-
-		w->next = NULL;
-		wpack_retire(next);
-	}
+	(void)writer_rotate(w);
+	if (w->next != NULL && w->queue == NULL)
+		writer_drop_next(w);
 	writer_ready(w);
 }
 

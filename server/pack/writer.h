@@ -90,8 +90,8 @@ void writers_account(struct kv_txn *txn, const struct pack_append *const *append
 void pack_append_settled(struct pack_append *a);
 /* Flushes what is placed and not waited for. Any thread; asynchronous. */
 void writers_flush(struct writers *writers);
-/* Ends the open packs that are idle or all of them; they are handed to sealing. Any thread;
- * asynchronous. */
+/* Ends the open packs that are idle or all of them, and those whose drive takes nothing new; they are handed to
+ * sealing. Any thread; asynchronous. */
 void writers_rotate(struct writers *writers, bool all);
 /* Footer entries (FORMAT 3.6) of every record of a pack, in the order of the file. */
 struct pack_index {

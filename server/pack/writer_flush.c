@@ -278,12 +278,14 @@ static void on_synced(struct io_op *op)
 	struct flush *f = container_of(op, struct flush_op, op)->flush;
 	struct writer *w = f->writer;
 	struct wpack *wp = f->wpack;
-	bool is_sound = op->res == 0 && !wp->broken;
+	/* On a drive that went meanwhile, nobody knows where it went. */
+	int err = op->res < 0 ? (int)op->res : pack_may_write(wp->pack) ? 0 : -GRANARY_EOFFLINE;
+	bool is_sound = err == 0 && !wp->broken;
 
 	w->syncing = false;
 	w->ops_pending--;
-	if (op->res < 0)
-		flush_failed(f, (int)op->res);
+	if (err < 0)
+		flush_failed(f, err);
 	wp->flushes += is_sound; /* holds wp while its flushes leave */
 	while (is_sound && w->flushes != NULL && w->flushes->is_syncing)
 		flush_succeeded(w->flushes);

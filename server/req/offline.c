@@ -88,7 +88,7 @@ static int find_incarnation(struct work *w)
 	uint32_t rows = 0, names = 0;
 	int err = incarnation_of_rows(w->kv, &rows);
 
-	if (err == 0) err = packs_highest_incarnation(w->fs, &names);
+	if (err == 0) err = packs_incarnation_in(w->fs, &names);
 	if (err < 0) {
 		snprintf(w->why, w->cap, "cannot look for the highest incarnation in %s: %s", fs_root(w->fs),
 			error_text(err));

@@ -56,7 +56,7 @@ static int record_read(struct piece_job *j, uint32_t *len, uint32_t *header_len)
 	int err = 0;
 
 	if (pack == NULL) return -GRANARY_ESTALE;
-	if (pack_file(pack) == NULL) err = packs_open_file(packs, pack);
+	err = packs_open_file(packs, pack);
 	if (err >= 0)
 		err = pack_record_verify(pack_file(pack), j->p->read.pack, j->p->record,
 			0, j->data, len, header_len);

@@ -41,6 +41,7 @@
 #include "req/kind.h"
 #include "req/store_priv.h"
 #include "req/unstable.h"
+#include "tier/drives.h"
 #include "tier/packs.h"
 
 #define MIB (UINT64_C(1) << 20)
@@ -74,6 +75,7 @@ void store_options_default(struct store_options *o)
 	o->backup_keep = 3;
 	o->jobs = true;
 	o->compact_dead_pct = 30;
+	o->upload_expire_ns = UINT64_C(604800000000000);
 	o->job_interval_ns = UINT64_C(5000000000);
 	o->slow_request_ns = UINT64_C(200000000);
 }
@@ -181,13 +183,30 @@ static int open_kv_failed(struct store *store, int err, char *why, size_t cap)
 	return err;
 }
 
+static int open_drives(struct store *store, char *why, size_t cap)
+{
+	const struct store_options *o = &store->options;
+	struct drives_options drives = {
+		.fs = store->fs,
+		.kv = store->kv,
+		.places = o->hot,
+		.place_count = o->hot_count,
+		.reserve = o->disk_reserve,
+		.open_fs = o->open_fs,
+		.open_arg = o->open_fs_arg,
+	};
+
+	memcpy(drives.store_id, store->store_id, sizeof(drives.store_id));
+	return drives_open(&drives, &store->drives, why, cap);
+}
+
 /* 1 + the highest that rows, superblock or pack names know. */
 static int open_incarnation(struct store *store, struct super *super, char *why, size_t cap)
 {
 	uint32_t rows = 0, names = 0;
 	int err = incarnation_of_rows(store->kv, &rows);
 
-	if (err == 0) err = packs_highest_incarnation(store->fs, &names);
+	if (err == 0) err = packs_highest_incarnation(store->drives, &names);
 	if (err < 0) {
 		snprintf(why, cap, "cannot look for the highest incarnation in %s: %s",
 			fs_root(store->fs), error_text(err));
@@ -227,7 +246,8 @@ static int open_directory(struct store *store, uint8_t master[32], char *why, si
 	store->loc = loc_new(store->options.loc_budget);
 	err = store->loc != NULL ? open_kv(store, has_super == 1 && super.incarnation > 0) : -GRANARY_ENOMEM;
 	if (err < 0) return open_kv_failed(store, err, why, cap);
-	return open_incarnation(store, &super, why, cap);
+	err = open_drives(store, why, cap);
+	return err < 0 ? err : open_incarnation(store, &super, why, cap);
 }
 
 /* ---- opening: what works on it ---- */
@@ -248,11 +268,12 @@ static int open_namespace(struct store *store, const uint8_t master[32])
 	return err < 0 ? err : ns_keys_open(store->ns, master);
 }
 
-static int open_packs(struct store *store)
+static int open_packs(struct store *store, char *why, size_t cap)
 {
 	const struct store_options *o = &store->options;
 	struct packs_options packs = {
 		.fs = store->fs,
+		.drives = store->drives,
 		.kv = store->kv,
 		.ids = store->ids,
 		.clock = store->clock,
@@ -260,8 +281,9 @@ static int open_packs(struct store *store)
 		.reserve = o->disk_reserve,
 		.files_max = 4096,
 	};
-	int err = packs_open(&packs, &store->packs);
+	int err = drives_begin(store->drives, store->ids, why, cap);
 
+	if (err == 0) err = packs_open(&packs, &store->packs);
 	if (err < 0) return err;
 	store->cache = cache_new(o->cache_budget, o->transient_budget - o->transient_budget / 3);
 	store->shares = shares_new(o->transient_budget / 3);
@@ -406,6 +428,7 @@ static int open_jobs(struct store *store)
 		.clock = store->clock,
 		.interval_ns = o->job_interval_ns,
 		.compact_dead_pct = (uint32_t)o->compact_dead_pct,
+		.upload_expire_ns = o->upload_expire_ns,
 		.removal_delay_ns = UINT64_C(10000000000),
 		.thread = o->jobs && !o->simulated,
 		.extra = jobs_extra,
@@ -420,9 +443,11 @@ static int open_services(struct store *store, const uint8_t master[32], char *wh
 	const char *what = "the namespace";
 	int err = open_namespace(store, master);
 
+	why[0] = '\0';
+
 	if (err == 0) {
 		what = "the packs";
-		err = open_packs(store);
+		err = open_packs(store, why, cap);
 	}
 	if (err == 0) {
 		what = "threads and their rings";
@@ -440,7 +465,7 @@ static int open_services(struct store *store, const uint8_t master[32], char *wh
 		what = "the backup";
 		err = backup_run(store->backup, store->incarnation, store->clock);
 	}
-	if (err < 0)
+	if (err < 0 && why[0] == '\0')
 		snprintf(why, cap, "cannot open %s of %s: %s", what, fs_root(store->fs),
 			error_text(err));
 	return err;
@@ -525,6 +550,7 @@ void store_close(struct store **sp)
 	if (store->shares != NULL) shares_free(&store->shares);
 	if (store->cache != NULL) cache_free(&store->cache);
 	if (store->packs != NULL) packs_close(&store->packs);
+	drives_close(&store->drives);
 	if (store->ns != NULL) ns_close(&store->ns);
 	slow_ring_free(&store->slow);
 	if (store->clock != NULL) store_clock_free(&store->clock);

@@ -11,6 +11,8 @@
 
 struct backup;
 struct cache;
+struct drive_place;
+struct drives;
 struct fair;
 struct fair_local;
 struct fs;
@@ -49,8 +51,13 @@ struct store_options {
 	struct fs *backup_fs;      /* simulated: instead of backup_dir; not owned */
 	uint64_t backup_every_ns;  /* 10 min */
 	uint32_t backup_keep;      /* 3 */
+	const struct drive_place *hot; /* directories for packs; none: the data directory */
+	uint32_t hot_count;
+	int (*open_fs)(void *arg, const char *path, struct fs **out); /* of a hot directory; NULL: the kernel's */
+	void *open_fs_arg;
 	bool jobs;                 /* start background jobs (tests may drive them by hand) */
 	uint64_t compact_dead_pct; /* 30 */
+	uint64_t upload_expire_ns; /* of uploads in parts, since they began; 0: never; 7 d */
 	uint64_t job_interval_ns;  /* 5 s */
 	uint64_t slow_request_ns;  /* requests of more are kept for status --slow; 0: none; 200 ms */
 	void (*fatal)(void *arg, const char *what); /* metadata sync failed; NULL: one log line and exit status 70 */
@@ -81,6 +88,7 @@ struct store {
 	struct ids *ids;
 	struct store_clock *clock;
 	struct ns *ns;
+	struct drives *drives;
 	struct packs *packs;
 	struct cache *cache;
 	struct shares *shares;

@@ -44,7 +44,7 @@ void ballast_release(void *arg)
 void ballast_refill(struct store *store)
 {
 	if (!atomic_load(&store->ballast_gone) ||
-		packs_room(store->packs, 2 * store->options.ballast) < 0)
+		packs_room_data(store->packs, 2 * store->options.ballast) < 0)
 		return;
 	if (ballast_make(store) == 0) atomic_store(&store->ballast_gone, false);
 }

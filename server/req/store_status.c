@@ -22,6 +22,7 @@
 #include "pack/cache.h"
 #include "pack/reader.h"
 #include "pack/share.h"
+#include "req/drive.h"
 #include "req/kind.h"
 #include "tier/packs.h"
 
@@ -307,6 +308,7 @@ size_t store_status(struct store *store, char *buf, size_t cap)
 	status_cache(&t, store);
 	status_kv(&t, store);
 	status_packs(&t, store);
+	t.len += drive_status(store, t.buf + t.len, t.cap - t.len);
 	status_shares(&t, store);
 	status_io(&t, store);
 	status_jobs(&t, store);

@@ -19,65 +19,18 @@
 #include "io/fs.h"
 #include "meta/kv.h"
 #include "meta/rows.h"
+#include "tier/super_text.h"
 
 enum { STORE_FORMAT = 1, SUPER_MAX = 4096, MTAG_VALUE = 64, MTAG_FORMAT = 65 };
 
 /* ---- superblock ---- */
 
-/* The value of `key=` in text; empty when there is none. */
-static struct slice line_value(struct slice text, const char *key)
-{
-	size_t key_len = strlen(key);
-
-	while (text.len > 0) {
-		const uint8_t *end = memchr(text.p, '\n', text.len);
-		size_t len = end != NULL ? (size_t)(end - text.p) : text.len;
-
-		if (len > key_len && memcmp(text.p, key, key_len) == 0 && text.p[key_len] == '=')
-			return slice_of(text.p + key_len + 1, len - key_len - 1);
-		len += end != NULL;
-		text = slice_of(text.p + len, text.len - len);
-	}
-	return slice_of(NULL, 0);
-}
-
-static bool parse_number(struct slice s, uint64_t max, uint64_t *out)
-{
-	uint64_t v = 0;
-
-	if (s.len == 0 || s.len > 19) return false;
-	for (size_t i = 0; i < s.len; i++) {
-		if (s.p[i] < '0' || s.p[i] > '9') return false;
-		v = 10 * v + (uint64_t)(s.p[i] - '0');
-	}
-	*out = v;
-	return v <= max;
-}
-
-static int hex_digit(uint8_t c)
-{
-	if (c >= '0' && c <= '9') return c - '0';
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static bool parse_hex(struct slice s, uint8_t *out, size_t len)
-{
-	if (s.len != 2 * len) return false;
-	for (size_t i = 0; i < len; i++) {
-		int hi = hex_digit(s.p[2 * i]), lo = hex_digit(s.p[2 * i + 1]);
-
-		if (hi < 0 || lo < 0) return false;
-		out[i] = (uint8_t)(hi << 4 | lo);
-	}
-	return true;
-}
-
 static int super_parse(struct fs *fs, struct slice text, struct super *out, char *why, size_t cap)
 {
-	struct slice format = line_value(text, "format");
+	struct slice format = super_line(text, "format");
 	uint64_t version, incarnation, created;
 
-	if (!parse_number(format, UINT32_MAX, &version)) {
+	if (!super_number(format, UINT32_MAX, &version)) {
 		snprintf(why, cap,
 			"%s/" STORE_SUPER
 			" is damaged: it has no line 'format=N'; restore it from a backup",
@@ -91,9 +44,9 @@ static int super_parse(struct fs *fs, struct slice text, struct super *out, char
 			fs_root(fs), version, STORE_FORMAT);
 		return -GRANARY_EVERSION;
 	}
-	if (!parse_hex(line_value(text, "store"), out->store_id, sizeof(out->store_id)) ||
-		!parse_number(line_value(text, "incarnation"), ID_INCARNATION_MAX, &incarnation) ||
-		!parse_number(line_value(text, "created"), UINT64_MAX, &created)) {
+	if (!super_hex(super_line(text, "store"), out->store_id, sizeof(out->store_id)) ||
+		!super_number(super_line(text, "incarnation"), ID_INCARNATION_MAX, &incarnation) ||
+		!super_number(super_line(text, "created"), UINT64_MAX, &created)) {
 		snprintf(why, cap,
 			"%s/" STORE_SUPER
 			" is damaged: store, incarnation or created cannot be read; restore it "

@@ -10,6 +10,8 @@
 #include "jobs/backup.h"
 #include "jobs/jobs.h"
 #include "pack/writer.h"
+#include "req/drive.h"
+#include "tier/drives.h"
 #include "meta/ids.h"
 #include "req/kind.h"
 
@@ -17,7 +19,7 @@ enum { TEXT_MAX = 64 * 1024 };
 
 struct task_req {
 	int (*run)(struct req *r, char *buf, size_t cap);
-	char argument[64];
+	char argument[DRIVE_PATH_MAX + 64];
 	int err;
 	char text[TEXT_MAX];
 };
@@ -109,6 +111,27 @@ static int run_backup_status(struct req *r, char *buf, size_t cap)
 	return 0;
 }
 
+static int run_drive_ls(struct req *r, char *buf, size_t cap)
+{
+	drive_list(r->store, buf, cap);
+	return 0;
+}
+
+static int run_drive_add(struct req *r, char *buf, size_t cap)
+{
+	return drive_add(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_drive_drain(struct req *r, char *buf, size_t cap)
+{
+	return drive_drain(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_drive_cancel(struct req *r, char *buf, size_t cap)
+{
+	return drive_cancel(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
 static const struct {
 	const char *verb;
 	int (*run)(struct req *r, char *buf, size_t cap);
@@ -123,6 +146,10 @@ static const struct {
 	{ "clock-accept", run_clock_accept },
 	{ "backup", run_backup },
 	{ "backup-status", run_backup_status },
+	{ "drive-ls", run_drive_ls },
+	{ "drive-add", run_drive_add },
+	{ "drive-drain", run_drive_drain },
+	{ "drive-cancel", run_drive_cancel },
 };
 
 static void task_work(struct req *r)
@@ -148,14 +175,14 @@ static enum step_result task_parse(struct req *r)
 	t = req_alloc(sizeof(*t));
 	memset(t, 0, sizeof(*t));
 	r->body = t;
-	snprintf(t->argument, sizeof(t->argument), "%.*s",
-		(int)(argument.len < sizeof(t->argument) ? argument.len : 0), (const char *)argument.p);
+	if (argument.len < sizeof(t->argument)) memcpy(t->argument, argument.p, argument.len);
 	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
 		if (slice_eq(verb, slice_str(verbs[i].verb))) t->run = verbs[i].run;
 	if (t->run == NULL)
 		return req_fail(r, -GRANARY_EUNSUPPORTED,
 			"'%s' is no task; there are check, check-status, compact, rotate, slow, log-level, "
-			"clock-status, clock-accept, backup, backup-status",
+			"clock-status, clock-accept, backup, backup-status, drive-ls, drive-add, drive-drain, "
+			"drive-cancel",
 			name_escape(text, sizeof(text), verb));
 	r->step++;
 	return req_work(r, task_work);

@@ -17,6 +17,7 @@
 #include "common/id.h"
 #include "common/log.h"
 #include "io/fs.h"
+#include "io/reactor.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
 
@@ -190,7 +191,26 @@ void packs_make_gone(struct packs *packs, struct pack *pack)
 	s->count--;
 	pthread_mutex_unlock(&s->lock);
 	atomic_fetch_sub(&packs->by_state[atomic_load(&pack->state)], 1);
+	pack_charge(pack, 0);
+	pack_count(pack, false);
 	packs_unref(packs, pack);
+}
+
+void packs_replace(struct packs *packs, struct pack *old, struct pack *fresh)
+{
+	struct packs_shard *s = packs_shard_of(packs, old->id);
+	struct pack **at;
+
+	pthread_mutex_lock(&s->lock);
+	assert(!old->gone && old->id == fresh->id);
+	old->gone = true;
+	for (at = bucket_of(s, old->id); *at != old; at = &(*at)->chain)
+		;
+	fresh->chain = old->chain;
+	atomic_store(&fresh->pins, atomic_load(&old->pins));
+	*at = fresh;
+	pthread_mutex_unlock(&s->lock);
+	packs_unref(packs, old);
 }
 
 static struct pack *ref_if(struct packs *packs, uint64_t pack_id, bool dying_too)
@@ -237,6 +257,37 @@ struct fs_file *pack_file(const struct pack *pack)
 	return atomic_load_explicit(&pack->file, memory_order_acquire);
 }
 
+bool pack_is_ready(const struct pack *pack)
+{
+	return pack_file(pack) != NULL && drive_may_read(pack->drive) &&
+	       atomic_load_explicit(&pack->generation, memory_order_relaxed) == drive_generation(pack->drive);
+}
+
+struct drive *pack_drive(const struct pack *pack) { return pack->drive; }
+bool pack_may_append(const struct pack *pack) { return pack->drive != NULL && drive_may_place(pack->drive); }
+bool pack_may_write(const struct pack *pack) { return pack->drive != NULL && drive_may_write(pack->drive); }
+
+struct task *pack_suspect(const struct pack *pack)
+{
+	return pack->drive != NULL ? drive_suspect(pack->drive) : NULL;
+}
+
+void pack_charge(struct pack *pack, uint64_t bytes)
+{
+	int64_t before = atomic_exchange(&pack->charged, (int64_t)bytes);
+
+	if (pack->drive != NULL)
+		drive_charge(pack->drive, (int64_t)bytes - before);
+}
+
+void pack_count(struct pack *pack, bool is_written)
+{
+	bool before = atomic_exchange(&pack->counted, is_written);
+
+	if (pack->drive != NULL && before != is_written)
+		drive_writing(pack->drive, is_written ? 1 : -1);
+}
+
 void packs_pending(struct pack *pack, int delta)
 {
 	int64_t before = atomic_fetch_add(&pack->pending, delta);
@@ -281,7 +332,8 @@ void pack_set_state(struct packs *packs, struct pack *pack, uint8_t state)
 static int commit_state(struct packs *packs, const struct pack *pack, uint8_t state, uint64_t file_size)
 {
 	uint8_t pack_key[ROW_KEY_MAX], copy_key[ROW_KEY_MAX];
-	struct slice p = row_pack(pack_key, pack->id), c = row_copy(copy_key, PACKS_STORE_ID, pack->id);
+	uint64_t drive = pack->drive != NULL ? drive_id(pack->drive) : 0;
+	struct slice p = row_pack(pack_key, pack->id), c = row_copy(copy_key, drive, pack->id);
 	struct kv_txn *txn = kv_txn_new(packs->o.kv);
 	int err;
 
@@ -289,6 +341,7 @@ static int commit_state(struct packs *packs, const struct pack *pack, uint8_t st
 		return -GRANARY_ENOMEM;
 	kv_max(txn, p, PTAG_STATE, state);
 	if (file_size > 0) {
+		assert(pack->drive != NULL);
 		kv_max(txn, p, PTAG_SIZE, file_size);
 		kv_max(txn, c, CTAG_LENGTH, file_size);
 	}
@@ -308,6 +361,8 @@ int packs_set_sealed(struct packs *packs, struct pack *pack, uint64_t file_size)
 		return err;
 	atomic_store(&pack->file_size, file_size);
 	atomic_store(&pack->mine, false);
+	pack_charge(pack, file_size);
+	pack_count(pack, false);
 	pack_set_state(packs, pack, PACK_SEALED);
 	return 0;
 }
@@ -324,24 +379,31 @@ int packs_set_broken(struct packs *packs, struct pack *pack)
 	/* In RAM it is broken even so: after a restart it is an open pack of an earlier
 	 * incarnation, never appended to. */
 	atomic_store(&pack->mine, false);
+	pack_count(pack, false);
 	pack_set_state(packs, pack, PACK_BROKEN);
 	log_error("pack is broken: nothing more is appended, its live records will be copied out; pack=%016" PRIx64,
 		pack->id);
+	if (pack->drive != NULL)
+		(void)drive_probe(pack->drive, true);
 	return err;
 }
 
 /* ---- pins and holds ---- */
 
+/* Under the shard's lock: a pack that moves to another drive takes its pins along there. */
 void packs_pin(struct packs *packs, uint64_t pack_id, int delta)
 {
-	struct pack *pack = packs_ref_any(packs, pack_id);
-	int64_t before;
+	struct packs_shard *s = packs_shard_of(packs, pack_id);
+	struct pack *pack;
 
-	if (pack == NULL)
-		return;
-	before = atomic_fetch_add(&pack->pins, delta);
-	assert(before + delta >= 0);
-	packs_unref(packs, pack);
+	pthread_mutex_lock(&s->lock);
+	pack = shard_find(s, pack_id);
+	if (pack != NULL) {
+		int64_t before = atomic_fetch_add(&pack->pins, delta);
+
+		assert(before + delta >= 0);
+	}
+	pthread_mutex_unlock(&s->lock);
 }
 
 void packs_hold(struct packs *packs)
@@ -422,21 +484,28 @@ int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out)
 	return err;
 }
 
-int packs_is_gone(struct packs *packs, uint64_t pack_id)
+/* 1: no drive has a copy of it. */
+static int has_no_copy(struct packs *packs, uint64_t pack_id)
 {
 	uint8_t key[ROW_KEY_MAX];
-	struct pack_row row;
 	struct kv_value v;
+	int err = -GRANARY_ENOTFOUND;
+
+	for (uint32_t i = 0; err == -GRANARY_ENOTFOUND && i < drives_count(packs->o.drives); i++)
+		err = kv_get(packs->o.kv, row_copy(key, drive_id(drives_at(packs->o.drives, i)), pack_id), &v);
+	if (err == 0)
+		kv_value_release(&v);
+	return err == -GRANARY_ENOTFOUND ? 1 : err;
+}
+
+int packs_is_gone(struct packs *packs, uint64_t pack_id)
+{
+	struct pack_row row;
 	int err = packs_row(packs, pack_id, &row);
 
 	if (err == 0 && row.state != 0)
 		return 0; /* without a state: a counter came late, there is no such pack */
-	if (err < 0 && err != -GRANARY_ENOTFOUND)
-		return err;
-	err = kv_get(packs->o.kv, row_copy(key, PACKS_STORE_ID, pack_id), &v);
-	if (err == 0)
-		kv_value_release(&v);
-	return err == -GRANARY_ENOTFOUND ? 1 : err;
+	return err < 0 && err != -GRANARY_ENOTFOUND ? err : has_no_copy(packs, pack_id);
 }
 
 uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max)
@@ -453,7 +522,10 @@ uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, 
 		if (p != NULL)
 			out[n++] = (struct pack_info){ .id = p->id, .group = p->group, .order = p->order,
 				.file_size = atomic_load(&p->file_size), .state = atomic_load(&p->state),
-				.mine = atomic_load(&p->mine) };
+				.mine = atomic_load(&p->mine),
+				.drive = p->drive != NULL ? drive_id(p->drive) : 0,
+				.may_read = p->drive != NULL && drive_may_read(p->drive),
+				.may_write = p->drive != NULL && drive_may_write(p->drive) };
 		pthread_mutex_unlock(&s->lock);
 	}
 	pthread_rwlock_unlock(&packs->index_lock);
@@ -467,9 +539,16 @@ void packs_get_stats(struct packs *packs, struct packs_stats *out)
 		.sealed = atomic_load(&packs->by_state[PACK_SEALED]),
 		.dying = atomic_load(&packs->by_state[PACK_DYING]),
 		.broken = atomic_load(&packs->by_state[PACK_BROKEN]),
-		.space_total = atomic_load(&packs->space_total),
-		.space_available = atomic_load(&packs->space_available),
 	};
+	for (uint32_t i = 0; i < drives_count(packs->o.drives); i++) {
+		struct drive_info info;
+
+		drive_get_info(drives_at(packs->o.drives, i), &info);
+		if (!info.listed || info.state != DRIVE_ACTIVE || info.health != DRIVE_ONLINE)
+			continue;
+		out->space_total += info.total;
+		out->space_available += info.available;
+	}
 	out->packs = out->open_packs + out->sealed + out->dying + out->broken;
 	pthread_mutex_lock(&packs->files_lock);
 	out->files_open = packs->files_open;
@@ -477,6 +556,35 @@ void packs_get_stats(struct packs *packs, struct packs_stats *out)
 }
 
 uint64_t packs_size(const struct packs *packs) { return packs->o.pack_size; }
+struct drives *packs_drives(struct packs *packs) { return packs->o.drives; }
+
+static void count_pack(struct packs_of_drive *out, const struct pack *p)
+{
+	uint32_t i = 0;
+
+	out->packs++;
+	out->open_packs += atomic_load(&p->state) == PACK_OPEN;
+	out->bytes += (uint64_t)atomic_load(&p->charged);
+	while (i < out->groups_count && out->groups[i] != p->group)
+		i++;
+	if (i == out->groups_count && i < sizeof(out->groups) / sizeof(out->groups[0]))
+		out->groups[out->groups_count++] = p->group;
+}
+
+void packs_count_drive(struct packs *packs, const struct drive *drive, struct packs_of_drive *out)
+{
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; i < PACKS_SHARDS; i++) {
+		struct packs_shard *s = &packs->shards[i];
+
+		pthread_mutex_lock(&s->lock);
+		for (uint32_t b = 0; b < s->bucket_count; b++)
+			for (const struct pack *p = s->buckets[b]; p != NULL; p = p->chain)
+				if (p->drive == drive)
+					count_pack(out, p);
+		pthread_mutex_unlock(&s->lock);
+	}
+}
 
 /* ---- start and stop -----------------------------------------------------------------------------
  * */
@@ -498,6 +606,8 @@ static int load_pack(struct packs *packs, struct slice key, struct slice value)
 	p->order = row.order;
 	atomic_store(&p->file_size, row.file_size);
 	atomic_store(&p->pins, (int64_t)row.pins);
+	/* Charged to its drive once that is known: what the file takes at least. */
+	atomic_store(&p->charged, (int64_t)(row.file_size > 0 ? row.file_size : row.committed_end));
 	err = packs_insert(packs, p);
 	if (err < 0)
 		pack_free(&p);
@@ -508,13 +618,20 @@ static int load_copy(struct packs *packs, struct slice key, struct slice value)
 {
 	uint64_t pack_id = be64_get(key.p + 9);
 	struct pack *p = shard_find(packs_shard_of(packs, pack_id), pack_id);
+	struct drive *drive = drives_find(packs->o.drives, be64_get(key.p + 1));
 	struct slice name;
 
-	if (be64_get(key.p + 1) != PACKS_STORE_ID || p == NULL)
+	if (p == NULL || (drive == NULL && p->drive != NULL))
 		return 0;
 	if (!value_bytes(value, CTAG_NAME, &name) || name.len != PACK_NAME_SIZE - 1)
 		return -GRANARY_ECORRUPT;
 	memcpy(p->name, name.p, name.len);
+	p->drive = drive;
+	if (drive != NULL)
+		drive_charge(drive, atomic_load(&p->charged));
+	else
+		log_error("a pack lies on a drive that no row names; pack=%016" PRIx64 " drive=%016" PRIx64, pack_id,
+			be64_get(key.p + 1));
 	return 0;
 }
 
@@ -550,6 +667,19 @@ static int make_root(struct fs *fs)
 	return fs_sync_dir(fs, "");
 }
 
+static int open_own_drives(struct packs *packs)
+{
+	struct drives_options o = { .fs = packs->o.fs, .kv = packs->o.kv, .reserve = packs->o.reserve };
+	char why[512];
+	int err;
+
+	if (packs->o.drives != NULL)
+		return 0;
+	err = drives_open(&o, &packs->own_drives, why, sizeof(why));
+	packs->o.drives = packs->own_drives;
+	return err;
+}
+
 int packs_open(const struct packs_options *options, struct packs **out)
 {
 	struct packs *packs = calloc(1, sizeof(*packs));
@@ -571,6 +701,8 @@ int packs_open(const struct packs_options *options, struct packs **out)
 	pthread_cond_init(&packs->hold_changed, NULL);
 	list_init(&packs->files);
 	err = make_root(packs->o.fs);
+	if (err == 0)
+		err = open_own_drives(packs);
 	if (err == 0)
 		err = packs_refresh_space(packs);
 	if (err == 0)
@@ -608,6 +740,10 @@ void packs_close(struct packs **pp)
 	packs->magic = 0;
 	for (uint32_t i = 0; i < PACKS_SHARDS; i++)
 		shard_release(packs, &packs->shards[i]);
+	for (uint32_t i = 0; i < packs->stale_count; i++)
+		fs_close(&packs->stale[i]);
+	free(packs->stale);
+	drives_close(&packs->own_drives);
 	pthread_rwlock_destroy(&packs->index_lock);
 	pthread_mutex_destroy(&packs->files_lock);
 	pthread_mutex_destroy(&packs->dirs_lock);

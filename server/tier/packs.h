@@ -21,6 +21,8 @@
 
 #include "meta/rows.h"
 
+struct drive;
+struct drives;
 struct fs;
 struct fs_file;
 struct ids;
@@ -28,11 +30,13 @@ struct kv;
 struct pack;
 struct packs;
 struct store_clock;
+struct task;
 
 enum { PACKS_STEP = 16 * 1024 * 1024 }; /* space is taken in steps of this many bytes */
 
 struct packs_options {
-	struct fs *fs;          /* the hot directory (store id 1: the default one) */
+	struct fs *fs;          /* the data directory: store id 1 */
+	struct drives *drives;  /* NULL: the data directory alone; not owned */
 	struct kv *kv;
 	struct ids *ids;
 	struct store_clock *clock;
@@ -48,10 +52,17 @@ struct pack *packs_ref_any(struct packs *packs, uint64_t pack_id); /* jobs: a DY
 uint32_t packs_refs(const struct pack *pack); /* references now, the caller's own included */
 void packs_unref(struct packs *packs, struct pack *pack);
 uint64_t pack_id_of(const struct pack *pack);
-/* The open descriptor of its hot copy: NULL when it must be opened first (packs_open_file on a
- * worker). Valid while the pack is referenced. */
+/* Can it be read without more ado? Else packs_open_file() on a worker first; that says OFFLINE while its drive is. */
+bool pack_is_ready(const struct pack *pack);
+/* The open descriptor of its hot copy; NULL before it was opened. Valid while the pack is referenced, whatever becomes
+ * of its drive. */
 struct fs_file *pack_file(const struct pack *pack);
 int packs_open_file(struct packs *packs, struct pack *pack); /* worker; OFFLINE / NOTFOUND / BADFORMAT (header) */
+struct drive *pack_drive(const struct pack *pack); /* or NULL: unknown */
+bool pack_may_append(const struct pack *pack); /* its drive takes new data: else its writer ends it */
+bool pack_may_write(const struct pack *pack);  /* its drive can be written: sealed, removed */
+/* Reading it failed: a task to be posted to a worker, which looks after its drive; NULL: that is under way. */
+struct task *pack_suspect(const struct pack *pack);
 
 /* A new pack for a group: file made, preallocated by steps of 16 MiB, header written and synced,
  * directory synced, rows `p` and `c` committed. Blocks: worker. Referenced. -GRANARY_ENOSPACE when
@@ -101,11 +112,22 @@ int packs_retire(struct packs *packs, struct pack *pack);
  * after the second look, with its own reference (packs_ref_any); readers that still hold one keep the bytes through the
  * open descriptor. */
 int packs_remove(struct packs *packs, struct pack *pack);
+/* A sealed pack goes to another drive: bytes moved; job. ENOSPACE, OFFLINE: no drive has room; BUSY: it is not sealed,
+ * its appends are not settled, or its drive takes new data; SHUTDOWN: stopped. */
+struct packs_move {
+	bool (*stop)(void *arg); /* or NULL */
+	void *arg;
+};
+int packs_move(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
+/* Removes the file that a `g` row of kind 3 names (its value), after a look that no row does. OFFLINE: not now. Job. */
+int packs_remove_moved(struct packs *packs, uint64_t pack_id, struct slice value);
 /* Snapshot of the table for jobs: up to max ids above `after` in id order with their RAM state. */
 struct pack_info {
 	uint64_t id, group, order, file_size;
 	uint8_t state;
 	bool mine; /* open and still written by this process */
+	bool may_read, may_write; /* so far as its drive goes */
+	uint64_t drive;
 };
 uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max);
 int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out); /* worker: as committed now */
@@ -114,15 +136,24 @@ int packs_is_gone(struct packs *packs, uint64_t pack_id);
 /* Removes files of packs/ without a `c` row whose attempt is of an earlier incarnation, at most
  * max; returns how many (dry: would be), or an error: then nothing was concluded. */
 int packs_sweep_orphans(struct packs *packs, uint32_t max, bool dry);
-/* Is there room for `bytes` more? 0 or ENOSPACE. Cheap: a cached figure refreshed by jobs and by
+/* Is there room for `bytes` more, on some drive? 0, ENOSPACE, OFFLINE. Cheap: a cached figure refreshed by jobs and by
  * packs_create. */
 int packs_room(struct packs *packs, uint64_t bytes);
+int packs_room_data(struct packs *packs, uint64_t bytes); /* in the data directory */
+/* Looks after every drive, and lets go of files of those that went or were opened anew. Job. true: some health
+ * changed. */
+bool packs_probe(struct packs *packs);
+struct drives *packs_drives(struct packs *packs);
+/* Of one drive: packs that lie there, by state, and their bytes. */
+struct packs_of_drive { uint64_t packs, open_packs, bytes, groups_count; uint64_t groups[64]; };
+void packs_count_drive(struct packs *packs, const struct drive *drive, struct packs_of_drive *out);
 int packs_refresh_space(struct packs *packs); /* worker or job */
 /* Highest incarnation among pack names, 0 when there is none (FORMAT 1.2). Before packs_open. */
+int packs_highest_incarnation(struct drives *drives, uint32_t *out);
+int packs_incarnation_in(struct fs *fs, uint32_t *out); /* of one directory */
 enum { PACKS_NAME_MAX = 64 };
-/* Every pack file, before packs_open; dir: packs/XX. Stops at and returns the first non-zero. */
+/* Every pack file of a directory, before packs_open; dir: packs/XX. Stops at and returns the first non-zero. */
 int packs_each_file(struct fs *fs, int (*each)(void *arg, const char *dir, const char *name, uint64_t id), void *arg);
-int packs_highest_incarnation(struct fs *fs, uint32_t *out);
 struct packs_stats { uint64_t packs, open_packs, sealed, broken, dying, files_open, space_total, space_available; };
 void packs_get_stats(struct packs *packs, struct packs_stats *out);
 uint64_t packs_size(const struct packs *packs);

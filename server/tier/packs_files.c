@@ -23,6 +23,7 @@
 #include "meta/ids.h"
 #include "meta/kv.h"
 
+#define WRITE_PROBE_NS UINT64_C(30000000000) /* so often a drive is written to even if nothing else is */
 enum { HEADER_BLOCK = 4096, FILES_SCAN_MAX = 64, VALUE_MAX = 512 };
 
 /* ---- names -------------------------------------------------------------------------------------
@@ -92,6 +93,7 @@ static void files_trim(struct packs *packs)
 
 void packs_file_add(struct packs *packs, struct pack *pack, struct fs_file *file)
 {
+	atomic_store(&pack->generation, drive_generation(pack->drive));
 	pthread_mutex_lock(&packs->files_lock);
 	assert(atomic_load(&pack->file) == NULL);
 	atomic_store_explicit(&pack->file, file, memory_order_release);
@@ -146,18 +148,41 @@ static int header_check(struct fs_file *file, const struct pack *pack)
 	return err;
 }
 
-static int file_open(struct packs *packs, struct pack *pack)
+/* Who reads through it now may go on: it is closed with the table. */
+static int file_retire(struct packs *packs, struct pack *pack)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&packs->files_lock);
+	if (packs->stale_count == packs->stale_cap) {
+		uint32_t cap = packs->stale_cap ? 2 * packs->stale_cap : 64;
+		struct fs_file **wide = realloc(packs->stale, cap * sizeof(*wide));
+
+		if (wide != NULL) {
+			packs->stale = wide;
+			packs->stale_cap = cap;
+		}
+		err = wide != NULL ? 0 : -GRANARY_ENOMEM;
+	}
+	if (err == 0) {
+		packs->stale[packs->stale_count++] = atomic_exchange(&pack->file, NULL);
+		list_remove(&pack->file_node);
+		packs->files_open--;
+	}
+	pthread_mutex_unlock(&packs->files_lock);
+	return err;
+}
+
+static int file_open_in(struct packs *packs, struct pack *pack, struct fs *fs)
 {
 	char path[PACK_PATH_SIZE];
 	struct fs_file *file = NULL;
+	bool writes = atomic_load(&pack->state) == PACK_OPEN && drive_may_write(pack->drive);
 	int err;
 
-	if (pack->name[0] == 0)
-		return -GRANARY_EOFFLINE;
 	pack_path(pack, path);
 	/* Open packs are sealed later through the same descriptor. */
-	err = fs_open(packs->o.fs, path,
-		(atomic_load(&pack->state) == PACK_OPEN ? FS_WRITE : FS_READ) | FS_DIRECT, &file);
+	err = fs_open(fs, path, (writes ? FS_WRITE : FS_READ) | FS_DIRECT, &file);
 	if (err < 0)
 		return err;
 	err = header_check(file, pack);
@@ -171,62 +196,113 @@ static int file_open(struct packs *packs, struct pack *pack)
 	return 0;
 }
 
+static int file_open(struct packs *packs, struct pack *pack)
+{
+	struct fs *fs = pack->drive != NULL && pack->name[0] != 0 ? drive_take(pack->drive) : NULL;
+	int err = fs != NULL ? 0 : -GRANARY_EOFFLINE;
+
+	if (fs == NULL)
+		return err;
+	if (pack_file(pack) != NULL)
+		err = file_retire(packs, pack);
+	if (err == 0)
+		err = file_open_in(packs, pack, fs);
+	drive_give(pack->drive);
+	if (err < 0 && err != -GRANARY_ENOMEM && err != -GRANARY_EBADFORMAT) {
+		(void)drive_probe(pack->drive, false); /* is it this file, or all of it? */
+		if (!drive_may_read(pack->drive))
+			err = -GRANARY_EOFFLINE;
+	}
+	return err;
+}
+
 int packs_open_file(struct packs *packs, struct pack *pack)
 {
 	int err = 0;
 
 	pthread_mutex_lock(&pack->lock);
-	if (pack_file(pack) == NULL)
+	if (!pack_is_ready(pack))
 		err = file_open(packs, pack);
 	pthread_mutex_unlock(&pack->lock);
 	return err;
 }
 
+/* Descriptors on drives that went, or were opened anew since, as far as nobody uses them. */
+static void files_let_go(struct packs *packs)
+{
+	pthread_mutex_lock(&packs->files_lock);
+	list_for_safe(at, tmp, &packs->files) {
+		struct pack *p = container_of(at, struct pack, file_node);
+
+		if (!pack_is_ready(p))
+			(void)file_close_if_idle(packs, p);
+	}
+	pthread_mutex_unlock(&packs->files_lock);
+}
+
+bool packs_probe(struct packs *packs)
+{
+	uint64_t now_ns = clock_mono_ns();
+	bool changed = false, all_ready = true, write = now_ns - packs->written_ns > WRITE_PROBE_NS;
+
+	if (write)
+		packs->written_ns = now_ns;
+
+	for (uint32_t i = 0; i < drives_count(packs->o.drives); i++) {
+		struct drive *drive = drives_at(packs->o.drives, i);
+
+		changed |= drive_probe(drive, write);
+		all_ready &= drive_health(drive) == DRIVE_ONLINE;
+	}
+	if (changed || !all_ready)
+		files_let_go(packs);
+	return changed;
+}
+
 /* ---- making and growing ---- */
 
-int packs_refresh_space(struct packs *packs)
-{
-	uint64_t total, available;
-	int err = fs_space(packs->o.fs, &total, &available);
-
-	if (err < 0)
-		return err;
-	atomic_store(&packs->space_total, total);
-	atomic_store(&packs->space_available, available);
-	return 0;
-}
+int packs_refresh_space(struct packs *packs) { return drives_refresh_space(packs->o.drives); }
 
 int packs_room(struct packs *packs, uint64_t bytes)
 {
-	uint64_t available = atomic_load_explicit(&packs->space_available, memory_order_relaxed);
+	int err;
 
-	return available >= packs->o.reserve && available - packs->o.reserve >= bytes ? 0 : -GRANARY_ENOSPACE;
+	(void)drives_choose(packs->o.drives, false, bytes, NULL, &err);
+	return err;
 }
 
-static int room_for(struct packs *packs, bool for_job, uint64_t bytes)
+int packs_room_data(struct packs *packs, uint64_t bytes)
 {
-	uint64_t available = atomic_load_explicit(&packs->space_available, memory_order_relaxed);
-	uint64_t kept = packs->o.reserve / 4;
-
-	if (!for_job)
-		return packs_room(packs, bytes);
-	return available >= kept && available - kept >= bytes ? 0 : -GRANARY_ENOSPACE;
+	return drive_room(drives_at(packs->o.drives, 0), false, bytes);
 }
 
-static int dir_make(struct packs *packs, uint64_t pack_id)
+static int root_make(struct drive *drive, struct fs *fs)
+{
+	int err;
+
+	if (drive_id(drive) == DRIVE_DATA)
+		return 0; /* packs_open() did it */
+	err = fs_mkdir(fs, "packs");
+	return err == 0 || err == -GRANARY_EEXIST ? fs_sync_dir(fs, "") : err;
+}
+
+int packs_dir_make(struct packs *packs, struct drive *drive, struct fs *fs, uint64_t pack_id)
 {
 	uint8_t low = (uint8_t)pack_id;
+	bool *made = drive_dir_made(drive, low);
 	char path[16];
 	int err = 0;
 
 	pthread_mutex_lock(&packs->dirs_lock);
-	if (!packs->dir_made[low]) {
+	if (!*made) {
 		snprintf(path, sizeof(path), "packs/%02x", low);
-		err = fs_mkdir(packs->o.fs, path);
+		err = root_make(drive, fs);
+		if (err == 0)
+			err = fs_mkdir(fs, path);
 		/* Also when it exists: an earlier process may have stopped before this sync. */
 		if (err == 0 || err == -GRANARY_EEXIST)
-			err = fs_sync_dir(packs->o.fs, "packs");
-		packs->dir_made[low] = err == 0;
+			err = fs_sync_dir(fs, "packs");
+		*made = err == 0;
 	}
 	pthread_mutex_unlock(&packs->dirs_lock);
 	return err;
@@ -270,28 +346,40 @@ static int file_fill(struct pack *pack, struct fs_file *file, uint64_t attempt)
 	return err;
 }
 
-static int file_make(struct packs *packs, struct pack *pack, uint64_t attempt, struct fs_file **out)
+static int file_make_in(struct packs *packs, struct pack *pack, struct fs *fs, uint64_t attempt, struct fs_file **out)
 {
 	char path[PACK_PATH_SIZE], dir[16];
-	int err = dir_make(packs, pack->id);
+	int err = packs_dir_make(packs, pack->drive, fs, pack->id);
 
-	*out = NULL;
 	if (err < 0)
 		return err;
 	snprintf(pack->name, sizeof(pack->name), "%016" PRIx64 "-%016" PRIx64 ".pack", pack->id, attempt);
 	snprintf(dir, sizeof(dir), "packs/%02x", (unsigned)(pack->id & 0xff));
 	pack_path(pack, path);
-	err = fs_open(packs->o.fs, path, FS_CREATE_NEW | FS_DIRECT, out);
+	err = fs_open(fs, path, FS_CREATE_NEW | FS_DIRECT, out);
 	if (err < 0)
 		return err;
 	err = file_fill(pack, *out, attempt);
 	if (err == 0)
-		err = fs_sync_dir(packs->o.fs, dir);
+		err = fs_sync_dir(fs, dir);
 	if (err < 0) {
 		fs_close(out);
-		if (fs_unlink(packs->o.fs, path) < 0)
+		if (fs_unlink(fs, path) < 0)
 			log_warn("cannot remove an unused pack file, a later start sweeps it; name=%s", pack->name);
 	}
+	return err;
+}
+
+static int file_make(struct packs *packs, struct pack *pack, uint64_t attempt, struct fs_file **out)
+{
+	struct fs *fs = drive_take(pack->drive);
+	int err;
+
+	*out = NULL;
+	if (fs == NULL)
+		return -GRANARY_EOFFLINE;
+	err = file_make_in(packs, pack, fs, attempt, out);
+	drive_give(pack->drive);
 	return err;
 }
 
@@ -317,26 +405,35 @@ static int rows_put(struct packs *packs, const struct pack *pack)
 	tlv_put(&w, CTAG_STATE, slice_of("\2", 1));
 	tlv_put(&w, CTAG_SPARSE, slice_of("\0", 1));
 	assert(wr_ok(&w));
-	kv_put(txn, row_copy(key, PACKS_STORE_ID, pack->id), slice_of(value, wr_len(&w)));
+	kv_put(txn, row_copy(key, drive_id(pack->drive), pack->id), slice_of(value, wr_len(&w)));
 	err = kv_submit_wait(packs->o.kv, txn);
 	kv_txn_free(&txn);
 	return err;
 }
 
+void packs_file_unmake(struct pack *pack, struct fs_file **file)
+{
+	struct fs *fs = drive_take(pack->drive);
+	char path[PACK_PATH_SIZE];
+
+	fs_close(file);
+	pack_path(pack, path);
+	if (fs == NULL || fs_unlink(fs, path) < 0)
+		log_warn("cannot remove an unused pack file, a later start sweeps it; name=%s", pack->name);
+	if (fs != NULL)
+		drive_give(pack->drive);
+}
+
 static int pack_make(struct packs *packs, struct pack *pack)
 {
 	struct fs_file *file;
-	char path[PACK_PATH_SIZE];
 	int err = file_make(packs, pack, ids_object(packs->o.ids), &file);
 
 	if (err < 0)
 		return err;
 	err = rows_put(packs, pack);
 	if (err < 0) {
-		pack_path(pack, path);
-		fs_close(&file);
-		if (fs_unlink(packs->o.fs, path) < 0)
-			log_warn("cannot remove an unused pack file, a later start sweeps it; name=%s", pack->name);
+		packs_file_unmake(pack, &file);
 		return err;
 	}
 	atomic_fetch_add(&pack->refs, 1); /* the caller's, besides the table's */
@@ -346,26 +443,28 @@ static int pack_make(struct packs *packs, struct pack *pack)
 		return err;
 	}
 	packs_file_add(packs, pack, file);
+	pack_charge(pack, PACKS_STEP);
+	pack_count(pack, true);
 	return 0;
 }
 
-static int create(struct packs *packs, uint64_t group, bool for_job, uint64_t order, struct pack **out)
-{
-	struct pack *pack;
-	int err = packs_refresh_space(packs);
+struct making {
+	uint64_t group, order;
+	bool for_job;
+};
 
-	*out = NULL;
-	if (err == 0)
-		err = room_for(packs, for_job, PACKS_STEP);
-	if (err < 0)
-		return err;
-	pack = pack_new(ids_pack(packs->o.ids), PACK_OPEN);
+static int create_on(struct packs *packs, const struct making *m, struct drive *drive, struct pack **out)
+{
+	struct pack *pack = pack_new(ids_pack(packs->o.ids), PACK_OPEN);
+	int err;
+
 	if (pack == NULL)
 		return -GRANARY_ENOMEM;
-	pack->group = group;
-	if (order != 0)
-		pack->order = order;
-	pack->for_job = for_job;
+	pack->group = m->group;
+	if (m->order != 0)
+		pack->order = m->order;
+	pack->for_job = m->for_job;
+	pack->drive = drive;
 	atomic_store(&pack->mine, true);
 	err = pack_make(packs, pack);
 	if (err < 0)
@@ -374,14 +473,52 @@ static int create(struct packs *packs, uint64_t group, bool for_job, uint64_t or
 	return err;
 }
 
+/* None is ONLINE: perhaps one is by now. */
+static void probe_all(struct packs *packs)
+{
+	for (uint32_t i = 0; i < drives_count(packs->o.drives); i++)
+		(void)drive_probe(drives_at(packs->o.drives, i), false);
+}
+
+/* On the drive with the most room; where that one fails, on another. */
+static int create(struct packs *packs, const struct making *m, struct pack **out)
+{
+	struct drive *drive, *but = NULL;
+	int err = packs_refresh_space(packs), failed = 0;
+
+	*out = NULL;
+	if (err < 0)
+		return err;
+	for (uint32_t tries = 0; tries <= drives_count(packs->o.drives); tries++) {
+		drive = drives_choose(packs->o.drives, m->for_job, PACKS_STEP, but, &err);
+		if (drive == NULL && err == -GRANARY_EOFFLINE && but == NULL) {
+			probe_all(packs);
+			(void)packs_refresh_space(packs);
+			drive = drives_choose(packs->o.drives, m->for_job, PACKS_STEP, but, &err);
+		}
+		if (drive == NULL)
+			return failed < 0 ? failed : err;
+		/* Counted before the second look: whoever ends a drain looks at the count after the state. */
+		drive_writing(drive, 1);
+		err = drive_may_place(drive) ? create_on(packs, m, drive, out) : -GRANARY_EOFFLINE;
+		drive_writing(drive, -1);
+		if (err == 0 || err == -GRANARY_ENOMEM)
+			return err;
+		failed = err;
+		but = drive;
+		(void)drive_probe(drive, true);
+	}
+	return failed;
+}
+
 int packs_create(struct packs *packs, uint64_t group, struct pack **out)
 {
-	return create(packs, group, false, 0, out);
+	return create(packs, &(struct making){ .group = group }, out);
 }
 
 int packs_create_for_job(struct packs *packs, uint64_t group, uint64_t order, struct pack **out)
 {
-	return create(packs, group, true, order, out);
+	return create(packs, &(struct making){ .group = group, .order = order, .for_job = true }, out);
 }
 
 int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end)
@@ -394,11 +531,14 @@ int packs_allocate(struct packs *packs, struct pack *pack, uint64_t end)
 	if (want > have) {
 		err = packs_refresh_space(packs);
 		if (err == 0)
-			err = room_for(packs, pack->for_job, want - have);
+			err = pack_may_write(pack) ? drive_room(pack->drive, pack->for_job, want - have) :
+						     -GRANARY_EOFFLINE;
 		if (err == 0)
 			err = fs_allocate(pack_file(pack), have, want - have);
-		if (err == 0)
+		if (err == 0) {
 			atomic_store(&pack->allocated, want);
+			pack_charge(pack, want);
+		}
 	}
 	pthread_mutex_unlock(&pack->lock);
 	return err;
@@ -415,28 +555,41 @@ static int rows_delete(struct packs *packs, const struct pack *pack)
 	if (txn == NULL)
 		return -GRANARY_ENOMEM;
 	kv_delete(txn, row_pack(key, pack->id));
-	kv_delete(txn, row_copy(key, PACKS_STORE_ID, pack->id));
+	kv_delete(txn, row_copy(key, drive_id(pack->drive), pack->id));
 	err = kv_submit_wait(packs->o.kv, txn);
 	kv_txn_free(&txn);
 	return err;
 }
 
-static int remove_pack(struct packs *packs, struct pack *pack)
+static int file_remove(struct pack *pack)
 {
 	char path[PACK_PATH_SIZE], dir[16];
+	struct fs *fs = drive_take(pack->drive);
+	int err;
+
+	if (fs == NULL)
+		return -GRANARY_EOFFLINE;
+	snprintf(dir, sizeof(dir), "packs/%02x", (unsigned)(pack->id & 0xff));
+	pack_path(pack, path);
+	err = fs_unlink(fs, path);
+	if (err == 0 || err == -GRANARY_ENOTFOUND)
+		err = fs_sync_dir(fs, dir);
+	drive_give(pack->drive);
+	return err == -GRANARY_ENOTFOUND ? 0 : err;
+}
+
+static int remove_pack(struct packs *packs, struct pack *pack)
+{
 	int err = 0;
 
 	assert(atomic_load(&pack->state) == PACK_DYING);
 	if (pack_pins(pack) > 0)
 		return -GRANARY_EBUSY;
-	if (pack->name[0] != 0) {
-		snprintf(dir, sizeof(dir), "packs/%02x", (unsigned)(pack->id & 0xff));
-		pack_path(pack, path);
-		err = fs_unlink(packs->o.fs, path);
-		if (err == 0 || err == -GRANARY_ENOTFOUND)
-			err = fs_sync_dir(packs->o.fs, dir);
-	}
-	if (err == 0 || err == -GRANARY_ENOTFOUND)
+	if (!pack_may_write(pack))
+		return -GRANARY_EOFFLINE; /* the name is still there: when the drive is back */
+	if (pack->name[0] != 0)
+		err = file_remove(pack);
+	if (err == 0)
 		err = rows_delete(packs, pack);
 	if (err < 0)
 		return err;
@@ -459,14 +612,15 @@ int packs_remove(struct packs *packs, struct pack *pack)
 
 struct names_scan {
 	struct packs *packs; /* sweep only */
+	struct drive *drive;
 	struct fs *fs;
 	char dir[16];
 	uint32_t incarnation, max, count;
 	bool dry;
 };
 
-/* Calls each(scan, name) for every file in packs/XX; 1 from it means enough. */
-static int names_scan(struct names_scan *scan, int (*each)(void *arg, const char *name))
+/* Calls each(scan, name) for every file in packs/XX of one drive; 1 from it means enough. */
+static int drive_scan(struct names_scan *scan, int (*each)(void *arg, const char *name))
 {
 	for (unsigned i = 0; i < 256; i++) {
 		int err;
@@ -474,7 +628,7 @@ static int names_scan(struct names_scan *scan, int (*each)(void *arg, const char
 		snprintf(scan->dir, sizeof(scan->dir), "packs/%02x", i);
 		err = fs_list(scan->fs, scan->dir, each, scan);
 		if (err > 0)
-			return 0;
+			return 1;
 		if (err < 0 && err != -GRANARY_ENOTFOUND)
 			return err;
 	}
@@ -509,6 +663,26 @@ int packs_each_file(struct fs *fs, int (*each)(void *arg, const char *dir, const
 	return res;
 }
 
+/* Of all drives that can be read. */
+static int names_scan(struct drives *drives, struct names_scan *scan, int (*each)(void *arg, const char *name))
+{
+	int err = 0;
+
+	for (uint32_t i = 0; err == 0 && i < drives_count(drives); i++) {
+		scan->drive = drives_at(drives, i);
+		scan->fs = drive_take(scan->drive);
+		if (scan->fs == NULL)
+			continue;
+		err = drive_scan(scan, each);
+		drive_give(scan->drive);
+		if (err < 0 && drive_id(scan->drive) != DRIVE_DATA) {
+			(void)drive_probe(scan->drive, true);
+			err = drive_health(scan->drive) == DRIVE_OFFLINE ? 0 : err;
+		}
+	}
+	return err < 0 ? err : 0;
+}
+
 static int highest_each(void *arg, const char *name)
 {
 	struct names_scan *scan = arg;
@@ -523,22 +697,31 @@ static int highest_each(void *arg, const char *name)
 	return 0;
 }
 
-int packs_highest_incarnation(struct fs *fs, uint32_t *out)
+int packs_highest_incarnation(struct drives *drives, uint32_t *out)
 {
-	struct names_scan scan = { .fs = fs };
-	int err = names_scan(&scan, highest_each);
+	struct names_scan scan = { .incarnation = drives_highest_incarnation(drives) };
+	int err = names_scan(drives, &scan, highest_each);
 
 	*out = scan.incarnation;
 	return err;
 }
 
+int packs_incarnation_in(struct fs *fs, uint32_t *out)
+{
+	struct names_scan scan = { .fs = fs };
+	int err = drive_scan(&scan, highest_each);
+
+	*out = scan.incarnation;
+	return err < 0 ? err : 0;
+}
+
 /* Does a row name this file? An error counts as yes. */
-static int is_named(struct packs *packs, uint64_t id, const char *name)
+static int is_named(const struct names_scan *scan, uint64_t id, const char *name)
 {
 	uint8_t key[ROW_KEY_MAX];
 	struct kv_value v;
 	struct slice have;
-	int err = kv_get(packs->o.kv, row_copy(key, PACKS_STORE_ID, id), &v);
+	int err = kv_get(scan->packs->o.kv, row_copy(key, drive_id(scan->drive), id), &v);
 	int yes;
 
 	if (err == -GRANARY_ENOTFOUND)
@@ -558,9 +741,9 @@ static int sweep_each(void *arg, const char *name)
 	int named;
 
 	if (!pack_name_parse(name, &id, &attempt) ||
-	    id_incarnation(attempt) >= ids_incarnation(scan->packs->o.ids))
+	    id_incarnation(attempt) >= ids_incarnation(scan->packs->o.ids) || !drive_may_write(scan->drive))
 		return 0;
-	named = is_named(scan->packs, id, name);
+	named = is_named(scan, id, name);
 	if (named != 0)
 		return named < 0 ? named : 0;
 	snprintf(path, sizeof(path), "%s/%s", scan->dir, name);
@@ -576,8 +759,8 @@ static int sweep_each(void *arg, const char *name)
 
 int packs_sweep_orphans(struct packs *packs, uint32_t max, bool dry)
 {
-	struct names_scan scan = { .packs = packs, .fs = packs->o.fs, .max = max, .dry = dry };
-	int err = max == 0 ? 0 : names_scan(&scan, sweep_each);
+	struct names_scan scan = { .packs = packs, .max = max, .dry = dry };
+	int err = max == 0 ? 0 : names_scan(packs->o.drives, &scan, sweep_each);
 
 	return err < 0 ? err : (int)scan.count;
 }

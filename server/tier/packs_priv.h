@@ -7,11 +7,11 @@
 #include <stdatomic.h>
 
 #include "common/list.h"
+#include "tier/drives.h"
 #include "tier/packs.h"
 
 enum {
 	PACKS_SHARDS = 64,
-	PACKS_STORE_ID = 1,                        /* the default hot directory */
 	PACK_NAME_SIZE = 16 + 1 + 16 + 5 + 1,      /* FORMAT 2.2 and a NUL */
 	PACK_PATH_SIZE = 6 + 3 + PACK_NAME_SIZE,   /* packs/XX/NAME */
 	PACK_MAGIC = 0x1ac4ed01,
@@ -34,6 +34,10 @@ struct pack {
 	uint64_t id, group, order;
 	struct pack *chain;      /* in its bucket */
 	struct list file_node;   /* in packs->files while `file` is set */
+	struct drive *drive;     /* where its copy lies; NULL: nobody knows that drive any more */
+	_Atomic uint32_t generation; /* of the drive when `file` was opened */
+	_Atomic int64_t charged; /* bytes that it takes of its drive */
+	_Atomic bool counted;    /* among the packs that are being written there */
 	pthread_mutex_t lock;    /* allocation and opening */
 	char name[PACK_NAME_SIZE]; /* of the `c` row; empty: no hot copy */
 };
@@ -55,12 +59,14 @@ struct packs {
 	pthread_mutex_t files_lock;  /* before a shard's lock */
 	struct list files;           /* open descriptors, the clock's order */
 	uint32_t files_open;
+	struct fs_file **stale;      /* under files_lock: of drives that were opened anew, and still referenced then */
+	uint32_t stale_count, stale_cap;
 	pthread_mutex_t dirs_lock;
-	bool dir_made[256];          /* packs/XX exists and its name is synced */
+	uint64_t written_ns;         /* the jobs': when drives were last probed by a write */
+	struct drives *own_drives;   /* where the options named none */
 	pthread_mutex_t hold_lock;   /* before all others */
 	pthread_cond_t hold_changed;
 	uint32_t holds, changes;
-	_Atomic uint64_t space_total, space_available;
 	_Atomic uint64_t by_state[PACK_BROKEN + 1];
 };
 
@@ -70,7 +76,13 @@ void pack_free(struct pack **pack);
 int packs_insert(struct packs *packs, struct pack *pack); /* the table's reference is the caller's first one */
 void pack_set_state(struct packs *packs, struct pack *pack, uint8_t state);
 struct packs_shard *packs_shard_of(struct packs *packs, uint64_t pack_id);
+/* fresh: the same pack elsewhere; takes the old one's place in the table, and its pins. */
+void packs_replace(struct packs *packs, struct pack *old, struct pack *fresh);
 void packs_make_gone(struct packs *packs, struct pack *pack); /* drops the table's reference; the caller has one */
+
+/* What it takes of its drive is so much now; and whether it counts as being written there. */
+void pack_charge(struct pack *pack, uint64_t bytes);
+void pack_count(struct pack *pack, bool is_written);
 
 /* packs_files.c */
 void pack_path(const struct pack *pack, char out[PACK_PATH_SIZE]);
@@ -78,3 +90,5 @@ bool pack_name_parse(const char *name, uint64_t *id, uint64_t *attempt);
 /* Takes the descriptor into the table; other descriptors that nobody references may close. */
 void packs_file_add(struct packs *packs, struct pack *pack, struct fs_file *file);
 void packs_file_drop(struct packs *packs, struct pack *pack);
+int packs_dir_make(struct packs *packs, struct drive *drive, struct fs *fs, uint64_t pack_id); /* packs/XX, synced */
+void packs_file_unmake(struct pack *pack, struct fs_file **file);

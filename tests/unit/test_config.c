@@ -53,7 +53,7 @@ static void test_every_default_satisfies_its_own_check(void **state)
 	(void)state;
 	config_init(&config);
 	for (int i = 0; i < CONFIG_KEYS; i++)
-		if (config_keys[i].type != CONFIG_LIST && i != CONFIG_DATA)
+		if (config_keys[i].type != CONFIG_LIST && i != CONFIG_DATA && i != CONFIG_HOT)
 			assert_int_equal(config_set_flag(&config, (enum config_key)i,
 						 config_keys[i].text, why),
 				0);
@@ -86,6 +86,37 @@ static void test_a_file_sets_values_and_remembers_lines(void **state)
 	assert_int_equal(config.values[CONFIG_LOG_LEVEL].number, 3);
 	assert_int_equal(config.values[CONFIG_LOG_LEVEL].source, CONFIG_FROM_FILE);
 	assert_int_equal(config.values[CONFIG_MEMORY].source, CONFIG_FROM_DEFAULT);
+}
+
+static void test_hot_directories_have_a_path_and_a_size(void **state)
+{
+	(void)state;
+	config_init(&config);
+	assert_int_equal(config.hot_count, 0);
+	assert_int_equal(parse("hot:\n  - path: /mnt/a/\n    size: 3TiB\n  - path: /mnt/b\n"), 0);
+	assert_int_equal(config.hot_count, 2);
+	assert_string_equal(config.hot[0].path, "/mnt/a");
+	assert_int_equal(config.hot[0].size, 3 * 1024 * CONFIG_GIB);
+	assert_string_equal(config.hot[1].path, "/mnt/b");
+	assert_int_equal(config.hot[1].size, 0);
+	assert_int_equal(config_set_flag(&config, CONFIG_HOT, "/mnt/c,64MiB", why), 0);
+	assert_int_equal(config_set_flag(&config, CONFIG_HOT, "/mnt/d", why), 0);
+	assert_int_equal(config.hot_count, 2);
+	assert_string_equal(config.hot[0].path, "/mnt/c");
+	assert_int_equal(config.hot[0].size, 64 * CONFIG_MIB);
+	assert_string_equal(config.hot[1].path, "/mnt/d");
+	config_init(&config);
+	assert_int_equal(parse("hot: []\n"), 0);
+	assert_int_equal(config.hot_count, 0);
+	refused("hot: /mnt/a\n", "g.yaml:1:6: hot: a list is needed, one '- path: DIR' a drive");
+	refused("hot: [/mnt/a]\n", "g.yaml:1:7: hot: '- path: DIR' is needed");
+	refused("hot:\n  - size: 3TiB\n", "a drive needs a path");
+	refused("hot:\n  - path: mnt/a\n", "g.yaml:2:11: hot: path: 'mnt/a' is no path");
+	refused("hot:\n  - path: /a\n    size: 3TB\n", "g.yaml:3:11: hot: size: '3TB' is not a size");
+	refused("hot:\n  - path: /a\n    size: 1MiB\n", "64MiB or more");
+	refused("hot:\n  - path: /a\n    path: /b\n", "path is given twice");
+	refused("hot:\n  - path: /a\n    class: x\n", "path and size are what a drive has");
+	refused("hot:\n  - path: [/a]\n", "one value is needed");
 }
 
 static void test_an_empty_file_is_the_defaults(void **state)
@@ -234,6 +265,7 @@ int main(void)
 		cmocka_unit_test(test_defaults_are_as_documented),
 		cmocka_unit_test(test_every_default_satisfies_its_own_check),
 		cmocka_unit_test(test_a_file_sets_values_and_remembers_lines),
+		cmocka_unit_test(test_hot_directories_have_a_path_and_a_size),
 		cmocka_unit_test(test_an_empty_file_is_the_defaults),
 		cmocka_unit_test(test_an_unknown_key_names_its_place_and_the_nearest),
 		cmocka_unit_test(test_a_wrong_type_is_refused_at_its_place),

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* packs_move.c -- a sealed pack goes to another drive: copied, read back and compared, one transaction, delayed
+ * deletion of what it was copied of (contracts I and J).
+ * Invariants: (1) the old file is not touched before the row names the new one, and then not before the removal delay;
+ * (2) the new file and its name are synced and were read back past the page cache before the row names it; (3) a crash
+ * before the transaction leaves a file that no row names, which a later start sweeps; after it, a `g` row of kind 3;
+ * (4) addresses do not change: in the table a fresh struct takes the place of the old one, which lives, with its open
+ * descriptor, until its last reader is through; (5) memory: one piece. */
+#include "tier/packs_priv.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/crc32c.h"
+#include "common/error.h"
+#include "common/id.h"
+#include "common/log.h"
+#include "common/tlv.h"
+#include "io/fs.h"
+#include "meta/ids.h"
+#include "meta/kv.h"
+
+enum { PIECE_SIZE = 4 * 1024 * 1024, VALUE_MAX = 256 };
+
+struct moving {
+	struct packs *packs;
+	struct pack *old, *new;
+	struct fs_file *from, *to;
+	uint8_t *piece;
+	uint64_t size;
+	uint32_t crc;
+	const struct packs_move *order;
+};
+
+static int is_stopped(const struct moving *m)
+{
+	return m->order->stop != NULL && m->order->stop(m->order->arg) ? -GRANARY_ESHUTDOWN : 0;
+}
+
+/* Whole pieces: sizes of sealed packs are multiples of 4 KiB. */
+static int pieces(struct moving *m, struct fs_file *from, struct fs_file *to, uint32_t *crc)
+{
+	int err = 0;
+
+	*crc = 0;
+	for (uint64_t at = 0; err == 0 && at < m->size; at += PIECE_SIZE) {
+		size_t len = m->size - at < PIECE_SIZE ? (size_t)(m->size - at) : PIECE_SIZE;
+		int64_t n = fs_read(from, m->piece, len, at);
+
+		err = n < 0 ? (int)n : (size_t)n < len ? -GRANARY_ECORRUPT : is_stopped(m);
+		if (err == 0) *crc = crc32c(*crc, m->piece, len);
+		if (err == 0 && to != NULL) err = fs_write(to, m->piece, len, at);
+	}
+	return err;
+}
+
+static int copy_in(struct moving *m, struct fs *fs)
+{
+	char path[PACK_PATH_SIZE], dir[16];
+	uint32_t back;
+	int err = packs_dir_make(m->packs, m->new->drive, fs, m->new->id);
+
+	if (err < 0) return err;
+	snprintf(m->new->name, sizeof(m->new->name), "%016" PRIx64 "-%016" PRIx64 ".pack", m->new->id,
+		ids_object(m->packs->o.ids));
+	snprintf(dir, sizeof(dir), "packs/%02x", (unsigned)(m->new->id & 0xff));
+	pack_path(m->new, path);
+	err = fs_open(fs, path, FS_CREATE_NEW | FS_DIRECT, &m->to);
+	if (err < 0) return err;
+	err = fs_allocate(m->to, 0, m->size);
+	if (err == 0) err = pieces(m, m->from, m->to, &m->crc);
+	if (err == 0) err = fs_sync(m->to);
+	if (err == 0) err = fs_sync_dir(fs, dir);
+	if (err == 0) err = pieces(m, m->to, NULL, &back);
+	if (err == 0 && back != m->crc) err = -GRANARY_ECORRUPT;
+	if (err < 0) {
+		fs_close(&m->to);
+		if (fs_unlink(fs, path) < 0)
+			log_warn("cannot remove an unused pack file, a later start sweeps it; name=%s", m->new->name);
+	}
+	return err;
+}
+
+static int copy(struct moving *m)
+{
+	struct fs *fs = drive_take(m->new->drive);
+	int err;
+
+	if (fs == NULL) return -GRANARY_EOFFLINE;
+	err = copy_in(m, fs);
+	drive_give(m->new->drive);
+	return err;
+}
+
+static int commit(struct moving *m)
+{
+	uint8_t key[ROW_KEY_MAX], value[VALUE_MAX];
+	struct kv_txn *txn = kv_txn_new(m->packs->o.kv);
+	struct wr w = wr_of(value, sizeof(value));
+	uint64_t now = m->packs->o.clock != NULL ? store_clock_now(m->packs->o.clock) : 0;
+	int err;
+
+	if (txn == NULL) return -GRANARY_ENOMEM;
+	value_begin(&w);
+	tlv_put(&w, CTAG_NAME, slice_str(m->new->name));
+	tlv_put(&w, CTAG_CODEC, slice_of("\0", 1));
+	tlv_put_u64(&w, CTAG_LENGTH, m->size);
+	tlv_put_u32(&w, CTAG_CRC, m->crc);
+	tlv_put(&w, CTAG_STATE, slice_of("\2", 1));
+	tlv_put(&w, CTAG_SPARSE, slice_of("\0", 1));
+	assert(wr_ok(&w));
+	kv_pre_absent(txn, 0, row_copy(key, drive_id(m->new->drive), m->new->id));
+	kv_put(txn, row_copy(key, drive_id(m->new->drive), m->new->id), slice_of(value, wr_len(&w)));
+	kv_delete(txn, row_copy(key, drive_id(m->old->drive), m->old->id));
+	w = wr_of(value, sizeof(value));
+	value_begin(&w);
+	tlv_put_u64(&w, GTAG_STORE, drive_id(m->old->drive));
+	tlv_put(&w, GTAG_NAME, slice_str(m->old->name));
+	kv_put(txn, row_deletion(key, now, DELETION_MOVED, m->old->id), slice_of(value, wr_len(&w)));
+	err = kv_submit_wait(m->packs->o.kv, txn);
+	kv_txn_free(&txn);
+	return err;
+}
+
+static struct pack *twin_new(const struct pack *old, struct drive *drive)
+{
+	struct pack *p = pack_new(old->id, PACK_SEALED);
+
+	if (p == NULL) return NULL;
+	p->group = old->group;
+	p->order = old->order;
+	p->drive = drive;
+	atomic_store(&p->file_size, atomic_load(&old->file_size));
+	atomic_store(&p->end, atomic_load(&old->end));
+	return p;
+}
+
+/* Where the metadata cannot tell whether it was committed, the next start knows: it sweeps what no row names. */
+static void file_leave(struct moving *m, int err)
+{
+	if (err == -GRANARY_EBUSY || err == -GRANARY_ENOSPACE || err == -GRANARY_ENOMEM)
+		packs_file_unmake(m->new, &m->to);
+	fs_close(&m->to);
+}
+
+static int move(struct moving *m)
+{
+	int err;
+
+	m->size = atomic_load(&m->old->file_size);
+	m->piece = aligned_alloc(4096, PIECE_SIZE);
+	err = m->piece != NULL ? packs_open_file(m->packs, m->old) : -GRANARY_ENOMEM;
+	if (err < 0) return err;
+	m->from = pack_file(m->old);
+	err = copy(m);
+	if (err < 0) return err;
+	err = commit(m);
+	if (err < 0) {
+		file_leave(m, err);
+		return err;
+	}
+	packs_file_add(m->packs, m->new, m->to);
+	pack_charge(m->old, 0);
+	pack_charge(m->new, m->size);
+	packs_replace(m->packs, m->old, m->new); /* the table's reference of the old one is gone */
+	log_info("moved a pack to another drive; pack=%016" PRIx64 " from='%s' to='%s' bytes=%" PRIu64, m->new->id,
+		drive_path(m->old->drive), drive_path(m->new->drive), m->size);
+	m->new = NULL;
+	return 0;
+}
+
+int packs_move(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes)
+{
+	struct moving m = { .packs = packs, .old = packs_ref(packs, pack_id), .order = order };
+	struct drive *to;
+	int err = 0;
+
+	*bytes = 0;
+	if (m.old == NULL) return 0;
+	if (atomic_load(&m.old->state) != PACK_SEALED || packs_pending_count(m.old) > 0 || m.old->drive == NULL ||
+		drive_may_place(m.old->drive))
+		err = -GRANARY_EBUSY;
+	if (err == 0) err = packs_refresh_space(packs);
+	to = err == 0 ? drives_choose(packs->o.drives, true, atomic_load(&m.old->file_size), m.old->drive, &err) : NULL;
+	if (to != NULL) {
+		m.new = twin_new(m.old, to);
+		err = m.new != NULL ? move(&m) : -GRANARY_ENOMEM;
+		*bytes = err == 0 ? m.size : 0;
+		if (err < 0 && err != -GRANARY_ESHUTDOWN) {
+			(void)drive_probe(to, true);
+			(void)drive_probe(m.old->drive, true);
+		}
+	}
+	pack_free(&m.new);
+	free(m.piece);
+	packs_unref(packs, m.old);
+	return err;
+}
+
+/* ---- what was copied from ---- */
+
+static int names_still(struct packs *packs, uint64_t store, uint64_t pack_id, struct slice name)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_value v;
+	struct slice have;
+	int err = kv_get(packs->o.kv, row_copy(key, store, pack_id), &v);
+
+	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
+	err = !value_bytes(v.v, CTAG_NAME, &have) ? -GRANARY_ECORRUPT : slice_eq(have, name);
+	kv_value_release(&v);
+	return err;
+}
+
+int packs_remove_moved(struct packs *packs, uint64_t pack_id, struct slice value)
+{
+	char path[PACK_PATH_SIZE + 8], dir[16], text[PACK_NAME_SIZE];
+	uint64_t store, id, attempt;
+	struct slice name;
+	struct drive *drive;
+	struct fs *fs;
+	int err;
+
+	if (!value_u64(value, GTAG_STORE, 0, &store) || !value_bytes(value, GTAG_NAME, &name) ||
+		name.len != PACK_NAME_SIZE - 1)
+		return -GRANARY_ECORRUPT;
+	memcpy(text, name.p, name.len);
+	text[name.len] = '\0';
+	if (!pack_name_parse(text, &id, &attempt) || id != pack_id) return -GRANARY_ECORRUPT;
+	drive = drives_find(packs->o.drives, store);
+	if (drive == NULL) return 0; /* the drive was given up, its files with it */
+	err = names_still(packs, store, pack_id, name);
+	if (err != 0) return err < 0 ? err : -GRANARY_ECORRUPT;
+	fs = drive_may_write(drive) ? drive_take(drive) : NULL;
+	if (fs == NULL) return -GRANARY_EOFFLINE;
+	snprintf(dir, sizeof(dir), "packs/%02x", (unsigned)(pack_id & 0xff));
+	snprintf(path, sizeof(path), "%s/%s", dir, text);
+	err = fs_unlink(fs, path);
+	if (err == 0 || err == -GRANARY_ENOTFOUND) err = fs_sync_dir(fs, dir);
+	drive_give(drive);
+	return err == -GRANARY_ENOTFOUND ? 0 : err;
+}
