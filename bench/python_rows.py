@@ -46,7 +46,7 @@ class Python:
         s = self.run.server()
         self.run.have(s, prefix, count, size)
         snapshot = self.run.snapshot(s, prefix)
-        self.run.stream(s, snapshot, "blocks", batch, 1)
+        s.client("stream", snapshot, "blocks", batch, 1, 0)  # a whole epoch: all is in the cache then, however long it takes
         return s, snapshot
 
     def hot(self):

@@ -39,7 +39,7 @@ class Train:
         s = self.run.server()
         self.run.have(s, "s112k", self.run.big, 114688)
         snapshot, batch, seconds = self.run.snapshot(s, "s112k"), 64, 5 * self.run.seconds
-        self.run.stream(s, snapshot, "blocks", batch, 1)
+        s.client("stream", snapshot, "blocks", batch, 1, 0)  # a whole epoch
 
         def loop():
             args = ("stall", f"{s.url}/{snapshot}", s.credentials, "blocks", batch)
