@@ -7,17 +7,19 @@
     request_id  'SESSION-REQUEST', as the server's log has them, or ''
     hint        what helps, or ''
 """
+import typing
 
 
 class Error(Exception):
     """Something that Granary could not do. str() has the cause, where, and what helps."""
 
-    def __init__(self, message="", *, name="", code=0, key=None, endpoint="", request_id="", hint=""):
+    def __init__(self, message: str = "", *, name: str = "", code: int = 0, key: "str | None" = None, endpoint: str = "",
+                 request_id: str = "", hint: str = "") -> None:
         super().__init__(message)
         self.message, self.name, self.code, self.key = message, name, code, key
         self.endpoint, self.request_id, self.hint = endpoint, request_id, hint
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = self.message
         where = [w for w in (f"server {self.endpoint}" if self.endpoint else "",
                              f"request {self.request_id}" if self.request_id else "") if w]
@@ -27,12 +29,12 @@ class Error(Exception):
             text += f" ({', '.join(where)})"
         return f"{text}\nhint: {self.hint}" if self.hint else text
 
-    def __reduce__(self):
+    def __reduce__(self) -> "tuple[object, ...]":
         return _rebuild, (type(self), self.message, {k: getattr(self, k) for k in (
             "name", "code", "key", "endpoint", "request_id", "hint")})
 
 
-def _rebuild(cls, message, fields):
+def _rebuild(cls: "type[Error]", message: str, fields: "dict[str, typing.Any]") -> Error:
     return cls(message, **fields)
 
 
