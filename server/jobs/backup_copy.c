@@ -17,15 +17,29 @@ enum { PIECE_SIZE = 1024 * 1024, PIECE_ALIGN = 64 * 1024 };
 
 /* ---- copying ---- */
 
+/* Somebody may have tidied up in the backup. */
+static bool is_there(struct backup *b, const struct backup_file *f)
+{
+	char path[BACKUP_PATH_MAX];
+	struct fs_file *file = NULL;
+	bool is_whole;
+
+	snprintf(path, sizeof(path), BACKUP_FILES "/%s", f->stored);
+	is_whole = fs_open(b->to, path, FS_READ, &file) == 0 && fs_size(file) == (int64_t)f->size;
+	fs_close(&file);
+	return is_whole;
+}
+
 /* A table never changes, and neither does its identity: what the last checkpoint has of it is it. */
-static const struct backup_file *find_kept(const struct backup *b, const struct backup_file *f)
+static const struct backup_file *find_kept(struct backup *b, const struct backup_file *f)
 {
 	size_t len = strlen(f->name);
 
 	if (f->identity == 0 || len < 4 || strcmp(f->name + len - 4, ".sst") != 0) return NULL;
 	for (uint32_t i = 0; i < b->last.count; i++) {
 		const struct backup_file *k = &b->last.files[i];
-		if (k->identity == f->identity && k->size == f->size && strcmp(k->name, f->name) == 0) return k;
+		if (k->identity == f->identity && k->size == f->size && strcmp(k->name, f->name) == 0)
+			return is_there(b, k) ? k : NULL;
 	}
 	return NULL;
 }

@@ -308,6 +308,26 @@ static void test_tables_are_copied_once_and_old_checkpoints_go(void **state)
 	check_restored(w, w->values, 0, false);
 }
 
+static int unlink_table(void *arg, const char *name)
+{
+	char path[300];
+
+	snprintf(path, sizeof(path), "files/%.120s", name);
+	return strstr(name, ".sst") != NULL ? fs_unlink(arg, path) : 0;
+}
+
+static void test_a_table_that_was_taken_away_is_copied_again(void **state)
+{
+	struct bench *w = *state;
+
+	change(w);
+	assert_int_equal(backup_turn(w->b), 0);
+	assert_int_equal(fs_list(w->to, "files", unlink_table, w->to), 0);
+	backup_ask(w->b);
+	assert_int_equal(backup_turn(w->b), 0);
+	check_restored(w, w->values, 0, false);
+}
+
 static void test_a_directory_of_others_is_refused_and_left_alone(void **state)
 {
 	struct bench *w = *state;
@@ -394,6 +414,7 @@ int main(void)
 		TEST(test_a_log_that_is_cut_anywhere_gives_a_state_that_was),
 		TEST(test_a_missing_log_is_a_gap_that_is_told),
 		TEST(test_tables_are_copied_once_and_old_checkpoints_go),
+		TEST(test_a_table_that_was_taken_away_is_copied_again),
 		TEST(test_a_directory_of_others_is_refused_and_left_alone),
 		TEST(test_a_damaged_file_is_never_restored),
 		cmocka_unit_test(test_format_9_2_refuses_what_is_no_manifest),
