@@ -11,6 +11,8 @@
  *                                                           random batches; `order`: dataset order
  *   bench_client single BUCKET PREFIX COUNT SIZE INFLIGHT SECONDS   one GET a request
  *   bench_client put BUCKET PREFIX CLIENTS SIZE SECONDS     CLIENTS connections, one put in flight on each
+ *   bench_client unstable BUCKET PREFIX SIZE SECONDS       one put at a time, answered before it is durable; a sync
+ *                                                           at the end, outside the clock
  *   bench_client putbatch BUCKET PREFIX BATCH SIZE INFLIGHT SECONDS   keys in a random order
  *   bench_client stat BUCKET KEYFILE BATCH INFLIGHT SECONDS random keys of the file
  *   bench_client list BUCKET PREFIX ROUNDS                  whole listings, pages of 1,000
@@ -635,6 +637,34 @@ static void run_fair(const char *snapshot, const char *mode, uint32_t batch, uin
 	granary_close(&c);
 }
 
+static void run_unstable(const struct set *set, double seconds)
+{
+	struct granary_client *c = open_client(1);
+	const struct granary_call *call =
+		GRANARY_CALL(.bucket = set->bucket, .flags = GRANARY_UNSTABLE);
+	uint8_t *data = malloc(set->size);
+	uint64_t count = 0, warm = 200;
+	struct meter m = { 0 };
+	int err = 0;
+	if (!data) die("memory", NULL, -GRANARY_ENOMEM);
+	memset(data, 'x', set->size);
+	for (double start = now(); err == 0 && (count <= warm || now() - start < seconds); count++) {
+		char name[NAME_MAX_LEN];
+		if (count == warm) {
+			m = meter_start(c);
+			start = now();
+		}
+		snprintf(name, sizeof name, "%s/s%08llu", set->prefix, (unsigned long long)count);
+		err = granary_put(c, name, data, set->size, call);
+	}
+	if (err < 0) die("unstable put", c, err);
+	meter_report(&m, "unstable", (double)(count - warm), (double)((count - warm) * set->size));
+	err = granary_sync(c, NULL);
+	if (err < 0) die("sync", c, err);
+	free(data);
+	granary_close(&c);
+}
+
 static void run_list(const char *bucket, const char *prefix, int rounds)
 {
 	struct granary_client *c = open_client(1);
@@ -695,6 +725,9 @@ int main(int argc, char **argv)
 		uint32_t clients = (uint32_t)number(argv[4]);
 		run_put("put", &s, 1, clients, 0, strtod(argv[6], NULL),
 			clients < 64 ? clients : 64);
+	} else if (argc == 6 && strcmp(mode, "unstable") == 0) {
+		s.size = number(argv[4]);
+		run_unstable(&s, strtod(argv[5], NULL));
 	} else if (argc == 8 && strcmp(mode, "putbatch") == 0) {
 		s.shuffled = true;
 		run_put("putbatch", &s, (uint32_t)number(argv[4]), (uint32_t)number(argv[6]), 0,

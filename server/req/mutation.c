@@ -458,6 +458,7 @@ static void plan_hand_over(struct mutation *m)
 {
 	struct kv_txn *txn = ns_plan_txn(m->plan);
 
+	if (!kv_txn_is_unstable(txn)) return; /* made early, and submitted with its records */
 	m->is_pending = kv_txn_is_pending(txn);
 	if (!m->is_pending) {
 		m->tail->is_flying = false;

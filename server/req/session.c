@@ -61,6 +61,7 @@ struct session {
 	struct list settled, waiting, uploads;
 	uint64_t *rows; /* sequences with a retry row, in the order of their commits */
 	uint32_t rows_count, rows_cap;
+	uint64_t rows_seen; /* `seen` when none of them was left that may go */
 	struct session_row row;      /* as committed, once stored */
 	uint64_t ids_next, ids_end;  /* of its last range */
 	bool row_busy;               /* it is being written */
@@ -153,19 +154,24 @@ static void seq_remove(struct session *s, struct seq *q)
 	seq_free(q);
 }
 
-/* Settled ones the client has, and the oldest past the limits. */
+/* Settled ones the client has: `seen` has moved. */
 static void session_trim(struct session *s)
 {
 	list_for_safe (n, tmp, &s->settled) {
 		struct seq *q = container_of(n, struct seq, node);
 
-		if (q->sequence <= s->seen) {
-			seq_remove(s, q);
-		} else if (s->settled_count > SESSION_RESULTS_MAX ||
-			   s->settled_bytes > SESSION_RESULT_BYTES_MAX) {
-			if (q->sequence > s->pushed_out) s->pushed_out = q->sequence;
-			seq_remove(s, q);
-		}
+		if (q->sequence <= s->seen) seq_remove(s, q);
+	}
+}
+
+/* The oldest past the limits. */
+static void session_push_out(struct session *s)
+{
+	while (s->settled_count > SESSION_RESULTS_MAX || s->settled_bytes > SESSION_RESULT_BYTES_MAX) {
+		struct seq *q = container_of(s->settled.next, struct seq, node);
+
+		if (q->sequence > s->pushed_out && q->sequence > s->seen) s->pushed_out = q->sequence;
+		seq_remove(s, q);
 	}
 }
 
@@ -296,7 +302,8 @@ void session_settle(
 		s->settled_count++;
 		s->settled_bytes += q->result.meta_len;
 		session_wake(s, m->sequence, 0);
-		session_trim(s);
+		if (m->sequence <= s->seen) seq_remove(s, q);
+		session_push_out(s);
 	}
 	pthread_mutex_unlock(&s->lock);
 }
@@ -306,6 +313,10 @@ uint32_t session_take_deletes(struct session *s, uint64_t *out, uint32_t max)
 	uint32_t n = 0, kept = 0;
 
 	pthread_mutex_lock(&s->lock);
+	if (s->rows_seen == s->seen) {
+		pthread_mutex_unlock(&s->lock);
+		return 0;
+	}
 	for (uint32_t i = 0; i < s->rows_count; i++) {
 		if (n < max && s->rows[i] <= s->seen)
 			out[n++] = s->rows[i];
@@ -313,6 +324,7 @@ uint32_t session_take_deletes(struct session *s, uint64_t *out, uint32_t max)
 			s->rows[kept++] = s->rows[i];
 	}
 	s->rows_count = kept;
+	if (n < max) s->rows_seen = s->seen;
 	pthread_mutex_unlock(&s->lock);
 	return n;
 }
@@ -321,6 +333,7 @@ void session_return_deletes(struct session *s, const uint64_t *sequences, uint32
 {
 	pthread_mutex_lock(&s->lock);
 	for (uint32_t i = 0; i < n; i++) rows_push(s, sequences[i]);
+	if (n > 0) s->rows_seen = UINT64_MAX; /* no number is: they are looked through again */
 	pthread_mutex_unlock(&s->lock);
 }
 

@@ -124,6 +124,7 @@ static void status_memory(struct text *t, const struct store *store)
 	number(t, "budget_locations_bytes", o->loc_budget);
 	number(t, "budget_kv_block_cache_bytes", o->kv_block_cache);
 	number(t, "budget_kv_write_buffer_bytes", o->kv_write_buffer);
+	number(t, "budget_unstable_bytes", o->unstable_budget);
 	number(t, "budget_staging_bytes", o->staging_budget);
 	number(t, "budget_requests_bytes", o->request_budget);
 	number(t, "requests_bytes",
@@ -202,6 +203,11 @@ static void status_kv(struct text *t, struct store *store)
 	number(t, "kv_puts", k.puts);
 	number(t, "kv_deletes", k.deletes);
 	number(t, "kv_pre_reads", k.pre_reads);
+	number(t, "kv_unstable", k.unstable);
+	number(t, "kv_pending", k.pending);
+	number(t, "kv_pending_bytes", k.pending_bytes);
+	number(t, "kv_flushes", k.flushes);
+	number(t, "kv_losses", k.losses);
 	seconds(t, "kv_sync_s", k.sync_ns);
 	seconds(t, "cpu_committer_s", k.committer_cpu_ns);
 }
