@@ -17,7 +17,7 @@
 
 #include "fuse/mount.h"
 
-enum { MESSAGE_MAX = FUSE_MIN_READ_BUFFER + KERNEL_PAGE, SLOTS_MAX = 256 };
+enum { MESSAGE_MAX = FUSE_MIN_READ_BUFFER + KERNEL_PAGE, SLOTS_MAX = 64 };
 
 struct slot {
 	struct request request; /* first: an answer finds its slot by it */
@@ -188,10 +188,13 @@ static void servers_run(struct device *d, uint32_t threads)
 		servers[i].started = pthread_create(&servers[i].thread, NULL, serve, &servers[i]) == 0;
 	}
 	if (!servers || !servers[0].started) d->error = -ENOMEM;
-	for (uint32_t i = 0; servers && i < threads; i++) {
+	for (uint32_t i = 0; servers && i < threads; i++)
 		if (servers[i].started) pthread_join(servers[i].thread, NULL);
+	rings_stop(d->mount->rings);
+	fetch_free(d->mount->fetch); /* what waits is answered, while its descriptor is still open */
+	d->mount->fetch = NULL;
+	for (uint32_t i = 0; servers && i < threads; i++)
 		if (servers[i].fd != d->mount->device) close(servers[i].fd);
-	}
 	free(servers);
 }
 
@@ -207,8 +210,6 @@ int device_run(struct mount *m, uint32_t threads, void (*ready)(void *arg), void
 		servers_run(&d, m->use_rings ? 1 : threads);
 		err = d.error;
 	}
-	fetch_free(m->fetch); /* what waits is answered, and its buffer given back */
-	m->fetch = NULL;
 	while (d.free) {
 		struct slot *s = d.free;
 		d.free = s->next;

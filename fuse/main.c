@@ -23,7 +23,6 @@ struct run {
 	struct mount mount;
 	struct granary_client *client;
 	struct granary_snapshot *snapshot;
-	struct rings *rings;
 	const char *rings_why; /* why there are none */
 	char source[512];
 	char target[4096];
@@ -221,8 +220,8 @@ static void served(void *arg)
 	char text[900];
 
 	if (m->use_rings) {
-		r->rings = rings_start(m, &r->rings_why);
-		if (!r->rings) {
+		m->rings = rings_start(m, &r->rings_why);
+		if (!m->rings) {
 			snprintf(text, sizeof(text),
 				"cannot start the io_uring transport: %s; transport=classic does without",
 				r->rings_why);
@@ -260,7 +259,6 @@ static int serve(struct run *r)
 	if (err == 0 && pthread_create(&signals, NULL, signals_run, r) == 0) {
 		pthread_detach(signals);
 		err = device_run(&r->mount, r->options.threads, served, r);
-		rings_end(r->rings);
 		hold_end(r);
 		close(r->mount.device);
 		if (err < 0)
@@ -269,6 +267,7 @@ static int serve(struct run *r)
 	}
 	if (err < 0) tell(r, why);
 	fetch_free(r->mount.fetch);
+	rings_free(r->mount.rings);
 	cache_free(r->mount.cache);
 	granary_snapshot_close(&r->snapshot);
 	if (r->client) granary_close(&r->client);

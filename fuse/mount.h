@@ -23,6 +23,7 @@ struct mount {
 	int device;       /* of the mount: /dev/fuse */
 	uint64_t time_ns; /* all files' times: when the snapshot was made */
 	bool use_rings;   /* asked for at INIT and granted by the kernel */
+	struct rings *rings;        /* NULL: the classic transport */
 	pthread_mutex_t lock;
 	struct waiting *waiting; /* lock */
 };
@@ -39,7 +40,8 @@ int device_run(struct mount *m, uint32_t threads, void (*ready)(void *arg), void
 /* ring.c: starts a queue a CPU; NULL: the kernel or the memory limit does not let us. */
 struct rings;
 struct rings *rings_start(struct mount *m, const char **why);
-void rings_end(struct rings *rings); /* after the unmount */
+void rings_stop(struct rings *rings); /* after the unmount: no handler runs any more, late answers go nowhere */
+void rings_free(struct rings *rings);
 bool rings_possible(const char **why);
 
 /* attach.c: mounts; gives the device. -1 and a text when it cannot. */

@@ -229,8 +229,10 @@ int options_read(int argc, char **argv, struct options *o, char *why, size_t siz
 		char *arg = argv[i];
 		if (strcmp(arg, "-h") == 0)
 			o->help = true;
-		else if (strcmp(arg, "-f") == 0)
-			o->foreground = true;
+		else if (strcmp(arg, "-t") == 0 || strcmp(arg, "-N") == 0)
+			i++; /* mount(8) adds these with a word each, and flags: be quiet, keep no table */
+		else if (arg[0] == '-' && arg[1] != '\0' && strspn(arg + 1, "snv") == strlen(arg + 1))
+			continue;
 		else if (strncmp(arg, "-o", 2) == 0 && (arg[2] || i + 1 < argc))
 			err = list_take(o, arg[2] ? arg + 2 : argv[++i], why, size);
 		else if (strncmp(arg, "--", 2) == 0)

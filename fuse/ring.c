@@ -303,26 +303,33 @@ struct rings *rings_start(struct mount *m, const char **why)
 	for (uint32_t i = 0; i < r->count; i++) sem_wait(&r->started);
 	if (r->error == 0) return r;
 	*why = strerror(-r->error);
-	rings_end(r);
+	rings_stop(r);
+	rings_free(r);
 	return NULL;
 }
 
-void rings_end(struct rings *r)
+void rings_stop(struct rings *r)
 {
 	uint64_t one = 1;
 
-	if (!r) return;
-	for (uint32_t i = 0; i < r->count; i++) {
+	for (uint32_t i = 0; r && i < r->count; i++) {
 		struct queue *q = &r->queues[i];
 		pthread_mutex_lock(&q->lock);
 		q->stop = true;
 		pthread_mutex_unlock(&q->lock);
 		if (write(q->wake, &one, sizeof(one)) < 0) perror("granary-mount: eventfd");
 		pthread_join(q->thread, NULL);
+	}
+}
+
+void rings_free(struct rings *r)
+{
+	for (uint32_t i = 0; r && i < r->count; i++) {
+		struct queue *q = &r->queues[i];
 		close(q->wake);
 		if (q->memory) munmap(q->memory, DEPTH * entry_size);
 		pthread_mutex_destroy(&q->lock);
 	}
-	sem_destroy(&r->started);
+	if (r) sem_destroy(&r->started);
 	free(r);
 }

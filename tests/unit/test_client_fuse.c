@@ -113,6 +113,9 @@ static void test_options(void **state)
 	assert_int_equal(o.transport, TRANSPORT_CLASSIC);
 	assert_true(o.foreground);
 	assert_int_equal(READ(&o, why, "--unmount", "DIR"), 0);
+	/* As mount(8) calls mount.granary. */
+	assert_int_equal(READ(&o, why, "URL", "DIR", "-sn", "-o", "ro,uid=3", "-t", "granary"), 0);
+	assert_int_equal(o.uid, 3);
 }
 
 static void test_bad_options(void **state)
