@@ -310,6 +310,26 @@ static int epoch_pages(struct granary_epoch *e, uint64_t *bytes)
 	return 0;
 }
 
+/* Known before the first batch, of the histograms: how many samples, at least, and of which snapshot. */
+static int largest_refused(const struct granary_epoch *e)
+{
+	const struct granary_snapshot *s = e->parts[0].snapshot;
+	unsigned first = 0;
+	uint64_t count = 0;
+
+	for (uint32_t i = 0; i < e->parts_count; i++)
+		if (e->parts[i].snapshot->manifest.largest == e->largest)
+			s = e->parts[i].snapshot;
+	while (first < SNAP_HISTOGRAM - 1 && (uint64_t)1 << first < e->memory)
+		first++;
+	for (unsigned i = first; i < SNAP_HISTOGRAM; i++)
+		count += s->manifest.histogram[i];
+	return error_fail(e->client, -GRANARY_ETOOBIG, "samples of '%s@%s', at least %llu, are larger than the memory "
+		"budget of %llu bytes, the largest has %llu: give it more", s->bucket, s->name,
+		(unsigned long long)(count > 0 ? count : 1), (unsigned long long)e->memory,
+		(unsigned long long)e->largest);
+}
+
 static int epoch_budget(struct granary_epoch *e)
 {
 	uint64_t batch = e->mean * e->ranks.spec.batch;
@@ -318,9 +338,7 @@ static int epoch_budget(struct granary_epoch *e)
 	e->memory = e->options.memory ? e->options.memory : want < most ? want : most;
 	e->mem.limit = e->memory;
 	if (e->largest > e->memory)
-		return error_fail(e->client, -GRANARY_ETOOBIG, "the largest sample of '%s@%s' has %llu bytes, "
-			"the memory budget is %llu: give it more", e->bucket, e->name, (unsigned long long)e->largest,
-			(unsigned long long)e->memory);
+		return largest_refused(e);
 	e->ahead = e->options.read_ahead;
 	if (e->ahead == 0) {
 		e->ahead = AHEAD_SAMPLES / e->ranks.spec.batch + AHEAD_MIN;

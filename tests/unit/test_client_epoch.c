@@ -798,9 +798,14 @@ static void test_options_that_make_no_sense(void **state)
 	struct granary_epoch_options o = defaults(0, 1, 1);
 	o.memory = 100; /* below the largest sample */
 	assert_int_equal(-GRANARY_ETOOBIG, read_epoch(&o, &s, 1, NULL));
+	assert_non_null(strstr(granary_last_error(client), "v1', at least"));
 	o = defaults(0, 1, 1);
 	o.mode = 4;
 	assert_int_equal(-GRANARY_EINVAL, read_epoch(&o, &s, 1, NULL));
+	world_make(100, 3, 600, 16, 4, 1); /* of a group its files count together */
+	o = defaults(0, 1, 1);
+	o.memory = 900; /* each file is smaller */
+	assert_int_equal(-GRANARY_ETOOBIG, read_epoch(&o, &s, 1, NULL));
 }
 
 /* ---- faults ---- */
