@@ -15,7 +15,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("GRANARY_BUILD", ROOT / "build" / "release"))
 LONG = os.environ.get("GRANARY_TEST_LONG") == "1"
-INSTALL_S = 3000 if LONG else 240
+INSTALL_S = 1800 if LONG else 240
 PIP = ("install", "-q", "--disable-pip-version-check", "--retries", "1", "--timeout", "15")
 SKIP = 77
 
