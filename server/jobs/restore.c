@@ -183,7 +183,7 @@ static int window_fill(struct window *w, size_t need)
 	size_t cap = need > PIECE_SIZE ? need : (size_t)PIECE_SIZE;
 	int64_t got;
 
-	memmove(w->buf, w->buf + w->from, w->len - w->from);
+	if (w->len > w->from) memmove(w->buf, w->buf + w->from, w->len - w->from);
 	w->len -= w->from;
 	w->at += w->from;
 	w->from = 0;
