@@ -432,6 +432,8 @@ struct simple_op {
 	uint8_t *body;
 	size_t body_len;
 	struct iovec data;
+	struct iovec *many; /* instead of data, freed with the operation; */
+	uint32_t many_count;
 	struct upload_pin *pin;
 	int (*decode)(struct simple_op *s, struct slice meta, struct slice data); /* NULL: nothing to decode */
 	void *out;

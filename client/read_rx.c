@@ -10,7 +10,7 @@ struct piece {
 	uint16_t status;
 	uint8_t flags;
 	uint64_t object_id, version, size, mtime_ns, dir_id, offset;
-	uint32_t len;
+	uint32_t len, cut_from, cut_len; /* the object's bytes of it begin at cut_from; `offset` is theirs */
 	struct cur crcs;
 	struct slice hash, text;
 };
@@ -32,12 +32,15 @@ static bool piece_decode(struct cur *c, struct piece *p)
 	struct slice crcs = cur_bytes(c, (size_t)crcs_count * 4);
 	p->crcs = crcs.len > 0 ? cur_of(crcs.p, crcs.len) : cur_of("", 0);
 	p->hash = p->flags & PIECE_HASH ? cur_bytes(c, 16) : slice_of(NULL, 0);
+	p->cut_from = p->flags & PIECE_CUT ? cur_u32(c) : 0;
+	p->cut_len = p->flags & PIECE_CUT ? cur_u32(c) : p->len;
 	p->text = p->flags & PIECE_TEXT ? cur_bytes16(c) : slice_of(NULL, 0);
-	if (!cur_ok(c) || p->offset + p->len < p->offset)
+	if (!cur_ok(c) || p->offset + p->len < p->offset || p->cut_from > p->len ||
+		p->cut_len > p->len - p->cut_from)
 		return false;
 	if (p->status != 0)
 		return p->len == 0 && (p->flags & PIECE_LAST) && p->status <= INT16_MAX;
-	return crcs_count == crc_block_count(p->len) && p->offset + p->len <= p->size + CRC_BLOCK_SIZE;
+	return crcs_count == crc_block_count(p->len) && p->offset + p->cut_len <= p->size + CRC_BLOCK_SIZE;
 }
 
 static void entry_describe(struct granary_entry *e, const struct piece *p)
@@ -64,11 +67,16 @@ static uint64_t entry_window(const struct granary_entry *e, struct read_slot *s,
 	return from;
 }
 
-/* One block: in place where the caller wants all of it, else through scratch memory, cut. Returns bytes wanted. */
-static int64_t block_plan(struct rx *rx, const struct read_slot *s, uint64_t from, uint64_t at, struct rx_block b)
+/* One block, `at` bytes into the piece: in place where the caller wants all of it, else through scratch memory, cut.
+ * Returns bytes wanted. */
+static int64_t block_plan(struct rx *rx, const struct read_slot *s, uint64_t from, const struct piece *p, uint32_t at,
+	struct rx_block b)
 {
-	uint64_t lo = at > from ? at : from;
-	uint64_t hi = at + b.len < from + s->want ? at + b.len : from + s->want;
+	uint32_t first = at > p->cut_from ? at : p->cut_from; /* of the object's bytes */
+	uint32_t last = at + b.len < p->cut_from + p->cut_len ? at + b.len : p->cut_from + p->cut_len;
+	uint64_t begin = p->offset + (first - p->cut_from), end = last > first ? begin + (last - first) : begin;
+	uint64_t lo = begin > from ? begin : from;
+	uint64_t hi = end < from + s->want ? end : from + s->want;
 	uint64_t wanted = hi > lo ? hi - lo : 0;
 
 	if (wanted > 0 && lo - from != s->got)
@@ -79,7 +87,7 @@ static int64_t block_plan(struct rx *rx, const struct read_slot *s, uint64_t fro
 		if (rx->scratch_used == 0 && !rx_scratch_room(rx, rx->f.data_len))
 			return -GRANARY_ENOMEM;
 		b.dst = rx_scratch_take(rx, b.len);
-		b.cut_from = (uint32_t)(lo - at);
+		b.cut_from = wanted > 0 ? (uint32_t)(first - at + (lo - begin)) : 0;
 		b.cut_len = (uint32_t)wanted;
 		b.cut_to = wanted > 0 && s->fail == 0 ? s->dst + (lo - from) : NULL;
 	}
@@ -93,7 +101,7 @@ static int data_plan(struct rx *rx, struct read_slot *s, uint64_t from, struct p
 		struct rx_block b = { .len = left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE, .check = true,
 			.piece = piece };
 		b.crc = cur_u32(&p->crcs);
-		int64_t wanted = block_plan(rx, s, from, p->offset + done, b);
+		int64_t wanted = block_plan(rx, s, from, p, done, b);
 		if (wanted < 0)
 			return (int)wanted;
 		s->got += (uint64_t)wanted;

@@ -34,6 +34,7 @@ static int64_t simple_finish(struct granary_op *op, int err)
 static void simple_free(struct granary_op *op)
 {
 	free(simple_of(op)->body);
+	free(simple_of(op)->many);
 	op_release(op);
 }
 
@@ -53,6 +54,13 @@ int simple_encode(struct rpc *r, struct wr *w)
 		r->data = &s->data;
 		r->data_count = 1;
 		r->data_len = (uint32_t)s->data.iov_len;
+	}
+	if (s->many_count > 0) {
+		r->data = s->many;
+		r->data_count = s->many_count;
+		r->data_len = 0;
+		for (uint32_t i = 0; i < s->many_count; i++)
+			r->data_len += (uint32_t)s->many[i].iov_len;
 	}
 	return 0;
 }

@@ -42,7 +42,7 @@ struct options {
 	uint64_t grants_count;
 	uint64_t timeout_s, expires_s;
 	uint64_t jobs, batch, epochs, inflight, size, count, clients, capacity;
-	uint64_t expire_s, keep_last, block, window, lanes;
+	uint64_t expire_s, keep_last, block, window, lanes, offset;
 	uint64_t depth, checkpoint;
 	uint64_t seed, epoch, rank, world, batches, read_ahead, memory, weight, max_errors, stall_s;
 };
@@ -254,6 +254,7 @@ verb_fn run_clock_status, run_clock_accept, run_log_level;
 verb_fn run_mount, run_umount;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
+verb_fn run_write_at, run_truncate, run_punch, run_map;
 verb_fn run_setattr, run_xattr, run_tag, run_ln, run_mknod, run_multipart_ls, run_multipart_rm;
 verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm, run_snapshot_note, run_snapshot_diff,
 	run_snapshot_repack, run_snapshot_verify;

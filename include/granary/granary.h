@@ -918,6 +918,86 @@ GRANARY_API GRANARY_MUST_CHECK int granary_copy(struct granary_client *client, s
 	struct granary_ref to, const struct granary_copy *options, struct granary_placed *out,
 	const struct granary_call *call);
 
+/* ---- changing bytes in place ------------------------------------------------------------------ */
+
+enum {
+	GRANARY_CHANGE_DATA = 1,     /* these bytes */
+	GRANARY_CHANGE_ZEROS = 2,    /* zeros that take no space; beyond the end they make the object longer */
+	GRANARY_CHANGE_PUNCH = 3,    /* the same, but the size stays */
+	GRANARY_CHANGE_TRUNCATE = 4, /* the size becomes `offset`; length is 0 */
+	GRANARY_CHANGES_MAX = 4096,
+	GRANARY_WRITE_MAX = 8 * 1024 * 1024, /* bytes of all changes of one call */
+};
+struct granary_change {
+	uint32_t kind, reserved;
+	uint64_t offset, length;
+	const void *data; /* DATA: length bytes, which stay until the call ends */
+};
+struct granary_write {
+	size_t size;
+	uint64_t if_version; /* 0: any */
+	uint64_t mtime_ns;   /* 0: now */
+};
+struct granary_written {
+	uint64_t object_id, version;
+	uint64_t object_size;
+};
+/** Changes an object's bytes where it stands, all or nothing: on disk when it returns. Where two changes overlap the
+ * later one counts. The object gets a new version and loses its content hash; who reads it then reads the version that
+ * he began with. What was never written reads as zeros and takes no space. Changes of one object that are made at
+ * the same time come one after the other, in any order.
+ * @param ref  a file that is there. @param options  NULL, or a condition and a time.
+ * @param out  NULL, or what it is now.
+ * @return 0; -GRANARY_ENOTFOUND; -GRANARY_EISDIR; -GRANARY_ENOTFILE; -GRANARY_EPRECONDITION; -GRANARY_ETOOBIG;
+ * -GRANARY_EINVAL. Blocks. Any thread. Since 0.1.
+ *
+ * @example
+ *	#include <granary/granary.h>
+ *
+ *	int replace_header(struct granary_client *client, const char *key, const void *header, size_t len)
+ *	{
+ *		struct granary_change changes[2] = {
+ *			{ .kind = GRANARY_CHANGE_DATA, .offset = 0, .length = len, .data = header },
+ *			{ .kind = GRANARY_CHANGE_PUNCH, .offset = 1 << 20, .length = 1 << 20 },
+ *		};
+ *
+ *		return granary_change(client, granary_ref_key(key), changes, 2, NULL, NULL, NULL);
+ *	}
+ * @end */
+GRANARY_API GRANARY_MUST_CHECK int granary_change(struct granary_client *client, struct granary_ref ref,
+	const struct granary_change *changes, uint32_t count, const struct granary_write *options,
+	struct granary_written *out, const struct granary_call *call);
+/** Writes bytes at an offset, any number of them: more than GRANARY_WRITE_MAX go in several steps, and after an error
+ * some may be there. @return 0, or as granary_change. Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_write(struct granary_client *client, struct granary_ref ref, uint64_t offset,
+	const void *data, size_t len, struct granary_written *out, const struct granary_call *call);
+/** Makes an object shorter or longer; what is new reads as zeros. @return as granary_change. Blocks. Any thread.
+ * Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_truncate(struct granary_client *client, struct granary_ref ref,
+	uint64_t size, struct granary_written *out, const struct granary_call *call);
+/** Copies a range of one object into another that is there, without moving a byte; holes stay holes. Both may be the
+ * same object. @param options  NULL, or to_bucket, from_version, if_version. @param copied  how many: fewer where the
+ * source ends before. @return as granary_change; -GRANARY_ERANGE (from_offset behind the end). Blocks. Any thread.
+ * Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int granary_copy_range(struct granary_client *client, struct granary_ref from,
+	uint64_t from_offset, struct granary_ref to, uint64_t to_offset, uint64_t length,
+	const struct granary_copy *options, uint64_t *copied, struct granary_written *out,
+	const struct granary_call *call);
+
+struct granary_stretch {
+	uint64_t offset, length;
+};
+enum { GRANARY_MAP_MAX = 4096 };
+/** Where an object has bytes, ascending: what lies between is holes, which read as zeros. For SEEK_DATA and SEEK_HOLE.
+ * @param version  0: any. @param offset  from the stretch on that reaches behind it. @param found  memory for max, at
+ * most GRANARY_MAP_MAX. @param more  whether there are others behind the last. @param out  NULL, or what the object is.
+ * @return how many; -GRANARY_ENOTFOUND; -GRANARY_ECHANGED (another version). Blocks. Any thread. Since 0.1. */
+GRANARY_API GRANARY_MUST_CHECK int64_t granary_map(struct granary_client *client, struct granary_ref ref,
+	uint64_t version, uint64_t offset, struct granary_stretch *found, uint32_t max, int *more,
+	struct granary_written *out, const struct granary_call *call);
+
+/* ---- objects out of parts --------------------------------------------------------------------- */
+
 /** Begins an object that comes in parts, put in any order, by any number of clients, over any time. Nobody sees it
  * until it is finished. @param put  ref, mode, uid, gid and metadata of the object to be. @param upload  its number.
  * Blocks. Any thread. Since 0.1.

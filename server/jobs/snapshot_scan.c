@@ -9,8 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/crc32c.h"
 #include "common/error.h"
+#include "io/fs.h"
 #include "meta/kv.h"
+#include "pack/format.h"
 #include "tier/packs.h"
 
 enum { EXTENTS_MAX = 1 << 20, HOLE_MAX = 1 << 30, LOOK_EVERY = 4096 };
@@ -115,17 +118,56 @@ static int hole_add(struct build *b, uint64_t len)
 	return err;
 }
 
-static uint32_t whole_crc(const struct extent *e)
+/* One block of a record, `at` bytes into its data, verified: the disk is asked, past every cache. */
+static int block_read(struct build *b, const struct extent *e, uint32_t at, uint32_t len, uint8_t *buf, uint8_t **out)
 {
-	uint32_t crc = e->crc_count > 0 ? extent_crc(e, 0) : 0;
+	uint64_t place = e->record + extent_header(e) + at, from = place & ~(uint64_t)(PACK_BLOCK - 1);
+	size_t want = ((size_t)(place - from) + len + PACK_BLOCK - 1) / PACK_BLOCK * PACK_BLOCK;
+	struct packs *packs = b->s->o.packs;
+	struct pack *pack = packs_ref(packs, e->pack);
+	int64_t n = pack != NULL ? 0 : -GRANARY_ESTALE;
 
-	for (uint32_t i = 1; i < e->crc_count; i++) {
-		uint32_t left = e->length - i * CRC_BLOCK_SIZE;
+	if (n == 0 && pack_file(pack) == NULL) n = packs_open_file(packs, pack);
+	if (n == 0) n = fs_read(pack_file(pack), buf, want, from);
+	if (pack != NULL) packs_unref(packs, pack);
+	if (n < 0) return (int)n;
+	*out = buf + (place - from);
+	return (uint64_t)n < place - from + len ? -GRANARY_ECORRUPT : 0;
+}
 
-		crc = crc32c_combine(
-			crc, extent_crc(e, i), left < CRC_BLOCK_SIZE ? left : CRC_BLOCK_SIZE);
+/* The crc of what an extent has of one block: known of all of it, else made of the block's bytes. */
+static int block_crc(struct build *b, const struct extent *e, uint32_t i, uint32_t *crc, uint32_t *len)
+{
+	uint32_t at = (e->cut_before / CRC_BLOCK_SIZE + i) * (uint32_t)CRC_BLOCK_SIZE, stored = extent_stored(e);
+	uint32_t end = stored - at < CRC_BLOCK_SIZE ? stored : at + (uint32_t)CRC_BLOCK_SIZE;
+	uint32_t lo = at > e->cut_before ? at : e->cut_before;
+	uint32_t hi = end < e->cut_before + e->length ? end : e->cut_before + e->length;
+	uint8_t *buf, *bytes = NULL;
+	int err;
+
+	*len = hi - lo;
+	*crc = extent_crc(e, i);
+	if (lo == at && hi == end) return 0;
+	buf = aligned_alloc(PACK_BLOCK, CRC_BLOCK_SIZE + 2 * PACK_BLOCK);
+	if (buf == NULL) return -GRANARY_ENOMEM;
+	err = block_read(b, e, at, end - at, buf, &bytes);
+	if (err == 0 && crc32c(0, bytes, end - at) != *crc) err = -GRANARY_ECORRUPT;
+	if (err == 0) *crc = crc32c(0, bytes + (lo - at), hi - lo);
+	free(buf);
+	return err;
+}
+
+static int whole_crc(struct build *b, const struct extent *e, uint32_t *out)
+{
+	uint32_t crc, len;
+	int err = 0;
+
+	*out = 0;
+	for (uint32_t i = 0; i < e->crc_count && err == 0; i++) {
+		err = block_crc(b, e, i, &crc, &len);
+		if (err == 0) *out = i == 0 ? crc : crc32c_combine(*out, crc, len);
 	}
-	return crc;
+	return err;
 }
 
 struct taking {
@@ -143,12 +185,11 @@ static int take_extent(void *arg, const struct extent *e)
 	if (err < 0) return err;
 	t->at = e->logical + e->length;
 	if (e->flags & EXTENT_HOLE) return hole_add(t->b, e->length);
-	if (e->crc_count != crc_block_count(e->length) || offset + e->length > UINT32_MAX)
-		return -GRANARY_EUNSUPPORTED; /* begins inside a block: nothing writes that yet */
+	if (offset + e->length > UINT32_MAX) return -GRANARY_ECORRUPT;
 	err = pack_index(t->b, e->pack, &r.pack);
 	if (err < 0) return err;
-	r.crc = whole_crc(e);
-	return build_extent_add(t->b, &r);
+	err = whole_crc(t->b, e, &r.crc);
+	return err < 0 ? err : build_extent_add(t->b, &r);
 }
 
 static int take_all(struct taking *t, const struct object *o)

@@ -244,7 +244,7 @@ static void request_handle(struct conn *c, const struct frame *f)
 	if (err == 0 && !kind) {
 		err = -GRANARY_EUNSUPPORTED;
 		text = "this server does not know this op";
-	} else if (err == 0 && f->data_len > 0 && f->op != OP_PUT && f->op != OP_EXTENT) {
+	} else if (err == 0 && f->data_len > 0 && f->op != OP_PUT && f->op != OP_EXTENT && f->op != OP_WRITE) {
 		err = -GRANARY_EPROTO;
 		text = "this op takes no data";
 	} else if (err == 0 && (atomic_load(&c->nl->store->draining) || c->nl->draining)) {

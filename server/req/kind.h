@@ -87,7 +87,7 @@ extern const struct req_kind put_kind, extent_kind, abort_kind, delete_kind, mkd
 	rename_kind;
 extern const struct req_kind attr_kind, setattr_kind, xattr_kind, tags_kind, make_kind, link_kind;
 extern const struct req_kind copy_kind, upload_create_kind, upload_complete_kind, upload_abort_kind, part_list_kind,
-	upload_list_kind;
+	upload_list_kind, write_kind, range_copy_kind, map_kind;
 extern const struct req_kind sync_kind;
 extern const struct req_kind bucket_create_kind, bucket_remove_kind;
 extern const struct req_kind snapshot_list_kind, snapshot_show_kind, snapshot_page_kind, snapshot_create_kind,

@@ -42,6 +42,7 @@ struct read_piece {
 		*crcs; /* crc_count little-endian u32, in the entry's memory; of zeros: none */
 	uint8_t *own;  /* bytes that are not the cache's: verified ones */
 	uint32_t len;
+	uint32_t cut_from, cut_len; /* which of its bytes are the object's, where not all are: cut_len > 0 */
 	uint16_t crc_count;
 	int16_t err;
 	uint8_t retries; /* looked up again, as its pack was compacted away: READ_RETRIES_MAX times at most */
@@ -99,6 +100,8 @@ void read_entry_set_range(struct read_entry *e);
 /* Takes an object row into the entry. Worker. */
 int read_entry_take(
 	struct ns *ns, struct read_entry *e, const struct ns_place *place, const struct object *o);
+/* The piece that begins with byte `from` of the extent, up to `end` or where its unit ends. */
+void piece_of_extent(struct read_piece *p, const struct extent *x, uint64_t from, uint64_t end);
 /* The entry's next piece; false when there is none. Not for entries with an error. */
 bool read_piece_make(struct read_entry *e, struct read_piece *p);
 extern uint8_t read_zeros[CACHE_UNIT_MAX];

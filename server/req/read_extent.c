@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* read_extent.c -- from an object's extents to the pieces that travel: blocks of 64 KiB counted
- * from the start of the extent, cut where the reader's units end; what no extent covers comes as
+ * from the start of the record's data, cut where the reader's units end; what no extent covers comes as
  * zeros (PROTOCOL 4.2). */
 #include "req/read.h"
 
@@ -163,19 +163,31 @@ static void piece_of_zeros(struct read_piece *p, uint64_t from, uint64_t end)
 	p->crc_count = (uint16_t)crc_block_count(p->len);
 }
 
-static void piece_of_extent(
+/* Blocks and units are counted in the record's data, of which the extent may be a part. */
+void piece_of_extent(
 	struct read_piece *p, const struct extent *x, uint64_t from, uint64_t end)
 {
-	uint64_t rel = (from - x->logical) & ~(uint64_t)(CRC_BLOCK_SIZE - 1);
-	uint64_t rel_end = end - x->logical < x->length ? end - x->logical : x->length;
-	uint64_t unit = rel - rel % CACHE_UNIT_MAX;
-	uint64_t unit_end = unit + CACHE_UNIT_MAX < x->length ? unit + CACHE_UNIT_MAX : x->length;
-	uint32_t block = (uint32_t)(rel / CRC_BLOCK_SIZE);
+	uint64_t ext_end = x->logical + x->length, stored = extent_stored(x);
+	uint64_t to = end < ext_end ? end : ext_end;
+	uint64_t rel = x->cut_before + (from - x->logical), rel_end = x->cut_before + (to - x->logical);
+	uint64_t at = rel & ~(uint64_t)(CRC_BLOCK_SIZE - 1);
+	uint64_t unit = at - at % CACHE_UNIT_MAX;
+	uint64_t unit_end = unit + CACHE_UNIT_MAX < stored ? unit + CACHE_UNIT_MAX : stored;
+	uint64_t at_end = (rel_end + CRC_BLOCK_SIZE - 1) & ~(uint64_t)(CRC_BLOCK_SIZE - 1);
+	uint32_t block = (uint32_t)(at / CRC_BLOCK_SIZE) - x->cut_before / CRC_BLOCK_SIZE;
 
-	rel_end = (rel_end + CRC_BLOCK_SIZE - 1) & ~(uint64_t)(CRC_BLOCK_SIZE - 1);
-	if (rel_end > unit_end) rel_end = unit_end;
-	p->logical = x->logical + rel;
-	p->len = (uint32_t)(rel_end - rel);
+	if (at_end > unit_end) at_end = unit_end;
+	p->len = (uint32_t)(at_end - at);
+	p->logical = x->logical + at - x->cut_before;
+	if (extent_is_cut(x)) {
+		uint64_t lo = at > x->cut_before ? at : x->cut_before;
+		uint64_t hi = x->cut_before + (uint64_t)x->length;
+
+		if (hi > at_end) hi = at_end;
+		p->cut_from = (uint32_t)(lo - at);
+		p->cut_len = (uint32_t)(hi - lo);
+		p->logical = x->logical + lo - x->cut_before;
+	}
 	p->crc_count = (uint16_t)crc_block_count(p->len);
 	p->crcs = x->crcs + 4 * (size_t)block;
 	if (block + p->crc_count > x->crc_count)
@@ -183,9 +195,9 @@ static void piece_of_extent(
 	p->record = x->record;
 	p->extent_at = x->logical;
 	p->read.pack = x->pack;
-	p->read.unit_offset = x->record + x->skip + unit;
+	p->read.unit_offset = x->record + extent_header(x) + unit;
 	p->read.unit_len = (uint32_t)(unit_end - unit);
-	p->read.want_offset = (uint32_t)(rel - unit);
+	p->read.want_offset = (uint32_t)(at - unit);
 	p->read.want_len = p->len;
 }
 
@@ -228,7 +240,7 @@ bool read_piece_make(struct read_entry *e, struct read_piece *p)
 			x->logical + x->length < e->end ? x->logical + x->length : e->end);
 	else
 		piece_of_extent(p, x, e->at, e->end);
-	e->at = p->logical + p->len;
+	e->at = p->logical + (p->cut_len > 0 ? p->cut_len : p->len);
 	p->last = e->at >= e->end;
 	return true;
 }

@@ -156,6 +156,26 @@ static int retry_whole(
 	return 0;
 }
 
+/* p was made before its extent was moved; a move keeps what is live of a record, so its blocks may be others by now. */
+static void retry_extent(struct read_piece *p, const struct extent *x)
+{
+	uint32_t live = p->cut_len > 0 ? p->cut_len : p->len;
+	struct read_piece now = { .err = 0 };
+
+	if (p->logical < x->logical || p->logical - x->logical >= x->length) return;
+	piece_of_extent(&now, x, p->logical, p->logical + live);
+	if (now.err < 0 || now.len != p->len || now.cut_from != p->cut_from || now.cut_len != p->cut_len ||
+		memcmp(now.crcs, p->crcs, 4 * (size_t)now.crc_count) != 0) {
+		p->err = -GRANARY_ECHANGED; /* cut in another way: the whole is read again */
+		return;
+	}
+	p->record = now.record; /* what is verified is read from there */
+	p->read.pack = now.read.pack;
+	p->read.unit_offset = now.read.unit_offset;
+	p->read.unit_len = now.read.unit_len;
+	p->read.want_offset = now.read.want_offset;
+}
+
 /* One of several pieces: the same version, elsewhere. */
 static int retry_part(struct ns *ns, const struct read_entry *e, struct read_piece *p,
 	const struct ns_place *place, const struct object *o)
@@ -168,15 +188,8 @@ static int retry_part(struct ns *ns, const struct read_entry *e, struct read_pie
 	memset(now, 0, sizeof(*now));
 	now->ref = e->ref;
 	err = read_entry_take(ns, now, place, o);
-	for (uint32_t i = 0; err == 0 && now->extents != NULL && i < now->extents->count; i++) {
-		const struct extent *x = &now->extents->e[i];
-		uint64_t rel = p->logical - x->logical;
-
-		if (p->logical < x->logical || rel >= x->length) continue;
-		p->record = x->record; /* what is verified is read from there */
-		p->read.pack = x->pack;
-		p->read.unit_offset = x->record + x->skip + (rel - rel % CACHE_UNIT_MAX);
-	}
+	for (uint32_t i = 0; err == 0 && now->extents != NULL && i < now->extents->count; i++)
+		retry_extent(p, &now->extents->e[i]);
 	free(now->extents);
 	free(now);
 	return err;

@@ -89,11 +89,17 @@ static bool piece_has_hash(const struct read_piece *p)
 	return p->first && p->err == 0 && p->entry->loc.has_hash;
 }
 
+static bool piece_is_cut(const struct read_piece *p)
+{
+	return p->cut_len > 0 && p->err == 0;
+}
+
 static size_t piece_meta_len(const struct read_piece *p)
 {
 	size_t n = PIECE_FIXED_SIZE + 4 * (size_t)p->crc_count;
 
 	if (piece_has_hash(p)) n += 16;
+	if (piece_is_cut(p)) n += 8;
 	if (p->err < 0 && p->entry->text != NULL) n += 2 + strlen(p->entry->text);
 	return n;
 }
@@ -139,7 +145,7 @@ static uint8_t *put_piece(uint8_t *to, const struct read *b, const struct read_p
 	to = put4(to, (uint32_t)(e - b->entries));
 	to = put2(to, (uint16_t)-p->err);
 	*to++ = (uint8_t)((p->last ? PIECE_LAST : 0) | (has_hash ? PIECE_HASH : 0) |
-			  (has_text ? PIECE_TEXT : 0));
+			  (has_text ? PIECE_TEXT : 0) | (piece_is_cut(p) ? PIECE_CUT : 0));
 	*to++ = 0;
 	to = put8(to, l->id);
 	to = put8(to, l->version);
@@ -153,6 +159,10 @@ static uint8_t *put_piece(uint8_t *to, const struct read *b, const struct read_p
 	if (has_hash) {
 		to = put8(to, l->hash.lo);
 		to = put8(to, l->hash.hi);
+	}
+	if (piece_is_cut(p)) {
+		to = put4(to, p->cut_from);
+		to = put4(to, p->cut_len);
 	}
 	if (has_text) {
 		size_t len = strlen(e->text);

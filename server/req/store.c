@@ -38,6 +38,7 @@
 #include "pack/share.h"
 #include "pack/writer.h"
 #include "req/fair.h"
+#include "req/lane.h"
 #include "req/kind.h"
 #include "req/store_priv.h"
 #include "req/unstable.h"
@@ -288,7 +289,10 @@ static int open_packs(struct store *store, char *why, size_t cap)
 	store->cache = cache_new(o->cache_budget, o->transient_budget - o->transient_budget / 3);
 	store->shares = shares_new(o->transient_budget / 3);
 	store->fair = fair_new();
-	return store->cache != NULL && store->shares != NULL && store->fair != NULL ? 0 : -GRANARY_ENOMEM;
+	store->lanes = lanes_new();
+	if (store->cache == NULL || store->shares == NULL || store->fair == NULL || store->lanes == NULL)
+		return -GRANARY_ENOMEM;
+	return 0;
 }
 
 struct local_start {
@@ -547,6 +551,7 @@ void store_close(struct store **sp)
 	if (store->clock != NULL) store_clock_save(store->clock, store->kv);
 	if (store->backup != NULL) backup_stop(store->backup); /* after the last commit, before what it asks goes */
 	fair_free(&store->fair);
+	lanes_free(&store->lanes);
 	if (store->shares != NULL) shares_free(&store->shares);
 	if (store->cache != NULL) cache_free(&store->cache);
 	if (store->packs != NULL) packs_close(&store->packs);

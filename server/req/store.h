@@ -93,6 +93,7 @@ struct store {
 	struct cache *cache;
 	struct shares *shares;
 	struct fair *fair;
+	struct lanes *lanes;
 	struct workers *workers;
 	struct writers *writers;
 	struct sessions *sessions;

@@ -26,6 +26,7 @@ SNAPSHOT_CREATE, SNAPSHOT_REMOVE, SNAPSHOT_NOTE, SNAPSHOT_REPACK = 54, 55, 56, 5
 ATTR = 40
 SETATTR, XATTR, TAGS, MAKE, LINK = 64, 65, 66, 67, 68
 PART_LIST, UPLOAD_LIST, COPY, UPLOAD_CREATE, UPLOAD_COMPLETE, UPLOAD_ABORT = 41, 42, 69, 70, 71, 72
+MAP, WRITE, COPY_RANGE = 43, 73, 74
 OPS = {v: k for k, v in list(globals().items()) if k.isupper() and isinstance(v, int)}
 RESPONSE, LAST, RESENT = 1, 2, 4
 WHOLE = 2**64 - 1
@@ -306,6 +307,8 @@ class Client(Wire):
                 at += 62
                 crcs = struct.unpack(f"<{ncrc}I", f.meta[at:at + 4 * ncrc])
                 at += 4 * ncrc + (16 if pflags & 2 else 0)
+                cut = struct.unpack("<II", f.meta[at:at + 8]) if pflags & 8 else (0, length)
+                at += 8 if pflags & 8 else 0
                 if pflags & 4:
                     at += 2 + struct.unpack("<H", f.meta[at:at + 2])[0]
                 piece = f.data[pos:pos + length]
@@ -313,7 +316,7 @@ class Client(Wire):
                 assert list(crcs) == [crc32c(piece[o:o + 65536]) for o in range(0, length, 65536)], "checksum of data"
                 if pflags & 1:
                     out[i][0] = status
-                out[i][1] += piece
+                out[i][1] += piece[cut[0]:cut[0] + cut[1]]
             assert at == len(f.meta) and pos == len(f.data)
         return [tuple(x) for x in out]
 

@@ -285,6 +285,7 @@ class Fields(Case):
         meta = c.mutation("bucket") + ref_key("parts") + struct.pack("<III", 0o644, 0, 0) + b16("")
         c.upload = struct.unpack("<Q", c.call(w.UPLOAD_CREATE, meta)[0].meta)[0]
         assert c.put("bucket", [((ref_name(c.upload, b"00001"),), b"part")])[0] == [0]
+        assert c.put("bucket", [((ref_key("changed"),), b"12345")])[0] == [0]
         good, entry = ref_key("good"), w.put_entry(ref_key("fields"), b"data")
         m = lambda bucket="bucket": c.mutation(bucket)  # noqa: E731
         return {
@@ -328,10 +329,15 @@ class Fields(Case):
             w.UPLOAD_CREATE: m() + ref_key("in-parts") + struct.pack("<III", 0o644, 0, 0) + b16(""),
             w.UPLOAD_COMPLETE: m() + ref_key("parts") + struct.pack("<QBQIIQ", c.upload, 0, 0, 1, 1, 0),
             w.UPLOAD_ABORT: m() + struct.pack("<Q", 12345),
+            w.MAP: b16("bucket") + good + struct.pack("<QQI", 0, 0, 10),
+            w.WRITE: m() + ref_key("changed") + struct.pack("<QQIBQQ", 0, 0, 2, 1, 0, 4) + w.block_crcs(b"data") +
+            struct.pack("<BQQ", 4, 3, 0),
+            w.COPY_RANGE: m() + good + struct.pack("<QQ", 0, 0) + b16("other") + ref_key("none") +
+            struct.pack("<QQQ", 0, 1, 0),
         }
 
     def data_of(self, op):
-        return b"data" if op in (w.PUT, w.EXTENT) else b""
+        return b"data" if op in (w.PUT, w.EXTENT, w.WRITE) else b""
 
     def test_every_request_cut_at_every_byte_and_padded(self):
         with server.client() as c:
@@ -574,6 +580,8 @@ class Grants(Case):
             for what in (1, 2, 3, 4):
                 status = self.c.status(w.ATTR, b16("bucket") + ref + bytes([what]) + b16(""))
                 self.assertIn(status, (E["ACCESS"], E["STALE"]), (ref, what))
+            status = self.c.status(w.MAP, b16("bucket") + ref + struct.pack("<QQI", 0, 0, 10))
+            self.assertIn(status, (E["ACCESS"], E["STALE"]), ref)
         self.assertEqual(self.c.status(w.ATTR, b16("bucket") + ref_id(self.a_id, self.train, b"a") + b"\1" + b16("")), 0)
 
     def test_uploads_and_copies_are_judged_by_their_keys(self):
@@ -645,6 +653,8 @@ class Grants(Case):
             w.LINK: (ref_key("train/a") + ref_key("train/d"), b""),
             w.COPY: (ref_key("train/a") + struct.pack("<Q", 0) + b16("") + ref_key("train/d") + struct.pack("<BQ", 0, 0), b""),
             w.UPLOAD_CREATE: (ref_key("train/a") + struct.pack("<III", 0, 0, 0) + b16(""), b""),
+            w.WRITE: (ref_key("train/a") + struct.pack("<QQIBQQ", 0, 0, 1, 4, 0, 0), b""),
+            w.COPY_RANGE: (ref_key("train/a") + bytes(16) + b16("") + ref_key("train/b") + struct.pack("<QQQ", 0, 1, 0), b""),
         }
         for op, (meta, data) in ops.items():
             try:

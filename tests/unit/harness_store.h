@@ -516,6 +516,12 @@ static inline void read_piece(
 		r->hash.lo = cur_u64(m);
 		r->hash.hi = cur_u64(m);
 	}
+	if (flags & PIECE_CUT) { /* the object's bytes are a part of these */
+		uint32_t from = cur_u32(m), len = cur_u32(m);
+
+		assert_true(len > 0 && from <= bytes.len && len <= bytes.len - from);
+		bytes = slice_of(bytes.p + from, len);
+	}
 	if (flags & PIECE_TEXT) {
 		struct slice t = cur_bytes16(m);
 

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* write.c -- changes of an object in place (PROTOCOL 5.17): PARSE -> ADMIT -> FIND -> APPEND -> TURN -> PLAN -> FINISH.
+ *
+ * Invariants: (1) all records are flushed before the transaction that names them is submitted (contract B); (2) every
+ * append without an error is settled exactly once; (3) the changes of a request are one commit, in their order; (4)
+ * requests for one object are planned one after the other, in the order in which their records were flushed; (5) an
+ * object that has the name no more is found again, and what was appended for it is appended anew. */
+#include "req/write.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/tlv.h"
+#include "meta/ids.h"
+#include "tier/packs.h"
+
+static struct write_req *write_of(const struct req *r)
+{
+	return r->body;
+}
+
+static const struct mutation_ops write_ops;
+
+/* ---- parse ---- */
+
+static int change_parse(struct req *r, struct cur *c, struct write_part *p, struct ns_change *x, uint64_t *at)
+{
+	x->kind = (enum ns_change_kind)cur_u8(c);
+	x->offset = cur_u64(c);
+	x->length = cur_u64(c);
+	if (!cur_ok(c) || x->kind < NS_CHANGE_DATA || x->kind > NS_CHANGE_TRUNCATE) return -GRANARY_EPROTO;
+	if (x->kind != NS_CHANGE_DATA) return 0;
+	if (x->length == 0 || x->length > WIRE_ENTRY_DATA_MAX || x->length > r->frame.data_len - *at)
+		return -GRANARY_EPROTO;
+	p->data = r->data + *at;
+	p->crcs = cur_bytes(c, 4 * (size_t)crc_block_count(x->length)).p;
+	*at += x->length;
+	return 0;
+}
+
+static int changes_parse(struct req *r, struct cur *c, struct write_req *w)
+{
+	uint64_t at = 0;
+
+	if (!cur_ok(c) || w->count == 0 || w->count > WIRE_BATCH_MAX) return -GRANARY_EPROTO;
+	w->parts = req_alloc(w->count * sizeof(*w->parts));
+	w->changes = req_alloc(w->count * sizeof(*w->changes));
+	memset(w->parts, 0, w->count * sizeof(*w->parts));
+	memset(w->changes, 0, w->count * sizeof(*w->changes));
+	for (uint32_t i = 0; i < w->count; i++) {
+		int err = change_parse(r, c, &w->parts[i], &w->changes[i], &at);
+
+		if (err < 0) return err;
+		w->parts[i].write = w;
+		w->data_count += w->parts[i].data != NULL;
+	}
+	return at == r->frame.data_len ? 0 : -GRANARY_EPROTO;
+}
+
+static enum step_result write_begin(struct req *r)
+{
+	struct cur c = cur_of(r->meta, r->frame.meta_len);
+	struct write_req *w;
+	int err, err_changes;
+
+	if (name_begin(r, &c, &write_ops, sizeof(*w), GRANT_WRITE) == STEP_DONE) return STEP_DONE;
+	w = write_of(r);
+	w->r = r;
+	err = ref_parse(&c, &w->n.auth, &w->n.ref);
+	w->write.if_version = cur_u64(&c);
+	w->write.mtime_ns = cur_u64(&c);
+	w->count = cur_u32(&c);
+	err_changes = changes_parse(r, &c, w);
+	return name_parsed(r, &c, err_changes < 0 ? err_changes : err);
+}
+
+/* ---- find: which object it is, where it is packed; its bytes against their checksums ---- */
+
+static int bytes_verify(struct write_req *w)
+{
+	uint32_t crcs[EXTENT_CRCS_MAX];
+
+	for (uint32_t i = 0; i < w->count && !w->is_verified; i++) {
+		const struct write_part *p = &w->parts[i];
+
+		if (p->data == NULL) continue;
+		crc32c_blocks(crcs, p->data, w->changes[i].length);
+		if (memcmp(crcs, p->crcs, 4 * (size_t)crc_block_count(w->changes[i].length)) != 0)
+			return -GRANARY_ECORRUPT;
+	}
+	w->is_verified = true;
+	return 0;
+}
+
+static int object_find(struct req *r, struct write_req *w)
+{
+	struct kv_value value = { 0 };
+	struct ns_place place;
+	struct ns_ref by_name;
+	struct object o;
+	int err = auth_ref(&w->n.auth, &w->n.ref, true);
+
+	if (err == 0) err = ns_lookup(r->store->ns, &w->n.ref, &place, &o, &value);
+	if (err < 0) return err;
+	w->write.id = o.id;
+	w->generation = o.generation;
+	err = o.is_dir ? -GRANARY_EISDIR : object_has_bytes(&o) ? 0 : -GRANARY_ENOTFILE;
+	if (err == 0 && w->n.ref.by == NS_BY_ID) err = auth_place(&w->n.auth, &place);
+	kv_value_release(&value);
+	if (err < 0) return err;
+	w->name_len = (uint16_t)place.name.len;
+	memcpy(w->name, place.name.p, place.name.len);
+	by_name = (struct ns_ref){ .by = NS_BY_NAME, .dir = place.dir, .name = slice_of(w->name, w->name_len) };
+	err = ns_parent_cached(r->store->ns, &by_name, &w->dir, &w->group);
+	return err == -GRANARY_EAGAIN ? ns_parent(r->store->ns, &by_name, &w->dir, &w->group) : err;
+}
+
+static void find_work(struct req *r)
+{
+	struct write_req *w = write_of(r);
+
+	w->err = bytes_verify(w);
+	if (w->err == 0) w->err = object_find(r, w);
+}
+
+static void parts_settle(struct write_req *w)
+{
+	for (uint32_t i = 0; i < w->count; i++) {
+		struct write_part *p = &w->parts[i];
+
+		if (p->is_appended && p->append.err == 0) pack_append_settled(&p->append);
+		p->is_appended = false;
+	}
+}
+
+static enum step_result write_failed(struct req *r, int err)
+{
+	struct write_req *w = write_of(r);
+
+	parts_settle(w);
+	lane_leave(r->store->lanes, &w->lane);
+	if (r->err == 0) (void)name_failed(r, &w->n.auth, &w->n.ref, err);
+	if (r->err == 0) req_set_error(r, err, "write: %s", error_text(err));
+	r->err = err;
+	return mutation_fail(r);
+}
+
+static enum step_result write_find(struct req *r)
+{
+	struct write_req *w = write_of(r);
+
+	parts_settle(w); /* of an object that was found before and has the name no more */
+	lane_leave(r->store->lanes, &w->lane);
+	r->step++;
+	return req_work(r, find_work);
+}
+
+/* ---- append ---- */
+
+static void append_done(struct task *task)
+{
+	struct write_part *p = container_of(task, struct write_part, append.done);
+
+	assert(p->write->appending > 0);
+	if (--p->write->appending == 0) req_resume(p->write->r);
+}
+
+/* FORMAT 3.2, 6.9b; size: so far. */
+static struct slice part_attrs(const struct write_req *w, struct write_part *p, uint64_t size)
+{
+	struct wr t = wr_of(p->attrs, sizeof(p->attrs));
+
+	if (w->n.auth.has_bucket) tlv_put_u64(&t, TAG_BUCKET, w->n.auth.bucket.id);
+	tlv_put_u64(&t, TAG_SIZE, size);
+	tlv_put_u64(&t, TAG_MTIME, w->write.mtime_ns != 0 ? w->write.mtime_ns : clock_wall_ns());
+	assert(wr_ok(&t));
+	return slice_of(p->attrs, wr_len(&t));
+}
+
+static void append_fill(struct req *r, struct write_req *w, uint32_t i)
+{
+	struct pack_append *a = &w->parts[i].append;
+
+	memset(a, 0, sizeof(*a));
+	a->done.fn = append_done;
+	a->notify = r->local->reactor;
+	a->group = w->group;
+	a->object_id = w->write.id;
+	a->version = w->record_version;
+	a->dir_id = w->dir;
+	a->logical = w->changes[i].offset;
+	a->generation = w->generation;
+	a->name = slice_of(w->name, w->name_len);
+	a->attrs = part_attrs(w, &w->parts[i], w->changes[i].offset + w->changes[i].length);
+	a->crcs = w->parts[i].crcs;
+	a->data = w->parts[i].data;
+	a->data_len = (uint32_t)w->changes[i].length;
+	w->parts[i].is_appended = true;
+}
+
+static enum step_result write_append(struct req *r)
+{
+	struct write_req *w = write_of(r);
+	struct pack_append *first = NULL, **last = &first;
+
+	if (w->err == 0) w->err = packs_room(r->store->packs, r->frame.data_len);
+	if (w->err < 0) return write_failed(r, w->err);
+	if (w->data_count == 0) return STEP_NEXT;
+	w->record_version = ids_version(r->store->ids);
+	for (uint32_t i = 0; i < w->count; i++) {
+		if (w->parts[i].data == NULL) continue;
+		append_fill(r, w, i);
+		*last = &w->parts[i].append;
+		last = &w->parts[i].append.next;
+		w->appending++;
+	}
+	r->step++;
+	r->pending++;
+	pack_append(r->store->writers, first); /* the request is the writers' after this line */
+	return STEP_WAIT;
+}
+
+/* ---- its turn ---- */
+
+static void lane_turn(struct lane_wait *lane)
+{
+	struct req *r = container_of(lane, struct write_req, lane)->r;
+
+	req_post(r);
+}
+
+static enum step_result write_turn(struct req *r)
+{
+	struct write_req *w = write_of(r);
+
+	for (uint32_t i = 0; i < w->count; i++) {
+		struct write_part *p = &w->parts[i];
+
+		if (!p->is_appended) continue;
+		if (p->append.err < 0) return write_failed(r, p->append.err);
+		w->changes[i].extent = p->append.extent;
+	}
+	w->lane.turn = lane_turn;
+	r->step++;
+	r->pending++; /* before: the turn may come at once */
+	if (!lane_enter(r->store->lanes, &w->lane, w->write.id)) return STEP_WAIT;
+	r->pending--;
+	r->step--;
+	return STEP_NEXT;
+}
+
+/* ---- plan ---- */
+
+static int write_plan(struct req *r, struct ns_plan *plan)
+{
+	struct write_req *w = write_of(r);
+	struct ns_write *x = &w->write;
+	int err;
+
+	x->ref = w->n.ref;
+	x->changes = w->changes;
+	x->count = w->count;
+	err = ns_plan_write(plan, x);
+	if (err < 0) return name_failed(r, &w->n.auth, &w->n.ref, err);
+	for (uint32_t i = 0; i < w->count; i++) {
+		const struct pack_append *a = &w->parts[i].append;
+
+		if (w->parts[i].is_appended) writers_account(ns_plan_txn(plan), &a, 1);
+	}
+	w->n.m.first_id = x->object;
+	w->n.m.first_version = x->version;
+	return 0;
+}
+
+static void write_settled(struct req *r, int err)
+{
+	struct write_req *w = write_of(r);
+
+	(void)err;
+	parts_settle(w);
+	lane_leave(r->store->lanes, &w->lane);
+}
+
+static size_t write_meta_cap(const struct req *r)
+{
+	(void)r;
+	return 3 * 8;
+}
+
+static void write_answer(struct req *r, struct wr *out)
+{
+	const struct write_req *w = write_of(r);
+
+	wr_u64(out, w->n.m.first_id);
+	wr_u64(out, w->n.m.first_version);
+	wr_u64(out, w->write.size);
+	stat_add(&r->local->stats->entries[OP_WRITE], w->count);
+}
+
+static bool write_list(const struct req *r, enum retry_field field, uint64_t *out)
+{
+	if (field != RETRY_SIZE) return false;
+	out[0] = write_of(r)->write.size;
+	return true;
+}
+
+static void write_replay(struct req *r, const struct retry_row *row)
+{
+	(void)retry_row_get(row, RETRY_SIZE, 0, &write_of(r)->write.size);
+}
+
+static void write_cleanup(struct req *r)
+{
+	struct write_req *w = write_of(r);
+
+	if (w != NULL) {
+		assert(!w->lane.is_in);
+		free(w->parts);
+		free(w->changes);
+	}
+	mutation_cleanup(r);
+}
+
+static const struct mutation_ops write_ops = { .plan = write_plan,
+	.settled = write_settled,
+	.answer = write_answer,
+	.meta_cap = write_meta_cap,
+	.list = write_list,
+	.replay = write_replay,
+	.restart = WRITE_STEP_FIND };
+static const struct req_step write_steps[] = {
+	{ "parse", write_begin },
+	{ "admit", mutation_admit },
+	[WRITE_STEP_FIND] = { "find", write_find },
+	{ "append", write_append },
+	{ "turn", write_turn },
+	{ "plan", mutation_plan },
+	{ "finish", mutation_finish },
+};
+const struct req_kind write_kind = {
+	.op = OP_WRITE,
+	.name = "write",
+	.action = GRANT_WRITE,
+	.mutation = true,
+	.steps = write_steps,
+	.step_count = 7,
+	.cleanup = write_cleanup,
+};

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Goal: what is written, punched, cut and copied in place is read back byte for byte, by whatever range, also after
+ * compaction and restarts. Method: random requests against arrays of bytes; the seed is printed, GRANARY_SEED repeats
+ * a run, GRANARY_OPS makes it longer. */
+#include "common/clock.h"
+#include "unit/harness_store.h"
+
+#include <inttypes.h>
+
+#include "common/crc32c.h"
+#include "jobs/jobs.h"
+#include "pack/writer.h"
+
+enum { FILE_MAX = 3 << 20, FILES = 2, BATCH_MAX = 12, OPS_DEFAULT = 400, DATA_MAX = 2 << 20 };
+
+struct model_file {
+	const char *key, *leaf;
+	uint64_t size, id, version, dir;
+	bool is_written;
+	uint8_t bytes[FILE_MAX];
+};
+
+static struct world world;
+static struct peer peer;
+static struct rng rng;
+static struct model_file files[FILES] = { { .key = "a", .leaf = "a" }, { .key = "dir/b", .leaf = "b" } };
+static uint8_t data[DATA_MAX];
+
+static void random_range(const struct model_file *f, uint64_t *offset, uint64_t *length)
+{
+	uint64_t most = rng_below(&rng, 8) == 0 ? 700000 : rng_below(&rng, 2) == 0 ? 70000 : 5000;
+
+	*offset = f->size > 0 && rng_below(&rng, 4) > 0 ? rng_below(&rng, f->size) : rng_below(&rng, FILE_MAX - 1);
+	*length = 1 + rng_below(&rng, most);
+	if (rng_below(&rng, 3) == 0) *offset = *offset / 4096 * 4096;
+	if (*length > FILE_MAX - *offset) *length = FILE_MAX - *offset;
+}
+
+static void model_grow(struct model_file *f, uint64_t size)
+{
+	if (size > f->size) f->size = size;
+}
+
+/* Adds one change to the message and does it to the model; returns bytes of data it took. */
+static uint64_t change_add(struct msg *m, struct model_file *f, uint64_t used)
+{
+	uint32_t crcs[64];
+	uint64_t offset, length, kind = rng_below(&rng, 10);
+
+	random_range(f, &offset, &length);
+	kind = kind == 0 ? CHANGE_TRUNCATE : kind == 1 ? CHANGE_ZEROS : kind == 2 ? CHANGE_PUNCH : CHANGE_DATA;
+	if (kind == CHANGE_DATA && length > DATA_MAX - used) kind = CHANGE_PUNCH;
+	wr_u8(&m->w, (uint8_t)kind);
+	wr_u64(&m->w, offset);
+	wr_u64(&m->w, kind == CHANGE_TRUNCATE ? 0 : length);
+	switch (kind) {
+	case CHANGE_TRUNCATE:
+		if (offset < f->size) memset(f->bytes + offset, 0, f->size - offset);
+		f->size = offset;
+		return 0;
+	case CHANGE_ZEROS:
+		model_grow(f, offset + length);
+		memset(f->bytes + offset, 0, length);
+		return 0;
+	case CHANGE_PUNCH:
+		for (uint64_t i = offset; i < offset + length && i < f->size; i++) f->bytes[i] = 0;
+		return 0;
+	default:
+		fill(data + used, length, rng_next(&rng));
+		crc32c_blocks(crcs, data + used, length);
+		wr_bytes(&m->w, crcs, 4 * (size_t)crc_block_count(length));
+		model_grow(f, offset + length);
+		memcpy(f->bytes + offset, data + used, length);
+		return length;
+	}
+}
+
+static void op_write(struct model_file *f)
+{
+	uint32_t count = 1 + (uint32_t)rng_below(&rng, rng_below(&rng, 2) == 0 ? BATCH_MAX : 1);
+	struct msg m = msg_new("data");
+	uint64_t used = 0;
+	struct call *c;
+	struct cur a;
+
+	msg_sequence(&m, next_sequence++, 0, 0);
+	if (rng_below(&rng, 2) == 0)
+		msg_key(&m, f->key);
+	else
+		msg_id(&m, f->id, f->dir, f->leaf);
+	wr_u64(&m.w, rng_below(&rng, 2) == 0 ? f->version : 0);
+	wr_u64(&m.w, 0);
+	wr_u32(&m.w, count);
+	for (uint32_t i = 0; i < count; i++) used += change_add(&m, f, used);
+	c = msg_call(&peer, OP_WRITE, 0, &m, data, used);
+	assert_int_equal(call_status(c), 0);
+	a = cur_of(c->first->meta, c->first->meta_len);
+	assert_int_equal(cur_u64(&a), f->id);
+	f->version = cur_u64(&a);
+	f->is_written = true;
+	assert_int_equal(cur_u64(&a), f->size);
+	assert_true(cur_done(&a));
+	call_free(c);
+}
+
+static void op_copy_range(struct model_file *from, struct model_file *to)
+{
+	static uint8_t bytes[FILE_MAX];
+	uint64_t offset, to_offset, length, ignored, copied;
+	struct msg m = msg_new("data");
+	struct call *c;
+	struct cur a;
+
+	random_range(from, &offset, &length);
+	random_range(to, &to_offset, &ignored);
+	if (offset > from->size) offset = from->size;
+	if (length > FILE_MAX - to_offset) length = FILE_MAX - to_offset;
+	msg_sequence(&m, next_sequence++, 0, 0);
+	msg_key(&m, from->key);
+	wr_u64(&m.w, from->version);
+	wr_u64(&m.w, offset);
+	wr_bytes16(&m.w, slice_str(""));
+	msg_key(&m, to->key);
+	wr_u64(&m.w, to_offset);
+	wr_u64(&m.w, length);
+	wr_u64(&m.w, 0);
+	c = msg_call(&peer, OP_COPY_RANGE, 0, &m, NULL, 0);
+	assert_int_equal(call_status(c), 0);
+	copied = length < from->size - offset ? length : from->size - offset;
+	memcpy(bytes, from->bytes + offset, copied);
+	memcpy(to->bytes + to_offset, bytes, copied);
+	if (copied > 0) model_grow(to, to_offset + copied);
+	a = cur_of(c->first->meta, c->first->meta_len);
+	assert_int_equal(cur_u64(&a), to->id);
+	to->version = cur_u64(&a);
+	to->is_written = true;
+	assert_int_equal(cur_u64(&a), to->size);
+	assert_int_equal(cur_u64(&a), copied);
+	call_free(c);
+}
+
+/* ---- looking ---- */
+
+/* A range comes widened: what was asked for lies in it. */
+static void read_compare(struct model_file *f, bool whole, uint8_t flags)
+{
+	struct msg m = read_msg("data", flags, 1);
+	struct read_result r;
+	uint64_t offset = 0, length = f->size, ignored;
+	struct call *c;
+
+	if (!whole) {
+		random_range(f, &offset, &length);
+		if (offset > f->size) offset = f->size;
+		if (length > f->size - offset) length = f->size - offset;
+	}
+	wr_u8(&m.w, whole ? 0 : READ_ENTRY_RANGE);
+	msg_key(&m, f->key);
+	if (!whole) {
+		wr_u64(&m.w, offset);
+		wr_u64(&m.w, length);
+	}
+	c = msg_call(&peer, OP_READ, 0, &m, NULL, 0);
+	read_results(c, &r, 1);
+	assert_int_equal(r.err, 0);
+	assert_true(r.size == f->size && r.version == f->version && r.has_hash == !f->is_written);
+	if (length > 0) {
+		ignored = offset - r.logical;
+		assert_true(r.logical <= offset && r.len >= ignored + length);
+		assert_memory_equal(r.data + ignored, f->bytes + offset, length);
+	}
+	read_free(&r, 1);
+	call_free(c);
+}
+
+/* What is not in the map is zeros. */
+static void map_compare(const struct model_file *f)
+{
+	struct msg m = msg_new("data");
+	uint64_t at = 0;
+	struct call *c;
+	struct cur a;
+	uint32_t count;
+
+	msg_key(&m, f->key);
+	wr_u64(&m.w, f->version);
+	wr_u64(&m.w, 0);
+	wr_u32(&m.w, WIRE_MAP_MAX);
+	c = msg_call(&peer, OP_MAP, 0, &m, NULL, 0);
+	assert_int_equal(call_status(c), 0);
+	a = cur_of(c->first->meta, c->first->meta_len);
+	assert_int_equal(cur_u64(&a), f->id);
+	assert_int_equal(cur_u64(&a), f->version);
+	assert_int_equal(cur_u64(&a), f->size);
+	assert_int_equal(cur_u8(&a), 0);
+	count = cur_u32(&a);
+	for (uint32_t i = 0; i < count; i++) {
+		uint64_t offset = cur_u64(&a), length = cur_u64(&a);
+
+		assert_true(offset >= at && length > 0 && offset + length <= f->size);
+		for (; at < offset; at++) assert_int_equal(f->bytes[at], 0);
+		at = offset + length;
+	}
+	assert_true(cur_done(&a));
+	for (; at < f->size; at++) assert_int_equal(f->bytes[at], 0);
+	call_free(c);
+}
+
+static void compact(void)
+{
+	for (int i = 0; i < 3; i++) {
+		writers_rotate(world.store->writers, true);
+		usleep(20000);
+		assert_int_equal(jobs_pass(world.store->jobs), 0);
+	}
+}
+
+static void check_all(void)
+{
+	for (int i = 0; i < FILES; i++) {
+		read_compare(&files[i], true, 0);
+		read_compare(&files[i], true, READ_VERIFY);
+		map_compare(&files[i]);
+	}
+}
+
+static void test_random(void **state)
+{
+	const char *seed_text = getenv("GRANARY_SEED"), *ops_text = getenv("GRANARY_OPS");
+	uint64_t seed = seed_text != NULL ? strtoull(seed_text, NULL, 0) : clock_mono_ns();
+	uint32_t ops = ops_text != NULL ? (uint32_t)strtoul(ops_text, NULL, 0) : OPS_DEFAULT;
+
+	(void)state;
+	print_message("seed %" PRIu64 "\n", seed);
+	rng_seed(&rng, seed);
+	for (int i = 0; i < FILES; i++) {
+		struct put_result r = put_key(&peer, "data", files[i].key, "", 0);
+
+		assert_int_equal(r.err, 0);
+		files[i].id = r.id;
+		files[i].version = r.version;
+		files[i].dir = r.dir;
+	}
+	for (uint32_t i = 1; i <= ops; i++) {
+		struct model_file *f = &files[rng_below(&rng, FILES)];
+
+		if (rng_below(&rng, 5) == 0)
+			op_copy_range(&files[rng_below(&rng, FILES)], f);
+		else
+			op_write(f);
+		for (int k = 0; k < 4; k++) read_compare(&files[rng_below(&rng, FILES)], false, 0);
+		if (i % 40 == 0) {
+			check_all();
+			compact();
+			check_all();
+		}
+		if (i % 150 == 0) {
+			peer_release(&peer);
+			world_restart(&world);
+			peer_init(&peer, &world, "root", 0);
+			check_all();
+		}
+	}
+	check_all();
+}
+
+/* ---- at once ---- */
+
+enum { LANE_WRITES = 64, LANE_BLOCK = 4096 };
+
+/* All are in flight: each is done, none is lost. */
+static void test_many_writes_of_one_object_at_once(void **state)
+{
+	struct call *calls[LANE_WRITES];
+	struct model_file *f = &files[0];
+
+	(void)state;
+	assert_int_equal(put_key(&peer, "data", f->key, "", 0).err, 0);
+	for (uint32_t i = 0; i < LANE_WRITES; i++) {
+		struct msg m = msg_new("data");
+		uint32_t crc;
+
+		fill(data + (size_t)i * LANE_BLOCK, LANE_BLOCK, i);
+		crc32c_blocks(&crc, data + (size_t)i * LANE_BLOCK, LANE_BLOCK);
+		msg_sequence(&m, next_sequence++, 0, 0);
+		msg_key(&m, f->key);
+		wr_u64(&m.w, 0);
+		wr_u64(&m.w, 0);
+		wr_u32(&m.w, 1);
+		wr_u8(&m.w, CHANGE_DATA);
+		wr_u64(&m.w, (uint64_t)i * LANE_BLOCK);
+		wr_u64(&m.w, LANE_BLOCK);
+		wr_u32(&m.w, crc);
+		calls[i] = call_start(&peer, OP_WRITE, 0, &m.w, data + (size_t)i * LANE_BLOCK, LANE_BLOCK);
+		free(m.buf);
+	}
+	for (uint32_t i = 0; i < LANE_WRITES; i++) {
+		call_wait(calls[i]);
+		assert_int_equal(call_status(calls[i]), 0);
+		call_free(calls[i]);
+	}
+	struct read_result r = read_key(&peer, "data", f->key, 0);
+
+	assert_true(r.err == 0 && r.len == LANE_WRITES * LANE_BLOCK);
+	assert_memory_equal(r.data, data, r.len);
+	free(r.data);
+}
+
+static int write_err(const char *key, uint8_t kind, uint64_t offset, uint64_t length)
+{
+	struct msg m = msg_new("data");
+	struct call *c;
+	int err;
+
+	msg_sequence(&m, next_sequence++, 0, 0);
+	msg_key(&m, key);
+	wr_u64(&m.w, 0);
+	wr_u64(&m.w, 0);
+	wr_u32(&m.w, 1);
+	wr_u8(&m.w, kind);
+	wr_u64(&m.w, offset);
+	wr_u64(&m.w, length);
+	c = msg_call(&peer, OP_WRITE, 0, &m, NULL, 0);
+	err = call_status(c);
+	call_free(c);
+	return err;
+}
+
+static void test_what_is_refused(void **state)
+{
+	(void)state;
+	assert_int_equal(write_err("none", CHANGE_PUNCH, 0, 1), -GRANARY_ENOTFOUND);
+	assert_int_equal(put_key(&peer, "data", "x", "12345", 5).err, 0);
+	assert_int_equal(write_err("x", 0, 0, 1), -GRANARY_EPROTO);
+	assert_int_equal(write_err("x", 5, 0, 1), -GRANARY_EPROTO);
+	assert_int_equal(write_err("x", CHANGE_DATA, 0, 1), -GRANARY_EPROTO); /* no data */
+	assert_int_equal(write_err("x", CHANGE_PUNCH, 0, 0), -GRANARY_EINVAL);
+	assert_int_equal(write_err("x", CHANGE_TRUNCATE, 0, 1), -GRANARY_EINVAL);
+	assert_int_equal(write_err("x", CHANGE_ZEROS, UINT64_MAX, 2), -GRANARY_ETOOBIG);
+	struct read_result r = read_key(&peer, "data", "x", 0);
+
+	assert_true(r.err == 0 && r.len == 5 && memcmp(r.data, "12345", 5) == 0 && r.has_hash);
+	free(r.data);
+}
+
+static int set_up(void **state)
+{
+	(void)state;
+	world_new(&world);
+	key_make(&world, "root", ALL_ACTIONS, "", "");
+	peer_init(&peer, &world, "root", 0);
+	assert_int_equal(simple_call(&peer, OP_BUCKET_CREATE, "data"), 0);
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	peer_release(&peer);
+	world_free(&world);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_random),
+		cmocka_unit_test(test_many_writes_of_one_object_at_once),
+		cmocka_unit_test(test_what_is_refused),
+	};
+
+	log_set_level(LOG_ERROR);
+	return cmocka_run_group_tests_name("requests: writes in place", tests, set_up, tear_down);
+}
