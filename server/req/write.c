@@ -69,6 +69,7 @@ static enum step_result write_begin(struct req *r)
 	if (name_begin(r, &c, &write_ops, sizeof(*w), GRANT_WRITE) == STEP_DONE) return STEP_DONE;
 	w = write_of(r);
 	w->r = r;
+	w->n.m.is_unstable = false; /* answered when it is durable */
 	err = ref_parse(&c, &w->n.auth, &w->n.ref);
 	w->write.if_version = cur_u64(&c);
 	w->write.mtime_ns = cur_u64(&c);
