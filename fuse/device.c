@@ -24,7 +24,7 @@ struct slot {
 	struct device *device;
 	struct slot *next;
 	int fd; /* the request came from it */
-	uint8_t in[MESSAGE_MAX];
+	_Alignas(8) uint8_t in[MESSAGE_MAX]; /* the structs in it are read in place */
 	uint8_t out[MOUNT_READ_MAX]; /* touched as far as answers need it */
 };
 struct device {
