@@ -310,10 +310,32 @@ static int epoch_pages(struct granary_epoch *e, uint64_t *bytes)
 	return 0;
 }
 
+/* Looks through the table, where pages hold as much: this is no time to hurry. "" when that part cannot be read. */
+static void sample_of_size(struct granary_snapshot *s, uint64_t wanted, char *key, size_t cap)
+{
+	uint64_t size;
+
+	key[0] = '\0';
+	for (uint32_t p = 0; p < s->manifest.page_count; p++) {
+		if (s->manifest.pages[p].bytes < wanted)
+			continue;
+		for (uint64_t id = s->first_ids[p]; id < s->first_ids[p + 1]; id++) {
+			if (range_sample_size(s, id, &size, NULL) < 0)
+				return;
+			if (size != wanted)
+				continue;
+			if (snapshot_key_of(s, id, key, cap) < 0)
+				key[0] = '\0';
+			return;
+		}
+	}
+}
+
 /* Known before the first batch, of the histograms: how many samples, at least, and of which snapshot. */
 static int largest_refused(const struct granary_epoch *e)
 {
-	const struct granary_snapshot *s = e->parts[0].snapshot;
+	struct granary_snapshot *s = e->parts[0].snapshot;
+	char key[GRANARY_KEY_LEN_MAX + 100];
 	unsigned first = 0;
 	uint64_t count = 0;
 
@@ -324,9 +346,10 @@ static int largest_refused(const struct granary_epoch *e)
 		first++;
 	for (unsigned i = first; i < SNAP_HISTOGRAM; i++)
 		count += s->manifest.histogram[i];
+	sample_of_size(s, e->largest, key, sizeof(key));
 	return error_fail(e->client, -GRANARY_ETOOBIG, "samples of '%s@%s', at least %llu, are larger than the memory "
-		"budget of %llu bytes, the largest has %llu: give it more", s->bucket, s->name,
-		(unsigned long long)(count > 0 ? count : 1), (unsigned long long)e->memory,
+		"budget of %llu bytes, the largest, '%.200s', has %llu: give it more", s->bucket, s->name,
+		(unsigned long long)(count > 0 ? count : 1), (unsigned long long)e->memory, key,
 		(unsigned long long)e->largest);
 }
 

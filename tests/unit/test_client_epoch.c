@@ -799,6 +799,7 @@ static void test_options_that_make_no_sense(void **state)
 	o.memory = 100; /* below the largest sample */
 	assert_int_equal(-GRANARY_ETOOBIG, read_epoch(&o, &s, 1, NULL));
 	assert_non_null(strstr(granary_last_error(client), "v1', at least"));
+	assert_non_null(strstr(granary_last_error(client), "the largest, 'train/0"));
 	o = defaults(0, 1, 1);
 	o.mode = 4;
 	assert_int_equal(-GRANARY_EINVAL, read_epoch(&o, &s, 1, NULL));
