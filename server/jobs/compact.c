@@ -382,6 +382,7 @@ static int copy_owned(struct live_record *l)
 	struct compaction *c = l->c;
 	const struct record *r = l->r;
 	int err = 0;
+	if (c->owned_count == 0) return 0; /* dead */
 	qsort(c->owned, c->owned_count, sizeof *c->owned, owned_cmp);
 	for (uint32_t i = 0, to; i < c->owned_count && err == 0; i = to) {
 		const struct extent *e = &c->owned[i].e;
