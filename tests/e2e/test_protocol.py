@@ -334,6 +334,7 @@ class Fields(Case):
             struct.pack("<BQQ", 4, 3, 0),
             w.COPY_RANGE: m() + good + struct.pack("<QQ", 0, 0) + b16("other") + ref_key("none") +
             struct.pack("<QQQ", 0, 1, 0),
+            w.SYNC: b"\0",
         }
 
     def data_of(self, op):
