@@ -111,6 +111,13 @@ def second_reader(server, backup):
         lib.fail(f"granary-fsck did not find a flipped bit: exit code {code}: {text}")
 
 
+def put_before_the_stop(server):
+    """So that the logs that are kept name records: those are the logs of the last few seconds."""
+    server.cli("bucket", "create", f"{server.url}/looked-up")
+    for i in range(5):
+        server.cli("cp", str(lib.FSCK), f"{server.url}/looked-up/{i}")
+
+
 def round_of_loss(server, oracle, backup, names, killed=()):
     server.start()
     oracle.begin(seconds=3)
@@ -172,6 +179,7 @@ def main():
     server = lib.Server(base, settings={"backup": str(backup), "backup-every": EVERY})
     oracle = lib.Oracle(server, base, seed, timeout_ms=60000)
     round_of_loss(server, oracle, backup, ["meta"], killed=(2, 5, 10, 20, 40))
+    put_before_the_stop(server)
     server.stop()
     second_reader(server, backup)
     check_refusals(server, backup, base)

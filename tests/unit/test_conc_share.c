@@ -192,15 +192,19 @@ static void test_each_span_is_read_once_for_all(void **state)
 	struct desk *d = desk_new(MIB, COUNT);
 	struct taker *all = calloc(COUNT * PARTS, sizeof(*all));
 	struct shares_stats s;
+	uint64_t alone = 0;
 
 	(void)state;
 	for (uint32_t i = 0; i < COUNT * PARTS; i++) /* all parts of a span at about the same time */
 		taker_start(&all[i], d, i / PARTS, (i * 5 + i / PARTS) % PARTS, (i ^ i / 3) % BED_REACTORS);
-	for (uint32_t i = 0; i < COUNT * PARTS; i++)
-		assert_int_equal(0, taker_wait(&all[i]));
+	for (uint32_t i = 0; i < COUNT * PARTS; i++) {
+		int result = taker_wait(&all[i]);
+		assert_true(result == 0 || result == -1000);
+		alone += result == -1000; /* found no room for a second: the machine has other work */
+	}
 	shares_get_stats(d->shares, &s);
-	assert_int_equal(COUNT * PARTS * (SPAN / PARTS), s.taken_bytes);
-	if (s.dropped == 0) { /* no consumer was kept from running for a second */
+	assert_int_equal((COUNT * PARTS - alone) * (SPAN / PARTS), s.taken_bytes);
+	if (s.dropped == 0 && alone == 0) { /* no consumer was kept from running for a second */
 		assert_true(s.made >= COUNT && disk_read(d) <= (uint64_t)COUNT * (SPAN + 2 * 4096));
 		assert_int_equal(0, s.used);
 	}
