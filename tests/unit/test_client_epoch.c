@@ -803,8 +803,15 @@ static void test_options_that_make_no_sense(void **state)
 	o = defaults(0, 1, 1);
 	o.mode = 4;
 	assert_int_equal(-GRANARY_EINVAL, read_epoch(&o, &s, 1, NULL));
-	world_make(100, 3, 600, 16, 4, 1); /* of a group its files count together */
-	o = defaults(0, 1, 1);
+}
+
+static void test_files_of_a_group_count_together(void **state)
+{
+	struct granary_epoch_options o = defaults(0, 1, 1);
+	static struct seen s;
+
+	(void)state;
+	world_make(100, 3, 600, 16, 4, 1);
 	o.memory = 900; /* each file is smaller */
 	assert_int_equal(-GRANARY_ETOOBIG, read_epoch(&o, &s, 1, NULL));
 }
@@ -1136,6 +1143,7 @@ int main(void)
 		TEST(test_resume_with_other_worlds),
 		TEST(test_tokens_that_do_not_fit),
 		TEST(test_options_that_make_no_sense),
+		TEST(test_files_of_a_group_count_together),
 		TEST(test_lost_connections_lose_nothing),
 		TEST(test_a_flipped_bit_is_asked_for_again),
 		TEST(test_damaged_samples_raise_or_are_skipped),
