@@ -419,6 +419,8 @@ void pool_release(struct pool *pool);
 
 /* ref.c: PROTOCOL 3.1 */
 int ref_check(const struct granary_ref *ref); /* 0, -GRANARY_EINVAL, -GRANARY_ENAME (longer than a message can say) */
+/* Begins a call that names one object or two (b NULL: one): client_enter(), then the references are checked. */
+int refs_enter(struct granary_client *c, const struct granary_ref *a, const struct granary_ref *b);
 size_t ref_size(const struct granary_ref *ref);
 void ref_encode(struct wr *w, const struct granary_ref *ref);
 size_t text_size(const char *s); /* as bytes16 */

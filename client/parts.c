@@ -17,18 +17,6 @@ static const struct rpc_kind abort_rpc = PARTS_RPC(OP_UPLOAD_ABORT, true);
 static const struct rpc_kind part_list_rpc = PARTS_RPC(OP_PART_LIST, false);
 static const struct rpc_kind upload_list_rpc = PARTS_RPC(OP_UPLOAD_LIST, false);
 
-static int names_check(struct granary_client *c, const struct granary_ref *a, const struct granary_ref *b)
-{
-	int err = client_enter(c);
-
-	if (err < 0)
-		return err;
-	err = ref_check(a);
-	if (err == 0 && b)
-		err = ref_check(b);
-	return err < 0 ? error_fail(c, err, "no name given, or too long a one") : 0;
-}
-
 static int options_take(struct granary_client *c, const struct granary_copy *options, struct granary_copy *out)
 {
 	*out = (struct granary_copy){ .size = 0 };
@@ -65,7 +53,7 @@ int granary_copy(struct granary_client *client, struct granary_ref from, struct 
 {
 	struct granary_copy o;
 	struct wr w;
-	int err = names_check(client, &from, &to);
+	int err = refs_enter(client, &from, &to);
 
 	if (err == 0)
 		err = options_take(client, options, &o);
@@ -147,7 +135,7 @@ int granary_parts_finish(struct granary_client *client, struct granary_ref ref, 
 {
 	struct granary_copy o;
 	struct wr w;
-	int err = names_check(client, &ref, NULL);
+	int err = refs_enter(client, &ref, NULL);
 
 	if (err == 0)
 		err = options_take(client, options, &o);

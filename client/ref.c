@@ -33,3 +33,15 @@ void ref_encode(struct wr *w, const struct granary_ref *ref)
 		wr_u64(w, ref->dir_id);
 	text_encode(w, ref->name);
 }
+
+int refs_enter(struct granary_client *c, const struct granary_ref *a, const struct granary_ref *b)
+{
+	int err = client_enter(c);
+
+	if (err < 0)
+		return err;
+	err = ref_check(a);
+	if (err == 0 && b)
+		err = ref_check(b);
+	return err < 0 ? error_fail(c, err, "no name given, or too long a one") : 0;
+}

@@ -13,18 +13,6 @@ static const struct rpc_kind write_rpc = WRITE_RPC(OP_WRITE, true);
 static const struct rpc_kind copy_range_rpc = WRITE_RPC(OP_COPY_RANGE, true);
 static const struct rpc_kind map_rpc = WRITE_RPC(OP_MAP, false);
 
-static int refs_check(struct granary_client *c, const struct granary_ref *a, const struct granary_ref *b)
-{
-	int err = client_enter(c);
-
-	if (err < 0)
-		return err;
-	err = ref_check(a);
-	if (err == 0 && b)
-		err = ref_check(b);
-	return err < 0 ? error_fail(c, err, "no name given, or too long a one") : 0;
-}
-
 static void written_take(struct cur *c, struct granary_written *out)
 {
 	struct granary_written w;
@@ -126,7 +114,7 @@ int granary_change(struct granary_client *client, struct granary_ref ref, const 
 	struct granary_write o = { .size = 0 };
 	struct weight weight = { .bytes = 0 };
 	struct wr w;
-	int err = refs_check(client, &ref, NULL);
+	int err = refs_enter(client, &ref, NULL);
 
 	if (err == 0)
 		err = changes_check(client, changes, count, &weight);
@@ -207,7 +195,7 @@ int granary_copy_range(struct granary_client *client, struct granary_ref from, u
 	struct granary_copy o = { .size = 0 };
 	struct copied result = { out, copied };
 	struct wr w;
-	int err = refs_check(client, &from, &to);
+	int err = refs_enter(client, &from, &to);
 
 	if (err == 0 && options && options->size < offsetof(struct granary_copy, from_version))
 		err = error_fail(client, -GRANARY_EINVAL, "granary_copy.size is not set");
@@ -268,7 +256,7 @@ int64_t granary_map(struct granary_client *client, struct granary_ref ref, uint6
 {
 	struct map_out to = { found, max, 0, more, out };
 	struct wr w;
-	int err = refs_check(client, &ref, NULL);
+	int err = refs_enter(client, &ref, NULL);
 
 	if (err == 0 && (max == 0 || max > GRANARY_MAP_MAX))
 		err = error_fail(client, -GRANARY_EINVAL, "1 to %d stretches a call", GRANARY_MAP_MAX);

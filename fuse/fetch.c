@@ -37,11 +37,6 @@ static uint64_t run_samples(const struct tree *t)
 	return run;
 }
 
-static int errno_of(int err)
-{
-	return err < 0 ? -granary_error_errno(err) : 0;
-}
-
 /* ---- one job ---- */
 
 /* Bytes of a run; UINT64_MAX when it is not worth fetching as one. */

@@ -18,11 +18,6 @@ static uint64_t dir_number(uint64_t first_name, uint32_t depth)
 	return DIR_MARK | (uint64_t)depth << DEPTH_SHIFT | first_name;
 }
 
-static int errno_of(int err)
-{
-	return err < 0 ? -granary_error_errno(err) : 0;
-}
-
 bool tree_is_dir(uint64_t number)
 {
 	return number == TREE_ROOT || (number & MARKS) == DIR_MARK;

@@ -28,6 +28,9 @@ struct node {
 	uint64_t size; /* bytes; of a file */
 };
 
+/* -GRANARY_E... as -errno, for the kernel. */
+static inline int errno_of(int err) { return err < 0 ? -granary_error_errno(err) : 0; }
+
 #define TREE_ROOT 1 /* the kernel's number of the mounted directory */
 
 /* path: of the directory to show, "" for all. 0 or -GRANARY_E...; -GRANARY_ENOTFOUND: nothing lies below it. */
