@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* move.h -- packs between hot and cold: tasks of one order over a list of packs, run one pack at a time on a
+ * thread of low priority.
+ *
+ * A pack:  hot --COPY--> hot+cold --EVICT--> cold --PROMOTE--> hot+cold --DROP--> hot;  DEMOTE is COPY, then
+ * EVICT.
+ *
+ * Invariants: (1) no copy goes before another one was read back whole and verified; (2) each pack is a few
+ * transactions of its own: a crash or a stop between leaves nothing to undo, and the task goes on after a
+ * start by the state of its packs, which it looks at anew; (3) what is already as ordered costs nothing; (4)
+ * a store that is away, full or refuses pauses its tasks, which try again with growing pauses; nothing is
+ * deleted meanwhile. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct moves;
+struct packs;
+
+enum move_kind { MOVE_COPY = 1, MOVE_EVICT, MOVE_DEMOTE, MOVE_PROMOTE, MOVE_DROP };
+enum move_state { MOVE_WAITING = 1, MOVE_RUNNING, MOVE_PAUSED, MOVE_DONE, MOVE_FAILED, MOVE_CANCELED };
+
+struct move_order {
+	uint8_t kind;     /* enum move_kind */
+	uint8_t level;    /* of zstd, 1..19; 0: stored as it is */
+	uint64_t store;   /* id of the cold store (stores.h): COPY, DEMOTE, DROP; 0 else */
+	uint64_t rate;    /* bytes a second at most; 0: what the foreground leaves */
+	char origin[64];  /* who ordered it: "push", a rule's name */
+};
+
+struct move_progress {
+	uint64_t task, packs, packs_done, packs_skipped, packs_failed, bytes_in, bytes_out, began_ns, ended_ns;
+	uint8_t state;      /* enum move_state */
+	int err;            /* of the last pack that failed, or why it is paused */
+	uint64_t err_pack;
+	struct move_order order;
+};
+
+/* A task over these packs (any state; those that cannot be moved are skipped and counted). Committed before
+ * it returns: it survives a restart. Worker or job. -GRANARY_EBUSY: MOVES_MAX tasks are not through. */
+enum { MOVES_MAX = 256, MOVE_PACKS_MAX = 65536 };
+int moves_start(struct moves *m, const struct move_order *order, const uint64_t *packs, uint32_t count, uint64_t *task);
+int moves_cancel(struct moves *m, uint64_t task); /* after the pack at hand; NOTFOUND */
+/* Of one; NOTFOUND. Those that ended are kept for a while, the last MOVES_MAX. */
+int moves_get(struct moves *m, uint64_t task, struct move_progress *out);
+uint32_t moves_list(struct moves *m, struct move_progress *out, uint32_t max); /* newest last */
+/* All stop after the pack at hand, and none begins; and again. Kept over a restart: row of the store's. */
+int moves_pause(struct moves *m, bool paused);
