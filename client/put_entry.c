@@ -6,11 +6,15 @@ int put_check(struct granary_client *c, const struct granary_put *p)
 {
 	int err = p->ref.kind == GRANARY_REF_ID ? -GRANARY_EINVAL : ref_check(&p->ref);
 	size_t meta_len = 0;
+	bool has_id = p->flags & GRANARY_PUT_ID;
 
 	if (err < 0)
 		return error_fail(c, err, "a put names its object by key, or by directory and name");
 	if (p->size > 0 && !p->data)
 		return error_fail(c, -GRANARY_EINVAL, "'%.300s': no data given", p->ref.name);
+	if (has_id && (p->object_id == 0 || p->size > WIRE_ENTRY_DATA_MAX))
+		return error_fail(c, -GRANARY_EINVAL, "'%.300s': with an id, at most %d bytes", p->ref.name,
+			WIRE_ENTRY_DATA_MAX);
 	for (uint32_t i = 0; i < p->meta_count; i++)
 		meta_len += text_size(p->meta[i].name) + text_size(p->meta[i].value);
 	if (meta_len > GRANARY_META_LEN_MAX)
@@ -22,7 +26,7 @@ int put_check(struct granary_client *c, const struct granary_put *p)
 /* size: of what goes along in the message. */
 size_t put_entry_size(const struct granary_put *p, uint64_t size)
 {
-	enum { FIXED = 1 + 8 + 1 + 8 + 8 + 8 + 3 * 4 + 2 };
+	enum { FIXED = 1 + 8 + 1 + 8 + 8 + 8 + 3 * 4 + 2 + 8 };
 
 	return ref_size(&p->ref) + FIXED + GRANARY_META_LEN_MAX + 4 * (size_t)crc_block_count(size);
 }
@@ -52,11 +56,13 @@ void put_entry_encode(struct wr *w, const struct granary_put *p, uint64_t upload
 {
 	bool absent = p->flags & GRANARY_PUT_IF_ABSENT, version = p->flags & GRANARY_PUT_IF_VERSION;
 	bool mode = p->flags & GRANARY_PUT_MODE, mtime = p->flags & GRANARY_PUT_MTIME;
+	bool id = p->flags & GRANARY_PUT_ID;
 
 	ref_encode(w, &p->ref);
 	wr_u8(w, absent ? PUT_IF_ABSENT : version ? PUT_IF_VERSION : PUT_ANY);
 	wr_u64(w, version ? p->if_version : 0);
-	wr_u8(w, (uint8_t)((upload ? PUT_UPLOAD : 0) | (mode ? PUT_HAS_MODE : 0) | (mtime ? PUT_HAS_MTIME : 0)));
+	wr_u8(w, (uint8_t)((upload ? PUT_UPLOAD : 0) | (mode ? PUT_HAS_MODE : 0) | (mtime ? PUT_HAS_MTIME : 0) |
+		(id ? PUT_HAS_ID : 0)));
 	wr_u64(w, upload);
 	wr_u64(w, size);
 	wr_u64(w, mtime ? p->mtime_ns : 0);
@@ -64,6 +70,8 @@ void put_entry_encode(struct wr *w, const struct granary_put *p, uint64_t upload
 	wr_u32(w, mode ? p->uid : 0);
 	wr_u32(w, mode ? p->gid : 0);
 	pairs_encode(w, p);
+	if (id)
+		wr_u64(w, p->object_id);
 	if (!upload)
 		crcs_encode(w, p->data, (size_t)size);
 }
@@ -71,7 +79,9 @@ void put_entry_encode(struct wr *w, const struct granary_put *p, uint64_t upload
 int put_entry_decode(struct cur *c, struct granary_put *p)
 {
 	p->status = -(int32_t)cur_u16(c);
-	p->object_id = cur_u64(c);
+	uint64_t id = cur_u64(c);
+	if (!(p->flags & GRANARY_PUT_ID))
+		p->object_id = id;
 	p->version = cur_u64(c);
 	p->dir_id = cur_u64(c);
 	p->replaced_version = cur_u64(c);

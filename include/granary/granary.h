@@ -540,7 +540,8 @@ enum granary_put_flag {
 	GRANARY_PUT_IF_ABSENT = 1,  /* else -GRANARY_EPRECONDITION */
 	GRANARY_PUT_IF_VERSION = 2, /* only over version `if_version` */
 	GRANARY_PUT_MODE = 4,       /* `mode`, `uid`, `gid` are given */
-	GRANARY_PUT_MTIME = 8       /* `mtime_ns` is given; else now */
+	GRANARY_PUT_MTIME = 8,      /* `mtime_ns` is given; else now */
+	GRANARY_PUT_ID = 16         /* `object_id` is given, one of granary_ids(); up to 4 MiB of data */
 };
 
 /* One object to write; a put replaces what the name had, all or nothing. */
@@ -556,7 +557,8 @@ struct granary_put {
 	uint32_t meta_count;
 	int32_t status;         /* answered: 0 or -GRANARY_E... */
 	/* -- answered -- */
-	uint64_t object_id, version, dir_id;
+	uint64_t object_id;     /* asked with GRANARY_PUT_ID */
+	uint64_t version, dir_id;
 	uint64_t replaced_version; /* 0: it was new */
 	void *user;
 };
@@ -1735,3 +1737,5 @@ GRANARY_API GRANARY_MUST_CHECK int granary_task(struct granary_client *client, c
 #ifdef __cplusplus
 }
 #endif
+
+#include "granary/fs.h"

@@ -214,6 +214,17 @@ struct ns_list {
 int ns_list(struct ns *ns, const struct ns_list *l,
 	int (*each)(void *arg, struct slice key, const struct object *o), void *arg, bool *more);
 
+/* A page of one directory, in the order of its rows. name: a directory's with its slash; o borrowed. */
+struct ns_dir_page {
+	struct slice after; /* the last row of the page before: its name, a directory's with its slash; empty: none */
+	uint32_t max;
+	int (*each)(void *arg, struct slice name, bool is_dir, const struct object *o); /* not 0 ends with an error */
+	void (*take_back)(void *arg); /* what was given last is not shown: a directory has its name */
+	void *arg;
+};
+/* *more: there is another row. STALE: no such directory. Blocks. */
+int ns_readdir(struct ns *ns, uint64_t dir, const struct ns_dir_page *page, bool *more);
+
 /* Every file below the prefix as `view` has it, in key order, without a limit; non-zero from each() stops and is
  * returned. Blocks for as long as it takes: jobs. */
 int ns_scan(struct ns *ns, struct kv_snapshot *view, uint64_t bucket, struct slice prefix,

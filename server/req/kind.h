@@ -81,6 +81,8 @@ int ref_parse(struct cur *c, const struct auth *a, struct ns_ref *ref);
 char *ref_text(struct auth *a, const struct ns_ref *ref, char *buf, size_t cap);
 struct slice ref_bucket_name(const struct auth *a);
 
+uint8_t stat_kind_of(bool is_dir, uint32_t mode); /* stat.c: STAT_... */
+
 /* ---- kinds, by file ---- */
 extern const struct req_kind read_kind, stat_kind, list_kind, bucket_list_kind, status_kind;
 extern const struct req_kind put_kind, extent_kind, abort_kind, delete_kind, mkdir_kind, rmdir_kind,
@@ -88,7 +90,7 @@ extern const struct req_kind put_kind, extent_kind, abort_kind, delete_kind, mkd
 extern const struct req_kind attr_kind, setattr_kind, xattr_kind, tags_kind, make_kind, link_kind;
 extern const struct req_kind copy_kind, upload_create_kind, upload_complete_kind, upload_abort_kind, part_list_kind,
 	upload_list_kind, write_kind, range_copy_kind, map_kind;
-extern const struct req_kind sync_kind;
+extern const struct req_kind sync_kind, readdir_kind, ids_kind;
 extern const struct req_kind bucket_create_kind, bucket_remove_kind;
 extern const struct req_kind snapshot_list_kind, snapshot_show_kind, snapshot_page_kind, snapshot_create_kind,
 	snapshot_remove_kind, snapshot_note_kind, snapshot_repack_kind, snapshot_tags_kind, range_kind,

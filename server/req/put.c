@@ -141,6 +141,17 @@ static enum step_result put_check(struct req *r)
 
 /* ---- append ---- */
 
+/* One that the client chose is of those that are reserved for its session. */
+static void put_id(struct req *r, struct put_entry *e)
+{
+	bool is_given = (e->flags & PUT_HAS_ID) != 0;
+
+	if (!is_given)
+		e->id = ids_object(r->store->ids);
+	else if (r->peer->session == NULL || !session_owns_ids(r->peer->session, e->id, 1))
+		e->err = e->err < 0 ? e->err : -GRANARY_ESTALE;
+}
+
 static void put_ids(struct req *r, struct put *p)
 {
 	struct ids *ids = r->store->ids;
@@ -151,7 +162,7 @@ static void put_ids(struct req *r, struct put *p)
 	p->m.first_version = ids_version_range(ids, p->count);
 	for (uint32_t i = 0; i < p->count; i++) {
 		p->entries[i].version = p->m.first_version + i;
-		p->entries[i].id = ids_object(ids);
+		put_id(r, &p->entries[i]);
 	}
 	p->m.first_id = p->entries[0].id;
 	if (!p->m.is_unstable) return;

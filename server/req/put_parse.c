@@ -17,7 +17,7 @@ static int entry_parse(struct put *p, struct put_entry *e, struct cur *c)
 	e->err = err;
 	e->condition = cur_u8(c);
 	e->if_version = cur_u64(c);
-	e->flags = cur_flags(c, PUT_UPLOAD | PUT_HAS_MODE | PUT_HAS_MTIME);
+	e->flags = cur_flags(c, PUT_UPLOAD | PUT_HAS_MODE | PUT_HAS_MTIME | PUT_HAS_ID);
 	e->upload_number = cur_u64(c);
 	e->size = cur_u64(c);
 	e->mtime_ns = cur_u64(c);
@@ -25,7 +25,9 @@ static int entry_parse(struct put *p, struct put_entry *e, struct cur *c)
 	e->uid = cur_u32(c);
 	e->gid = cur_u32(c);
 	e->meta = cur_bytes16(c);
+	if ((e->flags & PUT_HAS_ID) != 0) e->id = cur_u64(c);
 	if (!cur_ok(c) || e->condition > PUT_IF_VERSION) return -GRANARY_EPROTO;
+	if ((e->flags & PUT_HAS_ID) != 0 && (e->flags & PUT_UPLOAD) != 0) return -GRANARY_EPROTO;
 	if ((e->flags & PUT_UPLOAD) != 0) return 0;
 	if (e->size > WIRE_ENTRY_DATA_MAX) return -GRANARY_ETOOBIG;
 	e->crcs = cur_bytes(c, 4 * (size_t)crc_block_count(e->size)).p;

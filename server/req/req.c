@@ -84,6 +84,8 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_RECIPE_CREATE] = &recipe_create_kind,
 	[OP_RECIPE_REMOVE] = &recipe_remove_kind,
 	[OP_SYNC] = &sync_kind,
+	[OP_READDIR] = &readdir_kind,
+	[OP_IDS] = &ids_kind,
 };
 
 const struct req_kind *req_kind_of(uint8_t op)

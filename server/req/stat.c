@@ -172,10 +172,10 @@ static enum step_result stat_find(struct req *r)
 
 /* ---- answer ---- */
 
-static uint8_t entry_kind(const struct stat_entry *e)
+uint8_t stat_kind_of(bool is_dir, uint32_t mode)
 {
-	if (e->is_dir) return STAT_DIR;
-	switch (e->loc.mode & S_IFMT) {
+	if (is_dir) return STAT_DIR;
+	switch (mode & S_IFMT) {
 	case S_IFLNK: return STAT_SYMLINK;
 	case S_IFIFO: return STAT_FIFO;
 	case S_IFSOCK: return STAT_SOCKET;
@@ -191,7 +191,7 @@ static void entry_write(struct wr *w, const struct stat_entry *e, bool full)
 
 	wr_u16(w, (uint16_t)-e->err);
 	if (e->err < 0) return;
-	wr_u8(w, entry_kind(e));
+	wr_u8(w, stat_kind_of(e->is_dir, l->mode));
 	wr_u8(w, (uint8_t)((l->has_hash ? STAT_HAS_HASH : 0) |
 			   (e->meta_len > 0 ? STAT_HAS_META : 0)));
 	wr_u64(w, l->id);

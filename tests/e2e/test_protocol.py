@@ -335,7 +335,12 @@ class Fields(Case):
             w.COPY_RANGE: m() + good + struct.pack("<QQ", 0, 0) + b16("other") + ref_key("none") +
             struct.pack("<QQQ", 0, 1, 0),
             w.SYNC: b"\0",
+            w.READDIR: b16("") + struct.pack("<Q", self.root(c)) + b16("") + struct.pack("<I", 10),
+            w.IDS: struct.pack("<I", 8),
         }
+
+    def root(self, c):
+        return c.stat("bucket", [ref_key("good")])[0][1][3]
 
     def data_of(self, op):
         return b"data" if op in (w.PUT, w.EXTENT, w.WRITE) else b""
@@ -450,6 +455,56 @@ class Fields(Case):
             self.assertEqual([s for s, _ in got], [0, E["NOTFOUND"], 0, E["NOTFOUND"], 0])
             self.assertEqual(got[2][1], b"a" * 5000)
             self.assertEqual(c.status(w.READ, w.read_meta("no-bucket", [ref_key("good")])), E["NOBUCKET"])
+
+    def listed(self, c, directory, most):
+        """All names of a directory, page by page, with their kinds and ids."""
+        out, after, more = [], b"", 1
+        while more:
+            body = c.call(w.READDIR, b16("") + struct.pack("<Q", directory) + b16(after) + struct.pack("<I", most))[0].meta
+            more, count = struct.unpack("<BI", body[:5])
+            self.assertLessEqual(count, most)
+            at = 5
+            for _ in range(count):
+                length = struct.unpack("<H", body[at:at + 2])[0]
+                after = body[at + 2:at + 2 + length]
+                kind, _, oid = struct.unpack("<BBQ", body[at + 2 + length:at + 12 + length])
+                out.append((after, kind, oid))
+                at += 2 + length + 2 + 5 * 8 + 12 + 16 + 28
+            self.assertEqual(at, len(body))
+        return out
+
+    def test_a_directory_by_its_id_in_pages_of_any_size(self):
+        names = [b"a", b"a-b", b"a.c", b"a/x", b"b", b"c/y", b"c0", "\u00fc".encode()]
+        with server.client() as c:
+            self.assertEqual(c.put("bucket", [(b"listed/" + n, n) for n in names])[0], [0] * len(names))
+            directory = c.stat("bucket", [ref_key(b"listed/b")])[0][1][3]
+            for most in (1, 2, 3, 1000):
+                got = self.listed(c, directory, most)
+                # `a` is hidden by `a/`; a directory's id opens it.
+                self.assertEqual([n for n, _, _ in got], [b"a-b", b"a.c", b"a/", b"b", b"c/", b"c0", names[-1]], most)
+                self.assertEqual([n for n, kind, _ in got if kind == 2], [b"a/", b"c/"])
+            below = dict((n, oid) for n, _, oid in got)[b"c/"]
+            self.assertEqual([n for n, _, _ in self.listed(c, below, 10)], [b"y"])
+            none = b16("") + struct.pack("<Q", 12345) + b16("") + struct.pack("<I", 10)
+            self.assertEqual(c.status(w.READDIR, none), E["STALE"])
+
+    def test_a_put_under_an_id_that_was_given_out(self):
+        with server.client() as c, server.client() as d:
+            first = struct.unpack("<Q", c.call(w.IDS, struct.pack("<I", 16))[0].meta)[0]
+            self.assertNotEqual(first, struct.unpack("<Q", c.call(w.IDS, struct.pack("<I", 16))[0].meta)[0])
+
+            def put(wire, key, oid):
+                entry = w.put_entry(ref_key(key), b"four")
+                at = len(ref_key(key)) + 9
+                entry = entry[:at] + b"\x08" + entry[at + 1:-4] + struct.pack("<Q", oid) + entry[-4:]
+                meta = wire.mutation("bucket") + struct.pack("<I", 1) + entry
+                return struct.unpack("<HQ", wire.call(w.PUT, meta, b"four")[0].meta[4:14])
+
+            self.assertEqual(put(c, "with-id", first + 3), (0, first + 3))
+            self.assertEqual(c.stat("bucket", [ref_key("with-id")])[0][1][0], first + 3)
+            self.assertEqual(put(d, "others", first + 4)[0], E["STALE"], "an id of another session")
+            self.assertEqual(put(c, "never", 1)[0], E["STALE"])
+            self.assertEqual(c.status(w.IDS, struct.pack("<I", 4097)), E["PROTO"])
 
     def test_a_resent_mutation_is_done_once(self):
         with server.client() as c:
