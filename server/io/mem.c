@@ -81,4 +81,6 @@ void mem_unmap(void *base, size_t len)
 		munmap(base, round_up(len));
 }
 
+bool mem_populate(void *base, size_t len) { return madvise(base, len, MADV_POPULATE_WRITE) == 0; }
+
 void mem_discard(void *base, size_t len) { madvise(base, len, MADV_DONTNEED); }

@@ -83,8 +83,10 @@ static struct cache_segment *segment_take(struct cache *cache, bool keep)
 		atomic_store(&s->hits, 0);
 		atomic_store(&s->born, atomic_load(&cache->window));
 		atomic_store(&s->word, word_of(keep ? SEGMENT_KEPT : SEGMENT_TRANSIENT, 1));
-		if (keep)
+		if (keep) {
 			atomic_store(&cache->kept_free, pool->free_count);
+			ahead_taken(cache, s);
+		}
 	}
 	if (keep && pool->free_count == 0)
 		policy_full(cache);
@@ -136,6 +138,8 @@ static void area_register(struct cache_local *local, const struct cache_segment 
 	assert(area < AREAS_MAX);
 	if (local->io == NULL || (local->registered[area / 64] & bit))
 		return;
+	if (!ahead_ready(cache, at + (left < cache->area_size ? left : cache->area_size)))
+		return; /* it would make the whole area's pages here; until they are there reads do without */
 	local->registered[area / 64] |= bit;
 	(void)io_register_memory(local->io, cache->memory + at,
 		(size_t)(left < cache->area_size ? left : cache->area_size));
@@ -181,7 +185,6 @@ static struct cache_segment *segment_for(struct cache_local *local, uint32_t len
 		return NULL; /* a kept one goes on with what fits */
 	if (s != NULL && keep)
 		segment_unref(local->cache, s);
-	area_register(local, next);
 	*at = next;
 	return next;
 }
@@ -196,6 +199,7 @@ bool cache_reserve(struct cache_local *local, const struct cache_want *want, str
 	s = segment_for(local, want->len, want->align, units, want->keep);
 	if (s == NULL || !segment_has_room(s, want->len, want->align, units))
 		return false;
+	area_register(local, s);
 	at = (s->used + want->align - 1) & ~(want->align - 1);
 	s->used = at + want->len;
 	s->promised += units;
@@ -233,6 +237,11 @@ void cache_insert_none(struct cache_buf *area, uint32_t units)
 {
 	assert(area->segment->promised >= units);
 	area->segment->promised -= units;
+}
+
+bool cache_buf_kept(const struct cache *cache, const struct cache_buf *b)
+{
+	return b->segment != NULL && !is_transient(cache, b->segment);
 }
 
 void cache_ref(struct cache_buf *b) { atomic_fetch_add_explicit(&b->segment->word, 1, memory_order_relaxed); }
@@ -355,6 +364,7 @@ struct cache *cache_new(uint64_t budget, uint64_t transient_budget)
 	if (cache == NULL)
 		return NULL;
 	cache->budget = budget;
+	atomic_store(&cache->ready_end, UINT64_MAX); /* until cache_ahead() */
 	cache->kept.count = (uint32_t)((budget - index_share - ghost_share) / CACHE_SEGMENT_SIZE);
 	transient = transient_budget / CACHE_SEGMENT_SIZE;
 	cache->transient.count = transient < SEGMENTS_TRANSIENT_MIN ? SEGMENTS_TRANSIENT_MIN : (uint32_t)transient;

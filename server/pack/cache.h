@@ -39,6 +39,9 @@ struct cache_buf {            /* a reference: bytes valid until cache_release() 
 };
 
 struct cache *cache_new(uint64_t budget, uint64_t transient_budget); /* bytes; memory is taken as it is used */
+/* From now on workers make its memory ready ahead of use. */
+struct workers;
+void cache_ahead(struct cache *cache, struct workers *workers);
 /* Not before every io that its memory was registered with is done with reads (it is never used for
  * reads again). */
 void cache_free(struct cache **cache);
@@ -66,6 +69,8 @@ bool cache_admit(struct cache_local *local, uint64_t pack, uint64_t offset, uint
 void cache_insert(struct cache *cache, const struct cache_buf *area, uint64_t pack, uint64_t offset, const uint8_t *p,
 		  uint32_t len);
 void cache_insert_none(struct cache_buf *area, uint32_t units);
+/* Part of the cache: whoever holds it keeps no read from running, as transient memory does. */
+bool cache_buf_kept(const struct cache *cache, const struct cache_buf *b);
 void cache_ref(struct cache_buf *b);
 void cache_release(struct cache *cache, struct cache_buf *b);
 /* Calls fn(arg) on the reactor of `local`, later, when transient memory was released. */

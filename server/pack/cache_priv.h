@@ -24,6 +24,7 @@ enum {
 	GHOST_WAYS = 8,
 	AREA_MIN = 32 * 1024 * 1024, /* registered with io in pieces of at least this */
 	AREAS_MAX = 512,
+	AHEAD_MAX = 256 * 1024 * 1024, /* bytes of memory made ready before they are wanted */
 	SEGMENTS_TRANSIENT_MIN = 4,
 	VICTIM_SAMPLES = 16,
 	POLICY_EVERY = 512,       /* misses of a reactor between two looks at the window */
@@ -79,6 +80,11 @@ struct cache {
 	_Atomic bool is_full;     /* the policy is at work; the distinct count runs */
 	_Atomic uint32_t window;
 	uint64_t window_bytes, window_lookups; /* totals when the window began; under lock */
+	struct workers *workers;  /* who make memory ready ahead of use; NULL: nobody does (cache_ahead.c) */
+	struct task ahead_task;
+	bool ahead_runs;          /* the task is queued or runs; under lock */
+	uint64_t filled_end;      /* bytes from the start of which any was ever taken to be kept; under lock */
+	_Atomic uint64_t ready_end; /* bytes from the start that are ready or were passed over */
 	_Atomic uint64_t miss_bytes, replaced;
 	_Atomic uint64_t *ghosts;
 	uint64_t ghost_sets;
@@ -120,6 +126,10 @@ void policy_release(struct cache *cache);
 void policy_full(struct cache *cache);      /* the last free segment was taken */
 bool policy_admit(struct cache_local *local, uint64_t hash, uint32_t len);
 struct cache_segment *policy_stale(struct cache *cache); /* one to evict, or NULL */
+
+/* cache_ahead.c */
+void ahead_taken(struct cache *cache, const struct cache_segment *s); /* to be kept; under the lock */
+bool ahead_ready(const struct cache *cache, uint64_t end); /* bytes from the start */
 
 /* cache.c */
 static inline uint8_t *segment_base(const struct cache *cache, const struct cache_segment *s)

@@ -447,6 +447,8 @@ void read_release(struct reader *reader, struct pack_read *read)
 	read->data = NULL;
 }
 
+struct cache *reader_cache(const struct reader *reader) { return reader->o.cache; }
+
 void reader_get_stats(const struct reader *reader, struct reader_stats *out) { *out = reader->stats; }
 
 struct reader *reader_new(const struct reader_options *options)

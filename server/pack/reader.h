@@ -58,5 +58,6 @@ void read_prefetch(struct reader *reader, const struct pack_read *read);
 /* All of these missed (or bypass): they complete one by one, in the order that the disk gives. */
 void read_start(struct reader *reader, struct pack_read **reads, uint32_t n);
 void read_release(struct reader *reader, struct pack_read *read);
+struct cache *reader_cache(const struct reader *reader);
 struct reader_stats { uint64_t reads, merged, bytes_read, bytes_wanted; };
 void reader_get_stats(const struct reader *reader, struct reader_stats *out);

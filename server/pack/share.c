@@ -4,8 +4,9 @@
  * Invariants: (1) a share has a reference while it is in the table, one while its reads run, and one for each take that
  * has its data; without any it is dead, and its place in the ring is free once all older ones are dead; (2) bytes of a
  * share do not change from HERE until it is dead; (3) state, left and takers are guarded by the lock of its chain's
- * shard, the ring and who waits for it by the ring's, which is taken first; (4) reads of a share hold memory of the
- * reader only until they are copied. */
+ * shard, the ring and who waits for it by the ring's, which is taken first; (4) what a share was read to stays
+ * where it is, referenced, when it is part of the cache, else it is copied at once: whoever has a take holds no memory
+ * that reads wait for. */
 #include "pack/share.h"
 
 #include <assert.h>
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/error.h"
 #include "common/hash.h"
 #include "common/list.h"
 #include "io/io.h"
@@ -39,9 +41,10 @@ struct share {
 	_Atomic uint32_t refs;
 	_Atomic uint64_t touched_ns; /* came, or was taken from */
 	struct shares_local *local;  /* whose reactor reads it */
-	uint32_t pending;
+	uint32_t pending, reads_count;
 	int err;
-	struct pack_read reads[READS_MAX];
+	struct cache *cache;
+	struct pack_read reads[READS_MAX]; /* in order; with data: of the cache, else it was copied to `data` */
 };
 
 struct shard {
@@ -156,6 +159,9 @@ static void unref_locked(struct shares *shares, struct share *s)
 {
 	if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) > 1)
 		return;
+	for (uint32_t i = 0; i < s->reads_count; i++)
+		if (s->reads[i].data != NULL)
+			cache_release(s->cache, &s->reads[i].buf);
 	s->dead = true;
 	ring_advance(shares);
 }
@@ -277,24 +283,66 @@ static enum share_answer ring_take(struct shares_local *local, struct share *s, 
 
 /* ---- taking ---- */
 
+/* From byte `at` of the span: where it is, and how many follow it there. */
+static const uint8_t *bytes_at(const struct share *s, uint32_t at, uint32_t *len)
+{
+	for (uint32_t i = 0; i < s->reads_count; i++) {
+		const struct pack_read *r = &s->reads[i];
+		uint32_t from = (uint32_t)(r->unit_offset + r->want_offset - s->span.offset);
+
+		*len = from + r->want_len - at;
+		if (at - from < r->want_len)
+			return (r->data != NULL ? r->data : s->data + from) + (at - from);
+	}
+	assert(false);
+	return NULL;
+}
+
+/* What was taken, in one piece: where it is, else copied. False: no memory. */
+static bool take_join(struct share_take *t)
+{
+	uint32_t done, len;
+	const uint8_t *first = bytes_at(t->share, t->at, &len), *p;
+
+	t->own = NULL;
+	for (done = len; done < t->len; done += len) {
+		p = bytes_at(t->share, t->at + done, &len);
+		if (p != first + done)
+			break;
+	}
+	t->data = first;
+	if (done >= t->len)
+		return true;
+	t->data = t->own = malloc(t->len);
+	for (done = 0; t->own != NULL && done < t->len; done += len) {
+		p = bytes_at(t->share, t->at + done, &len);
+		len = len < t->len - done ? len : t->len - done;
+		memcpy(t->own + done, p, len);
+	}
+	return t->own != NULL;
+}
+
 /* Under the shard's lock: the bytes are there. True: they were the last, unlinked. */
 static bool take_bytes(struct shard *shard, struct share *s, struct share_take *t)
 {
 	atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
 	t->share = s;
 	t->err = 0;
-	t->data = s->data + t->at;
 	s->left -= t->len;
 	shard->taken_bytes += t->len;
 	return s->left <= 0 && unlink_share(shard, s);
 }
 
-static void on_told(struct task *task)
+static void take_done(struct share_take *t)
 {
-	struct share_take *t = container_of(task, struct share_take, task);
-
+	if (t->err == 0 && !take_join(t)) {
+		share_release(t);
+		t->err = -GRANARY_ENOMEM;
+	}
 	t->done(t);
 }
+
+static void on_told(struct task *task) { take_done(container_of(task, struct share_take, task)); }
 
 /* All that joined the read but `not`, in the order of their coming. */
 static void tell(struct shares_local *here, struct share_take *first, const struct share_take *not)
@@ -311,7 +359,7 @@ static void tell(struct shares_local *here, struct share_take *first, const stru
 		if (t == not)
 			continue;
 		if (t->local == here) {
-			t->done(t);
+			take_done(t);
 			continue;
 		}
 		t->task.fn = on_told;
@@ -349,12 +397,14 @@ static void share_came(struct share *s, const struct share_take *not)
 
 static void part_take(struct share *s, struct pack_read *r)
 {
-	if (r->err < 0)
+	if (r->err < 0) {
 		s->err = s->err < 0 ? s->err : r->err;
-	else
+		r->data = NULL;
+	} else if (!cache_buf_kept(s->cache, &r->buf)) {
 		memcpy(s->data + (r->unit_offset + r->want_offset - s->span.offset), r->data, r->want_len);
-	if (r->err == 0)
 		read_release(s->local->reader, r);
+		assert(r->data == NULL);
+	}
 }
 
 static void on_read(struct pack_read *r)
@@ -370,12 +420,13 @@ static void on_read(struct pack_read *r)
 static enum share_answer share_read(struct share *s, struct share_take *t)
 {
 	struct pack_read *misses[READS_MAX];
-	uint32_t missed = 0, count = 0;
+	uint32_t missed = 0;
 
-	for (uint32_t at = 0; at < s->span.length; count++) {
-		struct pack_read *r = &s->reads[count];
+	for (uint32_t at = 0; at < s->span.length;) {
+		struct pack_read *r = &s->reads[s->reads_count];
 
-		assert(count < READS_MAX);
+		assert(s->reads_count < READS_MAX);
+		s->reads_count++;
 		*r = (struct pack_read){ .pack = s->span.pack, .done = on_read, .arg = s };
 		at += read_cut(r, t->fixed, (uint64_t)s->span.offset + at, s->span.length - at);
 		if (read_cached(s->local->reader, r))
@@ -400,6 +451,7 @@ static struct share *share_new(struct shares_local *local, const struct share_sp
 	s->span = *span;
 	s->left = span->wanted;
 	s->local = local;
+	s->cache = reader_cache(local->reader);
 	s->linked = true;
 	atomic_init(&s->refs, 2); /* the table's, its reads' */
 	atomic_init(&s->touched_ns, io_now_ns(local->io));
@@ -444,6 +496,14 @@ static void count_alone(struct shard *shard)
 	pthread_mutex_unlock(&shard->lock);
 }
 
+static enum share_answer taken(struct share_take *t, enum share_answer answer)
+{
+	if (answer != SHARE_TAKEN || take_join(t))
+		return answer;
+	share_release(t);
+	return SHARE_ALONE;
+}
+
 enum share_answer share_take(struct shares_local *local, struct share_take *t, struct share_wait *wait)
 {
 	uint64_t hash = span_hash(&t->span);
@@ -453,7 +513,7 @@ enum share_answer share_take(struct shares_local *local, struct share_take *t, s
 	assert(t->span.length > 0 && t->span.length <= SHARE_SPAN_MAX && t->at <= t->span.length &&
 		t->len <= t->span.length - t->at);
 	if (s != NULL)
-		return answer;
+		return taken(t, answer);
 	mine = share_new(local, &t->span);
 	answer = mine != NULL ? ring_take(local, mine, wait) : SHARE_ALONE;
 	if (answer == SHARE_ALONE)
@@ -464,11 +524,11 @@ enum share_answer share_take(struct shares_local *local, struct share_take *t, s
 	}
 	s = share_join(local, hash, t, mine, &answer);
 	if (s == mine)
-		return share_read(mine, t);
+		return taken(t, share_read(mine, t));
 	mine->linked = false; /* somebody else was first */
 	unref(local->shares, mine);
 	unref(local->shares, mine);
-	return answer;
+	return taken(t, answer);
 }
 
 void share_release(struct share_take *t)
@@ -477,6 +537,8 @@ void share_release(struct share_take *t)
 
 	t->share = NULL;
 	t->data = NULL;
+	free(t->own);
+	t->own = NULL;
 	if (s != NULL)
 		unref(t->local->shares, s);
 }

@@ -5,11 +5,12 @@
  * `wanted` bytes, each byte once. Who asks first starts the read, whoever asks meanwhile joins it, on any reactor;
  * with the last of the wanted bytes taken it goes.
  *
- * share:  COMING -> HERE     read, through the cache, and copied into the ring
+ * share:  COMING -> HERE     read, through the cache; what is not part of it is copied into the ring
  *         COMING -> (gone)   the read failed: all who joined are told; the next one tries again
  *         HERE   -> (gone)   `wanted` bytes were taken, or it was dropped for room
  *
- * Memory is one ring of a fixed size. When it is full, whoever wants a new span waits for the slowest consumer of the
+ * Memory is one ring of a fixed size, in which a share that lies in the cache has a place too, for its references keep
+ * what they point to. When it is full, whoever wants a new span waits for the slowest consumer of the
  * oldest one; one that nobody took from for SHARE_PATIENCE_NS is dropped, and for a while those of its tag after it at
  * once: consumers that lag behind then read again. Where even that gives no room (answers that the network has not
  * taken) the caller is told to read for itself alone.
@@ -52,6 +53,7 @@ struct share_take {
 	const uint8_t *data;     /* len bytes until share_release() */
 	/* its own */
 	struct share *share;
+	uint8_t *own;            /* a copy: it lay in two places */
 	struct share_take *next;
 	struct shares_local *local;
 	struct task task;

@@ -369,6 +369,7 @@ static int open_threads(struct store *store)
 	if (store->slow == NULL) return -GRANARY_ENOMEM;
 	slow_ring_set_limit(store->slow, o->slow_request_ns);
 	err = workers_new(o->simulated ? 0 : o->worker_threads, &store->workers);
+	if (err == 0) cache_ahead(store->cache, store->workers);
 
 	for (uint32_t i = 0; err == 0 && i < reactors; i++) err = open_reactor(store, i);
 	if (err < 0) return err;

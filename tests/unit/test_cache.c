@@ -8,11 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <cmocka.h>
 
 #include "common/clock.h"
 #include "common/rand.h"
-#include "pack/cache.h"
+#include "io/reactor.h"
+#include "pack/cache_priv.h"
 
 enum { MIB = 1024 * 1024 };
 
@@ -294,6 +296,57 @@ static void test_transient_memory_runs_out_and_comes_back(void **state)
 	cache_free(&cache);
 }
 
+/* Bytes of the memory that have pages. */
+static uint64_t resident(const struct cache *cache)
+{
+	size_t pages = cache->memory_len / 4096;
+	unsigned char *in = malloc(pages);
+	uint64_t count = 0;
+
+	assert_non_null(in);
+	assert_int_equal(mincore(cache->memory, cache->memory_len, in), 0);
+	for (size_t i = 0; i < pages; i++)
+		count += in[i] & 1;
+	free(in);
+	return count * 4096;
+}
+
+/* Goal: pages are there before their segment is taken, no more of them than segments were taken; bytes in them stay. */
+static void test_memory_is_made_ready_ahead_of_use(void **state)
+{
+	struct cache *cache = cache_new(64 * MIB, 8 * MIB);
+	struct cache_local *local = cache_local_new(cache, NULL, NULL);
+	struct cache_want want = { .len = 512 * 1024, .align = 4096, .units = 1, .keep = true };
+	struct workers *workers;
+	struct cache_buf b;
+
+	(void)state;
+	assert_int_equal(workers_new(0, &workers), 0);
+	cache_ahead(cache, workers);
+	assert_int_equal(workers_turn(workers), 0);
+	assert_int_equal(resident(cache), 0);
+	for (uint32_t taken = 0; taken < 40; taken++) {
+		assert_true(cache_reserve(local, &want, &b));
+		memset(b.p, (int)taken + 1, want.len);
+		(void)workers_turn(workers);
+		assert_int_equal(b.p[0], taken + 1);
+		assert_int_equal(b.p[want.len - 1], taken + 1);
+		cache_insert(cache, &b, 1, taken * MIB, b.p, want.len);
+		cache_release(cache, &b);
+		assert_in_range(resident(cache), cache->filled_end + CACHE_SEGMENT_SIZE,
+			2 * cache->filled_end);
+	}
+	assert_true(ahead_ready(cache, cache->filled_end + CACHE_SEGMENT_SIZE));
+	for (uint32_t taken = 0; taken < 40; taken++) {
+		assert_true(cache_find(cache, 1, taken * MIB, &b));
+		assert_int_equal(b.p[want.len / 2], taken + 1);
+		cache_release(cache, &b);
+	}
+	cache_local_free(&local);
+	workers_free(&workers);
+	cache_free(&cache);
+}
+
 /* Samples of 4 KiB in a cache larger than any processor cache, prefetched a batch of 256 ahead as a
  * batch read does. */
 static void test_hot_rate_is_printed(void **state)
@@ -337,6 +390,7 @@ int main(void)
 		cmocka_unit_test(test_a_dropped_pack_is_gone),
 		cmocka_unit_test(test_referenced_bytes_outlive_their_eviction),
 		cmocka_unit_test(test_transient_memory_runs_out_and_comes_back),
+		cmocka_unit_test(test_memory_is_made_ready_ahead_of_use),
 		cmocka_unit_test(test_hot_rate_is_printed),
 	};
 

@@ -105,6 +105,16 @@ static void desk_free(struct desk *d)
 
 /* ---- one that takes a part ---- */
 
+static uint64_t pack_end(struct desk *d, uint64_t pack)
+{
+	uint64_t end = 0;
+
+	for (uint32_t i = 0; i < d->count; i++)
+		if (d->puts[i].a.extent.pack == pack)
+			end = d->puts[i].a.extent.record + d->puts[i].a.extent.skip + SPAN;
+	return end;
+}
+
 struct taker {
 	struct task go;
 	struct share_take take;
@@ -185,18 +195,20 @@ static uint64_t disk_read(struct desk *d)
 
 /* ---- tests ---- */
 
-/* Goal: consumers in step on both reactors, more spans than the ring holds: each span is read once, and then gone. */
-static void test_each_span_is_read_once_for_all(void **state)
+/* Consumers in step on both reactors, more spans than the ring holds: each span is read once, and then gone. */
+static void take_in_step(uint64_t cache, bool sealed)
 {
 	enum { COUNT = 100 };
-	struct desk *d = desk_new(MIB, COUNT);
+	struct desk *d = desk_new(cache, COUNT);
 	struct taker *all = calloc(COUNT * PARTS, sizeof(*all));
 	struct shares_stats s;
 	uint64_t alone = 0;
 
-	(void)state;
-	for (uint32_t i = 0; i < COUNT * PARTS; i++) /* all parts of a span at about the same time */
-		taker_start(&all[i], d, i / PARTS, (i * 5 + i / PARTS) % PARTS, (i ^ i / 3) % BED_REACTORS);
+	for (uint32_t i = 0; i < COUNT * PARTS; i++) { /* all parts of a span at about the same time */
+		taker_init(&all[i], d, i / PARTS, (i * 5 + i / PARTS) % PARTS, (i ^ i / 3) % BED_REACTORS);
+		all[i].take.fixed = sealed ? pack_end(d, all[i].take.span.pack) : 0;
+		taker_go(&all[i]);
+	}
 	for (uint32_t i = 0; i < COUNT * PARTS; i++) {
 		int result = taker_wait(&all[i]);
 		assert_true(result == 0 || result == -1000);
@@ -205,11 +217,25 @@ static void test_each_span_is_read_once_for_all(void **state)
 	shares_get_stats(d->shares, &s);
 	assert_int_equal((COUNT * PARTS - alone) * (SPAN / PARTS), s.taken_bytes);
 	if (s.dropped == 0 && alone == 0) { /* no consumer was kept from running for a second */
-		assert_true(s.made >= COUNT && disk_read(d) <= (uint64_t)COUNT * (SPAN + 2 * 4096));
+		assert_true(s.made >= COUNT && (sealed || disk_read(d) <= (uint64_t)COUNT * (SPAN + 2 * 4096)));
 		assert_int_equal(0, s.used);
 	}
 	free(all);
 	desk_free(d);
+}
+
+static void test_each_span_is_read_once_for_all(void **state)
+{
+	(void)state;
+	take_in_step(MIB, false);
+}
+
+/* Goal: takes point into the cache, also those that lie in two units of it, also while it changes under them. */
+static void test_spans_are_taken_out_of_the_cache(void **state)
+{
+	(void)state;
+	take_in_step(64 * MIB, true);
+	take_in_step(8 * MIB, true);
 }
 
 /* Goal: a consumer that never comes holds nobody up for ever, and when it comes late it gets its bytes. */
@@ -257,16 +283,6 @@ static void test_a_ring_that_is_pinned_is_gone_around(void **state)
 	assert_int_equal(0, taker_wait(&late));
 	free(all);
 	desk_free(d);
-}
-
-static uint64_t pack_end(struct desk *d, uint64_t pack)
-{
-	uint64_t end = 0;
-
-	for (uint32_t i = 0; i < d->count; i++)
-		if (d->puts[i].a.extent.pack == pack)
-			end = d->puts[i].a.extent.record + d->puts[i].a.extent.skip + SPAN;
-	return end;
 }
 
 /* Goal: what is read goes through the cache: an epoch over what it holds reads nothing. */
@@ -320,6 +336,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_each_span_is_read_once_for_all),
+		cmocka_unit_test(test_spans_are_taken_out_of_the_cache),
 		cmocka_unit_test(test_a_consumer_that_does_not_come_is_given_up),
 		cmocka_unit_test(test_a_ring_that_is_pinned_is_gone_around),
 		cmocka_unit_test(test_a_second_epoch_comes_from_the_cache),
