@@ -15,6 +15,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "fuse/log.h"
 #include "fuse/mount.h"
 
 enum { MESSAGE_MAX = FUSE_MIN_READ_BUFFER + KERNEL_PAGE, SLOTS_MAX = 64 };
@@ -94,7 +95,7 @@ static void write_answer(struct slot *s)
 		header.len += (uint32_t)parts[1].iov_len;
 		/* ENOENT: the request was interrupted, nobody waits for it any more. ENODEV: unmounted. */
 		if (writev(s->fd, parts, parts[1].iov_len > 0 ? 2 : 1) < 0 && errno != ENOENT && errno != ENODEV)
-			fprintf(stderr, "granary-mount: cannot answer the kernel's %s: %s\n", request_name(r->opcode),
+			log_say("cannot answer the kernel's %s: %s", request_name(r->opcode),
 				strerror(errno));
 	}
 	mount_answered(s->device->mount, r);
@@ -124,7 +125,7 @@ static int serve_one(struct device *d, int fd, struct slot **slot)
 	s->request.out_cap = sizeof(s->out);
 	s->request.error = err;
 	if (err < 0)
-		fprintf(stderr, "granary-mount: the kernel sent %s (%s): refused\n", what,
+		log_say("the kernel sent %s (%s): refused", what,
 			request_name(s->request.opcode));
 	else if (!mount_handle(d->mount, &s->request, answer_later)) {
 		*slot = NULL; /* the request's now */

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fuse/log.h"
 #include "fuse/mount.h"
 
 enum { CODE_FAILED = 1, CODE_USAGE = 2, FETCH_THREADS = 8, HOLD_EVERY_S = 60, HOLD_TIMEOUT_MS = 5000 };
@@ -37,7 +38,7 @@ struct run {
 
 static int say(const char *text)
 {
-	fprintf(stderr, "granary-mount: %s\n", text);
+	log_say("%s", text);
 	return CODE_FAILED;
 }
 
@@ -241,6 +242,7 @@ static void served(void *arg)
 	if (r->options.foreground) say(text);
 	tell(r, "");
 	if (!r->options.foreground && chdir("/") < 0) say("cannot leave the directory it was started in");
+	if (!r->options.foreground) log_detach();
 }
 
 static int serve(struct run *r)

@@ -21,6 +21,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "fuse/log.h"
 #include "fuse/mount.h"
 
 enum { DEPTH = 4, PAYLOAD = MOUNT_READ_MAX, SQE_BYTES = 128 /* IORING_SETUP_SQE128 */ };
@@ -149,7 +150,7 @@ static void answer_late(struct request *r)
 	e->next_late = q->late;
 	q->late = e;
 	pthread_mutex_unlock(&q->lock);
-	if (write(q->wake, &one, sizeof(one)) < 0) perror("granary-mount: eventfd"); /* it never fills up */
+	if (write(q->wake, &one, sizeof(one)) < 0) log_say("eventfd: %s", strerror(errno)); /* it never fills up */
 }
 
 /* What a handler reads of the payload lies where its answer goes: names, which it has used before it answers. */
@@ -167,7 +168,7 @@ static void entry_request(struct ring_entry *e)
 	e->request.out_cap = PAYLOAD;
 	e->request.error = err;
 	if (err < 0)
-		fprintf(stderr, "granary-mount: the kernel sent %s (%s): refused\n", what, request_name(in.opcode));
+		log_say("the kernel sent %s (%s): refused", what, request_name(in.opcode));
 	else if (!mount_handle(m, &e->request, answer_late))
 		return;
 	commit(e);
@@ -201,7 +202,7 @@ static void completion(struct queue *q, const struct io_uring_cqe *cqe)
 	else if (cqe->res == -EINTR || cqe->res == -EAGAIN)
 		command(e, KERNEL_URING_REGISTER);
 	else if (cqe->res != -ENOTCONN && cqe->res != -ECANCELED) /* those: unmounted */
-		fprintf(stderr, "granary-mount: queue %u: %s\n", q->id, strerror(-cqe->res));
+		log_say("queue %u: %s", q->id, strerror(-cqe->res));
 }
 
 static bool stopping(struct queue *q)
@@ -221,7 +222,7 @@ static void queue_loop(struct queue *q)
 	while (!stopping(q)) {
 		int err = io_uring_submit_and_wait(&q->ring, 1);
 		if (err < 0 && err != -EINTR && err != -EAGAIN) {
-			fprintf(stderr, "granary-mount: queue %u: %s\n", q->id, strerror(-err));
+			log_say("queue %u: %s", q->id, strerror(-err));
 			return;
 		}
 		count = 0;
@@ -317,7 +318,7 @@ void rings_stop(struct rings *r)
 		pthread_mutex_lock(&q->lock);
 		q->stop = true;
 		pthread_mutex_unlock(&q->lock);
-		if (write(q->wake, &one, sizeof(one)) < 0) perror("granary-mount: eventfd");
+		if (write(q->wake, &one, sizeof(one)) < 0) log_say("eventfd: %s", strerror(errno));
 		pthread_join(q->thread, NULL);
 	}
 }
