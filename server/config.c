@@ -12,6 +12,7 @@
 #include <string.h>
 #include <yaml.h>
 
+#include "common/nearest.h"
 #include "config_value.h"
 #include "granary/error.h"
 
@@ -29,56 +30,14 @@ int config_key_find(const char *name)
 	return -1;
 }
 
-/* ---- the nearest name ---- */
-
-enum { NEAREST_LEN_MAX = 40, NEAREST_EDITS_MAX = 3 };
-
-static unsigned min3(unsigned a, unsigned b, unsigned c)
-{
-	unsigned m = a < b ? a : b;
-	return m < c ? m : c;
-}
-
-static unsigned edit_distance(const char *a, const char *b)
-{
-	unsigned row[NEAREST_LEN_MAX + 1];
-	size_t a_len = strlen(a), b_len = strlen(b);
-
-	if (a_len > NEAREST_LEN_MAX || b_len > NEAREST_LEN_MAX) return UINT32_MAX;
-	for (unsigned j = 0; j <= b_len; j++) row[j] = j;
-	for (unsigned i = 1; i <= a_len; i++) {
-		unsigned diagonal = row[0];
-		row[0] = i;
-		for (unsigned j = 1; j <= b_len; j++) {
-			unsigned above = row[j];
-			row[j] = min3(above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1]));
-			diagonal = above;
-		}
-	}
-	return row[b_len];
-}
-
-const char *config_nearest(const char *word, const char *const *names, size_t count)
-{
-	const char *best = NULL;
-	unsigned best_edits = NEAREST_EDITS_MAX + 1;
-
-	for (size_t i = 0; i < count; i++) {
-		unsigned edits = edit_distance(word, names[i]);
-		if (edits < best_edits && edits * 2 <= strlen(names[i])) {
-			best_edits = edits;
-			best = names[i];
-		}
-	}
-	return best;
-}
+/* ---- names ---- */
 
 static const char *nearest_key(const char *word)
 {
 	const char *names[CONFIG_KEYS];
 
 	for (size_t i = 0; i < CONFIG_KEYS; i++) names[i] = config_keys[i].name;
-	return config_nearest(word, names, CONFIG_KEYS);
+	return nearest_word(word, names, CONFIG_KEYS);
 }
 
 /* ---- defaults and flags ---- */

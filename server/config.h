@@ -131,9 +131,6 @@ void config_print_effective(const struct config *c, FILE *out);
  * restart (cap bytes, ", " between). Returns how many were applied. */
 uint32_t config_reload(struct config *old, const struct config *fresh, char *restart, size_t cap);
 
-/* The name closest to `word` by edits, or NULL when none is close. */
-const char *config_nearest(const char *word, const char *const *names, size_t count);
-
 /* ---- config_apply.c: what the settings mean on this machine ---- */
 struct store_options;
 uint32_t config_cpu_count(void);

@@ -6,50 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/nearest.h"
+#include "common/quantity.h"
 #include "granary/error.h"
 
-struct unit {
-	const char *name;
-	uint64_t factor;
-};
-
-static const struct unit sizes[] = {
-	{ "", 1 },
-	{ "B", 1 },
-	{ "KiB", CONFIG_KIB },
-	{ "MiB", CONFIG_MIB },
-	{ "GiB", CONFIG_GIB },
-	{ "TiB", 1024 * CONFIG_GIB },
-	{ NULL, 0 },
-};
-static const struct unit durations[] = {
-	{ "ms", 1000000 },
-	{ "s", UINT64_C(1000000000) },
-	{ "m", UINT64_C(60000000000) },
-	{ "h", UINT64_C(3600000000000) },
-	{ NULL, 0 },
-};
-static const struct unit counts[] = { { "", 1 }, { NULL, 0 } };
-static const struct unit percents[] = { { "%", 1 }, { NULL, 0 } };
 static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
 static const char *const engines[] = { "auto", "uring", "threads", NULL };
-
-/* Digits, then one of the units. */
-static bool number_parse(const char *text, const struct unit *units, uint64_t *out)
-{
-	uint64_t n = 0;
-	const char *p = text;
-
-	for (; isdigit((unsigned char)*p); p++)
-		if (__builtin_mul_overflow(n, 10u, &n) ||
-			__builtin_add_overflow(n, (uint64_t)(*p - '0'), &n))
-			return false;
-	if (p == text) return false;
-	for (; units->name; units++)
-		if (strcmp(p, units->name) == 0)
-			return !__builtin_mul_overflow(n, units->factor, out);
-	return false;
-}
 
 static int word_parse(const char *text, const char *const *words, const char *what, uint64_t *out,
 	char *why, size_t cap)
@@ -62,7 +24,7 @@ static int word_parse(const char *text, const char *const *words, const char *wh
 			return 0;
 		}
 	}
-	const char *near = config_nearest(text, words, count);
+	const char *near = nearest_word(text, words, count);
 	snprintf(why, cap, "'%.64s' is not %s%s%s%s", text, what, near ? "; did you mean '" : "",
 		near ? near : "", near ? "'?" : "");
 	return -GRANARY_ECONFIG;
@@ -100,23 +62,23 @@ static int unit_parse(const struct config_key_info *k, const char *text, struct 
 	char *why, size_t cap)
 {
 	static const struct {
-		const struct unit *units;
+		bool (*parse)(const char *text, uint64_t *out);
 		const char *what;
 	} kinds[] = {
-		[CONFIG_COUNT] = { counts, "a number" },
-		[CONFIG_SIZE] = { sizes, "a size like 16MiB or 4GiB" },
-		[CONFIG_SHARE] = { sizes, "a size like 4GiB or a share like 25%" },
-		[CONFIG_PERCENT] = { percents, "a percentage like 30%" },
-		[CONFIG_DURATION] = { durations, "a duration like 500ms, 5s or 10m" },
+		[CONFIG_COUNT] = { quantity_count, "a number" },
+		[CONFIG_SIZE] = { quantity_size, "a size like 16MiB or 4GiB" },
+		[CONFIG_SHARE] = { quantity_size, "a size like 4GiB or a share like 25%" },
+		[CONFIG_PERCENT] = { quantity_percent, "a percentage like 30%" },
+		[CONFIG_DURATION] = { quantity_duration, "a duration like 500ms, 5s or 10m" },
 	};
 
-	if (k->type == CONFIG_SHARE && number_parse(text, percents, &out->number)) {
+	if (k->type == CONFIG_SHARE && quantity_percent(text, &out->number)) {
 		out->is_percent = true;
 		if (out->number >= 1 && out->number <= 90) return 0;
 		snprintf(why, cap, "%s: '%.64s' is out of range; 1%% to 90%%", k->name, text);
 		return -GRANARY_ECONFIG;
 	}
-	if (number_parse(text, kinds[k->type].units, &out->number))
+	if (kinds[k->type].parse(text, &out->number))
 		return range_check(k, text, out->number, why, cap);
 	snprintf(why, cap, "%s: '%.64s' is not %s", k->name, text, kinds[k->type].what);
 	return -GRANARY_ECONFIG;
@@ -172,7 +134,7 @@ int config_hot_path(const char *text, struct drive_place *out, char *why, size_t
 
 int config_hot_size(const char *text, struct drive_place *out, char *why, size_t cap)
 {
-	if (number_parse(text, sizes, &out->size) && (out->size == 0 || out->size >= 64 * CONFIG_MIB)) return 0;
+	if (quantity_size(text, &out->size) && (out->size == 0 || out->size >= 64 * CONFIG_MIB)) return 0;
 	snprintf(why, cap, "'%.64s' is not a size of 64MiB or more, like 3TiB (0: all of the drive)", text);
 	return -GRANARY_ECONFIG;
 }
@@ -183,7 +145,7 @@ static bool host_port_ok(const char *s)
 	const char *colon = strrchr(s, ':');
 	uint64_t port;
 
-	if (!colon || colon == s || !number_parse(colon + 1, counts, &port) || port > 65535)
+	if (!colon || colon == s || !quantity_count(colon + 1, &port) || port > 65535)
 		return false;
 	if (*s == '[') return colon[-1] == ']' && colon - s > 2;
 	return memchr(s, ':', (size_t)(colon - s)) == NULL;

@@ -4,6 +4,7 @@
 #include <getopt.h>
 #include <string.h>
 
+#include "common/nearest.h"
 #include "config_value.h"
 #include "granary/error.h"
 
@@ -108,7 +109,7 @@ static int unknown_option(const char *word, char names[][NAME_MAX_LEN], char *wh
 
 	for (size_t i = 0; i < OWN_COUNT + CONFIG_KEYS; i++) list[i] = names[i];
 	snprintf(bare, sizeof(bare), "%.*s", (int)strcspn(word, "="), word);
-	const char *near = config_nearest(bare + strspn(bare, "-"), list, OWN_COUNT + CONFIG_KEYS);
+	const char *near = nearest_word(bare + strspn(bare, "-"), list, OWN_COUNT + CONFIG_KEYS);
 	snprintf(why, CONFIG_WHY_MAX, "unknown option '%.64s'%s%s%s", word,
 		near ? "; did you mean '--" : "; try --help", near ? near : "", near ? "'?" : "");
 	return -GRANARY_EINVAL;

@@ -7,48 +7,17 @@
 
 #include "common/error.h"
 #include "common/name.h"
+#include "common/quantity.h"
 #include "jobs/snapshot_priv.h"
 
 enum { TAG_NAME_MAX = 128, TAG_VALUE_MAX = 256 };
 enum { MODE_EXACT = 1, MODE_BLOCKS = 2, MODE_NONE = 3 }; /* ORDER_* */
 
-static bool parse_u64(const char *text, uint64_t *out, const char **end)
-{
-	uint64_t v = 0;
-
-	if (*text < '0' || *text > '9') return false;
-	for (; *text >= '0' && *text <= '9'; text++)
-		if (__builtin_mul_overflow(v, UINT64_C(10), &v) ||
-			__builtin_add_overflow(v, (uint64_t)(*text - '0'), &v))
-			return false;
-	*out = v;
-	*end = text;
-	return true;
-}
-
-static bool parse_number(const char *text, uint64_t *out)
-{
-	const char *end;
-
-	return parse_u64(text, out, &end) && *end == '\0';
-}
-
-/* "90", "90s", "15m", "12h", "30d" */
+/* "90s", "15m", "12h", "30d"; a bare number is seconds */
 static bool parse_duration(const char *text, uint64_t *out_ns)
 {
-	static const struct {
-		char unit;
-		uint64_t seconds;
-	} units[] = { { '\0', 1 }, { 's', 1 }, { 'm', 60 }, { 'h', 3600 }, { 'd', 86400 } };
-	const char *end;
-	uint64_t v;
-
-	if (!parse_u64(text, &v, &end) || (*end != '\0' && end[1] != '\0')) return false;
-	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
-		if (units[i].unit == *end)
-			return !__builtin_mul_overflow(
-				v, units[i].seconds * UINT64_C(1000000000), out_ns);
-	return false;
+	if (quantity_duration(text, out_ns)) return true;
+	return quantity_count(text, out_ns) && !__builtin_mul_overflow(*out_ns, UINT64_C(1000000000), out_ns);
 }
 
 static bool parse_mode(const char *text, uint8_t *out)
@@ -80,14 +49,14 @@ static bool parse_lanes(const char *text, uint32_t *out)
 {
 	uint64_t v;
 
-	if (!parse_number(text, &v) || v < 1 || v > 32768) return false;
+	if (!quantity_count(text, &v) || v < 1 || v > 32768) return false;
 	*out = (uint32_t)v;
 	return true;
 }
 
 static bool parse_block(const char *text, uint64_t *out)
 {
-	return parse_number(text, out) && *out > 0 && *out <= UINT64_C(1) << 32 &&
+	return quantity_count(text, out) && *out > 0 && *out <= UINT64_C(1) << 32 &&
 	       (*out & (*out - 1)) == 0;
 }
 
@@ -108,14 +77,14 @@ static int take(struct build_options *o, const char *name, const char *value)
 	if (strcmp(name, "include") == 0) return add_glob(o->includes, &o->include_count, value);
 	if (strcmp(name, "exclude") == 0) return add_glob(o->excludes, &o->exclude_count, value);
 	if (strcmp(name, "block") == 0) return parse_block(value, &o->block);
-	if (strcmp(name, "window") == 0) return parse_number(value, &o->window) && o->window > 0;
+	if (strcmp(name, "window") == 0) return quantity_count(value, &o->window) && o->window > 0;
 	if (strcmp(name, "lanes") == 0) return parse_lanes(value, &o->lanes);
 	if (strcmp(name, "mode") == 0) return parse_mode(value, &o->mode);
 	if (strcmp(name, "expire") == 0) return parse_duration(value, &o->expire_ns);
 	if (strcmp(name, "note") == 0) return strlen(o->note = value) <= SNAPSHOT_NOTE_MAX;
 	if (strcmp(name, "tag") == 0) return parse_tag(value);
 	if (strcmp(name, "keep-last") == 0)
-		return parse_number(value, &o->keep_last) && o->keep_last > 0;
+		return quantity_count(value, &o->keep_last) && o->keep_last > 0;
 	return -1;
 }
 
