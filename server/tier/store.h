@@ -65,6 +65,7 @@ struct cold_type {
 		size_t why_cap);
 };
 extern const struct cold_type cold_directory; /* store_dir.c */
+extern const struct cold_type cold_s3;        /* store_s3.c */
 /* NULL: there is no such type. -- store_settings.c, where the table of them is */
 const struct cold_type *cold_type_find(const char *type);
 /* Type, fields, values: 0, or -GRANARY_ECONFIG and why: the field, the cause, the fix. Opens nothing. */
