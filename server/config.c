@@ -42,7 +42,10 @@ static const char *nearest_key(const char *word)
 
 /* ---- defaults and flags ---- */
 
-static bool is_list(const struct config_key_info *k) { return k->type == CONFIG_LIST || k->type == CONFIG_DRIVES; }
+static bool is_list(const struct config_key_info *k)
+{
+	return k->type == CONFIG_LIST || k->type == CONFIG_DRIVES || k->type == CONFIG_PLACES;
+}
 
 static void listen_default(struct config *c)
 {
@@ -86,12 +89,47 @@ static int hot_flag(struct config *c, const char *text, char *why)
 	return 0;
 }
 
+/* NAME,FIELD=VALUE,... */
+static int store_flag(struct config *c, const char *text, char *why)
+{
+	struct store_settings s = { .text = "" };
+	char field[CONFIG_TEXT_MAX], what[CONFIG_WHY_MAX / 2];
+	size_t len = strcspn(text, ",");
+	int err = len < sizeof(s.name) ? 0 : -GRANARY_ECONFIG;
+
+	if (c->values[CONFIG_STORES].source != CONFIG_FROM_FLAG) c->stores_count = 0;
+	snprintf(what, sizeof(what), "the name is too long");
+	if (err == 0) memcpy(s.name, text, len);
+	for (text += len; err == 0 && *text == ',';) {
+		len = strcspn(++text, ",");
+		snprintf(field, sizeof(field), "%.*s", (int)(len < sizeof(field) ? len : sizeof(field) - 1), text);
+		char *value = strchr(field, '=');
+		snprintf(what, sizeof(what), "'%.64s' is not FIELD=VALUE", field);
+		if (value) *value++ = '\0';
+		err = value ? store_setting_add(&s, field, value, what, sizeof(what)) : -GRANARY_ECONFIG;
+		text += len;
+	}
+	if (err == 0) err = store_settings_check(&s, what, sizeof(what));
+	if (err == 0 && c->stores_count == STORES_MAX) {
+		snprintf(what, sizeof(what), "more than %d stores", STORES_MAX);
+		err = -GRANARY_ECONFIG;
+	}
+	if (err < 0) {
+		snprintf(why, CONFIG_WHY_MAX, "stores: %s", what);
+		return err;
+	}
+	c->stores[c->stores_count++] = s;
+	c->values[CONFIG_STORES].source = CONFIG_FROM_FLAG;
+	return 0;
+}
+
 int config_set_flag(struct config *c, enum config_key key, const char *text, char *why)
 {
 	struct config_value v = { .source = CONFIG_FROM_FLAG };
 	int err;
 
 	if (config_keys[key].type == CONFIG_DRIVES) return hot_flag(c, text, why);
+	if (config_keys[key].type == CONFIG_PLACES) return store_flag(c, text, why);
 	if (config_keys[key].type != CONFIG_LIST) {
 		err = config_value_parse(key, text, &v, why, CONFIG_WHY_MAX);
 		if (err < 0) return err;
@@ -119,6 +157,8 @@ struct check {
 	char *why;
 	yaml_parser_t parser;
 	uint32_t lines[CONFIG_KEYS]; /* 0: not there */
+	struct store_settings *stores; /* STORES_MAX */
+	uint32_t stores_count;
 };
 
 __attribute__((format(printf, 3, 4))) static int check_fail(
@@ -265,6 +305,78 @@ static int check_drives(struct check *k)
 	}
 }
 
+/* One field of a store. */
+static int check_store_value(struct check *k, struct store_settings *s, const char *name)
+{
+	char what[CONFIG_WHY_MAX / 2];
+	yaml_event_t e;
+	int err = check_next(k, &e);
+
+	if (err < 0) return err;
+	if (e.type != YAML_SCALAR_EVENT || !scalar_text(&e))
+		err = check_fail(k, e.start_mark, "stores: %s: %.64s: one value is needed", s->name, name);
+	else if (store_setting_add(s, name, scalar_text(&e), what, sizeof(what)) < 0)
+		err = check_fail(k, e.start_mark, "stores: %s: %s", s->name, what);
+	yaml_event_delete(&e);
+	return err;
+}
+
+/* The mapping of one store; its begin was taken. */
+static int check_store(struct check *k, struct store_settings *s, yaml_mark_t at)
+{
+	char what[CONFIG_WHY_MAX / 2];
+
+	for (;;) {
+		yaml_event_t e;
+		int err = check_next(k, &e);
+		if (err < 0) return err;
+		bool end = e.type == YAML_MAPPING_END_EVENT;
+		const char *name = e.type == YAML_SCALAR_EVENT ? scalar_text(&e) : NULL;
+		if (!end)
+			err = name ? check_store_value(k, s, name)
+				   : check_fail(k, e.start_mark, "stores: %s: 'FIELD: VALUE' is needed", s->name);
+		yaml_event_delete(&e);
+		if (err < 0) return err;
+		if (!end) continue;
+		if (store_settings_check(s, what, sizeof(what)) == 0) return 0;
+		return check_fail(k, at, "stores: %s: %s", s->name, what);
+	}
+}
+
+static int check_store_name(struct check *k, const yaml_event_t *e)
+{
+	const char *name = e->type == YAML_SCALAR_EVENT ? scalar_text(e) : NULL;
+	struct store_settings *s = &k->stores[k->stores_count];
+
+	if (!name || strlen(name) >= sizeof(s->name))
+		return check_fail(k, e->start_mark, "stores: a name of up to %d bytes is needed", STORE_NAME_MAX - 1);
+	if (k->stores_count == STORES_MAX) return check_fail(k, e->start_mark, "stores: more than %d", STORES_MAX);
+	for (uint32_t i = 0; i < k->stores_count; i++)
+		if (strcmp(k->stores[i].name, name) == 0)
+			return check_fail(k, e->start_mark, "stores: '%s' is given twice", name);
+	*s = (struct store_settings){ .text = "" };
+	snprintf(s->name, sizeof(s->name), "%s", name);
+	k->stores_count++;
+	return 0;
+}
+
+static int check_stores(struct check *k)
+{
+	for (;;) {
+		yaml_event_t e;
+		int err = check_next(k, &e);
+		if (err < 0) return err;
+		bool end = e.type == YAML_MAPPING_END_EVENT;
+		yaml_mark_t at = e.start_mark;
+		if (!end) err = check_store_name(k, &e);
+		yaml_event_delete(&e);
+		if (end || err < 0) return err;
+		err = check_expect(k, YAML_MAPPING_START_EVENT, "stores: fields are needed below the name of a store");
+		if (err == 0) err = check_store(k, &k->stores[k->stores_count - 1], at);
+		if (err < 0) return err;
+	}
+}
+
 static int check_value(struct check *k, int key)
 {
 	const struct config_key_info *info = &config_keys[key];
@@ -275,10 +387,14 @@ static int check_value(struct check *k, int key)
 
 	if (err < 0) return err;
 	yaml_event_type_t type = e.type;
-	if (is_list(info) ? type != YAML_SEQUENCE_START_EVENT : type != YAML_SCALAR_EVENT)
+	yaml_event_type_t want = info->type == CONFIG_PLACES ? YAML_MAPPING_START_EVENT
+				 : is_list(info)             ? YAML_SEQUENCE_START_EVENT
+							     : YAML_SCALAR_EVENT;
+	if (type != want)
 		err = check_fail(k, e.start_mark, "%s: %s", info->name,
 			info->type == CONFIG_LIST     ? "a list is needed, one '- ADDRESS' a line"
 			: info->type == CONFIG_DRIVES ? "a list is needed, one '- path: DIR' a drive"
+			: info->type == CONFIG_PLACES ? "names of stores are needed, their fields below each"
 						      : "one value is needed");
 	else if (type == YAML_SCALAR_EVENT && (!scalar_text(&e) || *scalar_text(&e) == '\0'))
 		err = check_fail(k, e.start_mark, "%s: no value", info->name);
@@ -289,6 +405,7 @@ static int check_value(struct check *k, int key)
 	yaml_event_delete(&e);
 	if (err == 0 && type == YAML_SEQUENCE_START_EVENT)
 		err = info->type == CONFIG_DRIVES ? check_drives(k) : check_list(k, info->name);
+	if (err == 0 && type == YAML_MAPPING_START_EVENT) err = check_stores(k);
 	return err;
 }
 
@@ -354,6 +471,7 @@ struct config_file_drive {
 #define FILE_FIELD_CONFIG_DRIVES(name) \
 	struct config_file_drive *name; \
 	unsigned name##_count;
+#define FILE_FIELD_CONFIG_PLACES(name) /* taken by the first reading */
 #define FILE_FIELD_CONFIG_LIST(name) \
 	char **name; \
 	unsigned name##_count;
@@ -390,6 +508,7 @@ enum { OPTIONAL_POINTER = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL };
 #define SCHEMA_CONFIG_LIST(name) \
 	CYAML_FIELD_SEQUENCE(#name, OPTIONAL_POINTER, struct config_file, name, &text_schema, 0, \
 		CONFIG_LISTEN_MAX),
+#define SCHEMA_CONFIG_PLACES(name) CYAML_FIELD_IGNORE(#name, CYAML_FLAG_OPTIONAL),
 #define SCHEMA_CONFIG_DRIVES(name) \
 	CYAML_FIELD_SEQUENCE(#name, OPTIONAL_POINTER, struct config_file, name, &drive_schema, 0, CONFIG_HOT_MAX),
 #define SCHEMA_SCALAR(name) \
@@ -432,6 +551,7 @@ static void file_take(
 {
 #define FILE_TEXT_CONFIG_LIST(name) NULL
 #define FILE_TEXT_CONFIG_DRIVES(name) NULL
+#define FILE_TEXT_CONFIG_PLACES(name) NULL
 #define FILE_TEXT_SCALAR(name)      file->name
 #define FILE_TEXT_CONFIG_PATH       FILE_TEXT_SCALAR
 #define FILE_TEXT_CONFIG_COUNT      FILE_TEXT_SCALAR
@@ -478,7 +598,8 @@ static void file_take(
 
 int config_parse(struct config *c, const char *name, const char *text, size_t len, char *why)
 {
-	struct check k = { .name = name, .why = why };
+	struct store_settings stores[STORES_MAX];
+	struct check k = { .name = name, .why = why, .stores = stores };
 	struct config_file *file = NULL;
 
 	if (!yaml_parser_initialize(&k.parser)) {
@@ -497,6 +618,12 @@ int config_parse(struct config *c, const char *name, const char *text, size_t le
 			return -GRANARY_ECONFIG;
 		}
 		file_take(c, file, k.lines);
+		if (k.lines[CONFIG_STORES] != 0) {
+			memcpy(c->stores, stores, sizeof(stores[0]) * k.stores_count);
+			c->stores_count = k.stores_count;
+			c->values[CONFIG_STORES].source = CONFIG_FROM_FILE;
+			c->values[CONFIG_STORES].line = k.lines[CONFIG_STORES];
+		}
 		cyaml_free(&cyaml_options, &file_schema, file, 0);
 	}
 	snprintf(c->file, sizeof(c->file), "%s", name);
@@ -548,6 +675,8 @@ void config_print_default(FILE *out)
 		print_help(k->help, out);
 		if (k->type == CONFIG_DRIVES)
 			fprintf(out, "#%s:\n#  - path: /mnt/nvme0\n#    size: 3TiB\n", k->name);
+		else if (k->type == CONFIG_PLACES)
+			fprintf(out, "#%s:\n#  archive:\n#    type: directory\n#    path: /mnt/hdd\n", k->name);
 		else if (k->type == CONFIG_LIST)
 			fprintf(out, "#%s:\n#  - %s\n", k->name, k->text);
 		else
@@ -566,9 +695,29 @@ static void print_source(const struct config *c, int key, FILE *out)
 			v->source == CONFIG_FROM_FLAG ? "command line" : "default");
 }
 
+static void print_stores(const struct config *c, int key, FILE *out)
+{
+	fprintf(out, "%s:%s", config_keys[key].name, c->stores_count ? "" : " {}");
+	print_source(c, key, out);
+	for (uint32_t i = 0; i < c->stores_count; i++) {
+		fprintf(out, "  %s:\n", c->stores[i].name);
+		for (const char *line = c->stores[i].text; *line; line = strchr(line, '\n') + 1) {
+			size_t field = strcspn(line, "="), all = strcspn(line, "\n");
+			fprintf(out, "    %.*s: \"", (int)field, line);
+			for (const char *p = line + field + 1; p < line + all; p++)
+				fprintf(out, *p == '"' || *p == '\\' ? "\\%c" : "%c", *p);
+			fprintf(out, "\"\n");
+		}
+	}
+}
+
 void config_print_effective(const struct config *c, FILE *out)
 {
 	for (int i = 0; i < CONFIG_KEYS; i++) {
+		if (config_keys[i].type == CONFIG_PLACES) {
+			print_stores(c, i, out);
+			continue;
+		}
 		if (config_keys[i].type == CONFIG_DRIVES) {
 			fprintf(out, "%s:%s", config_keys[i].name, c->hot_count ? "" : " []");
 			print_source(c, i, out);
@@ -597,6 +746,13 @@ static bool value_differs(const struct config *a, const struct config *b, int ke
 		bool same = a->hot_count == b->hot_count;
 		for (uint32_t i = 0; same && i < a->hot_count; i++)
 			same = strcmp(a->hot[i].path, b->hot[i].path) == 0 && a->hot[i].size == b->hot[i].size;
+		return !same;
+	}
+	if (config_keys[key].type == CONFIG_PLACES) {
+		bool same = a->stores_count == b->stores_count;
+		for (uint32_t i = 0; same && i < a->stores_count; i++)
+			same = strcmp(a->stores[i].name, b->stores[i].name) == 0 &&
+			       strcmp(a->stores[i].text, b->stores[i].text) == 0;
 		return !same;
 	}
 	if (config_keys[key].type != CONFIG_LIST)

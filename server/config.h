@@ -10,11 +10,13 @@
 #include <stdio.h>
 
 #include "tier/drives.h"
+#include "tier/store.h"
 
 enum config_type {
 	CONFIG_PATH,     /* absolute, or relative to the working directory */
 	CONFIG_LIST,     /* of addresses */
 	CONFIG_DRIVES,   /* list of `path`, `size` */
+	CONFIG_PLACES,   /* mapping: name to a mapping of fields */
 	CONFIG_COUNT,
 	CONFIG_SIZE,     /* bytes; KiB MiB GiB TiB */
 	CONFIG_SHARE,    /* a size, or N% of the machine's memory */
@@ -36,6 +38,9 @@ enum config_type {
 	  "Directories that packs lie in, one a drive: path, and size (bytes packs may take there; without it: all\n" \
 	  "but the reserve). A drive that fails takes its own packs offline, no others. Without any: the data\n" \
 	  "directory.") \
+	X(STORES, stores, CONFIG_PLACES, "", 0, STORES_MAX, false, \
+	  "Cold stores, by name: where packs go that are not in use. type: directory has a path; each may have\n" \
+	  "promote (none, pack: what reads bring back), promote_after (reads), read_timeout, and prices.") \
 	X(LISTEN, listen, CONFIG_LIST, "127.0.0.1:7420", 1, 16, false, \
 	  "Addresses of the native protocol: HOST:PORT, [IPV6]:PORT (port 0: any), unix:/PATH.\n" \
 	  "Off loopback only once an access key exists: the first start creates one.") \
@@ -113,6 +118,8 @@ struct config {
 	uint32_t listen_count;
 	struct drive_place hot[CONFIG_HOT_MAX];
 	uint32_t hot_count;
+	struct store_settings stores[STORES_MAX];
+	uint32_t stores_count;
 	char file[CONFIG_TEXT_MAX]; /* "" when there is none */
 };
 

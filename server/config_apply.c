@@ -76,6 +76,8 @@ void config_apply(const struct config *c, struct store_options *o)
 	o->ballast = v[CONFIG_BALLAST].number;
 	o->hot = c->hot;
 	o->hot_count = c->hot_count;
+	o->stores = c->stores;
+	o->stores_count = c->stores_count;
 	o->jobs = true;
 	o->compact_dead_pct = v[CONFIG_COMPACT_DEAD].number;
 	o->upload_expire_ns = v[CONFIG_UPLOAD_EXPIRE].number;

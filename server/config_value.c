@@ -110,6 +110,9 @@ int config_value_parse(
 	case CONFIG_DRIVES:
 		snprintf(why, cap, "%s: a list is needed, one '- path: DIR' a drive", k->name);
 		return -GRANARY_ECONFIG;
+	case CONFIG_PLACES:
+		snprintf(why, cap, "%s: names of stores are needed, their fields below each", k->name);
+		return -GRANARY_ECONFIG;
 	case CONFIG_LIST:
 		snprintf(why, cap, "%s: a list is needed, one '- ADDRESS' a line", k->name);
 		return -GRANARY_ECONFIG;

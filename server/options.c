@@ -46,6 +46,7 @@ static const char *arg_name(enum config_type type)
 	case CONFIG_PATH: return "DIR";
 	case CONFIG_LIST: return "ADDRESS";
 	case CONFIG_DRIVES: return "DIR[,SIZE]";
+	case CONFIG_PLACES: return "NAME,FIELD=VALUE,...";
 	case CONFIG_COUNT: return "N";
 	case CONFIG_SIZE: return "SIZE";
 	case CONFIG_SHARE: return "SIZE|N%";
@@ -85,9 +86,11 @@ void options_help(FILE *out)
 		fprintf(out, "  %-26s %s%s%s\n", left,
 			*config_keys[i].text                    ? "default "
 			: config_keys[i].type == CONFIG_DRIVES ? "where packs lie; default the data directory"
+			: config_keys[i].type == CONFIG_PLACES ? "a cold store"
 								: "the data directory; must exist",
 			config_keys[i].text,
-			config_keys[i].type == CONFIG_LIST || config_keys[i].type == CONFIG_DRIVES
+			config_keys[i].type == CONFIG_LIST || config_keys[i].type == CONFIG_DRIVES ||
+					config_keys[i].type == CONFIG_PLACES
 				? "; may be repeated"
 				: "");
 	}

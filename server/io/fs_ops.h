@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fs_ops.h -- private to io/ (and tests/sim): what stands behind struct fs and struct fs_file.
+/* fs_ops.h -- private to io/ (and tests/sim, and tier/copy.c, whose files read out of cold copies): what stands behind
+ * struct fs and struct fs_file.
  * fs.c checks paths, builds the whole-file helpers, and calls these; a member does exactly what fs.h says. */
 #pragma once
 

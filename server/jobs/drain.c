@@ -117,6 +117,7 @@ static int drive_finish(struct jobs *j, struct drive *drive)
 	if (info.writing > 0 || left.packs > 0) return 0;
 	/* From one that cannot be written nothing can be deleted: it goes with what is on it. */
 	if (drive_may_write(drive)) err = waiting_count(j, drive_id(drive));
+	if (err == 0 && drive_may_write(drive)) err = (int)packs_left_on(j->o.packs, drive);
 	if (err != 0) return err < 0 ? err : 0;
 	err = drive_set_state(drive, DRIVE_DRAINED, 0);
 	if (err < 0) return err;
@@ -166,7 +167,9 @@ static int remove_moved(struct jobs *j)
 int drain_pass(struct jobs *j, bool *more)
 {
 	struct drives *drives = packs_drives(j->o.packs);
-	int first = remove_moved(j);
+	int first = remove_moved(j), left = packs_remove_left(j->o.packs, j->o.removal_delay_ns);
+
+	if (first == 0) first = left;
 
 	for (uint32_t i = 0; i < drives_count(drives) && !jobs_stopping(j); i++) {
 		struct drive *drive = drives_at(drives, i);

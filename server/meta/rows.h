@@ -134,6 +134,7 @@ struct slice row_key(uint8_t *buf, struct slice access_key);                    
 struct slice row_quota(uint8_t *buf, uint64_t bucket);                               /* `q` */
 struct slice row_deletion(uint8_t *buf, uint64_t written_ns, uint8_t kind, uint64_t id); /* `g` */
 struct slice row_drive(uint8_t *buf, uint64_t store);                                /* `f` */
+struct slice row_cold(uint8_t *buf, uint64_t store);                                 /* `z` */
 struct slice row_store(uint8_t *buf, const char *what);                              /* `M` */
 
 /* Splits an `d` key: directory id, name without a trailing '/', is_dir. False when it is none. */
@@ -160,9 +161,10 @@ int pack_row_decode(struct slice value, struct pack_row *out);
 int64_t pack_row_encode(const struct pack_row *p, struct slice old, void *buf, size_t cap);
 
 enum { CTAG_NAME = 64, CTAG_CODEC, CTAG_LENGTH, CTAG_CRC, CTAG_STATE, CTAG_SPARSE };
-enum { DELETION_PACK = 1, DELETION_EXTENTS, DELETION_MOVED };
+enum { DELETION_PACK = 1, DELETION_EXTENTS, DELETION_MOVED, DELETION_COLD };
 enum { GTAG_STORE = 64, GTAG_NAME };
 enum { FTAG_PATH = 64, FTAG_SIZE, FTAG_STATE, FTAG_PACKS };
+enum { ZTAG_NAME = 64, ZTAG_MARKED };
 enum { QTAG_BYTES = 64, QTAG_OBJECTS };
 enum { BTAG_ROOT = 64, BTAG_OWNER, BTAG_QUOTA_BYTES, BTAG_QUOTA_OBJECTS, BTAG_DURABILITY, BTAG_CREATED };
 enum { LTAG_VERSION = 64, LTAG_ID, LTAG_STATUS, LTAG_OP, LTAG_WRITTEN, LTAG_VERSIONS,

@@ -44,6 +44,7 @@
 #include "req/unstable.h"
 #include "tier/drives.h"
 #include "tier/packs.h"
+#include "tier/stores.h"
 
 #define MIB (UINT64_C(1) << 20)
 enum { EXIT_FATAL = 70, SIM_TURNS_MAX = 100000, READ_DEPTH = 128 };
@@ -201,6 +202,22 @@ static int open_drives(struct store *store, char *why, size_t cap)
 	return drives_open(&drives, &store->drives, why, cap);
 }
 
+static int open_stores(struct store *store, char *why, size_t cap)
+{
+	const struct store_options *o = &store->options;
+	struct stores_options stores = {
+		.fs = store->fs,
+		.kv = store->kv,
+		.settings = o->stores,
+		.settings_count = o->stores_count,
+		.env = { o->open_fs, o->open_fs_arg },
+		.inline_jobs = o->simulated,
+	};
+
+	memcpy(stores.store_id, store->store_id, sizeof(stores.store_id));
+	return stores_open(&stores, &store->stores, why, cap);
+}
+
 /* 1 + the highest that rows, superblock or pack names know. */
 static int open_incarnation(struct store *store, struct super *super, char *why, size_t cap)
 {
@@ -248,6 +265,7 @@ static int open_directory(struct store *store, uint8_t master[32], char *why, si
 	err = store->loc != NULL ? open_kv(store, has_super == 1 && super.incarnation > 0) : -GRANARY_ENOMEM;
 	if (err < 0) return open_kv_failed(store, err, why, cap);
 	err = open_drives(store, why, cap);
+	if (err == 0) err = open_stores(store, why, cap);
 	return err < 0 ? err : open_incarnation(store, &super, why, cap);
 }
 
@@ -275,6 +293,7 @@ static int open_packs(struct store *store, char *why, size_t cap)
 	struct packs_options packs = {
 		.fs = store->fs,
 		.drives = store->drives,
+		.stores = store->stores,
 		.kv = store->kv,
 		.ids = store->ids,
 		.clock = store->clock,
@@ -284,6 +303,7 @@ static int open_packs(struct store *store, char *why, size_t cap)
 	};
 	int err = drives_begin(store->drives, store->ids, why, cap);
 
+	if (err == 0) err = stores_begin(store->stores, store->ids, why, cap);
 	if (err == 0) err = packs_open(&packs, &store->packs);
 	if (err < 0) return err;
 	store->cache = cache_new(o->cache_budget, o->transient_budget - o->transient_budget / 3);
@@ -557,6 +577,7 @@ void store_close(struct store **sp)
 	if (store->cache != NULL) cache_free(&store->cache);
 	if (store->packs != NULL) packs_close(&store->packs);
 	drives_close(&store->drives);
+	stores_close(&store->stores);
 	if (store->ns != NULL) ns_close(&store->ns);
 	slow_ring_free(&store->slow);
 	if (store->clock != NULL) store_clock_free(&store->clock);

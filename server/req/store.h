@@ -30,6 +30,8 @@ struct shares;
 struct shares_local;
 struct snapshots;
 struct store_clock;
+struct store_settings;
+struct stores;
 struct workers;
 struct writers;
 
@@ -53,6 +55,8 @@ struct store_options {
 	uint32_t backup_keep;      /* 3 */
 	const struct drive_place *hot; /* directories for packs; none: the data directory */
 	uint32_t hot_count;
+	const struct store_settings *stores; /* cold stores */
+	uint32_t stores_count;
 	int (*open_fs)(void *arg, const char *path, struct fs **out); /* of a hot directory; NULL: the kernel's */
 	void *open_fs_arg;
 	bool jobs;                 /* start background jobs (tests may drive them by hand) */
@@ -89,6 +93,7 @@ struct store {
 	struct store_clock *clock;
 	struct ns *ns;
 	struct drives *drives;
+	struct stores *stores;
 	struct packs *packs;
 	struct cache *cache;
 	struct shares *shares;

@@ -20,6 +20,7 @@
 #include "io/reactor.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
+#include "tier/stores.h"
 
 enum { BUCKETS_MIN = 16 };
 
@@ -49,8 +50,11 @@ void pack_free(struct pack **pp)
 	*pp = NULL;
 	if (p == NULL)
 		return;
+	struct copy *cold = atomic_load(&p->cold);
+
 	assert(p->magic == PACK_MAGIC && atomic_load(&p->file) == NULL);
 	p->magic = 0;
+	copy_unref(&cold);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }
@@ -193,6 +197,11 @@ void packs_make_gone(struct packs *packs, struct pack *pack)
 	atomic_fetch_sub(&packs->by_state[atomic_load(&pack->state)], 1);
 	pack_charge(pack, 0);
 	pack_count(pack, false);
+	if (pack_cold(pack) != NULL) {
+		atomic_fetch_sub(&packs->cold_copies, 1);
+		if (!pack_is_hot(pack))
+			atomic_fetch_sub(&packs->cold_only, 1);
+	}
 	packs_unref(packs, pack);
 }
 
@@ -259,13 +268,22 @@ struct fs_file *pack_file(const struct pack *pack)
 
 bool pack_is_ready(const struct pack *pack)
 {
-	return pack_file(pack) != NULL && drive_may_read(pack->drive) &&
+	const struct fs_file *file = pack_file(pack);
+
+	if (copy_of_file(file) != NULL)
+		return pack->drive == NULL || !drive_may_read(pack->drive);
+	return file != NULL && drive_may_read(pack->drive) &&
 	       atomic_load_explicit(&pack->generation, memory_order_relaxed) == drive_generation(pack->drive);
 }
 
 struct drive *pack_drive(const struct pack *pack) { return pack->drive; }
 bool pack_may_append(const struct pack *pack) { return pack->drive != NULL && drive_may_place(pack->drive); }
-bool pack_may_write(const struct pack *pack) { return pack->drive != NULL && drive_may_write(pack->drive); }
+bool pack_may_write(const struct pack *pack)
+{
+	return pack->drive != NULL ? drive_may_write(pack->drive) : pack_cold(pack) != NULL;
+}
+struct copy *pack_cold(const struct pack *pack) { return atomic_load_explicit(&pack->cold, memory_order_acquire); }
+bool pack_is_hot(const struct pack *pack) { return pack->name[0] != '\0'; }
 
 struct task *pack_suspect(const struct pack *pack)
 {
@@ -466,7 +484,9 @@ int packs_retire(struct packs *packs, struct pack *pack)
 		return 0;
 	if (!packs_change_begin(packs))
 		return -GRANARY_EBUSY;
-	err = retire(packs, pack);
+	pthread_mutex_lock(&packs->copies_lock);
+	err = pack_is_of_table(packs, pack) ? retire(packs, pack) : -GRANARY_EBUSY;
+	pthread_mutex_unlock(&packs->copies_lock);
 	packs_change_end(packs);
 	return err;
 }
@@ -484,7 +504,7 @@ int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out)
 	return err;
 }
 
-/* 1: no drive has a copy of it. */
+/* 1: no drive and no store has a copy of it. */
 static int has_no_copy(struct packs *packs, uint64_t pack_id)
 {
 	uint8_t key[ROW_KEY_MAX];
@@ -493,6 +513,9 @@ static int has_no_copy(struct packs *packs, uint64_t pack_id)
 
 	for (uint32_t i = 0; err == -GRANARY_ENOTFOUND && i < drives_count(packs->o.drives); i++)
 		err = kv_get(packs->o.kv, row_copy(key, drive_id(drives_at(packs->o.drives, i)), pack_id), &v);
+	for (uint32_t i = 0; err == -GRANARY_ENOTFOUND && packs->o.stores != NULL &&
+		i < stores_count(packs->o.stores); i++)
+		err = kv_get(packs->o.kv, row_copy(key, place_id(stores_at(packs->o.stores, i)), pack_id), &v);
 	if (err == 0)
 		kv_value_release(&v);
 	return err == -GRANARY_ENOTFOUND ? 1 : err;
@@ -508,6 +531,21 @@ int packs_is_gone(struct packs *packs, uint64_t pack_id)
 	return err < 0 && err != -GRANARY_ENOTFOUND ? err : has_no_copy(packs, pack_id);
 }
 
+static void info_of(const struct pack *p, struct pack_info *out)
+{
+	const struct copy *cold = pack_cold(p);
+
+	*out = (struct pack_info){ .id = p->id, .group = p->group, .order = p->order,
+		.file_size = atomic_load(&p->file_size), .state = atomic_load(&p->state),
+		.mine = atomic_load(&p->mine), .drive = p->drive != NULL ? drive_id(p->drive) : 0,
+		.may_read = p->drive != NULL && drive_may_read(p->drive), .may_write = pack_may_write(p) };
+	if (cold == NULL)
+		return;
+	out->store = place_id(copy_info(cold)->place);
+	out->cold_length = copy_info(cold)->length;
+	out->may_read |= !place_is_away(copy_info(cold)->place);
+}
+
 uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max)
 {
 	uint32_t n = 0;
@@ -520,12 +558,7 @@ uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, 
 		pthread_mutex_lock(&s->lock);
 		p = shard_find(s, packs->ids[i]);
 		if (p != NULL)
-			out[n++] = (struct pack_info){ .id = p->id, .group = p->group, .order = p->order,
-				.file_size = atomic_load(&p->file_size), .state = atomic_load(&p->state),
-				.mine = atomic_load(&p->mine),
-				.drive = p->drive != NULL ? drive_id(p->drive) : 0,
-				.may_read = p->drive != NULL && drive_may_read(p->drive),
-				.may_write = p->drive != NULL && drive_may_write(p->drive) };
+			info_of(p, &out[n++]);
 		pthread_mutex_unlock(&s->lock);
 	}
 	pthread_rwlock_unlock(&packs->index_lock);
@@ -539,6 +572,8 @@ void packs_get_stats(struct packs *packs, struct packs_stats *out)
 		.sealed = atomic_load(&packs->by_state[PACK_SEALED]),
 		.dying = atomic_load(&packs->by_state[PACK_DYING]),
 		.broken = atomic_load(&packs->by_state[PACK_BROKEN]),
+		.cold_copies = atomic_load(&packs->cold_copies),
+		.cold_only = atomic_load(&packs->cold_only),
 	};
 	for (uint32_t i = 0; i < drives_count(packs->o.drives); i++) {
 		struct drive_info info;
@@ -614,13 +649,43 @@ static int load_pack(struct packs *packs, struct slice key, struct slice value)
 	return err;
 }
 
+/* A row of a cold copy. */
+static int load_cold(struct packs *packs, struct pack *p, struct place *place, struct slice value)
+{
+	struct copy_info info = { .place = place, .pack_id = p->id, .raw_len = atomic_load(&p->file_size) };
+	uint64_t codec, crc;
+	struct slice name;
+	struct copy *copy;
+
+	if (!value_bytes(value, CTAG_NAME, &name) || name.len >= sizeof(info.name) ||
+	    !value_u64(value, CTAG_CODEC, 0, &codec) || !value_u64(value, CTAG_LENGTH, 0, &info.length) ||
+	    !value_u64(value, CTAG_CRC, 0, &crc) || codec > CODEC_ZSTD)
+		return -GRANARY_ECORRUPT;
+	if (pack_cold(p) != NULL) {
+		log_warn("a pack has a second cold copy, which is not used; pack=%016" PRIx64 " store=%s", p->id,
+			place_name(place));
+		return 0;
+	}
+	memcpy(info.name, name.p, name.len);
+	info.codec = (uint8_t)codec;
+	info.crc = (uint32_t)crc;
+	copy = copy_new(&info);
+	if (copy == NULL)
+		return -GRANARY_ENOMEM;
+	pack_set_cold(packs, p, copy);
+	return 0;
+}
+
 static int load_copy(struct packs *packs, struct slice key, struct slice value)
 {
 	uint64_t pack_id = be64_get(key.p + 9);
 	struct pack *p = shard_find(packs_shard_of(packs, pack_id), pack_id);
 	struct drive *drive = drives_find(packs->o.drives, be64_get(key.p + 1));
+	struct place *place = stores_find(packs->o.stores, be64_get(key.p + 1));
 	struct slice name;
 
+	if (p != NULL && place != NULL)
+		return load_cold(packs, p, place, value);
 	if (p == NULL || (drive == NULL && p->drive != NULL))
 		return 0;
 	if (!value_bytes(value, CTAG_NAME, &name) || name.len != PACK_NAME_SIZE - 1)
@@ -633,6 +698,18 @@ static int load_copy(struct packs *packs, struct slice key, struct slice value)
 		log_error("a pack lies on a drive that no row names; pack=%016" PRIx64 " drive=%016" PRIx64, pack_id,
 			be64_get(key.p + 1));
 	return 0;
+}
+
+static void count_cold_only(struct packs *packs)
+{
+	for (uint32_t i = 0; i < packs->ids_count; i++) {
+		struct pack *p = shard_find(packs_shard_of(packs, packs->ids[i]), packs->ids[i]);
+
+		if (pack_cold(p) != NULL && !pack_is_hot(p)) {
+			atomic_fetch_add(&packs->cold_only, 1);
+			atomic_store(&p->charged, 0);
+		}
+	}
 }
 
 static int load_rows(struct packs *packs, char prefix, size_t key_len,
@@ -698,6 +775,7 @@ int packs_open(const struct packs_options *options, struct packs **out)
 	pthread_mutex_init(&packs->files_lock, NULL);
 	pthread_mutex_init(&packs->dirs_lock, NULL);
 	pthread_mutex_init(&packs->hold_lock, NULL);
+	pthread_mutex_init(&packs->copies_lock, NULL);
 	pthread_cond_init(&packs->hold_changed, NULL);
 	list_init(&packs->files);
 	err = make_root(packs->o.fs);
@@ -709,6 +787,8 @@ int packs_open(const struct packs_options *options, struct packs **out)
 		err = load_rows(packs, 'p', 1 + 8, load_pack);
 	if (err == 0)
 		err = load_rows(packs, 'c', 1 + 8 + 8, load_copy);
+	if (err == 0)
+		count_cold_only(packs);
 	if (err < 0) {
 		packs_close(&packs);
 		return err;
@@ -748,6 +828,8 @@ void packs_close(struct packs **pp)
 	pthread_mutex_destroy(&packs->files_lock);
 	pthread_mutex_destroy(&packs->dirs_lock);
 	pthread_mutex_destroy(&packs->hold_lock);
+	pthread_mutex_destroy(&packs->copies_lock);
+	free(packs->left);
 	pthread_cond_destroy(&packs->hold_changed);
 	free(packs->ids);
 	free(packs);

@@ -22,6 +22,7 @@
 #include "meta/rows.h"
 
 struct drive;
+struct copy;
 struct drives;
 struct fs;
 struct fs_file;
@@ -30,6 +31,7 @@ struct kv;
 struct pack;
 struct packs;
 struct store_clock;
+struct stores;
 struct task;
 
 enum { PACKS_STEP = 16 * 1024 * 1024 }; /* space is taken in steps of this many bytes */
@@ -37,6 +39,7 @@ enum { PACKS_STEP = 16 * 1024 * 1024 }; /* space is taken in steps of this many 
 struct packs_options {
 	struct fs *fs;          /* the data directory: store id 1 */
 	struct drives *drives;  /* NULL: the data directory alone; not owned */
+	struct stores *stores;  /* cold ones; NULL: none; not owned */
 	struct kv *kv;
 	struct ids *ids;
 	struct store_clock *clock;
@@ -59,6 +62,9 @@ bool pack_is_ready(const struct pack *pack);
 struct fs_file *pack_file(const struct pack *pack);
 int packs_open_file(struct packs *packs, struct pack *pack); /* worker; OFFLINE / NOTFOUND / BADFORMAT (header) */
 struct drive *pack_drive(const struct pack *pack); /* or NULL: unknown */
+/* Its cold copy, or NULL; valid while the pack is referenced. */
+struct copy *pack_cold(const struct pack *pack);
+bool pack_is_hot(const struct pack *pack); /* it has a hot copy */
 bool pack_may_append(const struct pack *pack); /* its drive takes new data: else its writer ends it */
 bool pack_may_write(const struct pack *pack);  /* its drive can be written: sealed, removed */
 /* Reading it failed: a task to be posted to a worker, which looks after its drive; NULL: that is under way. */
@@ -119,6 +125,23 @@ struct packs_move {
 	void *arg;
 };
 int packs_move(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
+/* ---- hot and cold (packs_cold.c); moves, one at a time ---- */
+/* The cold copy was written, read back and verified: names it. evict: its hot copy goes with the same transaction.
+ * BUSY: the pack is not sealed (any more), or has a cold copy. Takes over no reference. */
+int packs_add_cold(struct packs *packs, uint64_t pack_id, struct copy *copy, bool evict);
+int packs_evict(struct packs *packs, uint64_t pack_id); /* its hot copy goes; INVAL: it has no cold one */
+/* Its cold copy goes, later (`g` row of kind 4); INVAL: it has no hot one. */
+int packs_drop_cold(struct packs *packs, uint64_t pack_id);
+/* A hot copy is made of the cold one, and verified against the checksum of the whole pack. Errors as packs_move(). */
+int packs_promote(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
+/* Removes files of hot copies that were let go `delay` ago (store time). Job. */
+int packs_remove_left(struct packs *packs, uint64_t delay_ns);
+uint32_t packs_left_on(struct packs *packs, const struct drive *drive); /* how many are left there */
+/* The same of a cold object that a `g` row of kind 4 names: blocks as long as its store likes. Moves. */
+int packs_remove_cold(struct packs *packs, uint64_t pack_id, struct slice value);
+/* Objects of a cold store without a row whose attempt is of an earlier incarnation are removed, at most max; how
+ * many. Moves. */
+int packs_sweep_cold(struct packs *packs, uint64_t store, uint32_t max, uint64_t deadline_ns);
 /* Removes the file that a `g` row of kind 3 names (its value), after a look that no row does. OFFLINE: not now. Job. */
 int packs_remove_moved(struct packs *packs, uint64_t pack_id, struct slice value);
 /* Snapshot of the table for jobs: up to max ids above `after` in id order with their RAM state. */
@@ -126,8 +149,9 @@ struct pack_info {
 	uint64_t id, group, order, file_size;
 	uint8_t state;
 	bool mine; /* open and still written by this process */
-	bool may_read, may_write; /* so far as its drive goes */
-	uint64_t drive;
+	bool may_read, may_write; /* so far as its drive or store goes */
+	uint64_t drive, store;    /* of its hot and of its cold copy; 0: none */
+	uint64_t cold_length;
 };
 uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max);
 int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out); /* worker: as committed now */
@@ -154,6 +178,9 @@ int packs_incarnation_in(struct fs *fs, uint32_t *out); /* of one directory */
 enum { PACKS_NAME_MAX = 64 };
 /* Every pack file of a directory, before packs_open; dir: packs/XX. Stops at and returns the first non-zero. */
 int packs_each_file(struct fs *fs, int (*each)(void *arg, const char *dir, const char *name, uint64_t id), void *arg);
-struct packs_stats { uint64_t packs, open_packs, sealed, broken, dying, files_open, space_total, space_available; };
+struct packs_stats {
+	uint64_t packs, open_packs, sealed, broken, dying, files_open, space_total, space_available;
+	uint64_t cold_copies, cold_only; /* packs with a cold copy; of these without a hot one */
+};
 void packs_get_stats(struct packs *packs, struct packs_stats *out);
 uint64_t packs_size(const struct packs *packs);

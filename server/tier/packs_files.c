@@ -93,7 +93,8 @@ static void files_trim(struct packs *packs)
 
 void packs_file_add(struct packs *packs, struct pack *pack, struct fs_file *file)
 {
-	atomic_store(&pack->generation, drive_generation(pack->drive));
+	if (pack->drive != NULL)
+		atomic_store(&pack->generation, drive_generation(pack->drive));
 	pthread_mutex_lock(&packs->files_lock);
 	assert(atomic_load(&pack->file) == NULL);
 	atomic_store_explicit(&pack->file, file, memory_order_release);
@@ -196,9 +197,9 @@ static int file_open_in(struct packs *packs, struct pack *pack, struct fs *fs)
 	return 0;
 }
 
-static int file_open(struct packs *packs, struct pack *pack)
+static int hot_open(struct packs *packs, struct pack *pack)
 {
-	struct fs *fs = pack->drive != NULL && pack->name[0] != 0 ? drive_take(pack->drive) : NULL;
+	struct fs *fs = pack->drive != NULL && pack_is_hot(pack) ? drive_take(pack->drive) : NULL;
 	int err = fs != NULL ? 0 : -GRANARY_EOFFLINE;
 
 	if (fs == NULL)
@@ -213,6 +214,23 @@ static int file_open(struct packs *packs, struct pack *pack)
 		if (!drive_may_read(pack->drive))
 			err = -GRANARY_EOFFLINE;
 	}
+	return err;
+}
+
+/* Its hot copy, or where there is none that can be opened, the cold one. */
+static int file_open(struct packs *packs, struct pack *pack)
+{
+	struct copy *cold = pack_cold(pack);
+	struct fs_file *file;
+	int err = hot_open(packs, pack);
+
+	if (err == 0 || err == -GRANARY_ENOMEM || cold == NULL || copy_of_file(pack_file(pack)) != NULL)
+		return err == 0 || copy_of_file(pack_file(pack)) == NULL ? err : 0;
+	err = pack_file(pack) != NULL ? file_retire(packs, pack) : 0;
+	if (err == 0)
+		err = copy_open_file(cold, &file);
+	if (err == 0)
+		packs_file_add(packs, pack, file);
 	return err;
 }
 
@@ -555,7 +573,9 @@ static int rows_delete(struct packs *packs, const struct pack *pack)
 	if (txn == NULL)
 		return -GRANARY_ENOMEM;
 	kv_delete(txn, row_pack(key, pack->id));
-	kv_delete(txn, row_copy(key, drive_id(pack->drive), pack->id));
+	if (pack->drive != NULL)
+		kv_delete(txn, row_copy(key, drive_id(pack->drive), pack->id));
+	packs_txn_drop_cold(packs, txn, pack);
 	err = kv_submit_wait(packs->o.kv, txn);
 	kv_txn_free(&txn);
 	return err;
@@ -587,7 +607,7 @@ static int remove_pack(struct packs *packs, struct pack *pack)
 		return -GRANARY_EBUSY;
 	if (!pack_may_write(pack))
 		return -GRANARY_EOFFLINE; /* the name is still there: when the drive is back */
-	if (pack->name[0] != 0)
+	if (pack_is_hot(pack))
 		err = file_remove(pack);
 	if (err == 0)
 		err = rows_delete(packs, pack);
@@ -603,7 +623,9 @@ int packs_remove(struct packs *packs, struct pack *pack)
 
 	if (!packs_change_begin(packs))
 		return -GRANARY_EBUSY;
-	err = remove_pack(packs, pack);
+	pthread_mutex_lock(&packs->copies_lock);
+	err = pack_is_of_table(packs, pack) ? remove_pack(packs, pack) : -GRANARY_EBUSY;
+	pthread_mutex_unlock(&packs->copies_lock);
 	packs_change_end(packs);
 	return err;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* packs_move.c -- a sealed pack goes to another drive: copied, read back and compared, one transaction, delayed
- * deletion of what it was copied of (contracts I and J).
+/* packs_move.c -- a sealed pack goes to another drive, or comes back from a cold store: copied, read back and compared,
+ * one transaction, delayed deletion of what it was copied of (contracts I and J).
  * Invariants: (1) the old file is not touched before the row names the new one, and then not before the removal delay;
  * (2) the new file and its name are synced and were read back past the page cache before the row names it; (3) a crash
  * before the transaction leaves a file that no row names, which a later start sweeps; after it, a `g` row of kind 3;
@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/crc32c.h"
 #include "common/error.h"
 #include "common/id.h"
@@ -22,8 +23,11 @@
 #include "io/fs.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
+#include "tier/frames.h"
+#include "tier/stores.h"
 
 enum { PIECE_SIZE = 4 * 1024 * 1024, VALUE_MAX = 256 };
+#define PROMOTE_NS UINT64_C(60000000000)
 
 struct moving {
 	struct packs *packs;
@@ -114,36 +118,77 @@ static int commit(struct moving *m)
 	assert(wr_ok(&w));
 	kv_pre_absent(txn, 0, row_copy(key, drive_id(m->new->drive), m->new->id));
 	kv_put(txn, row_copy(key, drive_id(m->new->drive), m->new->id), slice_of(value, wr_len(&w)));
-	kv_delete(txn, row_copy(key, drive_id(m->old->drive), m->old->id));
-	w = wr_of(value, sizeof(value));
-	value_begin(&w);
-	tlv_put_u64(&w, GTAG_STORE, drive_id(m->old->drive));
-	tlv_put(&w, GTAG_NAME, slice_str(m->old->name));
-	kv_put(txn, row_deletion(key, now, DELETION_MOVED, m->old->id), slice_of(value, wr_len(&w)));
+	if (m->old->drive != NULL) {
+		kv_delete(txn, row_copy(key, drive_id(m->old->drive), m->old->id));
+		w = wr_of(value, sizeof(value));
+		value_begin(&w);
+		tlv_put_u64(&w, GTAG_STORE, drive_id(m->old->drive));
+		tlv_put(&w, GTAG_NAME, slice_str(m->old->name));
+		kv_put(txn, row_deletion(key, now, DELETION_MOVED, m->old->id), slice_of(value, wr_len(&w)));
+	}
 	err = kv_submit_wait(m->packs->o.kv, txn);
 	kv_txn_free(&txn);
 	return err;
 }
 
-static struct pack *twin_new(const struct pack *old, struct drive *drive)
+struct pack *pack_twin(struct packs *packs, const struct pack *old, struct drive *drive, bool with_cold)
 {
 	struct pack *p = pack_new(old->id, PACK_SEALED);
 
+	(void)packs;
 	if (p == NULL) return NULL;
 	p->group = old->group;
 	p->order = old->order;
 	p->drive = drive;
 	atomic_store(&p->file_size, atomic_load(&old->file_size));
 	atomic_store(&p->end, atomic_load(&old->end));
+	if (with_cold && pack_cold(old) != NULL) atomic_store(&p->cold, copy_ref(pack_cold(old)));
 	return p;
 }
 
-/* Where the metadata cannot tell whether it was committed, the next start knows: it sweeps what no row names. */
+/* Where the metadata cannot tell whether it was committed, the next start knows: it sweeps what no row names.
+ * */
 static void file_leave(struct moving *m, int err)
 {
 	if (err == -GRANARY_EBUSY || err == -GRANARY_ENOSPACE || err == -GRANARY_ENOMEM)
 		packs_file_unmake(m->new, &m->to);
 	fs_close(&m->to);
+}
+
+/* What the copy must be, where the cold one says it. */
+static int crc_check(const struct moving *m)
+{
+	const struct copy_info *info = copy_info(pack_cold(m->old));
+	struct frames *frames;
+	uint32_t want = info->crc;
+	int err = copy_frames(pack_cold(m->old), clock_mono_ns() + PROMOTE_NS, &frames);
+
+	if (err < 0) return err;
+	if (frames != NULL) want = frames_info(frames)->raw_crc;
+	frames_unref(&frames);
+	return want == m->crc ? 0 : -GRANARY_ECORRUPT;
+}
+
+/* Under copies_lock: the pack may have gone, or gone elsewhere, while it was copied. */
+static int settle(struct moving *m)
+{
+	int err = pack_is_of_table(m->packs, m->old) &&
+		atomic_load(&m->old->state) == PACK_SEALED ? commit(m) : -GRANARY_EBUSY;
+
+	if (err < 0) {
+		file_leave(m, err);
+		return err;
+	}
+	packs_file_add(m->packs, m->new, m->to);
+	pack_charge(m->old, 0);
+	pack_charge(m->new, m->size);
+	if (m->old->drive == NULL) atomic_fetch_sub(&m->packs->cold_only, 1);
+	packs_replace(m->packs, m->old, m->new); /* the table's reference of the old one is gone */
+	log_info("moved a pack; pack=%016" PRIx64 " from='%s' to='%s' bytes=%" PRIu64, m->new->id,
+		m->old->drive != NULL ? drive_path(m->old->drive) : place_name(copy_info(pack_cold(m->old))->place),
+		drive_path(m->new->drive), m->size);
+	m->new = NULL;
+	return 0;
 }
 
 static int move(struct moving *m)
@@ -157,25 +202,43 @@ static int move(struct moving *m)
 	m->from = pack_file(m->old);
 	err = copy(m);
 	if (err < 0) return err;
-	err = commit(m);
+	if (m->old->drive == NULL) err = crc_check(m);
 	if (err < 0) {
-		file_leave(m, err);
+		packs_file_unmake(m->new, &m->to);
 		return err;
 	}
-	packs_file_add(m->packs, m->new, m->to);
-	pack_charge(m->old, 0);
-	pack_charge(m->new, m->size);
-	packs_replace(m->packs, m->old, m->new); /* the table's reference of the old one is gone */
-	log_info("moved a pack to another drive; pack=%016" PRIx64 " from='%s' to='%s' bytes=%" PRIu64, m->new->id,
-		drive_path(m->old->drive), drive_path(m->new->drive), m->size);
-	m->new = NULL;
-	return 0;
+	pthread_mutex_lock(&m->packs->copies_lock);
+	err = settle(m);
+	pthread_mutex_unlock(&m->packs->copies_lock);
+	return err;
+}
+
+/* To a drive that has room. */
+static int move_to(struct moving *m, uint64_t *bytes)
+{
+	struct drive *to = NULL;
+	int err = packs_refresh_space(m->packs);
+
+	if (err == 0)
+		to = drives_choose(m->packs->o.drives, m->old->drive != NULL, atomic_load(&m->old->file_size),
+			m->old->drive,
+			&err);
+	if (to == NULL) return err;
+	m->new = pack_twin(m->packs, m->old, to, true);
+	err = m->new != NULL ? move(m) : -GRANARY_ENOMEM;
+	*bytes = err == 0 ? m->size : 0;
+	if (err < 0 && err != -GRANARY_ESHUTDOWN && err != -GRANARY_EBUSY) {
+		(void)drive_probe(to, true);
+		if (m->old->drive != NULL) (void)drive_probe(m->old->drive, true);
+	}
+	pack_free(&m->new);
+	free(m->piece);
+	return err;
 }
 
 int packs_move(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes)
 {
 	struct moving m = { .packs = packs, .old = packs_ref(packs, pack_id), .order = order };
-	struct drive *to;
 	int err = 0;
 
 	*bytes = 0;
@@ -183,26 +246,28 @@ int packs_move(struct packs *packs, uint64_t pack_id, const struct packs_move *o
 	if (atomic_load(&m.old->state) != PACK_SEALED || packs_pending_count(m.old) > 0 || m.old->drive == NULL ||
 		drive_may_place(m.old->drive))
 		err = -GRANARY_EBUSY;
-	if (err == 0) err = packs_refresh_space(packs);
-	to = err == 0 ? drives_choose(packs->o.drives, true, atomic_load(&m.old->file_size), m.old->drive, &err) : NULL;
-	if (to != NULL) {
-		m.new = twin_new(m.old, to);
-		err = m.new != NULL ? move(&m) : -GRANARY_ENOMEM;
-		*bytes = err == 0 ? m.size : 0;
-		if (err < 0 && err != -GRANARY_ESHUTDOWN) {
-			(void)drive_probe(to, true);
-			(void)drive_probe(m.old->drive, true);
-		}
-	}
-	pack_free(&m.new);
-	free(m.piece);
+	if (err == 0) err = move_to(&m, bytes);
+	packs_unref(packs, m.old);
+	return err;
+}
+
+int packs_promote(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes)
+{
+	struct moving m = { .packs = packs, .old = packs_ref(packs, pack_id), .order = order };
+	int err = 0;
+
+	*bytes = 0;
+	if (m.old == NULL) return -GRANARY_ENOTFOUND;
+	if (atomic_load(&m.old->state) != PACK_SEALED || (!pack_is_hot(m.old) && pack_cold(m.old) == NULL))
+		err = -GRANARY_EBUSY;
+	if (err == 0 && !pack_is_hot(m.old)) err = move_to(&m, bytes);
 	packs_unref(packs, m.old);
 	return err;
 }
 
 /* ---- what was copied from ---- */
 
-static int names_still(struct packs *packs, uint64_t store, uint64_t pack_id, struct slice name)
+int packs_names_still(struct packs *packs, uint64_t store, uint64_t pack_id, struct slice name)
 {
 	uint8_t key[ROW_KEY_MAX];
 	struct kv_value v;
@@ -232,7 +297,7 @@ int packs_remove_moved(struct packs *packs, uint64_t pack_id, struct slice value
 	if (!pack_name_parse(text, &id, &attempt) || id != pack_id) return -GRANARY_ECORRUPT;
 	drive = drives_find(packs->o.drives, store);
 	if (drive == NULL) return 0; /* the drive was given up, its files with it */
-	err = names_still(packs, store, pack_id, name);
+	err = packs_names_still(packs, store, pack_id, name);
 	if (err != 0) return err < 0 ? err : -GRANARY_ECORRUPT;
 	fs = drive_may_write(drive) ? drive_take(drive) : NULL;
 	if (fs == NULL) return -GRANARY_EOFFLINE;

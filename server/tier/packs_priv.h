@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "common/list.h"
+#include "tier/copy.h"
 #include "tier/drives.h"
 #include "tier/packs.h"
 
@@ -40,6 +41,14 @@ struct pack {
 	_Atomic bool counted;    /* among the packs that are being written there */
 	pthread_mutex_t lock;    /* allocation and opening */
 	char name[PACK_NAME_SIZE]; /* of the `c` row; empty: no hot copy */
+	_Atomic(struct copy *) cold; /* its cold copy, or NULL; set once, before or while it is in the table */
+};
+
+/* The file of a hot copy that was let go. No row: after a crash the sweep finds it. */
+struct packs_left {
+	struct drive *drive;
+	uint64_t id, since_ns;
+	char name[PACK_NAME_SIZE];
 };
 
 struct packs_shard {
@@ -64,9 +73,13 @@ struct packs {
 	pthread_mutex_t dirs_lock;
 	uint64_t written_ns;         /* the jobs': when drives were last probed by a write */
 	struct drives *own_drives;   /* where the options named none */
-	pthread_mutex_t hold_lock;   /* before all others */
+	pthread_mutex_t hold_lock;
 	pthread_cond_t hold_changed;
 	uint32_t holds, changes;
+	pthread_mutex_t copies_lock; /* one change of copies or of a sealed pack's state at a time; before hold_lock */
+	struct packs_left *left;     /* under copies_lock: files that hot copies were, to be removed */
+	uint32_t left_count, left_cap;
+	_Atomic uint64_t cold_only, cold_copies;
 	_Atomic uint64_t by_state[PACK_BROKEN + 1];
 };
 
@@ -83,6 +96,18 @@ void packs_make_gone(struct packs *packs, struct pack *pack); /* drops the table
 /* What it takes of its drive is so much now; and whether it counts as being written there. */
 void pack_charge(struct pack *pack, uint64_t bytes);
 void pack_count(struct pack *pack, bool is_written);
+
+/* packs_cold.c */
+bool pack_is_of_table(struct packs *packs, const struct pack *pack); /* false: gone, or another struct took its place */
+struct kv_txn;
+void packs_txn_drop_cold(struct packs *packs, struct kv_txn *txn, const struct pack *pack); /* its cold copy, if any */
+void pack_set_cold(struct packs *packs, struct pack *pack, struct copy *copy); /* takes the reference */
+
+/* packs_move.c: the same pack, elsewhere; its cold copy too. drive NULL: no hot copy. */
+struct pack *pack_twin(struct packs *packs, const struct pack *old, struct drive *drive, bool with_cold);
+
+/* 1: the `c` row names this file or object; 0; or an error. */
+int packs_names_still(struct packs *packs, uint64_t store, uint64_t pack_id, struct slice name);
 
 /* packs_files.c */
 void pack_path(const struct pack *pack, char out[PACK_PATH_SIZE]);

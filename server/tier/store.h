@@ -38,7 +38,7 @@ struct cold;
 struct cold_put;
 struct fs;
 
-enum { STORES_MAX = 16, STORE_NAME_MAX = 64, STORE_SETTINGS_MAX = 4096, COLD_NAME_MAX = 120, COLD_WHY_MAX = 512 };
+enum { STORES_MAX = 8, STORE_NAME_MAX = 64, STORE_SETTINGS_MAX = 2048, COLD_NAME_MAX = 120, COLD_WHY_MAX = 512 };
 
 /* What the settings say about one store: its name, and lines "field=value" as written, `type` among them. */
 struct store_settings {

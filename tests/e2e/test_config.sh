@@ -73,7 +73,7 @@ refused 2 "cach_size" --config <(printf 'cach_size: 1\n') --quickstart "$dir/non
 # --- printing
 "$granaryd" --print-default-config >"$yaml"
 refused 0 "valid" --config "$yaml" --check-config
-sed 's/^#\([a-z_]*:\)/\1/; s/^#  - /  - /' "$yaml" >"$dir/all.yaml"
+sed 's/^#\([a-z_]*:\)/\1/; s/^#  /  /' "$yaml" >"$dir/all.yaml"
 refused 0 "valid" --config "$dir/all.yaml" --check-config
 printf 'memory: 512MiB\n' >"$yaml"
 "$granaryd" --config "$yaml" --cpus 3 --print-effective-config >"$dir/out"
