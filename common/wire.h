@@ -37,12 +37,13 @@ enum wire_op {
 	OP_SETATTR = 64, OP_XATTR = 65, OP_TAGS = 66, OP_MAKE = 67, OP_LINK = 68, OP_COPY = 69,
 	OP_UPLOAD_CREATE = 70, OP_UPLOAD_COMPLETE = 71, OP_UPLOAD_ABORT = 72, OP_WRITE = 73, OP_COPY_RANGE = 74,
 	OP_IDS = 75,
-	OP_SYNC = 80,
+	OP_SYNC = 80, OP_OPEN = 81, OP_CLOSE = 82, OP_ANNOUNCE = 83,
 };
 enum { FRAME_RESPONSE = 1, FRAME_LAST = 2, FRAME_RESENT = 4, FRAME_RELAXED = 8, FRAME_UNSTABLE = 16,
        FRAME_REPLAY = 32 };
 enum { UNSTABLE_TAIL_SIZE = 8 + 8 + 8 }; /* of an unstable answer's meta: verifier, first id, first version */
 enum { SYNC_REPLAYED = 1, SYNC_LEAVE = 2 };
+enum { OPEN_FOR_READ = 1, OPEN_FOR_WRITE = 2, OPEN_FOR_ALL = 3, ANNOUNCE_LAST = 1 };
 enum { REF_KEY = 1, REF_NAME = 2, REF_ID = 3 };
 enum { READ_IN_ORDER = 1, READ_VERIFY = 2 };
 enum { READ_ENTRY_RANGE = 1, READ_ENTRY_VERSION = 2 };

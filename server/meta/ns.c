@@ -18,6 +18,7 @@ int ns_open(const struct ns_options *options, struct ns **out)
 	ns->ids = options->ids;
 	ns->loc = options->loc;
 	ns->clock = options->clock;
+	ns->opens = options->opens;
 	pthread_rwlock_init(&ns->bucket_lock, NULL);
 	ns->making = making_new();
 	ns->rewriting = rewriting_new();

@@ -26,6 +26,7 @@
 
 struct ns;
 struct ids;
+struct opens;
 struct store_clock;
 
 struct ns_options {
@@ -33,6 +34,7 @@ struct ns_options {
 	struct ids *ids;
 	struct loc *loc;
 	struct store_clock *clock;
+	struct opens *opens; /* NULL: nothing is ever open */
 };
 int ns_open(const struct ns_options *options, struct ns **out); /* loads buckets */
 void ns_close(struct ns **ns);
@@ -91,6 +93,7 @@ int ns_probe_end(struct ns *ns, const struct ns_probe *probe, struct obj_loc *ou
 /* Where an entry lives. name borrows from the ref, from the row, or from buf: do not copy the struct. */
 struct ns_place {
 	uint64_t bucket, dir;
+	uint64_t orphan; /* BY_ID, of an object without a name (ns_orphan.h): its id; then dir is 0. Else 0 */
 	struct slice name;
 	uint8_t buf[KEY_LEN_MAX];
 };

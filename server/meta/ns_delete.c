@@ -32,12 +32,17 @@ static int release_extent_row(void *arg, struct slice key, struct slice value)
 	return r->plan->error;
 }
 
-static int release_link_row(void *arg, struct slice key, struct slice value)
+static int delete_found_row(void *arg, struct slice key, struct slice value)
 {
-	struct release *r = arg;
+	struct ns_plan *plan = arg;
 	(void)value;
-	plan_delete_row(r->plan, key);
-	return r->plan->error;
+	plan_delete_row(plan, key);
+	return plan->error;
+}
+
+int plan_delete_under(struct ns_plan *plan, struct slice prefix)
+{
+	return plan_scan(plan, prefix, delete_found_row, plan);
 }
 
 /* A move keeps the version: without the statements here a record that compaction moves meanwhile would be taken off the
@@ -54,7 +59,7 @@ int plan_release_bytes(struct ns_plan *plan, uint64_t seen, struct slice key, co
 	if (o->extents_outside > 0)
 		err = plan_scan(plan, row_extent_prefix(buf, o->id, o->generation), release_extent_row, &r);
 	if (err == 0 && o->has_links)
-		err = plan_scan(plan, row_link_prefix(buf, o->id), release_link_row, &r);
+		err = plan_delete_under(plan, row_link_prefix(buf, o->id));
 	return err < 0 ? err : plan->error;
 }
 
@@ -64,6 +69,8 @@ int plan_release_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, ui
 	uint8_t buf[ROW_KEY_MAX];
 	if (o->in_inode)
 		return plan_unlink_inode(plan, seen, bucket, dir, name, o->id);
+	if (plan_keeps(plan, o->id))
+		return plan_orphan(plan, seen, row_entry(buf, dir, name, false), bucket, dir, name, o);
 	int err = plan_release_bytes(plan, seen, row_entry(buf, dir, name, false), o);
 	plan_account_bucket(plan, bucket, -(int64_t)o->size, -1);
 	kv_txn_touch(plan->txn, dir, name, o->id);

@@ -32,6 +32,12 @@ int entry_get(struct ns *ns, struct ns_plan *plan, uint64_t dir, struct slice na
 	return -GRANARY_ECORRUPT;
 }
 
+int spot_get(struct ns *ns, struct ns_plan *plan, const struct spot *s, struct object *o, struct kv_value *value)
+{
+	return s->orphan != 0 ? inode_get(ns, plan, s->orphan, o, value)
+			      : entry_get(ns, plan, s->dir.d.id, s->name, o, value);
+}
+
 struct slice object_row(uint8_t *buf, uint64_t dir, struct slice name, const struct object *o)
 {
 	return o->in_inode || o->is_dir ? row_inode(buf, o->id) : row_entry(buf, dir, name, false);
@@ -40,7 +46,7 @@ struct slice object_row(uint8_t *buf, uint64_t dir, struct slice name, const str
 void plan_state_entry(struct ns_plan *plan, uint64_t seen, uint64_t dir, struct slice name, const struct object *o)
 {
 	uint8_t buf[ROW_KEY_MAX];
-	if (o->in_inode)
+	if (o->in_inode && o->nlink > 0)
 		plan_state_id(plan, seen, row_entry(buf, dir, name, false), o->id);
 	plan_state_version(plan, seen, object_row(buf, dir, name, o), o->version);
 }
@@ -74,15 +80,14 @@ static int holder_child_dir(struct ns *ns, struct ns_plan *plan, struct holder *
 
 static int holder_file(struct ns *ns, struct ns_plan *plan, struct holder *h)
 {
-	uint64_t dir = h->spot.dir.d.id;
-	int err = entry_get(ns, plan, dir, h->spot.name, &h->o, &h->value);
+	int err = spot_get(ns, plan, &h->spot, &h->o, &h->value);
 	if (err < 0 || plan == NULL)
 		return err;
 	uint64_t id = h->o.id;
 	row_release(&h->value);
 	err = plan_take_rewrite(plan, id);
 	if (err == 0)
-		err = entry_get(ns, plan, dir, h->spot.name, &h->o, &h->value); /* invariant (2) */
+		err = spot_get(ns, plan, &h->spot, &h->o, &h->value); /* invariant (2) */
 	if (err < 0)
 		return err == -GRANARY_ENOTFOUND ? -GRANARY_EBUSY : err;
 	if (h->o.id == id)
@@ -97,7 +102,7 @@ int holder_find(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, s
 	h->is_dir = false;
 	if (ref->by == NS_BY_NAME && ref->name.len == 0)
 		return -GRANARY_EINVAL;
-	int err = spot_find(ns, plan, ref, true, &h->spot);
+	int err = spot_find_any(ns, plan, ref, true, &h->spot);
 	if (ref->by == NS_BY_ID && (err == -GRANARY_EISDIR || (err == 0 && h->spot.is_dir)))
 		return holder_inode(ns, plan, ref->id, h);
 	if (err < 0)
@@ -128,7 +133,7 @@ int holder_put(struct ns_plan *plan, uint64_t seen, struct holder *h)
 		h->o.version = ids_version(plan->ns->ids); /* nothing else tells two writers of it apart */
 	} else {
 		plan_state_entry(plan, seen, dir, name, &h->o);
-		kv_txn_touch(plan->txn, dir, name, h->o.id);
+		plan_touch(plan, dir, name, h->o.id);
 	}
 	int err = plan_encode(plan, &h->o, &value);
 	if (err == 0)

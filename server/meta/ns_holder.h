@@ -15,6 +15,8 @@ int entry_get(struct ns *ns, struct ns_plan *plan, uint64_t dir, struct slice na
 	      struct kv_value *value);
 /* The same for its inode. */
 int inode_get(struct ns *ns, struct ns_plan *plan, uint64_t id, struct object *o, struct kv_value *value);
+/* The file of a spot: entry_get of its name, or inode_get of an orphan. */
+int spot_get(struct ns *ns, struct ns_plan *plan, const struct spot *s, struct object *o, struct kv_value *value);
 /* That the entry is as entry_get showed it: its row's version, or what it names and its inode's version. */
 void plan_state_entry(struct ns_plan *plan, uint64_t seen, uint64_t dir, struct slice name, const struct object *o);
 /* The row that holds o's attributes. */

@@ -72,7 +72,10 @@ int ns_plan_link(struct ns_plan *plan, const struct ns_ref *from, const struct n
 	if (err < 0)
 		return err;
 	*id = h.o.id;
-	err = h.is_dir ? -GRANARY_EISDIR : spot_make(plan->ns, plan, to, false, &s);
+	if (h.spot.orphan != 0) /* nothing may get a name again */
+		err = -GRANARY_ENOTFOUND;
+	else
+		err = h.is_dir ? -GRANARY_EISDIR : spot_make(plan->ns, plan, to, false, &s);
 	if (err == 0 && (s.name.len == 0 || s.dir.d.bucket != h.spot.dir.d.bucket))
 		err = -GRANARY_EINVAL;
 	if (err == 0 && h.o.nlink >= NS_LINKS_MAX)
@@ -100,6 +103,8 @@ int plan_unlink_inode(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint
 		o.nlink--;
 		o.ctime_ns = plan->now_ns;
 		err = put_inode(plan, &o);
+	} else if (plan_keeps(plan, id)) {
+		err = plan_orphan(plan, seen, row_inode(buf, id), bucket, dir, name, &o);
 	} else {
 		err = plan_release_bytes(plan, seen, row_inode(buf, id), &o);
 		plan_account_bucket(plan, bucket, -(int64_t)o.size, -1);

@@ -101,6 +101,7 @@ static int lookup_dir(struct ns *ns, uint64_t id, struct ns_place *place, struct
 		return -GRANARY_ENOTFOUND;
 	}
 	place->bucket = out->bucket;
+	place->orphan = 0;
 	place->dir = out->parent;
 	place->name = out->name;
 	return 0;
@@ -122,6 +123,7 @@ static int lookup_name_dir(struct ns *ns, const struct spot *s, struct ns_place 
 static void place_of_spot(struct ns_place *place, const struct ns_ref *ref, const struct spot *s)
 {
 	place->bucket = s->dir.d.bucket;
+	place->orphan = s->orphan;
 	place->dir = s->dir.d.id;
 	place->name = s->name;
 	if (ref->by == NS_BY_ID) { /* the spot will be gone */
@@ -137,7 +139,7 @@ static int lookup_once(struct ns *ns, const struct ns_ref *ref, struct ns_place 
 	struct spot s;
 	struct obj_loc loc;
 	uint64_t met = kv_pending_met();
-	int err = spot_find(ns, NULL, ref, false, &s);
+	int err = spot_find_any(ns, NULL, ref, false, &s);
 	if (ref->by == NS_BY_ID && (err == -GRANARY_EISDIR || (err == 0 && s.is_dir)))
 		return lookup_dir(ns, ref->id, place, out, value);
 	if (err < 0)
@@ -145,7 +147,7 @@ static int lookup_once(struct ns *ns, const struct ns_ref *ref, struct ns_place 
 	if (s.missing.len > 0)
 		return -GRANARY_ENOTFOUND;
 	uint64_t stamp = loc_stamp(ns->loc, s.dir.d.id, s.name); /* invariant (2) */
-	err = entry_get(ns, NULL, s.dir.d.id, s.name, out, value);
+	err = spot_get(ns, NULL, &s, out, value);
 	if (err == -GRANARY_ENOTFOUND && ref->by == NS_BY_NAME)
 		return lookup_name_dir(ns, &s, place, out, value);
 	if (err == 0 && ref->by == NS_BY_ID && out->id != ref->id) {

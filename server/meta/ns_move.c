@@ -88,7 +88,7 @@ static int move_apply(struct ns_plan *plan, uint64_t seen, const struct spot *s,
 	}
 	plan_account_pack(plan, &m->from, -1);
 	plan_account_pack(plan, &m->to, 1);
-	kv_txn_touch(plan->txn, s->dir.d.id, s->name, o->id);
+	plan_touch(plan, s->dir.d.id, s->name, o->id);
 	return plan->error;
 }
 
@@ -107,7 +107,7 @@ int ns_plan_move_extent(struct ns_plan *plan, const struct ns_move *m)
 		return err == -GRANARY_ESTALE || err == -GRANARY_EISDIR ? -GRANARY_ENOTFOUND : err;
 	if (s.is_dir)
 		return -GRANARY_ENOTFOUND;
-	err = entry_get(plan->ns, plan, s.dir.d.id, s.name, &o, &value);
+	err = spot_get(plan->ns, plan, &s, &o, &value);
 	if (err < 0)
 		return err;
 	err = o.id == m->id ? move_apply(plan, seen, &s, &o, m) : -GRANARY_ENOTFOUND;

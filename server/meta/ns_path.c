@@ -296,7 +296,7 @@ int spot_of_id(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, st
 	struct kv_value value;
 	struct object o;
 	out->missing = slice_of(NULL, 0);
-	out->new_dir = 0;
+	out->new_dir = out->orphan = 0;
 	out->is_dir = false;
 	int found = ref->dir == 0 ? 0 : spot_try(ns, plan, ref->id, ref->dir, ref->name, out);
 	if (found != 0)
@@ -309,7 +309,13 @@ int spot_of_id(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, st
 		if (o.is_dir && o.name.len > 0)
 			memcpy(out->buf, o.name.p, o.name.len);
 		out->name = slice_of(out->buf, o.is_dir ? o.name.len : 0);
+		if (!o.is_dir && o.nlink == 0) {
+			out->orphan = ref->id;
+			out->dir.d = (struct loc_dir){ .bucket = o.bucket, .group = o.bucket };
+		}
 		row_release(&value);
+		if (out->orphan != 0)
+			return 0;
 		if (out->is_dir)
 			return parent == 0 ? -GRANARY_EISDIR : dir_by_id(ns, plan, parent, &out->dir);
 	} else if (err != -GRANARY_ENOTFOUND) {
@@ -328,10 +334,16 @@ int spot_of_id(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, st
 
 int spot_find(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, bool strip, struct spot *out)
 {
+	int err = spot_find_any(ns, plan, ref, strip, out);
+	return err == 0 && out->orphan != 0 ? -GRANARY_ESTALE : err;
+}
+
+int spot_find_any(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, bool strip, struct spot *out)
+{
 	struct slice key = ref->name, dir_part;
 	int err;
 	out->missing = slice_of(NULL, 0);
-	out->new_dir = 0;
+	out->new_dir = out->orphan = 0;
 	out->is_dir = false;
 	switch (ref->by) {
 	case NS_BY_KEY:

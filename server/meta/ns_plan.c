@@ -69,6 +69,7 @@ void ns_plan_free(struct ns_plan **planp)
 	plan->magic = 0;
 	plan_give_rewrites(plan);
 	plan_end_making(plan, false);
+	plan_end_removals(plan, false);
 	kv_txn_free(&plan->txn);
 	while (plan->chunks != NULL) {
 		struct chunk *c = plan->chunks;
@@ -689,5 +690,6 @@ void ns_plan_committed(struct ns_plan *plan, int result)
 	assert(plan->is_finished && !plan->is_committed);
 	plan->is_committed = true;
 	plan_end_making(plan, result == 0);
+	plan_end_removals(plan, result == 0);
 	plan_give_rewrites(plan);
 }

@@ -10,6 +10,7 @@
 #include "common/list.h"
 #include "meta/ids.h"
 #include "meta/ns.h"
+#include "meta/opens.h"
 
 enum { NS_MAGIC = 0x4e53504b, PLAN_MAGIC = 0x504c414e, WALK_TRIES = 8 };
 
@@ -23,6 +24,7 @@ struct ns {
 	struct ids *ids;
 	struct loc *loc;
 	struct store_clock *clock;
+	struct opens *opens;
 	pthread_rwlock_t bucket_lock; /* guards the four below */
 	struct ns_bucket *buckets;    /* in name order */
 	uint32_t *bucket_by_id;       /* indices into buckets, in id order */
@@ -93,6 +95,7 @@ struct spot {
 	uint64_t new_dir;     /* id of the last of `missing`, once spot_name_missing() gave them ids */
 	struct slice name;    /* component; borrows from the ref or buf */
 	bool is_dir;          /* BY_ID: the id is a directory's */
+	uint64_t orphan;      /* BY_ID, of an object without a name: its id; dir tells its bucket alone. Else 0 */
 	uint8_t buf[KEY_LEN_MAX];
 };
 static inline uint64_t spot_dir(const struct spot *s) { return s->missing.len > 0 ? s->new_dir : s->dir.d.id; }
@@ -100,6 +103,8 @@ static inline uint64_t spot_dir(const struct spot *s) { return s->missing.len > 
 /* BY_KEY, BY_NAME, BY_ID (a file's place: hint, `o` rows; a directory's). strip: "a/" means the directory a.
  * -GRANARY_ENAME, NOBUCKET, NOTFOUND (BY_NAME: no such directory), ESTALE. Missing directories are no error. */
 int spot_find(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, bool strip, struct spot *out);
+/* The same where what has no name will do: an orphan, which is ESTALE above. */
+int spot_find_any(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, bool strip, struct spot *out);
 /* Gives the missing directories ids that others who are making them get as well. -GRANARY_EAGAIN: find again. */
 int spot_name_missing(struct ns *ns, struct spot *s, uint64_t erased_before);
 /* spot_find and spot_name_missing until both agree. */
@@ -163,6 +168,7 @@ struct plan_made { struct plan_made *next; uint64_t parent, id; struct slice nam
 struct plan_pack { struct plan_pack *next; uint64_t pack; int64_t bytes, records; };
 struct plan_bucket { struct plan_bucket *next; uint64_t bucket; int64_t bytes, objects; };
 struct plan_rewrite { struct plan_rewrite *next; uint64_t id; };
+struct plan_removal { struct plan_removal *next; uint64_t id; bool is_orphan; };
 
 enum { PLAN_BUF_SIZE = 64 * 1024, PLAN_DIR_SLOTS = 256 };
 struct ns_plan {
@@ -177,6 +183,7 @@ struct ns_plan {
 	struct plan_pack *packs;
 	struct plan_bucket *buckets;
 	struct plan_rewrite *rewrites;
+	struct plan_removal *removals; /* objects whose last name it takes: opens.h */
 	uint64_t now_ns;         /* wall clock, for mtime and ctime of directories */
 	int error;               /* sticky: out of memory */
 	bool has_moved_dirs;     /* a directory row was put over, moved or removed by this plan: caches do not know */
@@ -231,12 +238,24 @@ int plan_release_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, ui
 			const struct object *o);
 int plan_drop_object(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, struct slice name,
 		     const struct object *o);
+int plan_delete_under(struct ns_plan *plan, struct slice prefix); /* all rows with the prefix */
 /* What hangs on the object, whose row is `key`: live bytes, `x` and `o` rows. */
 int plan_release_bytes(struct ns_plan *plan, uint64_t seen, struct slice key, const struct object *o);
 /* ns_link.c: the name goes from a file that stands in its inode, and with the last name the file. The name's row is
  * the caller's, as of plan_release_object. */
 int plan_unlink_inode(struct ns_plan *plan, uint64_t seen, uint64_t bucket, uint64_t dir, struct slice name,
 		      uint64_t id);
+/* ns_orphan.c: the plan takes the last name of this object. True: somebody has it open (opens.h), so it has to become
+ * an orphan. */
+bool plan_keeps(struct ns_plan *plan, uint64_t id);
+/* It does: o, whose attributes stood in the row `key` (stated by the caller), has its inode with nlink 0 instead. */
+int plan_orphan(struct ns_plan *plan, uint64_t seen, struct slice key, uint64_t bucket, uint64_t dir, struct slice name,
+		const struct object *o);
+void plan_end_removals(struct ns_plan *plan, bool committed);
+/* That the bucket is there. -GRANARY_ENOTFOUND. */
+int plan_state_bucket(struct ns_plan *plan, uint64_t bucket);
+/* kv_txn_touch of an object's place; an orphan has none. */
+void plan_touch(struct ns_plan *plan, uint64_t dir, struct slice name, uint64_t id);
 /* ns_attr.c: that neither a file nor a directory has the name. -GRANARY_EEXIST. */
 int plan_state_no_name(struct ns_plan *plan, uint64_t seen, const struct spot *s);
 /* 1: no child but perhaps its own entry of empty name; 0: has others; or an error. *marker: that entry exists. */

@@ -461,7 +461,7 @@ static int put_object(struct ns_plan *plan, const struct holder *h, struct objec
 	if (err < 0)
 		return err;
 	plan_put_row(plan, object_row(buf, dir, h->spot.name, o), value);
-	kv_txn_touch(plan->txn, dir, h->spot.name, o->id);
+	plan_touch(plan, dir, h->spot.name, o->id);
 	return plan->error;
 }
 
@@ -487,6 +487,8 @@ static int write_found(struct ns_plan *plan, uint64_t seen, struct ns_write *x, 
 	if (x->if_version != 0 && o->version != x->if_version)
 		return -GRANARY_EPRECONDITION;
 	int err = written_before(plan, h);
+	if (err == 0 && h->spot.orphan != 0 && plan_state_bucket(plan, h->spot.dir.d.bucket) < 0)
+		err = -GRANARY_ESTALE; /* nobody is left who pays for its bytes */
 	if (err == 0)
 		err = patches_make(&w, x->changes, x->count, &size);
 	if (err < 0)

@@ -441,6 +441,9 @@ struct slice row_link(uint8_t *buf, uint64_t id, uint64_t dir, struct slice name
 
 struct slice row_link_prefix(uint8_t *buf, uint64_t id) { return key_u64(buf, 'o', id); }
 
+struct slice row_orphan(uint8_t *buf, uint64_t id, uint64_t session) { return key_u64_u64(buf, 'j', id, session); }
+struct slice row_orphan_prefix(uint8_t *buf, uint64_t id) { return key_u64(buf, 'j', id); }
+
 struct slice row_extent(uint8_t *buf, uint64_t id, uint32_t generation, uint64_t logical)
 {
 	struct wr w = key_begin(buf, 'x');

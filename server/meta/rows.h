@@ -133,6 +133,8 @@ struct slice row_retry(uint8_t *buf, uint64_t session, uint64_t sequence);      
 struct slice row_key(uint8_t *buf, struct slice access_key);                         /* `k` */
 struct slice row_quota(uint8_t *buf, uint64_t bucket);                               /* `q` */
 struct slice row_deletion(uint8_t *buf, uint64_t written_ns, uint8_t kind, uint64_t id); /* `g` */
+struct slice row_orphan(uint8_t *buf, uint64_t id, uint64_t session);                /* `j` */
+struct slice row_orphan_prefix(uint8_t *buf, uint64_t id);
 struct slice row_drive(uint8_t *buf, uint64_t store);                                /* `f` */
 struct slice row_cold(uint8_t *buf, uint64_t store);                                 /* `z` */
 struct slice row_store(uint8_t *buf, const char *what);                              /* `M` */
@@ -163,11 +165,12 @@ int64_t pack_row_encode(const struct pack_row *p, struct slice old, void *buf, s
 enum { CTAG_NAME = 64, CTAG_CODEC, CTAG_LENGTH, CTAG_CRC, CTAG_STATE, CTAG_SPARSE };
 enum { DELETION_PACK = 1, DELETION_EXTENTS, DELETION_MOVED, DELETION_COLD };
 enum { GTAG_STORE = 64, GTAG_NAME };
+enum { JTAG_ACCESS = 64, JTAG_DIR, JTAG_NAME };
 enum { FTAG_PATH = 64, FTAG_SIZE, FTAG_STATE, FTAG_PACKS };
 enum { ZTAG_NAME = 64, ZTAG_MARKED };
 enum { QTAG_BYTES = 64, QTAG_OBJECTS };
 enum { BTAG_ROOT = 64, BTAG_OWNER, BTAG_QUOTA_BYTES, BTAG_QUOTA_OBJECTS, BTAG_DURABILITY, BTAG_CREATED };
 enum { LTAG_VERSION = 64, LTAG_ID, LTAG_STATUS, LTAG_OP, LTAG_WRITTEN, LTAG_VERSIONS,
        LTAG_IDS, LTAG_DIRS, LTAG_REPLACED, LTAG_SIZES };
-enum { HTAG_KEY = 64, HTAG_CREATED, HTAG_RANGE, HTAG_UNSTABLE, HTAG_ORPHAN, HTAG_LEASE };
+enum { HTAG_KEY = 64, HTAG_CREATED, HTAG_RANGE, HTAG_UNSTABLE, HTAG_OPENS, HTAG_LEASE };
 enum { KTAG_SECRET = 64, KTAG_GRANT, KTAG_EXPIRES, KTAG_CREATED, KTAG_NOTE };

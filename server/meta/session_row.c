@@ -10,7 +10,7 @@
 size_t session_row_encode(const struct session_row *row, uint8_t value[SESSION_ROW_MAX])
 {
 	struct wr w = wr_of(value, SESSION_ROW_MAX);
-	uint8_t unstable = row->is_unstable;
+	uint8_t unstable = row->is_unstable, opens = row->has_opens;
 
 	assert(row->range_count <= SESSION_RANGES_MAX);
 	value_begin(&w);
@@ -24,6 +24,8 @@ size_t session_row_encode(const struct session_row *row, uint8_t value[SESSION_R
 	}
 	if (unstable)
 		tlv_put(&w, HTAG_UNSTABLE, slice_of(&unstable, 1));
+	if (opens)
+		tlv_put(&w, HTAG_OPENS, slice_of(&opens, 1));
 	tlv_put_u64(&w, HTAG_LEASE, row->lease_ns);
 	assert(wr_ok(&w));
 	return wr_len(&w);
@@ -55,6 +57,8 @@ int session_row_decode(struct slice value, struct session_row *out)
 			return -GRANARY_ECORRUPT;
 		if (tag == HTAG_UNSTABLE)
 			out->is_unstable = v.len == 1 && v.p[0] != 0;
+		if (tag == HTAG_OPENS)
+			out->has_opens = v.len == 1 && v.p[0] != 0;
 	}
 	return cur_done(&c) ? 0 : -GRANARY_ECORRUPT;
 }

@@ -11,6 +11,7 @@ struct session_row {
 	struct slice key; /* access key id; borrowed */
 	uint64_t created_ns, lease_ns;
 	bool is_unstable;
+	bool has_opens; /* it may have something open, or locked */
 	uint32_t range_count;
 	struct session_range { uint64_t first, count; } ranges[SESSION_RANGES_MAX]; /* oldest first */
 };

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "meta/ns.h"
+#include "meta/opens.h"
 #include "req/req.h"
 #include "req/store.h"
 
@@ -46,6 +47,7 @@ void *req_alloc(size_t size); /* malloc that is never NULL: stops the process in
 struct auth {
 	struct store *store;
 	const struct ns_access_key *key;
+	uint64_t session; /* 0: none */
 	uint8_t actions;
 	bool has_bucket, everything, whole_bucket;
 	struct ns_bucket bucket; /* of refs by key */
@@ -69,7 +71,8 @@ bool auth_key(struct auth *a, struct slice key); /* of a->bucket */
  * directory will do. 0; ACCESS; EAGAIN when it needs a worker and may_block is false; NOTFOUND: no
  * such directory. */
 int auth_entry(struct auth *a, uint64_t dir, struct slice name, bool may_block);
-int auth_place(struct auth *a, const struct ns_place *place); /* worker: of a look-up, also of a root */
+/* Worker: of a look-up by id, also of a root. An orphan: the session has it open with what is needed, else STALE. */
+int auth_place(struct auth *a, const struct ns_place *place);
 /* Judges a ref as far as it can be before its object is found: by key and by name. By id: 0. */
 int auth_ref(struct auth *a, const struct ns_ref *ref, bool may_block);
 /* Worker: judges a ref of any kind; by id after a look-up, which sets ref->dir and ref->name (in
@@ -90,7 +93,7 @@ extern const struct req_kind put_kind, extent_kind, abort_kind, delete_kind, mkd
 extern const struct req_kind attr_kind, setattr_kind, xattr_kind, tags_kind, make_kind, link_kind;
 extern const struct req_kind copy_kind, upload_create_kind, upload_complete_kind, upload_abort_kind, part_list_kind,
 	upload_list_kind, write_kind, range_copy_kind, map_kind;
-extern const struct req_kind sync_kind, readdir_kind, ids_kind;
+extern const struct req_kind sync_kind, readdir_kind, ids_kind, open_kind, close_kind, announce_kind;
 extern const struct req_kind bucket_create_kind, bucket_remove_kind;
 extern const struct req_kind snapshot_list_kind, snapshot_show_kind, snapshot_page_kind, snapshot_create_kind,
 	snapshot_remove_kind, snapshot_note_kind, snapshot_repack_kind, snapshot_tags_kind, range_kind,

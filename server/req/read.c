@@ -153,7 +153,7 @@ static int entry_look(struct ns *ns, struct auth *a, struct read_entry *e)
 
 	if (err == 0) err = ns_lookup(ns, &e->ref, &place, &o, &value);
 	if (err < 0) return err;
-	if (e->ref.by == NS_BY_ID) err = auth_entry(a, place.dir, place.name, true);
+	if (e->ref.by == NS_BY_ID) err = auth_place(a, &place);
 	if (err == 0) err = read_entry_take(ns, e, &place, &o);
 	kv_value_release(&value);
 	return err;

@@ -65,6 +65,7 @@ int auth_begin(const struct req *r, struct auth *a, uint8_t actions, struct slic
 	memset(a, 0, offsetof(struct auth, dir_bucket_name));
 	a->store = r->store;
 	a->key = r->peer->key;
+	a->session = r->peer->session != NULL ? session_id(r->peer->session) : 0;
 	a->actions = actions;
 	a->everything = whole(a->key, actions, slice_of(NULL, 0));
 	if (bucket.len == 0) return 0;
@@ -138,11 +139,21 @@ int auth_entry(struct auth *a, uint64_t dir, struct slice name, bool may_block)
 		       : -GRANARY_EACCESS;
 }
 
+/* What an open must be for, to do this to an object without a name. */
+static uint8_t open_access_of(uint8_t actions)
+{
+	return (uint8_t)(((actions & GRANT_READ) != 0 ? OPENS_READ : 0) |
+			 ((actions & (GRANT_WRITE | GRANT_DELETE)) != 0 ? OPENS_WRITE : 0));
+}
+
 int auth_place(struct auth *a, const struct ns_place *place)
 {
 	struct ns_bucket b;
 	int err;
 
+	if (place->orphan != 0)
+		return opens_allow(a->store->opens, a->session, place->orphan, open_access_of(a->actions))
+			       ? 0 : -GRANARY_ESTALE;
 	if (place->dir != 0) return auth_entry(a, place->dir, place->name, true);
 	err = ns_bucket_by_id(a->store->ns, place->bucket, &b); /* a bucket's root */
 	if (err < 0) return err;

@@ -86,6 +86,9 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_SYNC] = &sync_kind,
 	[OP_READDIR] = &readdir_kind,
 	[OP_IDS] = &ids_kind,
+	[OP_OPEN] = &open_kind,
+	[OP_CLOSE] = &close_kind,
+	[OP_ANNOUNCE] = &announce_kind,
 };
 
 const struct req_kind *req_kind_of(uint8_t op)

@@ -22,6 +22,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/error.h"
@@ -30,10 +31,11 @@
 #include "common/tlv.h"
 #include "meta/ids.h"
 #include "req/mutation.h"
+#include "req/orphans.h"
 #include "req/session_sweep.h"
 #include "req/unstable.h"
 
-enum { SHARDS = 64, SEQ_BUCKETS = 64 };
+enum { SHARDS = 64, SEQ_BUCKETS = 64, ROW_TRIES = 1000, ROW_PAUSE_US = 200 };
 static const uint64_t WAIT_MAX_NS = 10 * UINT64_C(1000000000);
 
 struct seq {
@@ -465,6 +467,34 @@ int session_reserve(struct store *store, struct session *s)
 	return 0;
 }
 
+bool session_has_opens(struct session *s)
+{
+	bool has_opens;
+
+	pthread_mutex_lock(&s->lock);
+	has_opens = s->row.has_opens;
+	pthread_mutex_unlock(&s->lock);
+	return has_opens;
+}
+
+int session_mark_opens(struct store *store, struct session *s)
+{
+	struct session_row row;
+	int err = 0;
+
+	for (uint32_t tries = 0; !session_has_opens(s) && tries < ROW_TRIES; tries++) {
+		err = row_begin(store, s, &row);
+		if (err == -GRANARY_EBUSY) { /* another request is at it: a commit */
+			usleep(ROW_PAUSE_US);
+			continue;
+		}
+		row.has_opens = true;
+		err = row_end(store, s, &row);
+		if (err < 0 && err != -GRANARY_EBUSY) break;
+	}
+	return session_has_opens(s) ? 0 : err;
+}
+
 int session_leave(struct store *store, struct session *s)
 {
 	struct session_row row;
@@ -698,8 +728,9 @@ static bool session_is_over(struct session *s, uint64_t now_ns)
 	return is_over;
 }
 
-/* The row of a session that is not in memory. The gate is closed, so it stays so. */
-static void row_leave(struct sessions *all, uint64_t id)
+/* The row of a session that is not in memory, and does not come there meanwhile: nothing is to be sent again.
+ * has_opens: but it may have something open. */
+static void row_leave(struct sessions *all, uint64_t id, bool has_opens)
 {
 	uint8_t key[ROW_KEY_MAX], buf[SESSION_ROW_MAX];
 	struct store *store = all->store;
@@ -710,9 +741,11 @@ static void row_leave(struct sessions *all, uint64_t id)
 
 	if (err < 0) return;
 	err = session_row_decode(value.v, &row);
-	if (err == 0 && row.is_unstable) txn = kv_txn_new(store->kv);
+	has_opens = has_opens && row.has_opens;
+	if (err == 0 && (row.is_unstable || row.has_opens != has_opens)) txn = kv_txn_new(store->kv);
 	if (txn != NULL) {
 		row.is_unstable = false;
+		row.has_opens = has_opens;
 		kv_put(txn, row_session(key, id), slice_of(buf, session_row_encode(&row, buf)));
 		err = kv_submit_wait(store->kv, txn);
 		kv_txn_free(&txn);
@@ -727,14 +760,17 @@ void sessions_leave(struct sessions *all)
 {
 	for (uint32_t i = 0; i < SHARDS; i++)
 		for (struct session *s = all->shards[i].first; s != NULL; s = s->next)
-			if (s->row.is_unstable) row_leave(all, s->id);
+			if (s->row.is_unstable) row_leave(all, s->id, true);
 }
 
-/* It ended; what it had pending was written long ago. */
+/* It ended; what it had pending was written long ago, what it had open is not open any more. */
 static void session_is_left(struct sessions *all, uint64_t id)
 {
 	sessions_gate_close(all);
-	if (!sessions_knows(all, id)) row_leave(all, id);
+	if (!sessions_knows(all, id)) {
+		opens_end_session(all->store->opens, id);
+		row_leave(all, id, false);
+	}
 	sessions_gate_open(all);
 }
 
@@ -742,7 +778,8 @@ void sessions_tick(struct sessions *all, uint64_t now_ns)
 {
 	uint64_t late;
 
-	while (replays_take_late(all->store->replays, &late)) session_is_left(all, late);
+	while (replays_take_late(all->store->replays, &late) || orphans_take_late(all->store->orphans, &late))
+		session_is_left(all, late);
 	for (uint32_t i = 0; i < SHARDS; i++) {
 		struct shard *shard = &all->shards[i];
 		struct session *over = NULL;
@@ -767,7 +804,7 @@ void sessions_tick(struct sessions *all, uint64_t now_ns)
 			struct session *s = over;
 
 			over = s->next;
-			if (s->row.is_unstable) session_is_left(all, s->id);
+			if (s->row.is_unstable || s->row.has_opens) session_is_left(all, s->id);
 			session_free(s);
 		}
 	}

@@ -1,25 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* stat.c -- batch stat: PARSE -> FIND (tables in RAM) -> (a worker for what they do not know) ->
  * ANSWER. */
+#include "req/stat.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "common/error.h"
-#include "req/kind.h"
 
-enum { STAT_CHUNK = 64, STAT_FIXED_SIZE = 2 + 1 + 1 + 5 * 8 + 3 * 4 + 16 };
-
-struct stat_entry {
-	struct ns_ref ref;
-	struct obj_loc loc;
-	uint8_t *meta; /* malloc'd */
-	uint16_t meta_len;
-	int16_t err;
-	uint8_t is_dir, is_missing;
-	uint64_t ctime_ns, atime_ns, rdev; /* STAT_WANT_FULL */
-	uint32_t nlink;
-};
+enum { STAT_CHUNK = 64 };
 
 struct stat_req {
 	struct auth auth;
@@ -107,8 +97,7 @@ static void find_chunk(struct stat_req *s, struct stat_entry *entries, uint32_t 
 
 /* ---- worker ---- */
 
-static void entry_take(struct stat_req *s, struct stat_entry *e, const struct ns_place *place,
-	const struct object *o)
+void stat_entry_take(struct stat_entry *e, const struct ns_place *place, const struct object *o, bool with_meta)
 {
 	struct obj_loc *l = &e->loc;
 
@@ -128,7 +117,7 @@ static void entry_take(struct stat_req *s, struct stat_entry *e, const struct ns
 	e->atime_ns = o->atime_ns != 0 ? o->atime_ns : o->mtime_ns;
 	e->rdev = o->rdev;
 	e->nlink = o->nlink;
-	if (!s->want_meta || o->meta.len == 0) return;
+	if (!with_meta || o->meta.len == 0) return;
 	e->meta = req_alloc(o->meta.len);
 	memcpy(e->meta, o->meta.p, o->meta.len);
 	e->meta_len = (uint16_t)o->meta.len;
@@ -145,7 +134,7 @@ static int entry_look(struct stat_req *s, struct stat_entry *e)
 	if (err == 0) err = ns_lookup(ns, &e->ref, &place, &o, &value);
 	if (err < 0) return err;
 	if (e->ref.by == NS_BY_ID) err = auth_place(&s->auth, &place);
-	if (err == 0) entry_take(s, e, &place, &o);
+	if (err == 0) stat_entry_take(e, &place, &o, s->want_meta);
 	kv_value_release(&value);
 	return err;
 }
@@ -185,7 +174,7 @@ uint8_t stat_kind_of(bool is_dir, uint32_t mode)
 	}
 }
 
-static void entry_write(struct wr *w, const struct stat_entry *e, bool full)
+void stat_entry_write(struct wr *w, const struct stat_entry *e, bool full)
 {
 	const struct obj_loc *l = &e->loc;
 
@@ -226,7 +215,7 @@ static enum step_result stat_answer(struct req *r)
 	a = answer_new(r, cap);
 	w = wr_of(a->meta, cap);
 	wr_u32(&w, s->count);
-	for (uint32_t i = 0; i < s->count; i++) entry_write(&w, &s->entries[i], s->want_full);
+	for (uint32_t i = 0; i < s->count; i++) stat_entry_write(&w, &s->entries[i], s->want_full);
 	a->meta_len = (uint32_t)wr_len(&w);
 	stat_add(&r->local->stats->entries[OP_STAT], s->count);
 	answer_send(r, a, true);

@@ -40,6 +40,7 @@
 #include "req/fair.h"
 #include "req/lane.h"
 #include "req/kind.h"
+#include "req/orphans.h"
 #include "req/store_priv.h"
 #include "req/unstable.h"
 #include "tier/drives.h"
@@ -280,9 +281,10 @@ static int open_namespace(struct store *store, const uint8_t master[32])
 	if (store->ids == NULL) return -GRANARY_ENOMEM;
 	err = store_clock_open(store->kv, &store->clock);
 	if (err < 0) return err;
-	ns = (struct ns_options){
-		.kv = store->kv, .ids = store->ids, .loc = store->loc, .clock = store->clock
-	};
+	store->opens = opens_new(orphans_are_dead, store);
+	if (store->opens == NULL) return -GRANARY_ENOMEM;
+	ns = (struct ns_options){ .kv = store->kv, .ids = store->ids, .loc = store->loc, .clock = store->clock,
+		.opens = store->opens };
 	err = ns_open(&ns, &store->ns);
 	return err < 0 ? err : ns_keys_open(store->ns, master);
 }
@@ -405,8 +407,10 @@ static int open_threads(struct store *store)
 	};
 	err = writers_new(&writers, &store->writers);
 	if (err == 0) err = replays_open(store, &store->replays);
+	if (err == 0) err = orphans_open(store, &store->orphans);
 	if (err == 0) err = sessions_open(store, &store->sessions);
 	if (err == 0) replays_start(store->replays);
+	if (err == 0) orphans_start(store->orphans);
 	return err;
 }
 
@@ -416,6 +420,7 @@ static void jobs_extra(void *arg)
 
 	sessions_tick(store->sessions, clock_mono_ns());
 	sessions_sweep(store->sessions, clock_mono_ns());
+	orphans_are_dead(store); /* those that could not be removed before */
 	snapshots_tick(store->snapshots);
 	ballast_refill(store);
 	if (store->options.simulated && store->backup != NULL) (void)backup_turn(store->backup);
@@ -579,6 +584,7 @@ void store_close(struct store **sp)
 	drives_close(&store->drives);
 	stores_close(&store->stores);
 	if (store->ns != NULL) ns_close(&store->ns);
+	opens_free(&store->opens);
 	slow_ring_free(&store->slow);
 	if (store->clock != NULL) store_clock_free(&store->clock);
 	if (store->ids != NULL) ids_free(&store->ids);
@@ -586,6 +592,7 @@ void store_close(struct store **sp)
 	backup_free(&store->backup);
 	close_reactors(store);
 	replays_close(&store->replays);
+	orphans_close(&store->orphans);
 	if (store->loc != NULL) loc_free(&store->loc);
 	if (store->lock != NULL) fs_close(&store->lock);
 	free(store);

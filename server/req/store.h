@@ -21,6 +21,8 @@ struct jobs;
 struct kv;
 struct loc;
 struct ns;
+struct opens;
+struct orphans;
 struct packs;
 struct reactor;
 struct reader;
@@ -91,6 +93,7 @@ struct store {
 	struct loc *loc;
 	struct ids *ids;
 	struct store_clock *clock;
+	struct opens *opens;
 	struct ns *ns;
 	struct drives *drives;
 	struct stores *stores;
@@ -103,6 +106,7 @@ struct store {
 	struct writers *writers;
 	struct sessions *sessions;
 	struct replays *replays;
+	struct orphans *orphans;
 	struct snapshots *snapshots;
 	struct jobs *jobs;
 	struct backup *backup;     /* NULL: none */

@@ -113,6 +113,9 @@ static int object_find(struct req *r, struct write_req *w)
 	kv_value_release(&value);
 	if (err < 0) return err;
 	w->name_len = (uint16_t)place.name.len;
+	w->dir = place.dir;
+	w->group = place.bucket;
+	if (place.orphan != 0) return 0; /* it has no name */
 	memcpy(w->name, place.name.p, place.name.len);
 	by_name = (struct ns_ref){ .by = NS_BY_NAME, .dir = place.dir, .name = slice_of(w->name, w->name_len) };
 	err = ns_parent_cached(r->store->ns, &by_name, &w->dir, &w->group);

@@ -28,6 +28,7 @@ SETATTR, XATTR, TAGS, MAKE, LINK = 64, 65, 66, 67, 68
 PART_LIST, UPLOAD_LIST, COPY, UPLOAD_CREATE, UPLOAD_COMPLETE, UPLOAD_ABORT = 41, 42, 69, 70, 71, 72
 MAP, WRITE, COPY_RANGE, SYNC = 43, 73, 74, 80
 READDIR, IDS = 30, 75
+OPEN, CLOSE, ANNOUNCE = 81, 82, 83
 OPS = {v: k for k, v in list(globals().items()) if k.isupper() and isinstance(v, int)}
 RESPONSE, LAST, RESENT = 1, 2, 4
 WHOLE = 2**64 - 1

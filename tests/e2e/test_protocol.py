@@ -337,6 +337,8 @@ class Fields(Case):
             w.SYNC: b"\0",
             w.READDIR: b16("") + struct.pack("<Q", self.root(c)) + b16("") + struct.pack("<I", 10),
             w.IDS: struct.pack("<I", 8),
+            w.OPEN: b16("bucket") + struct.pack("<QB", 1, 3) + good, w.CLOSE: struct.pack("<IQ", 1, 2),
+            w.ANNOUNCE: struct.pack("<BIQB", 1, 1, 3, 1) + ref_id(7, 8, b"x"),
         }
 
     def root(self, c):
