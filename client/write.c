@@ -107,41 +107,63 @@ static int carriers_set(struct simple_op *s, const struct granary_change *change
 	return 0;
 }
 
+static struct simple_op *change_new(struct granary_client *client, const struct granary_ref *ref,
+	const struct granary_change *changes, uint32_t count, const struct granary_write *options,
+	struct granary_written *out, const struct granary_call *call, struct wr *w, int *err)
+{
+	struct granary_write o = { .size = 0 };
+	struct weight weight = { .bytes = 0 };
+
+	*err = refs_enter(client, ref, NULL);
+	if (*err == 0)
+		*err = changes_check(client, changes, count, &weight);
+	if (*err == 0 && options && options->size < offsetof(struct granary_write, mtime_ns))
+		*err = error_fail(client, -GRANARY_EINVAL, "granary_write.size is not set");
+	if (*err < 0)
+		return NULL;
+	if (options)
+		memcpy(&o, options, options->size < sizeof(o) ? options->size : sizeof(o));
+	size_t size = ref_size(ref) + 2 * 8 + 4 + (count + (size_t)weight.parts) * 17 + 4 * (size_t)weight.crcs;
+	struct simple_op *s = simple_new(client, &write_rpc, call, size, w, err);
+	if (!s)
+		return NULL;
+	ref_encode(w, ref);
+	wr_u64(w, o.if_version);
+	wr_u64(w, o.mtime_ns);
+	wr_u32(w, count + weight.parts);
+	for (uint32_t i = 0; i < count; i++)
+		change_encode(w, &changes[i]);
+	s->decode = written_decode;
+	s->out = out;
+	*err = carriers_set(s, changes, count, weight.carriers);
+	if (*err == 0)
+		return s;
+	op_free_quiet(&s->op);
+	return NULL;
+}
+
+int granary_change_start(struct granary_client *client, struct granary_ref ref, const struct granary_change *changes,
+	uint32_t count, const struct granary_write *options, struct granary_written *out,
+	const struct granary_call *call, struct granary_op **op)
+{
+	struct wr w;
+	int err;
+	struct simple_op *s = change_new(client, &ref, changes, count, options, out, call, &w, &err);
+
+	if (op)
+		*op = NULL;
+	return s ? simple_start(s, &w, op) : err;
+}
+
 int granary_change(struct granary_client *client, struct granary_ref ref, const struct granary_change *changes,
 	uint32_t count, const struct granary_write *options, struct granary_written *out,
 	const struct granary_call *call)
 {
-	struct granary_write o = { .size = 0 };
-	struct weight weight = { .bytes = 0 };
 	struct wr w;
-	int err = refs_enter(client, &ref, NULL);
+	int err;
+	struct simple_op *s = change_new(client, &ref, changes, count, options, out, call, &w, &err);
 
-	if (err == 0)
-		err = changes_check(client, changes, count, &weight);
-	if (err == 0 && options && options->size < offsetof(struct granary_write, mtime_ns))
-		err = error_fail(client, -GRANARY_EINVAL, "granary_write.size is not set");
-	if (err < 0)
-		return err;
-	if (options)
-		memcpy(&o, options, options->size < sizeof(o) ? options->size : sizeof(o));
-	size_t size = ref_size(&ref) + 2 * 8 + 4 + (count + (size_t)weight.parts) * 17 + 4 * (size_t)weight.crcs;
-	struct simple_op *s = simple_new(client, &write_rpc, call, size, &w, &err);
-	if (!s)
-		return err;
-	ref_encode(&w, &ref);
-	wr_u64(&w, o.if_version);
-	wr_u64(&w, o.mtime_ns);
-	wr_u32(&w, count + weight.parts);
-	for (uint32_t i = 0; i < count; i++)
-		change_encode(&w, &changes[i]);
-	err = carriers_set(s, changes, count, weight.carriers);
-	if (err < 0) {
-		op_free_quiet(&s->op);
-		return err;
-	}
-	s->decode = written_decode;
-	s->out = out;
-	return (int)simple_run(s, &w);
+	return s ? (int)simple_run(s, &w) : err;
 }
 
 int granary_write(struct granary_client *client, struct granary_ref ref, uint64_t offset, const void *data, size_t len,

@@ -275,10 +275,16 @@ struct granary_call {
 	uint32_t timeout_ms;   /* 0: the client's default; GRANARY_FOREVER */
 	uint32_t flags;        /* GRANARY_UNSTABLE */
 };
-/* Of a change (put, delete, mkdir, rename, attributes, links, copies, ...): it may be answered before it is durable.
- * This client sees it at once, others only once it is durable: within a second, or when they look. The client keeps it
- * until granary_sync(), and sends it again if the server was killed before that; only both failing within that second
- * lose it. A change that the server does not answer so is durable when it is answered. */
+/* Of a change (put, delete, write in place, mkdir, rename, attributes, links, copies, ...): it may be answered before
+ * it is durable. This client sees it at once, others only once it is durable: within a second, or when they look. The
+ * client keeps it, its bytes too, until granary_sync() or one of its own (it keeps at most 32 MiB, and asks for durable
+ * answers above that), and sends it again, in order, if the server was killed before that; only both failing within
+ * that second lose it. A change that the server does not answer so is durable when it is answered.
+ * What a caller has to do: nothing while it goes well; granary_sync() where it promised durability (fsync), whose error
+ * is the only place where a change that could not be done again is told; granary_close(), which syncs. Changes that
+ * depend on each other are made one after the other: the second once the first is answered. A process that ends
+ * without granary_close() loses nothing that was answered more than a second before, and nothing at all while the
+ * server lives. */
 #define GRANARY_UNSTABLE UINT32_C(1)
 /* granary_stat(c, ref, &st, GRANARY_CALL(.bucket = "audio", .timeout_ms = 500)) */
 #define GRANARY_CALL(...) (&(const struct granary_call){ .size = sizeof(struct granary_call), __VA_ARGS__ })
@@ -944,7 +950,8 @@ struct granary_written {
 	uint64_t object_id, version;
 	uint64_t object_size;
 };
-/** Changes an object's bytes where it stands, all or nothing: on disk when it returns. Where two changes overlap the
+/** Changes an object's bytes where it stands, all or nothing: on disk when it returns, but for a call with
+ * GRANARY_UNSTABLE. Where two changes overlap the
  * later one counts. The object gets a new version and loses its content hash; who reads it then reads the version that
  * he began with. What was never written reads as zeros and takes no space. Changes of one object that are made at
  * the same time come one after the other, in any order.
@@ -969,6 +976,11 @@ struct granary_written {
 GRANARY_API GRANARY_MUST_CHECK int granary_change(struct granary_client *client, struct granary_ref ref,
 	const struct granary_change *changes, uint32_t count, const struct granary_write *options,
 	struct granary_written *out, const struct granary_call *call);
+/** granary_change() without waiting; the data of the changes and `out` must stay until it is done, `changes` need not.
+ * @return 0 and *op, or an error. Does not block. Any thread. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_change_start(struct granary_client *client, struct granary_ref ref,
+	const struct granary_change *changes, uint32_t count, const struct granary_write *options,
+	struct granary_written *out, const struct granary_call *call, struct granary_op **op);
 /** Writes bytes at an offset, any number of them: more than GRANARY_WRITE_MAX go in several steps, and after an error
  * some may be there. @return 0, or as granary_change. Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_write(struct granary_client *client, struct granary_ref ref, uint64_t offset,

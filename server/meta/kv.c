@@ -8,8 +8,9 @@
  * one write + sync -> seq = the group's number -> observer end -> tell everybody.
  *
  * Invariants: (1) who judges or commits holds turn_lock;
- * (2) seq is the number of the last group whose rows are visible, so a reader that took it before a read saw all
- * rows of that group, and the group in progress has a higher one; (3) a group that cannot be written fails every
+ * (2) seq is the number of the last group whose rows are visible (an unstable transaction that became pending is one,
+ * too), so a reader that took it before a read saw all rows of that group, and the group in progress has a higher one;
+ * (3) a group that cannot be written fails every
  * transaction that was judged on it; (4) after `done` is posted the transaction is not touched again. */
 #include "meta/kv_pending.h"
 
@@ -125,25 +126,31 @@ void kv_snapshot_free(struct kv *kv, struct kv_snapshot **sp)
 
 struct kv_iter *kv_iter_new_under(struct kv *kv, struct slice prefix)
 {
+	if (atomic_load(&kv->pending.count) > 0 && kv_reads_as() != 0)
+		return own_iter_new(kv, &kv->pending, kv->engine, prefix, ITER_PLAIN);
 	while (pending_is_under(&kv->pending, prefix))
 		kv_sync_wait(kv);
-	return kv->engine->ops->iter_new(kv->engine, NULL, false);
+	return kv->engine->ops->iter_new(kv->engine, NULL, ITER_PLAIN);
+}
+
+struct kv_iter *kv_iter_new_cached(struct kv *kv, struct slice prefix)
+{
+	return own_iter_new(kv, &kv->pending, kv->engine, prefix, ITER_CACHED);
 }
 
 struct kv_iter *kv_iter_new(struct kv *kv, struct kv_snapshot *s)
 {
 	if (s == NULL)
 		settle_pending(kv);
-	return kv->engine->ops->iter_new(kv->engine, s, false);
+	return kv->engine->ops->iter_new(kv->engine, s, ITER_PLAIN);
 }
 
 struct kv_iter *kv_iter_new_scan(struct kv *kv, struct kv_snapshot *s)
 {
 	if (s == NULL)
 		settle_pending(kv);
-	return kv->engine->ops->iter_new(kv->engine, s, true);
+	return kv->engine->ops->iter_new(kv->engine, s, ITER_SCAN);
 }
-
 
 void kv_iter_free(struct kv_iter **itp)
 {
@@ -468,11 +475,12 @@ static void want_flush(struct kv *kv)
 static int unstable_judge(struct kv *kv, struct kv_txn *t)
 {
 	bool was_empty = kv->pending.list.first == NULL;
+	uint64_t seq = group_next(kv);
 	int err;
 
 	if (kv->is_dead)
 		return -GRANARY_EIO;
-	group_begin(&kv->group, group_next(kv));
+	group_begin(&kv->group, seq);
 	err = group_judge_unstable(&kv->group, t, &kv->pending.rows);
 	t->losses = atomic_load(&kv->losses);
 	if (err == 0)
@@ -480,6 +488,7 @@ static int unstable_judge(struct kv *kv, struct kv_txn *t)
 	group_end(&kv->group, true);
 	if (err < 0)
 		return err;
+	atomic_store_explicit(&kv->seq, seq, memory_order_release); /* who reads now sees its rows, or waits */
 	observe(kv, t, kv->options.observer.begin);
 	if (was_empty && kv->options.pending_began != NULL)
 		kv->options.pending_began(kv->options.pending_arg);

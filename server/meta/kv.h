@@ -102,8 +102,11 @@ void kv_multi_get(struct kv *kv, const struct slice *keys, uint32_t n, struct kv
 struct kv_snapshot *kv_snapshot_new(struct kv *kv);
 void kv_snapshot_free(struct kv *kv, struct kv_snapshot **s);
 struct kv_iter *kv_iter_new(struct kv *kv, struct kv_snapshot *s);
-/* The same for one that stays among the keys that begin with `prefix`: waits only for what is pending there. */
+/* The same for one that stays among the keys that begin with `prefix`: waits only for what others have pending there,
+ * and shows what the session has that this thread reads for (kv_read_as), also what it adds meanwhile. */
 struct kv_iter *kv_iter_new_under(struct kv *kv, struct slice prefix);
+/* The same for those who must not block: its error is -GRANARY_EAGAIN where memory does not know. */
+struct kv_iter *kv_iter_new_cached(struct kv *kv, struct slice prefix);
 /* For one that goes through millions of rows in order: reads ahead, and leaves what others read in the cache. */
 struct kv_iter *kv_iter_new_scan(struct kv *kv, struct kv_snapshot *s);
 void kv_iter_free(struct kv_iter **it);
@@ -186,6 +189,7 @@ uint64_t kv_losses(struct kv *kv);
 /* On whose behalf this thread reads from here on: kv_get shows a session its own pending rows. 0: nobody's. Returns
  * what it was. */
 uint64_t kv_read_as(uint64_t owner);
+uint64_t kv_reads_as(void);
 /* How many pending rows this thread was shown so far: what was read between two equal numbers is durable. */
 uint64_t kv_pending_met(void);
 

@@ -22,6 +22,12 @@ struct kv_iter {
 	int err;
 };
 
+enum kv_iter_kind {
+	ITER_PLAIN,
+	ITER_SCAN,   /* reads ahead, leaves the cache alone */
+	ITER_CACHED, /* never blocks: its error is EAGAIN instead */
+};
+
 struct kv_engine_ops {
 	const char *name;
 	bool has_committer; /* a thread of its own commits; else kv_turn() */
@@ -29,7 +35,7 @@ struct kv_engine_ops {
 	int (*get_cached)(struct kv_engine *e, struct slice key, struct kv_value *out); /* never blocks; or EAGAIN */
 	struct kv_snapshot *(*snapshot_new)(struct kv_engine *e);
 	void (*snapshot_free)(struct kv_engine *e, struct kv_snapshot *s);
-	struct kv_iter *(*iter_new)(struct kv_engine *e, struct kv_snapshot *s, bool is_scan);
+	struct kv_iter *(*iter_new)(struct kv_engine *e, struct kv_snapshot *s, enum kv_iter_kind kind);
 	/* Keys differ. 0: durable, and visible to readers from before the return on, never before it was synced.
 	 * -GRANARY_ENOSPACE: nothing of it is or will be visible, the engine works. Anything else: unknown, stop. */
 	int (*write)(struct kv_engine *e, const struct kv_write_op *ops, uint32_t n);

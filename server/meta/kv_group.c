@@ -222,7 +222,7 @@ static int engine_has_prefix(struct kv_group *g, const struct kv_rec *r, struct 
 {
 	struct slice prefix = rec_key(r);
 
-	if (g->iter == NULL && (g->iter = g->engine->ops->iter_new(g->engine, NULL, false)) == NULL)
+	if (g->iter == NULL && (g->iter = g->engine->ops->iter_new(g->engine, NULL, ITER_PLAIN)) == NULL)
 		return -GRANARY_ENOMEM;
 	g->pre_reads++;
 	kv_iter_seek(g->iter, from);

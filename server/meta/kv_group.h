@@ -115,6 +115,7 @@ struct overlay_entry {
 	uint64_t owner;           /* pending rows */
 	uint32_t slot;            /* in table */
 	uint32_t prefix_next;     /* index + 1 */
+	uint32_t below, above;    /* index + 1: of the tree by key, once sorted */
 	uint8_t kind;
 };
 
@@ -125,6 +126,7 @@ struct overlay {
 	uint32_t *prefix_heads; /* index + 1; filled up to linked */
 	uint32_t mask;
 	uint32_t linked;
+	uint32_t root, sorted;  /* the tree has the first `sorted` entries */
 };
 
 int overlay_init(struct overlay *o);
@@ -140,6 +142,10 @@ void overlay_pop(struct overlay *o, uint32_t count); /* back to so many entries 
 bool overlay_has_prefix(struct overlay *o, uint64_t prefix_hash, struct slice prefix);
 /* The same of rows that it deleted too. */
 bool overlay_touches_prefix(struct overlay *o, uint64_t prefix_hash, struct slice prefix);
+enum overlay_way { OVERLAY_FROM, OVERLAY_AFTER, OVERLAY_UP_TO };
+/* The next entry in order of keys, deleted ones too: the first >= key, > key, the last <= key; or NULL. The first call
+ * after rows were added sorts them in. Entries of an overlay that is asked so are taken away all at once only. */
+struct overlay_entry *overlay_seek(struct overlay *o, struct slice key, enum overlay_way way);
 
 /* ---- one group ---- */
 

@@ -389,12 +389,12 @@ static void mem_iter_free(struct kv_iter *base)
 
 static const struct kv_iter_ops mem_iter_ops = { mem_iter_seek, mem_iter_seek_back, mem_iter_next, mem_iter_free };
 
-static struct kv_iter *mem_iter_new(struct kv_engine *e, struct kv_snapshot *s, bool is_scan)
+static struct kv_iter *mem_iter_new(struct kv_engine *e, struct kv_snapshot *s, enum kv_iter_kind kind)
 {
 	struct mem *m = mem_of(e);
 	struct mem_iter *it = must(calloc(1, sizeof(*it)));
 
-	(void)is_scan;
+	(void)kind; /* all of it is memory */
 	it->base.ops = &mem_iter_ops;
 	it->mem = m;
 	pthread_mutex_lock(&m->lock);

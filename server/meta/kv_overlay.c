@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kv_overlay.c -- rows that the group in progress has put, deleted or counted, by key and by 9-byte prefix.
- * Invariant: table and prefix_heads are as if the entries had been inserted in index order, so the newest entries
- * can be taken away again in reverse order (overlay_pop) without tombstones. */
+/* kv_overlay.c -- rows that the group in progress has put, deleted or counted, by key and by 9-byte prefix, and, where
+ * somebody asks for it, in order of keys.
+ * Invariants: (1) table and prefix_heads are as if the entries had been inserted in index order, so the newest entries
+ * can be taken away again in reverse order (overlay_pop) without tombstones; (2) the tree is ordered by key, and no
+ * entry has a larger hash than the one above it: hashes are as good as random, so it is some 2 ln n deep. */
 #include "meta/kv_group.h"
 
 #include "common/error.h"
@@ -116,6 +118,9 @@ struct overlay_entry *overlay_touch(struct overlay *o, uint64_t hash, uint64_t p
 
 void overlay_pop(struct overlay *o, uint32_t count)
 {
+	assert(o->sorted <= count || count == 0);
+	if (count == 0)
+		o->root = o->sorted = 0;
 	while (o->count > count) {
 		struct overlay_entry *e = &o->entries[o->count - 1];
 		if (o->linked == o->count) {
@@ -165,4 +170,55 @@ bool overlay_has_prefix(struct overlay *o, uint64_t prefix_hash, struct slice pr
 bool overlay_touches_prefix(struct overlay *o, uint64_t prefix_hash, struct slice prefix)
 {
 	return overlay_finds(o, prefix_hash, prefix, true);
+}
+
+/* ---- in order of keys ---- */
+
+static int key_cmp(struct slice a, struct slice b)
+{
+	int c = memcmp(a.p, b.p, a.len < b.len ? a.len : b.len);
+
+	return c != 0 ? c : (a.len > b.len) - (a.len < b.len);
+}
+
+static void sort_in(struct overlay *o, uint32_t number)
+{
+	struct overlay_entry *e = &o->entries[number - 1], *x;
+	uint32_t *at = &o->root, *below = &e->below, *above = &e->above, rest;
+
+	while (*at != 0 && (x = &o->entries[*at - 1])->hash >= e->hash)
+		at = key_cmp(e->key, x->key) < 0 ? &x->below : &x->above;
+	rest = *at;
+	*at = number;
+	while (rest != 0) { /* what stood here is shared out between its two sides */
+		x = &o->entries[rest - 1];
+		if (key_cmp(x->key, e->key) < 0) {
+			*below = rest;
+			below = &x->above;
+			rest = x->above;
+		} else {
+			*above = rest;
+			above = &x->below;
+			rest = x->below;
+		}
+	}
+	*below = *above = 0;
+}
+
+struct overlay_entry *overlay_seek(struct overlay *o, struct slice key, enum overlay_way way)
+{
+	struct overlay_entry *best = NULL;
+
+	while (o->sorted < o->count)
+		sort_in(o, ++o->sorted);
+	for (uint32_t at = o->root; at != 0;) {
+		struct overlay_entry *e = &o->entries[at - 1];
+		int c = key_cmp(e->key, key);
+		bool fits = way == OVERLAY_FROM ? c >= 0 : way == OVERLAY_AFTER ? c > 0 : c <= 0;
+
+		if (fits)
+			best = e;
+		at = fits == (way != OVERLAY_UP_TO) ? e->below : e->above;
+	}
+	return best;
 }

@@ -18,6 +18,8 @@ uint64_t kv_read_as(uint64_t owner)
 	return before;
 }
 
+uint64_t kv_reads_as(void) { return reads_as; }
+
 uint64_t kv_pending_met(void) { return met; }
 
 int pending_init(struct kv_pending *p)
@@ -122,6 +124,7 @@ struct kv_bundle pending_take(struct kv_pending *p)
 	struct kv_bundle taken = p->list;
 
 	pthread_mutex_lock(&p->lock);
+	p->taken++;
 	overlay_reset(&p->rows);
 	if (p->rows.table == NULL && overlay_reserve(&p->rows, 1) < 0)
 		abort(); /* for 8 KiB, which were given back just now */
@@ -179,6 +182,54 @@ bool pending_is_under(struct kv_pending *p, struct slice prefix)
 		return false;
 	pthread_mutex_lock(&p->lock);
 	found = overlay_touches_prefix(&p->rows, kv_prefix_hash(prefix), prefix);
+	pthread_mutex_unlock(&p->lock);
+	return found;
+}
+
+uint64_t pending_taken(struct kv_pending *p)
+{
+	uint64_t taken;
+
+	pthread_mutex_lock(&p->lock);
+	taken = p->taken;
+	pthread_mutex_unlock(&p->lock);
+	return taken;
+}
+
+static int row_copy(const struct overlay_entry *e, struct pending_row *out)
+{
+	size_t len = e->key.len + e->value.len;
+
+	if (len > out->cap) {
+		uint8_t *bytes = realloc(out->bytes, 2 * len);
+		if (bytes == NULL)
+			return -GRANARY_ENOMEM;
+		out->bytes = bytes;
+		out->cap = 2 * len;
+	}
+	memcpy(out->bytes, e->key.p, e->key.len);
+	if (e->value.len > 0)
+		memcpy(out->bytes + e->key.len, e->value.p, e->value.len);
+	out->key = slice_of(out->bytes, e->key.len);
+	out->value = slice_of(out->bytes + e->key.len, e->value.len);
+	out->is_deleted = e->kind == OVERLAY_DELETE;
+	met++;
+	return PENDING_PUT;
+}
+
+int pending_seek(struct kv_pending *p, const struct pending_view *view, struct slice key, enum overlay_way way,
+		 struct pending_row *out)
+{
+	const struct overlay_entry *e = NULL;
+	int found;
+
+	pthread_mutex_lock(&p->lock);
+	found = p->taken == view->taken ? PENDING_NONE : -GRANARY_EAGAIN;
+	if (found == PENDING_NONE)
+		e = overlay_seek(&p->rows, key, way);
+	if (e != NULL && e->key.len >= view->prefix.len &&
+	    memcmp(e->key.p, view->prefix.p, view->prefix.len) == 0)
+		found = e->owner == view->owner ? row_copy(e, out) : PENDING_OTHERS;
 	pthread_mutex_unlock(&p->lock);
 	return found;
 }

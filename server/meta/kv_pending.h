@@ -16,9 +16,10 @@
  * (3) A flush takes all that is pending, in the order of judging, in one batch, after all records that it names are
  *     flushed (contract B). From the wish on until it is through nothing becomes pending.
  * (4) Pending is lost as a whole: a record that cannot be flushed, a batch that cannot be written.
- * (5) kv_get shows a pending row to the session that owns it; any other read of it waits for a flush. Iterators and
- *     views wait for a flush before they are made: of all that is pending, kv_iter_new_under of what is pending in its
- *     range. So they read one place, and nobody is shown what a crash could take back (contract C).
+ * (5) kv_get shows a pending row to the session that owns it, and so does kv_iter_new_under; any other read of it waits
+ *     for a flush. Iterators and views wait for a flush before they are made: of all that is pending,
+ *     kv_iter_new_under of what others have pending in its range. So nobody is shown what a crash could take back
+ *     (contract C).
  * (6) A row is taken out of the table after the engine shows it, so a reader that does not find it here finds it there.
  * (7) The bytes of what is pending stay below pending_max: at half of it a flush begins. */
 #pragma once
@@ -30,6 +31,7 @@
 struct kv_pending {
 	pthread_mutex_t lock;  /* rows: written by the one who judges, read by all */
 	struct overlay rows;
+	uint64_t taken;        /* under the lock: how often it was emptied */
 	_Atomic uint64_t count; /* of transactions; 0: nothing to look for */
 	struct kv_bundle list;  /* the rest: under the judge's lock */
 	struct kv_txn *unflushed; /* the first whose records are not known to be flushed */
@@ -49,3 +51,23 @@ enum pending_found { PENDING_NONE, PENDING_OTHERS, PENDING_PUT, PENDING_DELETED 
 /* For a reader. PENDING_PUT: *out is a copy to be released. -GRANARY_ENOMEM. */
 int pending_get(struct kv_pending *p, struct slice key, struct kv_value *out);
 bool pending_is_under(struct kv_pending *p, struct slice prefix);
+uint64_t pending_taken(struct kv_pending *p);
+/* A copy of a row, in memory that is used again. */
+struct pending_row {
+	uint8_t *bytes;
+	size_t cap;
+	struct slice key, value;
+	bool is_deleted;
+};
+/* The next row that begins with the prefix (overlay_seek), for the reader `owner`. PENDING_PUT: *out; PENDING_NONE;
+ * PENDING_OTHERS: it is another's; EAGAIN: what was pending was taken since pending_taken() was `taken`, so the engine
+ * shows it by now; ENOMEM. */
+struct pending_view {
+	uint64_t owner, taken;
+	struct slice prefix;
+};
+int pending_seek(struct kv_pending *p, const struct pending_view *view, struct slice key, enum overlay_way way,
+		 struct pending_row *out);
+/* kv_own.c: an iterator over what begins with the prefix, as this reader sees it (invariant (5)). NULL: no memory. */
+struct kv_iter *own_iter_new(struct kv *kv, struct kv_pending *p, struct kv_engine *engine, struct slice prefix,
+			     enum kv_iter_kind kind);

@@ -81,6 +81,7 @@ struct rocks_iter {
 	size_t copy_len, copy_cap;
 	struct row_at { uint32_t at, key_len, value_len; } rows[SCAN_ROWS];
 	uint32_t row_count, row_next, rows_max;
+	bool is_cached;
 };
 
 static struct rocks *rocks_of(struct kv_engine *e)
@@ -274,6 +275,11 @@ static void iter_load(struct rocks_iter *it)
 		return;
 	}
 	rocksdb_iter_get_error(it->it, &text);
+	if (it->is_cached && text != NULL) { /* "incomplete": a block is not in the cache */
+		rocksdb_free(text);
+		it->base.err = -GRANARY_EAGAIN;
+		return;
+	}
 	it->base.err = error_take(text, "scan rows");
 }
 
@@ -346,7 +352,7 @@ static const struct kv_iter_ops rocks_iter_ops = {
 	rocks_iter_seek, rocks_iter_seek_back, rocks_iter_next, rocks_iter_free
 };
 
-static struct kv_iter *rocks_iter_new(struct kv_engine *e, struct kv_snapshot *s, bool is_scan)
+static struct kv_iter *rocks_iter_new(struct kv_engine *e, struct kv_snapshot *s, enum kv_iter_kind kind)
 {
 	struct rocks *r = rocks_of(e);
 	struct rocks_iter *it = calloc(1, sizeof(*it));
@@ -356,15 +362,25 @@ static struct kv_iter *rocks_iter_new(struct kv_engine *e, struct kv_snapshot *s
 	thread_set_up();
 	it->base.ops = &rocks_iter_ops;
 	it->rocks = r;
-	it->rows_max = is_scan ? SCAN_ROWS : 1;
+	it->rows_max = kind == ITER_SCAN ? SCAN_ROWS : 1;
 	pthread_mutex_init(&it->lock, NULL);
 	it->read = rocksdb_readoptions_create();
 	rocksdb_readoptions_set_verify_checksums(it->read, 1);
-	if (is_scan) {
+	it->is_cached = kind == ITER_CACHED;
+	if (it->is_cached)
+		rocksdb_readoptions_set_read_tier(it->read, 1); /* kBlockCacheTier */
+	if (kind == ITER_SCAN) {
 		rocksdb_readoptions_set_fill_cache(it->read, 0);
 		rocksdb_readoptions_set_readahead_size(it->read, SCAN_AHEAD_BYTES);
 	}
-	pthread_rwlock_rdlock(&r->rw);
+	if (!it->is_cached)
+		pthread_rwlock_rdlock(&r->rw);
+	else if (pthread_rwlock_tryrdlock(&r->rw) != 0) { /* it is being reopened */
+		rocksdb_readoptions_destroy(it->read);
+		pthread_mutex_destroy(&it->lock);
+		free(it);
+		return NULL;
+	}
 	pthread_mutex_lock(&r->views_lock);
 	if (s != NULL)
 		rocksdb_readoptions_set_snapshot(it->read, s->snapshot);

@@ -189,12 +189,16 @@ static int base_load(struct writing *w, const struct patch *p)
 
 static int base_gather(struct writing *w)
 {
+	uint8_t buf[ROW_KEY_MAX];
+	struct slice prefix;
 	int err = 0;
 	for (uint32_t i = 0; err == 0 && i < w->o->extent_count; i++)
 		err = base_add(w, &w->o->extents[i], true);
 	if (err < 0 || w->o->extents_outside == 0)
 		return err;
-	w->it = kv_iter_new(w->plan->ns->kv, NULL);
+	prefix = row_extent_prefix(buf, w->o->id, w->o->generation);
+	w->it = w->plan->may_not_block ? kv_iter_new_cached(w->plan->ns->kv, prefix)
+				       : kv_iter_new_under(w->plan->ns->kv, prefix);
 	if (w->it == NULL)
 		return -GRANARY_ENOMEM;
 	for (uint32_t i = 0; err == 0 && i < w->patch_count; i++)
@@ -397,7 +401,7 @@ static int rows_change(struct writing *w)
 /* The object's bytes as the patches say; its row is the caller's. */
 static int extents_change(struct writing *w)
 {
-	int err = w->plan->may_not_block ? -GRANARY_EAGAIN : patches_resolve(w);
+	int err = patches_resolve(w);
 	if (err == 0)
 		err = base_gather(w);
 	if (err == 0)
@@ -473,6 +477,12 @@ static int written_before(struct ns_plan *plan, const struct holder *h)
 	return row != NULL && row->change != ROW_SAME ? -GRANARY_EINVAL : 0;
 }
 
+/* What is done again after it was lost does not change what others changed meanwhile. */
+static bool is_newer_than_replay(const struct object *o, uint64_t version)
+{
+	return ids_used() != NULL && ids_used()->is_replay && o->version > version;
+}
+
 static int write_found(struct ns_plan *plan, uint64_t seen, struct ns_write *x, struct holder *h)
 {
 	struct object *o = &h->o;
@@ -485,6 +495,9 @@ static int write_found(struct ns_plan *plan, uint64_t seen, struct ns_write *x, 
 	if (x->id != 0 && o->id != x->id)
 		return -GRANARY_ECHANGED;
 	if (x->if_version != 0 && o->version != x->if_version)
+		return -GRANARY_EPRECONDITION;
+	x->version = ids_version(plan->ns->ids);
+	if (is_newer_than_replay(o, x->version))
 		return -GRANARY_EPRECONDITION;
 	int err = written_before(plan, h);
 	if (err == 0 && h->spot.orphan != 0 && plan_state_bucket(plan, h->spot.dir.d.bucket) < 0)
@@ -499,7 +512,7 @@ static int write_found(struct ns_plan *plan, uint64_t seen, struct ns_write *x, 
 		return err;
 	plan_account_bucket(plan, h->spot.dir.d.bucket, (int64_t)size - (int64_t)o->size, 0);
 	o->size = x->size = size;
-	o->version = x->version = ids_version(plan->ns->ids);
+	o->version = x->version;
 	o->mtime_ns = x->mtime_ns != 0 ? x->mtime_ns : plan->now_ns;
 	o->ctime_ns = plan->now_ns;
 	o->written_ns = plan->ns->clock == NULL ? 0 : store_clock_now(plan->ns->clock);
@@ -597,6 +610,8 @@ static int range_gather(struct range_copy *r, struct ns_copy_range *c, struct ho
 		return -GRANARY_ENOTFILE;
 	if (c->from_version != 0 && c->from_version != o->version)
 		return -GRANARY_ECHANGED;
+	if (ids_used() != NULL && is_newer_than_replay(o, ids_used()->version))
+		return -GRANARY_EPRECONDITION;
 	if (c->from_offset > o->size)
 		return -GRANARY_ERANGE;
 	c->copied = c->length < o->size - c->from_offset ? c->length : o->size - c->from_offset;

@@ -31,7 +31,6 @@ static enum step_result range_copy_begin(struct req *r)
 
 	if (name_begin(r, &c, &range_copy_ops, sizeof(*x), GRANT_READ) == STEP_DONE) return STEP_DONE;
 	x = range_copy_of(r);
-	x->n.m.is_unstable = false; /* answered when it is durable */
 	err = ref_parse(&c, &x->n.auth, &x->n.ref);
 	x->range.from_version = cur_u64(&c);
 	x->range.from_offset = cur_u64(&c);

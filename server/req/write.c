@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* write.c -- changes of an object in place (PROTOCOL 5.17): PARSE -> ADMIT -> FIND -> APPEND -> TURN -> PLAN -> FINISH.
  *
- * Invariants: (1) all records are flushed before the transaction that names them is submitted (contract B); (2) every
- * append without an error is settled exactly once; (3) the changes of a request are one commit, in their order; (4)
- * requests for one object are planned one after the other, in the order in which their records were flushed; (5) an
- * object that has the name no more is found again, and what was appended for it is appended anew. */
+ * Invariants: (1) all records are flushed before the transaction that names them is submitted (contract B), or, of one
+ * that may be answered before, they are placed, and flushed before it is written; (2) every append without an error is
+ * settled exactly once; (3) the changes of a request are one commit, in their order; (4) requests for one object are
+ * planned one after the other, in the order in which their records were flushed or placed; (5) an object that has the
+ * name no more is found again, and what was appended for it is appended anew. */
 #include "req/write.h"
 
 #include <assert.h>
@@ -69,7 +70,6 @@ static enum step_result write_begin(struct req *r)
 	if (name_begin(r, &c, &write_ops, sizeof(*w), GRANT_WRITE) == STEP_DONE) return STEP_DONE;
 	w = write_of(r);
 	w->r = r;
-	w->n.m.is_unstable = false; /* answered when it is durable */
 	err = ref_parse(&c, &w->n.auth, &w->n.ref);
 	w->write.if_version = cur_u64(&c);
 	w->write.mtime_ns = cur_u64(&c);
@@ -135,7 +135,7 @@ static void parts_settle(struct write_req *w)
 	for (uint32_t i = 0; i < w->count; i++) {
 		struct write_part *p = &w->parts[i];
 
-		if (p->is_appended && p->append.err == 0) pack_append_settled(&p->append);
+		if (p->is_appended && p->append->err == 0 && w->n.m.tail == NULL) pack_append_settled(p->append);
 		p->is_appended = false;
 	}
 }
@@ -157,6 +157,7 @@ static enum step_result write_find(struct req *r)
 	struct write_req *w = write_of(r);
 
 	parts_settle(w); /* of an object that was found before and has the name no more */
+	unstable_release(&w->n.m.tail);
 	lane_leave(r->store->lanes, &w->lane);
 	r->step++;
 	return req_work(r, find_work);
@@ -166,10 +167,21 @@ static enum step_result write_find(struct req *r)
 
 static void append_done(struct task *task)
 {
-	struct write_part *p = container_of(task, struct write_part, append.done);
+	struct write_part *p = container_of(task, struct write_part, own.done);
 
 	assert(p->write->appending > 0);
 	if (--p->write->appending == 0) req_resume(p->write->r);
+}
+
+/* It is placed, or failed. */
+static void append_done_unstable(struct task *task)
+{
+	struct pack_append *a = container_of(task, struct pack_append, done);
+	struct write_req *w = ((struct unstable *)a->user)->context;
+
+	if (a->err < 0) unstable_append_failed(a->user);
+	assert(w->appending > 0);
+	if (--w->appending == 0) req_resume(w->r);
 }
 
 /* FORMAT 3.2, 6.9b; size: so far. */
@@ -184,12 +196,15 @@ static struct slice part_attrs(const struct write_req *w, struct write_part *p, 
 	return slice_of(p->attrs, wr_len(&t));
 }
 
-static void append_fill(struct req *r, struct write_req *w, uint32_t i)
+static struct pack_append *append_fill(struct req *r, struct write_req *w, uint32_t i, uint32_t nth)
 {
-	struct pack_append *a = &w->parts[i].append;
+	struct write_part *p = &w->parts[i];
+	struct unstable *tail = w->n.m.tail;
+	struct pack_append *a = tail != NULL ? &tail->appends[nth] : &p->own;
 
 	memset(a, 0, sizeof(*a));
-	a->done.fn = append_done;
+	if (tail != NULL) unstable_append_begin(tail, a);
+	a->done.fn = tail != NULL ? append_done_unstable : append_done;
 	a->notify = r->local->reactor;
 	a->group = w->group;
 	a->object_id = w->write.id;
@@ -198,11 +213,23 @@ static void append_fill(struct req *r, struct write_req *w, uint32_t i)
 	a->logical = w->changes[i].offset;
 	a->generation = w->generation;
 	a->name = slice_of(w->name, w->name_len);
-	a->attrs = part_attrs(w, &w->parts[i], w->changes[i].offset + w->changes[i].length);
-	a->crcs = w->parts[i].crcs;
-	a->data = w->parts[i].data;
+	a->attrs = part_attrs(w, p, w->changes[i].offset + w->changes[i].length);
+	a->crcs = p->crcs;
+	a->data = p->data;
 	a->data_len = (uint32_t)w->changes[i].length;
-	w->parts[i].is_appended = true;
+	p->append = a;
+	p->is_appended = true;
+	return a;
+}
+
+/* The first version of those that it may take, and the same when it is done again. */
+static void record_version_take(struct req *r, struct write_req *w)
+{
+	w->record_version = w->n.m.is_unstable ? w->n.m.ids.version : ids_version(r->store->ids);
+	w->n.m.versions_taken = 1;
+	if (!w->n.m.is_unstable) return;
+	w->n.m.tail = unstable_new(r->local, w->data_count);
+	w->n.m.tail->context = w;
 }
 
 static enum step_result write_append(struct req *r)
@@ -213,12 +240,11 @@ static enum step_result write_append(struct req *r)
 	if (w->err == 0) w->err = packs_room(r->store->packs, r->frame.data_len);
 	if (w->err < 0) return write_failed(r, w->err);
 	if (w->data_count == 0) return STEP_NEXT;
-	w->record_version = ids_version(r->store->ids);
+	record_version_take(r, w);
 	for (uint32_t i = 0; i < w->count; i++) {
 		if (w->parts[i].data == NULL) continue;
-		append_fill(r, w, i);
-		*last = &w->parts[i].append;
-		last = &w->parts[i].append.next;
+		*last = append_fill(r, w, i, w->appending);
+		last = &(*last)->next;
 		w->appending++;
 	}
 	r->step++;
@@ -244,8 +270,8 @@ static enum step_result write_turn(struct req *r)
 		struct write_part *p = &w->parts[i];
 
 		if (!p->is_appended) continue;
-		if (p->append.err < 0) return write_failed(r, p->append.err);
-		w->changes[i].extent = p->append.extent;
+		if (p->append->err < 0) return write_failed(r, p->append->err);
+		w->changes[i].extent = p->append->extent;
 	}
 	w->lane.turn = lane_turn;
 	r->step++;
@@ -270,7 +296,7 @@ static int write_plan(struct req *r, struct ns_plan *plan)
 	err = ns_plan_write(plan, x);
 	if (err < 0) return name_failed(r, &w->n.auth, &w->n.ref, err);
 	for (uint32_t i = 0; i < w->count; i++) {
-		const struct pack_append *a = &w->parts[i].append;
+		const struct pack_append *a = w->parts[i].append;
 
 		if (w->parts[i].is_appended) writers_account(ns_plan_txn(plan), &a, 1);
 	}

@@ -12,7 +12,7 @@ enum { WRITE_STEP_FIND = 2, WRITE_ATTRS_MAX = 3 * 14 };
 struct write_req;
 
 struct write_part { /* what one change needs, where it brings bytes */
-	struct pack_append append;
+	struct pack_append own, *append; /* append: its own, or one that outlives the request (unstable.h) */
 	struct write_req *write;
 	const uint8_t *data, *crcs;
 	bool is_appended;

@@ -23,6 +23,29 @@ class Call(ctypes.Structure):
                 ("timeout_ms", ctypes.c_uint32), ("flags", ctypes.c_uint32)]
 
 
+class Ref(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("dir_id", ctypes.c_uint64), ("object_id", ctypes.c_uint64),
+                ("kind", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
+
+
+class Change(ctypes.Structure):
+    _fields_ = [("kind", ctypes.c_uint32), ("reserved", ctypes.c_uint32), ("offset", ctypes.c_uint64),
+                ("length", ctypes.c_uint64), ("data", ctypes.c_char_p)]
+
+
+class Attributes(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("set", ctypes.c_uint32), ("mode", ctypes.c_uint32), ("uid", ctypes.c_uint32),
+                ("gid", ctypes.c_uint32), ("atime_ns", ctypes.c_uint64), ("mtime_ns", ctypes.c_uint64)]
+
+
+def ref(key):
+    return Ref(key.encode(), 0, 0, 1, 0)
+
+
+def u64(n):
+    return ctypes.c_uint64(n)
+
+
 class Client:
     def __init__(self):
         self.lib = ctypes.CDLL(os.path.join(BUILD, "libgranary.so"))
@@ -39,6 +62,13 @@ class Client:
 
     def sync(self):
         return self.lib.granary_sync(self.handle, self.call())
+
+    def do(self, name, *args):
+        err = getattr(self.lib, "granary_" + name)(self.handle, *args, self.call(UNSTABLE))
+        check(err == 0, f"{name}: {err} {self.error()}")
+
+    def write(self, key, offset, data):
+        self.do("write", ref(key), u64(offset), data, ctypes.c_size_t(len(data)), None)
 
     def error(self):
         return (self.lib.granary_last_error(self.handle) or b"").decode()
@@ -63,8 +93,82 @@ def child(prefix):
         print(f"{line.strip()} {err} {client.error() if err else ''}", flush=True)
 
 
-def start_child(cmd, prefix):
-    p = spawn([sys.executable, os.path.abspath(__file__), "child", prefix], env=cmd.env, stdin=subprocess.PIPE,
+def changes(p):
+    """One of each kind that a mount makes, resting on each other; none of them is durable when its call returns."""
+    c = Client()
+    c.do("mkdir", ref(p), 0o755, 0, None)
+    c.do("mkdir", ref(f"{p}/sub"), 0o700, 0, None)
+    c.do("mkdir", ref(f"{p}/gone"), 0o755, 0, None)
+    c.do("mknod", ref(f"{p}/a"), 0o100640, u64(0), 0, 0, None)
+    c.write(f"{p}/a", 0, b"a" * 10000)
+    for i in range(0, 9000, 600):
+        c.write(f"{p}/a", i, b"%d" % i)
+    c.do("truncate", ref(f"{p}/a"), u64(9500), None)
+    c.do("change", ref(f"{p}/a"), ctypes.byref(Change(3, 0, 2000, 1000, None)), 1, None, None)
+    check(c.put(f"{p}/b", b"b" * 5000) == 0, "put")
+    c.do("copy_range", ref(f"{p}/a"), u64(1500), ref(f"{p}/b"), u64(100), u64(2000), None, None, None)
+    c.do("copy", ref(f"{p}/a"), ref(f"{p}/copy"), None, None)
+    c.write(f"{p}/a", 20000, b"end")
+    c.do("rename", ref(f"{p}/b"), ref(f"{p}/sub/c"), 0)
+    c.do("link", ref(f"{p}/sub/c"), ref(f"{p}/d"), None)
+    c.write(f"{p}/d", 4998, b"through a link")
+    c.do("symlink", b"sub/c", ref(f"{p}/s"), None)
+    c.do("mknod", ref(f"{p}/pipe"), 0o10600, u64(0), 3, 4, None)
+    c.do("setattr", ref(f"{p}/a"), ctypes.byref(Attributes(ctypes.sizeof(Attributes), 1 | 2, 0o600, 12)))
+    c.do("xattr_set", ref(f"{p}/a"), b"user.x", b"1", ctypes.c_size_t(1), 0)
+    check(c.put(f"{p}/e", b"e") == 0, "put")
+    c.do("delete", f"{p}/e".encode())
+    c.do("rename", ref(f"{p}/sub"), ref(f"{p}/dir"), 0)
+    c.do("rmdir", ref(f"{p}/gone"))
+    return c
+
+
+def changes_child(prefix):
+    client = changes(prefix)
+    print("put", flush=True)
+    for line in sys.stdin:
+        err = client.sync()
+        print(f"{line.strip()} {err} {client.error() if err else ''}", flush=True)
+
+
+def expect_changes(cmd, p):
+    url = f"{cmd.server.url}/data/{p}"
+    a = bytearray(b"a" * 9500)
+    for i in range(0, 9000, 600):
+        a[i:i + len(b"%d" % i)] = b"%d" % i
+    a[2000:3000] = bytes(1000)
+    c = bytearray(b"b" * 5000)
+    c[100:2100] = a[1500:3500]
+    c = c[:4998] + b"through a link"
+    names = sorted(e["key"].removeprefix("data/").removeprefix(f"{p}/") for e in cmd.json("ls", "-r", f"{url}/"))
+    names = [n for n in names if n and not n.endswith("/")]
+    check(names == ["a", "copy", "d", "dir/c", "pipe", "s"], f"the names are {names}")
+    check(cmd.run("cat", f"{url}/copy").stdout == a, "copy has other bytes")
+    check(cmd.run("cat", f"{url}/a").stdout == a + bytes(20000 - 9500) + b"end", "a has other bytes")
+    for name in "dir/c", "d":
+        check(cmd.run("cat", f"{url}/{name}").stdout == c, f"{name} has other bytes")
+    stat = cmd.json("stat", f"{url}/a")[0]
+    check(stat["mode"] == "0600" and stat["uid"] == 12, f"the attributes are {stat}")
+    check(cmd.run("xattr", f"{url}/a", "user.x").stdout.strip() == b"user.x=1", "the extended attribute is not there")
+
+
+def test_every_change(cmd, server):
+    """One of each kind, and the server is killed."""
+    p = start_child(cmd, "all", "changes")
+    server.kill()
+    server.start()
+    answer = ask(p)
+    check(answer[1] == "0", f"sync after the server was killed: {answer}")
+    expect_changes(cmd, "all")
+    end(p)
+    p = start_child(cmd, "alone", "changes")
+    p.kill()
+    p.wait()
+    expect_changes(cmd, "alone")
+
+
+def start_child(cmd, prefix, what="child"):
+    p = spawn([sys.executable, os.path.abspath(__file__), what, prefix], env=cmd.env, stdin=subprocess.PIPE,
               stdout=subprocess.PIPE, text=True)
     line = p.stdout.readline().strip()
     check(line == "put", f"the child says '{line}'")
@@ -189,7 +293,7 @@ def main():
     cmd = Command(server)
     os.environ.update(GRANARY_URL=server.url, GRANARY_CREDENTIALS=str(server.credentials))
     cmd.run("bucket", "create", f"{server.url}/data")
-    for test in (test_server_killed, test_both_killed, test_two_sessions, test_too_late, test_stopped):
+    for test in (test_every_change, test_server_killed, test_both_killed, test_two_sessions, test_too_late, test_stopped):
         begun = time.monotonic()
         test(cmd, server)
         print(f"{test.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
@@ -201,5 +305,7 @@ def main():
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]:
         child(sys.argv[2])
+    elif sys.argv[1:2] == ["changes"]:
+        changes_child(sys.argv[2])
     else:
         main()

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: what is written, punched, cut and copied in place is read back byte for byte, by whatever range, also after
- * compaction and restarts. Method: random requests against arrays of bytes; the seed is printed, GRANARY_SEED repeats
- * a run, GRANARY_OPS makes it longer. */
+/* Goal: what is written, punched, cut and copied in place is read back byte for byte, by whatever range, durable or
+ * not yet, also after compaction and restarts. Method: random requests against arrays of bytes; the seed is printed,
+ * GRANARY_SEED repeats a run, GRANARY_OPS makes it longer. */
 #include "common/clock.h"
 #include "unit/harness_store.h"
 
@@ -25,6 +25,7 @@ static struct peer peer;
 static struct rng rng;
 static struct model_file files[FILES] = { { .key = "a", .leaf = "a" }, { .key = "dir/b", .leaf = "b" } };
 static uint8_t data[DATA_MAX];
+static uint32_t unstable_count;
 
 static void random_range(const struct model_file *f, uint64_t *offset, uint64_t *length)
 {
@@ -75,6 +76,18 @@ static uint64_t change_add(struct msg *m, struct model_file *f, uint64_t used)
 	}
 }
 
+static uint16_t some_flags(void) { return rng_below(&rng, 3) > 0 ? FRAME_UNSTABLE : 0; }
+
+/* Without what an answer before its time adds. */
+static struct cur answer_of(const struct call *c)
+{
+	const struct got *g = c->first;
+	bool is_unstable = (g->flags & FRAME_UNSTABLE) != 0;
+
+	unstable_count += is_unstable;
+	return cur_of(g->meta, g->meta_len - (is_unstable ? UNSTABLE_TAIL_SIZE : 0));
+}
+
 static void op_write(struct model_file *f)
 {
 	uint32_t count = 1 + (uint32_t)rng_below(&rng, rng_below(&rng, 2) == 0 ? BATCH_MAX : 1);
@@ -92,9 +105,9 @@ static void op_write(struct model_file *f)
 	wr_u64(&m.w, 0);
 	wr_u32(&m.w, count);
 	for (uint32_t i = 0; i < count; i++) used += change_add(&m, f, used);
-	c = msg_call(&peer, OP_WRITE, 0, &m, data, used);
+	c = msg_call(&peer, OP_WRITE, some_flags(), &m, data, used);
 	assert_int_equal(call_status(c), 0);
-	a = cur_of(c->first->meta, c->first->meta_len);
+	a = answer_of(c);
 	assert_int_equal(cur_u64(&a), f->id);
 	f->version = cur_u64(&a);
 	f->is_written = true;
@@ -124,18 +137,31 @@ static void op_copy_range(struct model_file *from, struct model_file *to)
 	wr_u64(&m.w, to_offset);
 	wr_u64(&m.w, length);
 	wr_u64(&m.w, 0);
-	c = msg_call(&peer, OP_COPY_RANGE, 0, &m, NULL, 0);
+	c = msg_call(&peer, OP_COPY_RANGE, some_flags(), &m, NULL, 0);
 	assert_int_equal(call_status(c), 0);
 	copied = length < from->size - offset ? length : from->size - offset;
 	memcpy(bytes, from->bytes + offset, copied);
 	memcpy(to->bytes + to_offset, bytes, copied);
 	if (copied > 0) model_grow(to, to_offset + copied);
-	a = cur_of(c->first->meta, c->first->meta_len);
+	a = answer_of(c);
 	assert_int_equal(cur_u64(&a), to->id);
 	to->version = cur_u64(&a);
 	to->is_written = true;
 	assert_int_equal(cur_u64(&a), to->size);
 	assert_int_equal(cur_u64(&a), copied);
+	assert_true(cur_done(&a));
+	call_free(c);
+}
+
+static void sync_all(void)
+{
+	uint8_t buf[1] = { 0 };
+	struct wr w = wr_of(buf, sizeof(buf));
+	struct call *c;
+
+	wr_u8(&w, 0);
+	c = call(&peer, OP_SYNC, 0, &w, NULL, 0);
+	assert_int_equal(call_status(c), 0);
 	call_free(c);
 }
 
@@ -248,13 +274,16 @@ static void test_random(void **state)
 			op_copy_range(&files[rng_below(&rng, FILES)], f);
 		else
 			op_write(f);
-		for (int k = 0; k < 4; k++) read_compare(&files[rng_below(&rng, FILES)], false, 0);
+		for (int k = 0; k < 2; k++)
+			if (rng_below(&rng, 2) == 0) read_compare(&files[rng_below(&rng, FILES)], false, 0);
+		if (rng_below(&rng, 20) == 0) map_compare(&files[rng_below(&rng, FILES)]);
 		if (i % 40 == 0) {
 			check_all();
 			compact();
 			check_all();
 		}
 		if (i % 150 == 0) {
+			sync_all();
 			peer_release(&peer);
 			world_restart(&world);
 			peer_init(&peer, &world, "root", 0);
@@ -262,6 +291,7 @@ static void test_random(void **state)
 		}
 	}
 	check_all();
+	assert_true(unstable_count > 0);
 }
 
 /* ---- at once ---- */
@@ -269,12 +299,11 @@ static void test_random(void **state)
 enum { LANE_WRITES = 64, LANE_BLOCK = 4096 };
 
 /* All are in flight: each is done, none is lost. */
-static void test_many_writes_of_one_object_at_once(void **state)
+static void many_at_once(uint16_t flags)
 {
 	struct call *calls[LANE_WRITES];
 	struct model_file *f = &files[0];
 
-	(void)state;
 	assert_int_equal(put_key(&peer, "data", f->key, "", 0).err, 0);
 	for (uint32_t i = 0; i < LANE_WRITES; i++) {
 		struct msg m = msg_new("data");
@@ -291,7 +320,7 @@ static void test_many_writes_of_one_object_at_once(void **state)
 		wr_u64(&m.w, (uint64_t)i * LANE_BLOCK);
 		wr_u64(&m.w, LANE_BLOCK);
 		wr_u32(&m.w, crc);
-		calls[i] = call_start(&peer, OP_WRITE, 0, &m.w, data + (size_t)i * LANE_BLOCK, LANE_BLOCK);
+		calls[i] = call_start(&peer, OP_WRITE, flags, &m.w, data + (size_t)i * LANE_BLOCK, LANE_BLOCK);
 		free(m.buf);
 	}
 	for (uint32_t i = 0; i < LANE_WRITES; i++) {
@@ -304,6 +333,13 @@ static void test_many_writes_of_one_object_at_once(void **state)
 	assert_true(r.err == 0 && r.len == LANE_WRITES * LANE_BLOCK);
 	assert_memory_equal(r.data, data, r.len);
 	free(r.data);
+}
+
+static void test_many_writes_of_one_object_at_once(void **state)
+{
+	(void)state;
+	many_at_once(0);
+	many_at_once(FRAME_UNSTABLE);
 }
 
 static int write_err(const char *key, uint8_t kind, uint64_t offset, uint64_t length)
