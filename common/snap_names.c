@@ -205,6 +205,8 @@ static uint32_t varint_get(struct cur *c)
 {
 	uint64_t v = 0;
 
+	if (c->p < c->end && *c->p < 0x80 && !c->bad)
+		return *c->p++; /* nearly all are */
 	for (unsigned i = 0; i < VARINT_MAX; i++) {
 		uint8_t byte = cur_u8(c);
 		v |= (uint64_t)(byte & 0x7f) << (7 * i);

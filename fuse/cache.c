@@ -14,6 +14,7 @@ struct entry {
 	struct cache_block *block;
 	uint64_t row, window;
 	uint64_t offset, size; /* in the file */
+	uint64_t file_size;
 	const uint8_t *data;
 };
 struct cache_block {
@@ -21,7 +22,8 @@ struct cache_block {
 	void *data;
 	uint64_t bytes;
 	uint32_t refs, count; /* entries */
-	bool seen, dropped;   /* dropped: no entry leads to it, it goes with its last reference */
+	bool seen, used;      /* looked at once; since it was at the end of the order last */
+	bool dropped;         /* no entry leads to it, it goes with its last reference */
 	struct entry entries[];
 };
 struct cache {
@@ -46,7 +48,11 @@ struct cache *cache_new(uint64_t budget)
 	c->table = calloc(slots, sizeof(*c->table));
 	c->mask = slots - 1;
 	c->numbers.budget = budget;
-	pthread_mutex_init(&c->lock, NULL);
+	pthread_mutexattr_t attr;
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP); /* it is held for less than a sleep takes */
+	pthread_mutex_init(&c->lock, &attr);
+	pthread_mutexattr_destroy(&attr);
 	pthread_cond_init(&c->fetched, NULL);
 	if (!c->table) {
 		cache_free(c);
@@ -116,12 +122,18 @@ static void block_drop(struct cache *c, struct cache_block *b)
 
 static void trim(struct cache *c, uint64_t coming)
 {
-	while (c->oldest && c->numbers.used + coming > c->numbers.budget) {
+	uint64_t turns = 2 * c->numbers.blocks;
+
+	while (c->oldest && c->numbers.used + coming > c->numbers.budget && turns-- > 0) {
 		struct cache_block *b = c->oldest;
-		while (b && b->refs > 0) b = b->newer;
-		if (!b) return;
-		c->numbers.evicted++;
-		block_drop(c, b);
+		if (b->refs == 0 && !b->used) {
+			c->numbers.evicted++;
+			block_drop(c, b);
+			continue;
+		}
+		b->used = false; /* a second chance */
+		order_remove(c, b);
+		order_front(c, b);
 	}
 }
 
@@ -144,23 +156,45 @@ bool cache_has(struct cache *c, uint64_t row, uint64_t offset)
 	return has;
 }
 
+/* Lock held. The entry looked at, counted; NULL: not here. */
+static struct entry *entry_use(struct cache *c, uint64_t row, uint64_t offset, struct cache_view *out)
+{
+	struct entry *e = entry_find(c, row, offset);
+
+	c->numbers.hits += e != NULL;
+	c->numbers.misses += e == NULL;
+	if (!e) return NULL;
+	*out = (struct cache_view){ NULL, NULL, e->offset, e->size, e->file_size, !e->block->seen };
+	e->block->seen = e->block->used = true;
+	return e;
+}
+
 bool cache_find(struct cache *c, uint64_t row, uint64_t offset, struct cache_view *out)
 {
 	pthread_mutex_lock(&c->lock);
-	struct entry *e = entry_find(c, row, offset);
+	struct entry *e = entry_use(c, row, offset, out);
 	if (e) {
-		struct cache_block *b = e->block;
-		*out = (struct cache_view){ b, e->data, e->offset, e->size, !b->seen };
-		b->seen = true;
-		b->refs++;
-		order_remove(c, b);
-		order_front(c, b);
+		out->block = e->block;
+		out->data = e->data;
+		e->block->refs++;
 	}
-	c->numbers.hits += e != NULL;
-	c->numbers.misses += e == NULL;
-	bool found = e != NULL; /* the block is held, but e is the lock's */
 	pthread_mutex_unlock(&c->lock);
-	return found;
+	return e != NULL; /* the block is held, but e is the lock's */
+}
+
+size_t cache_copy(struct cache *c, uint64_t row, uint64_t offset, void *to, size_t size, struct cache_view *out)
+{
+	size_t take = 0;
+
+	pthread_mutex_lock(&c->lock);
+	struct entry *e = entry_use(c, row, offset, out);
+	if (e) {
+		uint64_t left = e->offset + e->size - offset;
+		take = left < size ? (size_t)left : size;
+		memcpy(to, e->data + (offset - e->offset), take);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return take;
 }
 
 void cache_put(struct cache *c, struct cache_block *b)
@@ -210,12 +244,6 @@ void cache_end(struct cache *c, uint64_t what)
 
 /* ---- adding ---- */
 
-static void entry_set(
-	struct cache_block *b, uint64_t row, uint64_t window, const uint8_t *data, uint64_t offset, uint64_t size)
-{
-	b->entries[b->count++] = (struct entry){ NULL, b, row, window, offset, size, data };
-}
-
 static void block_add(struct cache *c, struct cache_block *b)
 {
 	b->bytes += sizeof(*b) + b->count * sizeof(b->entries[0]);
@@ -250,16 +278,27 @@ void cache_add_run(struct cache *c, uint64_t first_row, uint32_t count, void *da
 	struct cache_block *b = block_new(data, offsets[count], count);
 
 	for (uint32_t i = 0; b && i < count; i++)
-		entry_set(b, first_row + i, 0, (const uint8_t *)data + offsets[i], 0, offsets[i + 1] - offsets[i]);
+		b->entries[b->count++] = (struct entry){ .block = b,
+			.row = first_row + i,
+			.size = offsets[i + 1] - offsets[i],
+			.file_size = offsets[i + 1] - offsets[i],
+			.data = (const uint8_t *)data + offsets[i] };
 	if (b) block_add(c, b);
 }
 
-void cache_add_piece(struct cache *c, uint64_t row, void *data, uint64_t offset, uint64_t size)
+void cache_add_piece(struct cache *c, uint64_t row, void *data, uint64_t offset, uint64_t size, uint64_t file_size)
 {
 	uint64_t first = offset >> WINDOW_SHIFT, last = (offset + size - 1) >> WINDOW_SHIFT;
 	struct cache_block *b = block_new(data, size, (uint32_t)(last - first + 1));
 
-	for (uint64_t w = first; b && w <= last; w++) entry_set(b, row, w, data, offset, size);
+	for (uint64_t w = first; b && w <= last; w++)
+		b->entries[b->count++] = (struct entry){ .block = b,
+			.row = row,
+			.window = w,
+			.offset = offset,
+			.size = size,
+			.file_size = file_size,
+			.data = data };
 	if (b) block_add(c, b);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cache.h -- bytes of files in the daemon's memory, within a budget, least recently used out first.
+/* cache.h -- bytes of files in the daemon's memory, within a budget; what was not used for long goes first.
  *
  * (1) a block is all bytes of some samples with neighbouring numbers (a run), or one piece of one file. Its bytes never
  *     change, and were verified by the library when they came.
@@ -20,13 +20,18 @@ struct cache_view { /* bytes of one file, lent by a block */
 	struct cache_block *block;
 	const uint8_t *data;
 	uint64_t offset, size; /* in the file, of data */
-	bool first;            /* nobody had looked at the block before */
+	uint64_t file_size;
+	bool first; /* nobody had looked at the block before */
 };
+enum { CACHE_COPY_MAX = 8 * 1024 };
 
 struct cache *cache_new(uint64_t budget); /* bytes; NULL: no memory */
 void cache_free(struct cache *c);
 /* A view of the byte at `offset` of a file; false: not here. */
 bool cache_find(struct cache *c, uint64_t row, uint64_t offset, struct cache_view *out);
+/* Copies up to `size` bytes, CACHE_COPY_MAX at most, from a byte of a file on: cheaper than a view for so few. How many;
+ * 0: not here. The view has no block and no data. */
+size_t cache_copy(struct cache *c, uint64_t row, uint64_t offset, void *to, size_t size, struct cache_view *out);
 /* Is it here? Changes nothing. */
 bool cache_has(struct cache *c, uint64_t row, uint64_t offset);
 /* Takes the right to fetch `what` (a number of the caller's); false: another thread had it, and is done with it now. */
@@ -35,7 +40,8 @@ void cache_end(struct cache *c, uint64_t what);
 /* Files side by side: rows first_row and up, count of them, row i the bytes offsets[i] up to offsets[i + 1]. Takes over
  * `data` (granary_free() ends it). */
 void cache_add_run(struct cache *c, uint64_t first_row, uint32_t count, void *data, const uint64_t *offsets);
-void cache_add_piece(struct cache *c, uint64_t row, void *data, uint64_t offset, uint64_t size);
+/* `size` bytes at `offset` of a file of file_size. */
+void cache_add_piece(struct cache *c, uint64_t row, void *data, uint64_t offset, uint64_t size, uint64_t file_size);
 void cache_put(struct cache *c, struct cache_block *block);
 
 struct cache_numbers {

@@ -75,10 +75,14 @@ static int run_fetch(struct fetch *f, uint64_t run)
 static int piece_fetch(struct fetch *f, uint64_t id, uint32_t field, uint64_t offset)
 {
 	struct granary_snapshot_piece piece;
-	int err = granary_snapshot_read_piece(
-		f->tree->snapshot, id, field, offset, &piece, GRANARY_CALL(.timeout_ms = f->timeout_ms));
+	struct granary_snapshot_row row;
+	int err = granary_snapshot_row(f->tree->snapshot, id, field, &row);
 
-	if (err == 0) cache_add_piece(f->cache, id * f->tree->fields + field, piece.data, piece.offset, piece.size);
+	if (err == 0)
+		err = granary_snapshot_read_piece(
+			f->tree->snapshot, id, field, offset, &piece, GRANARY_CALL(.timeout_ms = f->timeout_ms));
+	if (err == 0)
+		cache_add_piece(f->cache, id * f->tree->fields + field, piece.data, piece.offset, piece.size, row.size);
 	return errno_of(err);
 }
 
@@ -225,13 +229,13 @@ static void ahead_start(struct fetch *f, uint64_t id, uint32_t field, uint64_t o
 	if (!room) free(job);
 }
 
-void fetch_seen(struct fetch *f, uint64_t id, uint32_t field, uint64_t file_size, const struct cache_view *view)
+void fetch_seen(struct fetch *f, uint64_t id, uint32_t field, const struct cache_view *view)
 {
 	uint64_t next = view->offset + view->size, run = id / f->run;
 
-	if (view->size < file_size) { /* a piece: what comes after it, when what came before it was read */
+	if (view->size < view->file_size) { /* a piece: what comes after it, when what came before it was read */
 		if (view->offset > 0 && !cache_has(f->cache, id * f->tree->fields + field, view->offset - 1)) return;
-		for (int i = 0; i < PIECES_AHEAD && next < file_size; i++, next += view->size)
+		for (int i = 0; i < PIECES_AHEAD && next < view->file_size; i++, next += view->size)
 			ahead_start(f, id, field, next);
 		return;
 	}

@@ -28,4 +28,4 @@ void fetch_free(struct fetch *f);
 /* The caller's until it is done. */
 void fetch_start(struct fetch *f, struct fetch_job *job);
 /* Someone looked at a block for the first time: what comes after it is read ahead when it looks as if it is wanted. */
-void fetch_seen(struct fetch *f, uint64_t id, uint32_t field, uint64_t file_size, const struct cache_view *view);
+void fetch_seen(struct fetch *f, uint64_t id, uint32_t field, const struct cache_view *view);

@@ -13,6 +13,7 @@
 #include <liburing.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,7 @@ struct queue {
 	uint64_t woken; /* what was read of it */
 	pthread_mutex_t lock;
 	struct ring_entry *late; /* lock */
-	bool stop;               /* lock */
+	atomic_bool stop;
 	uint32_t with_kernel;
 	void *memory;
 	struct ring_entry entries[DEPTH];
@@ -104,7 +105,7 @@ static void command(struct ring_entry *e, uint32_t op)
 	struct kernel_uring_cmd cmd = { .commit_id = e->commit_id, .qid = e->queue->id };
 
 	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->fd = e->queue->rings->mount->device;
+	sqe->flags = IOSQE_FIXED_FILE; /* the one that queue_open() registered */
 	sqe->cmd_op = op;
 	if (op == KERNEL_URING_REGISTER) {
 		sqe->addr = (uint64_t)(uintptr_t)e->parts;
@@ -205,21 +206,13 @@ static void completion(struct queue *q, const struct io_uring_cqe *cqe)
 		log_say("queue %u: %s", q->id, strerror(-cqe->res));
 }
 
-static bool stopping(struct queue *q)
-{
-	pthread_mutex_lock(&q->lock);
-	bool stop = q->stop;
-	pthread_mutex_unlock(&q->lock);
-	return stop;
-}
-
 /* Until all entries came back because of the unmount, or it is told to stop. */
 static void queue_loop(struct queue *q)
 {
 	struct io_uring_cqe *cqe;
 	unsigned head, count;
 
-	while (!stopping(q)) {
+	while (!atomic_load_explicit(&q->stop, memory_order_relaxed)) {
 		int err = io_uring_submit_and_wait(&q->ring, 1);
 		if (err < 0 && err != -EINTR && err != -EAGAIN) {
 			log_say("queue %u: %s", q->id, strerror(-err));
@@ -244,6 +237,12 @@ static int queue_open(struct queue *q)
 	(void)pthread_setaffinity_np(pthread_self(), sizeof(cpu), &cpu);
 	int err = ring_open(&q->ring);
 	if (err < 0) return err;
+	err = io_uring_register_files(&q->ring, &q->rings->mount->device, 1);
+	if (err < 0) {
+		io_uring_queue_exit(&q->ring);
+		return err;
+	}
+	(void)io_uring_register_ring_fd(&q->ring); /* it spares a look-up each time */
 	q->memory = mmap(NULL, DEPTH * entry_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (q->memory == MAP_FAILED) {
 		q->memory = NULL;
@@ -315,9 +314,7 @@ void rings_stop(struct rings *r)
 
 	for (uint32_t i = 0; r && i < r->count; i++) {
 		struct queue *q = &r->queues[i];
-		pthread_mutex_lock(&q->lock);
-		q->stop = true;
-		pthread_mutex_unlock(&q->lock);
+		atomic_store(&q->stop, true);
 		if (write(q->wake, &one, sizeof(one)) < 0) log_say("eventfd: %s", strerror(errno));
 		pthread_join(q->thread, NULL);
 	}

@@ -151,37 +151,53 @@ static int do_readdir(struct mount *m, struct request *r)
 
 /* ---- reading ---- */
 
+/* What is wanted of the cache from `at` on; `more` of the file is left behind it. 1: the byte is not here. */
+static int read_part(struct mount *m, struct request *r, uint64_t at, size_t want, size_t *took, bool *more)
+{
+	struct cache_view view;
+	uint64_t id, row;
+	uint32_t field;
+	bool small = want <= CACHE_COPY_MAX;
+
+	if (!tree_row(&m->tree, r->node, &id, &field)) return -EISDIR;
+	row = id * m->tree.fields + field;
+	*took = small ? cache_copy(m->cache, row, at, r->out + r->out_len, want, &view) : 0;
+	if (small ? *took == 0 : !cache_find(m->cache, row, at, &view)) return 1;
+	if (view.first) fetch_seen(m->fetch, id, field, &view);
+	*more = view.offset + view.size < view.file_size;
+	if (small) return 0;
+	uint64_t left = view.offset + view.size - at;
+	*took = left < want ? (size_t)left : want;
+	if (r->out_len == 0 && (*took == want || !*more)) { /* all of it in one place: it is not copied */
+		r->lent = view.data + (at - view.offset);
+		r->lent_len = *took;
+		r->lender = view.block;
+		return 0;
+	}
+	memcpy(r->out + r->out_len, view.data + (at - view.offset), *took);
+	cache_put(m->cache, view.block);
+	return 0;
+}
+
 /* The answer from what is in the cache. 1: the byte at *missing is not. */
 static int read_from_cache(struct mount *m, struct request *r, uint64_t *missing)
 {
 	const struct fuse_read_in *in = r->arg;
-	struct cache_view view;
+	size_t want = in->size < r->out_cap ? in->size : r->out_cap, took = 0;
+	bool more = true;
 	struct node n;
-	uint64_t id, at = in->offset;
-	uint32_t field;
-	int err = tree_row(&m->tree, r->node, &id, &field) ? tree_get(&m->tree, r->node, &n) : -EISDIR;
 
 	r->out_len = 0;
-	if (err < 0 || at >= n.size) return err;
-	uint64_t size = in->size < r->out_cap ? in->size : r->out_cap, end = n.size - at < size ? n.size : at + size;
-	while (at < end) {
-		if (!cache_find(m->cache, id * m->tree.fields + field, at, &view)) {
+	while (more && r->out_len < want && !r->lender) {
+		uint64_t at = in->offset + r->out_len;
+		int err = read_part(m, r, at, want - r->out_len, &took, &more);
+		if (err < 0) return err;
+		if (err == 1) {
+			err = tree_get(&m->tree, r->node, &n);
 			*missing = at;
-			return 1;
+			return err < 0 ? err : at < n.size;
 		}
-		if (view.first) fetch_seen(m->fetch, id, field, n.size, &view);
-		uint64_t take = view.offset + view.size - at < end - at ? view.offset + view.size - at : end - at;
-		const uint8_t *bytes = view.data + (at - view.offset);
-		at += take;
-		if (r->out_len == 0 && at == end) {
-			r->lent = bytes;
-			r->lent_len = take;
-			r->lender = view.block;
-			return 0;
-		}
-		memcpy(r->out + r->out_len, bytes, take);
-		r->out_len += take;
-		cache_put(m->cache, view.block);
+		if (!r->lender) r->out_len += took;
 	}
 	return 0;
 }

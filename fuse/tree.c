@@ -48,7 +48,7 @@ static int first_take(void *arg, const char *key, uint64_t id, uint32_t field)
 	f->found = true;
 	f->id = id;
 	f->field = field;
-	snprintf(f->key, sizeof(f->key), "%s", key);
+	memcpy(f->key, key, strlen(key) + 1); /* keys have 1,024 bytes at most */
 	return 1;
 }
 
@@ -101,7 +101,7 @@ static int dir_path(struct tree *t, uint64_t number, char path[TREE_PATH_MAX])
 		return 0;
 	}
 	if (last.tree == t && last.number == number) {
-		memcpy(path, last.path, sizeof(last.path));
+		memcpy(path, last.path, strlen(last.path) + 1);
 		return 0;
 	}
 	if (!tree_is_dir(number)) return -ENOTDIR;
@@ -163,26 +163,51 @@ static int dir_find(struct tree *t, const char *path, bool *found, struct node *
 	return err;
 }
 
+/* What a walk from the wanted path on finds out about it. */
+struct sought {
+	const char *path; /* without a slash at its end */
+	size_t len;
+	uint64_t id;
+	uint32_t field;
+	bool is_file, below; /* below: some name lies below path/ */
+	bool unsure;         /* names come first that sort between `path` and `path/` */
+};
+
+static int sought_take(void *arg, const char *key, uint64_t id, uint32_t field)
+{
+	struct sought *s = arg;
+	bool begins = strncmp(key, s->path, s->len) == 0;
+
+	if (begins && key[s->len] == '\0') {
+		s->is_file = true;
+		s->id = id;
+		s->field = field;
+		return 0; /* the next name tells whether a directory has the same */
+	}
+	s->below = begins && key[s->len] == '/';
+	s->unsure = begins && key[s->len] < '/';
+	return 1;
+}
+
 int tree_lookup(struct tree *t, uint64_t dir, const char *name, size_t len, struct node *out)
 {
 	char path[TREE_PATH_MAX];
-	struct first f;
-	bool found = false;
 	int err = dir_path(t, dir, path);
 	size_t at = strlen(path);
+	struct sought s = { .path = path, .len = at + len };
+	bool found = false;
 
 	if (err < 0) return err;
 	if (len > TREE_NAME_MAX) return -ENAMETOOLONG;
 	if (at + len + 2 > sizeof(path)) return -ENOENT; /* no key is so long */
 	memcpy(path + at, name, len);
 	memcpy(path + at + len, "", 1);
-	err = first_from(t, path, &f);
-	bool is_file = err == 0 && f.found && strcmp(f.key, path) == 0;
+	err = granary_snapshot_names(t->snapshot, path, sought_take, &s);
 	memcpy(path + at + len, "/", 2);
-	if (err == 0) err = dir_find(t, path, &found, out);
+	if (err >= 0 && (s.below || s.unsure)) err = dir_find(t, path, &found, out);
 	if (err < 0) return errno_of(err);
 	if (found) return 0;
-	return is_file ? file_node(t, f.id, f.field, out) : -ENOENT;
+	return s.is_file ? file_node(t, s.id, s.field, out) : -ENOENT;
 }
 
 /* ---- lists ---- */

@@ -179,13 +179,13 @@ static void test_cache(void **state)
 	assert_false(view.first);
 	cache_put(c, view.block);
 	/* A piece that lies in two windows of 4 MiB. */
-	cache_add_piece(c, 20, bytes_new(300000, 2), (4 << 20) - 100000, 300000);
+	cache_add_piece(c, 20, bytes_new(300000, 2), (4 << 20) - 100000, 300000, 9 << 20);
 	assert_true(cache_has(c, 20, (4 << 20) - 100000));
 	assert_true(cache_has(c, 20, (4 << 20) + 199999));
 	assert_false(cache_has(c, 20, (4 << 20) + 200000));
 	/* What is in use stays, beyond the budget too; the rest goes, least recently used first. */
 	assert_true(cache_find(c, 20, 4 << 20, &held));
-	for (uint64_t row = 100; row < 140; row++) cache_add_piece(c, row, bytes_new(100000, 3), 0, 100000);
+	for (uint64_t row = 100; row < 140; row++) cache_add_piece(c, row, bytes_new(100000, 3), 0, 100000, 100000);
 	assert_true(cache_has(c, 20, 4 << 20));
 	assert_false(cache_has(c, 10, 0));
 	assert_false(cache_has(c, 100, 0));
