@@ -2,8 +2,10 @@
 """Rows of a mounted snapshot, each over FUSE's io_uring transport and, as ID-classic, over the device: against the same
 files on ext4 where the kernel has them cached, and against a file system that costs nothing on libfuse 3.14
 (bench_nullfuse) where it does not and the daemon has the bytes. All file systems are mounted side by side and measured in
-turn."""
+turn. Large files are mounted twice: with io=cached for the rows of warm files and with io=direct for those of cold ones, as
+io=auto does where the memory can hold the snapshot, and where it cannot."""
 import contextlib
+import glob
 import json
 import os
 import random
@@ -70,7 +72,7 @@ class Mounts:
 
     def mount(self, stack, s, where, transport, env=None, **options):
         """Mounts until the stack ends; gives (directory, the daemon's process id)."""
-        target = os.path.join(self.dir, f"at-{transport}")
+        target = os.path.join(self.dir, f"at-{transport}-{options.get('io', 'auto')}")
         self.place(target)
         text = ",".join(f"{k}={v}" for k, v in dict(options, transport=transport, credentials=s.credentials).items())
         self.sh(os.path.join(self.build, "granary-mount"), where, target, "-o", text, env=dict(s.env, **(env or {})))
@@ -94,9 +96,11 @@ class Mounts:
         """Microseconds of CPU time of a process; 0: of none."""
         if not pid:
             return 0
-        with open(f"/proc/{pid}/stat", encoding="ascii") as f:
-            ticks = f.read().rsplit(")", 1)[1].split()[11:13]
-        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") * 1e6
+        total = 0
+        for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
+            with contextlib.suppress(OSError), open(path, encoding="ascii") as f:  # of a thread that ended
+                total += int(f.read().split()[0])
+        return total / 1e3
 
     @staticmethod
     def resident(pid):
@@ -157,21 +161,23 @@ class Mounts:
                 self.reads_of(name, prefix, size, rows)
 
     def reads_of(self, name, prefix, size, rows):
-        count = (2000 if name == "112k" else 50000) * (1 if self.run.o.quick else 2)
+        count = (4000 if name == "112k" else 50000) * (1 if self.run.o.quick else 2)
         s = self.run.server()
         self.run.have(s, prefix, self.run.big if name == "112k" else self.run.small, size)
         snapshot = self.run.snapshot(s, prefix)
         with contextlib.ExitStack() as stack:
-            at = {t: self.mount(stack, s, f"{s.url}/{snapshot}/{prefix}", t, memory=f"{2 * count * size // MIB + 64}MiB")
-                  for t in self.transports}
+            ios = ("cached", "direct") if name == "112k" else ("cached",)
+            at = {(t, io): self.mount(stack, s, f"{s.url}/{snapshot}/{prefix}", t, io=io,
+                                      memory=f"{2 * count * size // MIB + 64}MiB")
+                  for t in self.transports for io in ios}
             at["null"] = self.null(stack, size)
-            first = at[self.transports[0]][0]
+            first = at[(self.transports[0], "cached")][0]
             listing, names = self.names(first, count)
             at["ext4"] = self.on_ext4(name, first, names)
             for target, _ in at.values():  # the daemons have the bytes then
                 self.sh(os.path.join(self.build, "bench", "bench_mount"), "read", target, listing, size, 4, 0)
             for ident, _, mode, workers, warm, limit in rows:
-                whose = (*self.transports, limit)
+                whose = (*((t, ios[0] if warm else ios[-1]) for t in self.transports), limit)
                 found = self.run.interleave(*(lambda w=w: self.measure(at[w], listing, size, mode, workers, warm)
                                               for w in whose))
                 for transport, ours in zip(self.transports, found):
@@ -237,4 +243,4 @@ class Mounts:
         for transport in self.transports:
             if self.run.wants(ident_of("mount-rss", transport)):
                 peak = self.find_mounted(s, snapshot, count, transport)[1]
-                self.run.row(ident_of("mount-rss", transport), [peak / MIB], [256.0], "MiB")
+                self.run.row(ident_of("mount-rss", transport), [peak / MIB], [512.0], "MiB")

@@ -8,9 +8,8 @@
 
 enum {
 	RUN_BYTES = 1024 * 1024, /* about so much in one run */
-	RUN_FILES_MAX = 1024,
 	MISSES = 4096, /* slots that count misses of runs; others' misses in one slot do little harm */
-	PIECES_AHEAD = 2,
+	PIECES_AHEAD = 4, /* parts of CACHE_PIECE: as many as one piece from the server has */
 };
 #define RUN_MARK (UINT64_C(1) << 63)
 
@@ -33,7 +32,7 @@ static uint64_t run_samples(const struct tree *t)
 {
 	uint64_t mean = t->samples > 0 ? t->bytes / t->samples + 1 : 1, run = 1;
 
-	while (run * 2 * mean <= RUN_BYTES && run * 2 * t->fields <= RUN_FILES_MAX) run *= 2;
+	while (run * 2 * mean <= RUN_BYTES && run * 2 * t->fields <= CACHE_RUN_FILES_MAX) run *= 2;
 	return run;
 }
 
@@ -51,7 +50,7 @@ static uint64_t run_bytes(struct fetch *f, uint64_t first, uint64_t count)
 			return UINT64_MAX;
 		bytes += row.size;
 	}
-	return bytes <= 4 * (uint64_t)RUN_BYTES ? bytes : UINT64_MAX;
+	return bytes <= CACHE_RUN_BYTES_MAX ? bytes : UINT64_MAX;
 }
 
 static int run_fetch(struct fetch *f, uint64_t run)
@@ -67,6 +66,7 @@ static int run_fetch(struct fetch *f, uint64_t run)
 			f->tree->snapshot, ids, count, &data, offsets, GRANARY_CALL(.timeout_ms = f->timeout_ms));
 	if (err == 0)
 		cache_add_run(f->cache, first * f->tree->fields, (uint32_t)(count * f->tree->fields), data, offsets);
+	granary_free(data);
 	free(ids);
 	free(offsets);
 	return errno_of(err);
@@ -81,8 +81,10 @@ static int piece_fetch(struct fetch *f, uint64_t id, uint32_t field, uint64_t of
 	if (err == 0)
 		err = granary_snapshot_read_piece(
 			f->tree->snapshot, id, field, offset, &piece, GRANARY_CALL(.timeout_ms = f->timeout_ms));
-	if (err == 0)
+	if (err == 0) {
 		cache_add_piece(f->cache, id * f->tree->fields + field, piece.data, piece.offset, piece.size, row.size);
+		granary_free(piece.data);
+	}
 	return errno_of(err);
 }
 
@@ -235,8 +237,8 @@ void fetch_seen(struct fetch *f, uint64_t id, uint32_t field, const struct cache
 
 	if (view->size < view->file_size) { /* a piece: what comes after it, when what came before it was read */
 		if (view->offset > 0 && !cache_has(f->cache, id * f->tree->fields + field, view->offset - 1)) return;
-		for (int i = 0; i < PIECES_AHEAD && next < view->file_size; i++, next += view->size)
-			ahead_start(f, id, field, next);
+		for (int i = 0; i < PIECES_AHEAD && next < view->file_size; i++, next += CACHE_PIECE)
+			if (!cache_has(f->cache, id * f->tree->fields + field, next)) ahead_start(f, id, field, next);
 		return;
 	}
 	if (f->run > 1 && run > 0 && (run + 1) * f->run < f->tree->samples &&

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #define KERNEL_STATX         52                  /* opcode */
+#define KERNEL_DIRECT_MMAP   (UINT64_C(1) << 36) /* INIT flag: files of FOPEN_DIRECT_IO can be mapped shared (6.6) */
 #define KERNEL_OVER_IO_URING (UINT64_C(1) << 41) /* INIT flag: requests come over rings, one queue a CPU */
 
 enum {

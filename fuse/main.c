@@ -18,6 +18,8 @@
 #include "fuse/mount.h"
 
 enum { CODE_FAILED = 1, CODE_USAGE = 2, FETCH_THREADS = 8, HOLD_EVERY_S = 60, HOLD_TIMEOUT_MS = 5000 };
+/* Of the memory: an eighth is for the transports, stacks, and the list of the snapshot's pages. */
+enum { LIBRARY_SHARE = 4, CONTENTS_SHARE = 5, CONTENTS_OF = 8 };
 
 struct run {
 	struct options options;
@@ -78,6 +80,7 @@ static int snapshot_open(struct run *r, char *why, size_t size)
 	options.name = "granary-mount";
 	options.timeout_ms = o->deadline_ms;
 	options.connections = o->connections;
+	options.memory_max = o->memory / LIBRARY_SHARE;
 	if (granary_open(&options, &r->client) < 0) {
 		snprintf(why, size, "%s", granary_last_error(NULL));
 		return -1;
@@ -109,6 +112,22 @@ static int transport_choose(struct run *r, char *why, size_t size)
 	return 0;
 }
 
+/* Would the kernel's cache be of no use? Most bytes are in files of 64 KiB and more, and they do not fit in memory. */
+static bool direct_pays(const struct run *r)
+{
+	struct granary_snapshot_detail d = GRANARY_INIT(granary_snapshot_detail);
+	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE), large = 0, all = 0;
+	enum { BINS = sizeof(d.histogram) / sizeof(d.histogram[0]), LARGE = 16 /* 64 KiB */ };
+
+	if (granary_snapshot_describe(r->snapshot, &d) < 0) return false;
+	for (unsigned i = 0; i < BINS; i++) {
+		uint64_t about = d.histogram[i] * ((UINT64_C(3) << i) / 2);
+		all += about;
+		large += i >= LARGE ? about : 0;
+	}
+	return d.bytes > memory / 2 && large > all / 2;
+}
+
 static int mount_open(struct run *r, char *why, size_t size)
 {
 	struct mount *m = &r->mount;
@@ -117,7 +136,8 @@ static int mount_open(struct run *r, char *why, size_t size)
 	m->device = -1;
 	pthread_mutex_init(&m->lock, NULL);
 	if (snapshot_open(r, why, size) < 0 || transport_choose(r, why, size) < 0) return -1;
-	m->cache = cache_new(r->options.memory);
+	m->direct = r->options.io == IO_DIRECT || (r->options.io == IO_AUTO && direct_pays(r));
+	m->cache = cache_new(r->options.memory / CONTENTS_OF * CONTENTS_SHARE);
 	m->fetch = m->cache ? fetch_new(&m->tree, m->cache, FETCH_THREADS, r->options.deadline_ms) : NULL;
 	if (!m->fetch) {
 		snprintf(why, size, "no memory or threads");
@@ -240,6 +260,9 @@ static void served(void *arg)
 		snprintf(text, sizeof(text), "%.300s is mounted at %.300s; transport classic (%s)", r->source,
 			r->target, r->rings_why);
 	if (r->options.foreground) say(text);
+	if (r->options.io == IO_DIRECT && !m->direct)
+		say("io=direct: this kernel could not map such files (Linux 6.6 and up can); they are read as with "
+		    "io=cached");
 	tell(r, "");
 	if (!r->options.foreground && chdir("/") < 0) say("cannot leave the directory it was started in");
 	if (!r->options.foreground) log_detach();

@@ -23,6 +23,7 @@ struct mount {
 	int device;       /* of the mount: /dev/fuse */
 	uint64_t time_ns; /* all files' times: when the snapshot was made */
 	bool use_rings;   /* asked for at INIT and granted by the kernel */
+	bool direct;      /* the same: files are read past the kernel's cache, so each is opened by a request */
 	struct rings *rings;        /* NULL: the classic transport */
 	pthread_mutex_t lock;
 	struct waiting *waiting; /* lock */

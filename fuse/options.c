@@ -30,8 +30,9 @@ static const struct option table[] = {
 	{ "uid", NUMBER, AT(uid), 0, UINT32_MAX - 1, "N", "owner of everything; else who mounts" },
 	{ "gid", NUMBER, AT(gid), 0, UINT32_MAX - 1, "N", "group of everything; else that of who mounts" },
 	{ "umask", OCTAL, AT(umask), 0, 0777, "OCTAL", "bits taken from 444 of files and 555 of directories; 0" },
-	{ "memory", BYTES, AT(memory), 8 << 20, UINT64_C(1) << 44, "SIZE",
-		"for contents of files, beside the kernel's own cache; 256MiB" },
+	{ "memory", BYTES, AT(memory), 32 << 20, UINT64_C(1) << 44, "SIZE",
+		"all that the program may use, most of it for contents of files; the kernel's own cache is not in it; "
+		"512MiB" },
 	{ "deadline", TIME, AT(deadline_ms), 100, 24 * 3600 * 1000, "TIME",
 		"a request that the server does not answer ends with an error after this; 30s" },
 	{ "connections", NUMBER, AT(connections), 1, 64, "N", "to the server; 2" },
@@ -40,6 +41,10 @@ static const struct option table[] = {
 		"how the kernel hands requests over: uring needs Linux 6.14 and fuse.enable_uring=1; auto takes it "
 		"where "
 		"it is there" },
+	{ "io", CHOICE, AT(io), 0, 0, "auto|cached|direct",
+		"cached: the kernel keeps what was read, and opens without a request; direct: it does not, which reads "
+		"large files that come once twice as fast; auto: direct where most of the bytes are in files of 64 KiB "
+		"and more and all of them are more than half of this machine's memory" },
 	{ "unmount", FLAG, AT(unmount), 0, 0, NULL, "unmount: granary-mount --unmount DIR" },
 	{ "help", FLAG, AT(help), 0, 0, NULL, "print this" },
 	{ "version", FLAG, AT(version), 0, 0, NULL, "print the version" },
@@ -190,7 +195,7 @@ static int option_take(struct options *o, char *text, char *why, size_t size)
 	if (!good) {
 		snprintf(why, size, "option '%s': '%s' is not %s%s", t->name, value,
 			t->kind == CHOICE  ? "one of "
-			: t->kind == BYTES ? "a size such as 512MiB, 8MiB at least"
+			: t->kind == BYTES ? "a size such as 512MiB, 32MiB at least"
 			: t->kind == TIME  ? "a time such as 30s, from 100ms to 24h"
 					   : "a number in its range",
 			t->kind == CHOICE ? t->value : "");
@@ -224,7 +229,7 @@ int options_read(int argc, char **argv, struct options *o, char *why, size_t siz
 		.deadline_ms = 30000,
 		.threads = 4,
 		.connections = 2,
-		.memory = UINT64_C(256) << 20 };
+		.memory = UINT64_C(512) << 20 };
 	for (int i = 1; err == 0 && i < argc; i++) {
 		char *arg = argv[i];
 		if (strcmp(arg, "-h") == 0)

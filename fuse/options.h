@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum io_mode { IO_AUTO, IO_CACHED, IO_DIRECT };
 enum transport { TRANSPORT_AUTO, TRANSPORT_URING, TRANSPORT_CLASSIC };
 
 struct options {
@@ -16,8 +17,9 @@ struct options {
 	uint32_t deadline_ms;
 	uint32_t threads;     /* of the classic transport */
 	uint32_t connections; /* to the server */
-	uint64_t memory;      /* bytes for files' contents */
+	uint64_t memory;      /* bytes: all of the program's */
 	enum transport transport;
+	enum io_mode io;
 };
 
 /* Reads `granary-mount [OPTION...] URL DIR [-o OPTION[,OPTION...]]`; with `unmount` the directory is in `url`. Texts

@@ -249,6 +249,7 @@ static int queue_open(struct queue *q)
 		io_uring_queue_exit(&q->ring);
 		return -ENOMEM;
 	}
+	madvise(q->memory, DEPTH * entry_size, MADV_HUGEPAGE);
 	for (uint32_t i = 0; i < DEPTH; i++) {
 		struct ring_entry *e = &q->entries[i];
 		e->queue = q;

@@ -298,13 +298,15 @@ static int do_init(struct mount *m, struct request *r)
 	struct fuse_init_out out = { .major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION };
 	uint64_t can, want = FUSE_ASYNC_READ | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_PARALLEL_DIROPS |
 			     FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT | FUSE_MAX_PAGES | FUSE_INIT_EXT |
-			     FUSE_EXPLICIT_INVAL_DATA | FUSE_ABORT_ERROR | (m->use_rings ? KERNEL_OVER_IO_URING : 0);
+			     FUSE_EXPLICIT_INVAL_DATA | FUSE_ABORT_ERROR | (m->use_rings ? KERNEL_OVER_IO_URING : 0) |
+			     (m->direct ? KERNEL_DIRECT_MMAP : 0);
 
 	memcpy(&in, r->rest, r->rest_len < sizeof(in) ? r->rest_len : sizeof(in));
 	if (in.major != FUSE_KERNEL_VERSION || in.minor < 36) return -EPROTO; /* Linux 5.17 */
 	can = in.flags | (uint64_t)in.flags2 << 32;
 	want &= can;
 	m->use_rings = (want & KERNEL_OVER_IO_URING) != 0;
+	m->direct = (want & KERNEL_DIRECT_MMAP) != 0;
 	out.flags = (uint32_t)want;
 	out.flags2 = (uint32_t)(want >> 32);
 	out.max_readahead = MOUNT_READ_MAX;
@@ -316,6 +318,14 @@ static int do_init(struct mount *m, struct request *r)
 	return answer(r, &out, sizeof(out));
 }
 
+/* Without an answer to OPEN the kernel asks no more, and keeps what was read; with one, it does as that says. */
+static int do_open(const struct mount *m, struct request *r)
+{
+	struct fuse_open_out out = { .open_flags = FOPEN_DIRECT_IO | FOPEN_NOFLUSH };
+
+	return m->direct ? answer(r, &out, sizeof(out)) : -ENOSYS;
+}
+
 static int handle_now(struct mount *m, struct request *r)
 {
 	switch (r->opcode) {
@@ -325,6 +335,7 @@ static int handle_now(struct mount *m, struct request *r)
 	case FUSE_READDIR:
 	case FUSE_READDIRPLUS: return do_readdir(m, r);
 	case FUSE_STATFS: return do_statfs(m, r);
+	case FUSE_OPEN: return do_open(m, r);
 	case FUSE_INTERRUPT: do_interrupt(m, r); return 0;
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
@@ -348,7 +359,7 @@ static int handle_now(struct mount *m, struct request *r)
 	case FUSE_COPY_FILE_RANGE:
 	case FUSE_TMPFILE: return -EROFS;
 	default:
-		/* OPEN, OPENDIR, FLUSH, ACCESS, xattrs, LSEEK and what is not known: the kernel does it by itself, and
+		/* OPENDIR, FLUSH, ACCESS, xattrs, LSEEK and what is not known: the kernel does it by itself, and
 		 * asks no more. */
 		return -ENOSYS;
 	}

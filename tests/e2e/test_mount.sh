@@ -53,7 +53,7 @@ refused() { # WORDS COMMAND...
 
 # --- all of it, on one transport
 whole() {
-	run 0 mount "$url/data@v1" "$mnt" "transport=$1" deadline=5s
+	run 0 mount "$url/data@v1" "$mnt" "transport=$1" "io=$2" deadline=5s
 	mountpoint -q "$mnt" || fail "$1: nothing is mounted"
 	in_mount "$1: trees differ" diff -r "$src_tree" "$mnt/tree"
 	in_mount "$1: again, out of the kernel's cache" diff -r "$src_tree" "$mnt/tree"
@@ -83,9 +83,15 @@ whole() {
 	        assert room[:got] == good[at:at + size][:got], (flags, at, size)
 	        assert got == max(0, min(size, len(good) - at)), (flags, at, size, got)
 	    os.close(fd)
-	with open(sys.argv[2], "rb") as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as m:
-	    assert m[:] == good
+	for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):
+	    with open(sys.argv[2], "rb") as f, mmap.mmap(f.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as m:
+	        assert m[:] == good
 	PY
+	[ "$2" = direct ] || server_stands_still "$1"
+	run 0 umount "$mnt"
+	! mountpoint -q "$mnt" || fail "$1: still mounted"
+}
+server_stands_still() {
 	# The server dies: what the kernel and the program hold goes on, the rest ends by the deadline; it comes back by itself.
 	kill -STOP "$server"
 	in_mount "$1: what is held, while the server stands still" cmp "$src_tree/few/large" "$mnt/tree/few/large"
@@ -93,13 +99,13 @@ whole() {
 	kill -CONT "$server"
 	echo 3 >/proc/sys/vm/drop_caches
 	in_mount "$1: after the server went on" cmp "$src_tree/few/large" "$mnt/tree/few/large"
-	run 0 umount "$mnt"
-	! mountpoint -q "$mnt" || fail "$1: still mounted"
 }
 
-whole classic
+whole classic cached
+whole classic direct
 if [ "$(cat /sys/module/fuse/parameters/enable_uring 2>/dev/null)" = Y ]; then
-	whole uring
+	whole uring cached
+	whole uring direct
 else
 	echo "not tried: FUSE over io_uring (/sys/module/fuse/parameters/enable_uring is not Y)"
 	run 1 mount "$url/data@v1" "$mnt" transport=uring; says "transport=uring"
@@ -119,7 +125,7 @@ run 0 umount "$mnt"
 for _ in $(seq 100); do "$granary" jobs "$url" | grep -q 'mount:' || break; sleep 0.05; done
 
 # --- a server that is away: an error by the deadline, never other bytes; it comes back by itself
-run 0 mount "$url/data@v1" "$mnt" deadline=1s memory=8MiB transport=classic
+run 0 mount "$url/data@v1" "$mnt" deadline=1s memory=32MiB transport=classic
 in_mount "listing" ls -R "$mnt"
 kill -STOP "$server"
 refused "timed out" cat "$mnt/tree/few/middle"

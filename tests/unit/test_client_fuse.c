@@ -125,7 +125,7 @@ static void test_bad_options(void **state)
 	} bad[] = {
 		{ "memori=1GiB", "did you mean 'memory'?" },
 		{ "memory", "needs a value: memory=SIZE" },
-		{ "memory=1", "8MiB at least" },
+		{ "memory=1", "32MiB at least" },
 		{ "memory=12XB", "a size such as" },
 		{ "foreground=1", "takes no value" },
 		{ "uid=-1", "a number in its range" },
@@ -151,55 +151,94 @@ static void test_bad_options(void **state)
 
 /* ---- cache ---- */
 
-static void *bytes_new(size_t size, int value)
-{
-	void *p = malloc(size);
-
-	assert_non_null(p);
-	memset(p, value, size);
-	return p;
-}
+static uint8_t bytes[1 << 20];
 
 static void test_cache(void **state)
 {
-	struct cache *c = cache_new(1 << 20);
+	struct cache *c = cache_new(CACHE_LEAST);
 	struct cache_view view, held;
 	const uint64_t offsets[] = { 0, 100, 100, 350 };
 	struct cache_numbers n;
+	uint8_t copy[4096];
 
 	(void)state;
-	cache_add_run(c, 10, 3, bytes_new(350, 1), offsets);
+	memset(bytes, 1, sizeof(bytes));
+	cache_add_run(c, 10, 3, bytes, offsets);
 	assert_true(cache_find(c, 10, 99, &view));
 	assert_int_equal(view.size, 100);
 	assert_true(view.first);
 	cache_put(c, view.block);
 	assert_false(cache_find(c, 10, 100, &view));
 	assert_false(cache_find(c, 11, 0, &view)); /* an empty file has no byte */
-	assert_true(cache_find(c, 12, 0, &view));
+	assert_int_equal(cache_copy(c, 12, 10, copy, sizeof(copy), &view), 240);
+	assert_int_equal(cache_copy(c, 11, 0, copy, sizeof(copy), &view), 0);
+	assert_int_equal(cache_copy(c, 12, 0, copy, 7, &view), 7);
 	assert_false(view.first);
-	cache_put(c, view.block);
 	/* A piece that lies in two windows of 4 MiB. */
-	cache_add_piece(c, 20, bytes_new(300000, 2), (4 << 20) - 100000, 300000, 9 << 20);
+	memset(bytes, 2, sizeof(bytes));
+	cache_add_piece(c, 20, bytes, (4 << 20) - 100000, 300000, 9 << 20);
 	assert_true(cache_has(c, 20, (4 << 20) - 100000));
 	assert_true(cache_has(c, 20, (4 << 20) + 199999));
 	assert_false(cache_has(c, 20, (4 << 20) + 200000));
-	/* What is in use stays, beyond the budget too; the rest goes, least recently used first. */
+	/* What is in use stays; the rest goes, what was not looked at first. */
 	assert_true(cache_find(c, 20, 4 << 20, &held));
-	for (uint64_t row = 100; row < 140; row++) cache_add_piece(c, row, bytes_new(100000, 3), 0, 100000, 100000);
+	assert_int_equal(held.file_size, 9 << 20);
+	for (uint64_t row = 100; row < 400; row++) {
+		memset(bytes, (int)row, 100000);
+		cache_add_piece(c, row, bytes, 0, 100000, 100000);
+		assert_int_equal(cache_copy(c, 100, 5, copy, 1, &view), 1); /* it is looked at again and again */
+	}
 	assert_true(cache_has(c, 20, 4 << 20));
-	assert_false(cache_has(c, 10, 0));
-	assert_false(cache_has(c, 100, 0));
-	assert_true(cache_has(c, 139, 0));
-	cache_numbers(c, &n);
-	assert_true(n.used <= n.budget);
 	assert_int_equal(held.data[0], 2);
+	assert_true(cache_has(c, 100, 0));
+	assert_false(cache_has(c, 140, 0));
+	for (uint64_t row = 100; row < 400; row++)
+		if (cache_copy(c, row, 99999, copy, 1, &view)) assert_int_equal(copy[0], (uint8_t)row);
+	assert_true(cache_has(c, 399, 0));
+	cache_numbers(c, &n);
+	assert_true(n.used <= n.budget && n.evicted > 0);
 	cache_put(c, held.block);
+	cache_free(c);
+}
+
+enum { RACERS = 4, RACE_ROWS = 600, RACE_SIZE = 70000 };
+
+/* All adds and finds at once, in a cache that holds a third of it: bytes are always those of their row. */
+static void *race(void *arg)
+{
+	struct cache *c = arg;
+	struct cache_view view;
+	uint8_t *own = malloc(RACE_SIZE);
+
+	for (uint64_t i = 0; own && i < 4 * RACE_ROWS; i++) {
+		uint64_t row = i * 7919 % RACE_ROWS;
+		if (cache_find(c, row, 0, &view)) {
+			assert_int_equal(view.data[0], (uint8_t)row);
+			assert_int_equal(view.data[view.size - 1], (uint8_t)row);
+			cache_put(c, view.block);
+			continue;
+		}
+		memset(own, (int)row, RACE_SIZE);
+		cache_add_piece(c, row, own, 0, RACE_SIZE, RACE_SIZE);
+	}
+	free(own);
+	return NULL;
+}
+
+static void test_cache_race(void **state)
+{
+	struct cache *c = cache_new(CACHE_LEAST);
+	pthread_t threads[RACERS];
+
+	(void)state;
+	for (int i = 0; i < RACERS; i++) assert_int_equal(pthread_create(&threads[i], NULL, race, c), 0);
+	for (int i = 0; i < RACERS; i++) pthread_join(threads[i], NULL);
 	cache_free(c);
 }
 
 static void test_fetch_rights(void **state)
 {
-	struct cache *c = cache_new(1 << 20);
+	struct cache *c = cache_new(CACHE_LEAST);
 
 	(void)state;
 	assert_true(cache_begin(c, 1));
@@ -219,6 +258,7 @@ int main(void)
 		cmocka_unit_test(test_options),
 		cmocka_unit_test(test_bad_options),
 		cmocka_unit_test(test_cache),
+		cmocka_unit_test(test_cache_race),
 		cmocka_unit_test(test_fetch_rights),
 	};
 
