@@ -132,7 +132,7 @@ static bool take_u32(struct parse *p, const yaml_node_t *v, const char *field,
 	return true;
 }
 
-#define DURATION_MAX (UINT64_C(1000) * 366 * 86400 * 1000000000)
+#define DURATION_MAX (UINT64_C(100) * 366 * 86400 * 1000000000)
 static bool take_duration(struct parse *p, const yaml_node_t *v, const char *field, uint64_t *out)
 {
 	return take_number(p, v, field, quantity_duration, "a duration like 5m, 12h or 14d", 1, DURATION_MAX, out);

@@ -9,7 +9,7 @@
 #include "common/error.h"
 #include "tier/store.h"
 
-static const struct cold_type *const types[] = { &cold_directory };
+static const struct cold_type *const types[] = { &cold_directory, &cold_s3 };
 enum { TYPES = sizeof(types) / sizeof(types[0]), VALUE_MAX = 1100 };
 
 /* Of every store: see tier/stores.h. */

@@ -118,7 +118,7 @@ static void test_what_is_refused(void **state)
 		{ "rules: [{ name: x, to: [archive] }]", "one value" },
 		{ "rules: [{ name: x, to: archive, idle: 14 }]", "a duration like" },
 		{ "rules: [{ name: x, to: archive, idle: 0s }]", "out of range" },
-		{ "rules: [{ name: x, to: archive, idle: 999999d }]", "out of range" },
+		{ "rules: [{ name: x, to: archive, idle: 99999d }]", "out of range" },
 		{ "rules: [{ name: x, to: archive, compress: zstd:20 }]", "zstd:1 to zstd:19" },
 		{ "rules: [{ name: x, to: archive, compress: lz4 }]", "zstd" },
 		{ "rules: [{ name: x, to: archive, order: newest }]", "coldest" },

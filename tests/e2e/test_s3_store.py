@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Goal: the cold store on S3 keeps its contract against a real service (Ceph's radosgw), also behind a network that loses
+requests and answers, and says what is wrong with keys, buckets and endpoints.
+
+  test_s3_store.py [--seed S] [--ops N]
+"""
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import s3_lib
+
+BUILD = pathlib.Path(os.environ.get("GRANARY_BUILD", "build/release")).resolve()
+CHECK = BUILD / "tests" / "store_check"
+CHANCES = {"drop": 0.03, "lost": 0.04, "e500": 0.03, "e503": 0.04, "cut": 0.03}
+
+
+def check(endpoint, *more, credentials, bucket="archive", expect=0):
+    fields = ["type=s3", f"endpoint={endpoint}", f"bucket={bucket}", "prefix=granary", f"credentials={credentials}"]
+    p = subprocess.run([str(CHECK), *fields, *more], capture_output=True, text=True, timeout=300, check=False)
+    print(p.stdout.strip()[-300:])
+    if p.returncode != expect:
+        sys.exit(f"test_s3_store: store_check ended with {p.returncode}, not {expect}: {p.stderr[-2000:]}")
+    for secret in (s3_lib.SECRET, "wrongsecret"):
+        if secret in p.stdout + p.stderr:
+            sys.exit("test_s3_store: a secret was printed")
+    return p.stdout + p.stderr
+
+
+def must(text, *words):
+    for word in words:
+        if word not in text:
+            sys.exit(f"test_s3_store: '{word}' is not said in: {text[-1500:]}")
+
+
+def outage(service, credentials, ops):
+    """Down for a while in the middle: fails at once meanwhile, goes on by itself."""
+    proxy = s3_lib.Proxy(service.port)
+
+    def interrupt():
+        time.sleep(1)
+        proxy.all_do = "refuse"
+        time.sleep(2)
+        proxy.all_do = None
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    text = check(f"http://127.0.0.1:{proxy.port}", "--faults", "--ops", str(ops * 30), "--max", "100000", "--deadline-ms",
+                 "5000", credentials=credentials)
+    thread.join()
+    proxy.close()
+    must(text, "does not answer", "answers again")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ops", type=int, default=70)
+    a = parser.parse_args()
+    if os.environ.get("GRANARY_IO_ENGINE") == "threads":
+        print("SKIP: no part of it runs on an engine; it ran with the other one")
+        sys.exit(77)
+    if s3_lib.Service.missing():
+        print(f"SKIP: not installed: {' '.join(s3_lib.Service.missing())}: tools/deps --s3")
+        sys.exit(77)
+    base = pathlib.Path(tempfile.mkdtemp(prefix="granary-s3-"))
+    service = s3_lib.Service(base)
+    try:
+        service.start()
+        service.make_bucket("archive")
+        credentials, direct = service.credentials(base), f"http://127.0.0.1:{service.port}"
+        seed = ["--seed", str(a.seed), "--ops", str(a.ops)]
+        check(direct, *seed, credentials=credentials)
+
+        proxy = s3_lib.Proxy(service.port, a.seed, CHANCES)
+        check(f"http://127.0.0.1:{proxy.port}", *seed, "--faults", credentials=credentials)
+        print("proxy:", {k: v for k, v in proxy.counts.items() if k})
+        proxy.close()
+
+        hanging = s3_lib.Proxy(service.port, a.seed, {"hang": 0.2})
+        check(f"http://127.0.0.1:{hanging.port}", "--seed", str(a.seed), "--ops", "12", "--max", "300000", "--faults",
+              "--deadline-ms", "2500", credentials=credentials)
+        hanging.close()
+        outage(service, credentials, a.ops)
+
+        one = ["--ops", "3", "--seed", "5", "--deadline-ms", "3000"]
+        must(check(direct, *one, credentials=credentials, bucket="nowhere", expect=1), "OFFLINE", "no bucket 'nowhere'")
+        wrong = service.credentials(base, "wrongsecret")
+        must(check(direct, *one, credentials=wrong, expect=1), "ACCESS", "refuses the key", "SignatureDoesNotMatch")
+        must(check(direct, *one, credentials=base / "none", expect=1), "ACCESS", "has no key", str(base / "none"))
+        must(check("http://127.0.0.1:1", *one, credentials=wrong, expect=1), "OFFLINE", "does not answer")
+        for field, word in (("endpoint=ftp://x", "endpoint"), ("bucket=a", "bucket"), ("prefix=/a", "prefix"),
+                            ("style=round", "style"), ("flavour=1", "flavour")):
+            p = subprocess.run([str(CHECK), "type=s3", field], capture_output=True, text=True, check=False)
+            if p.returncode != 2:
+                sys.exit(f"test_s3_store: {field} was taken")
+            must(p.stdout, word)
+    finally:
+        service.stop()
+        shutil.rmtree(base, ignore_errors=True)
+    print("test_s3_store: passed")
+
+
+if __name__ == "__main__":
+    main()
