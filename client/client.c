@@ -44,6 +44,7 @@ static struct granary_client *client_new(const struct config *config)
 	list_init(&c->submitted);
 	list_init(&c->cancels);
 	list_init(&c->done);
+	list_init(&c->released);
 	list_init(&c->pool.free);
 	if (locks_init(c) < 0) {
 		free(c);
@@ -132,8 +133,10 @@ void granary_close(struct granary_client **client)
 	*client = NULL;
 	if (c->magic != CLIENT_MAGIC)
 		return;
-	if (!c->forked)
+	if (!c->forked) {
 		unstable_leave(c);
+		files_leave(c);
+	}
 	pthread_mutex_lock(&c->lock);
 	bool runs = c->thread_runs && !c->forked;
 	bool forked = c->forked;

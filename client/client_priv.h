@@ -127,6 +127,7 @@ struct rpc_kind {
 	bool in_order;   /* not before what was lost is sent again (unstable.c); so are mutations */
 	bool is_patient; /* asked for as long as the client lives; belongs to no operation of a caller */
 	bool is_replay;
+	bool is_first;   /* goes before all others while files are announced (file.c) */
 	bool own_meta; /* the answer has data and a meta of its own, not the data's checksums */
 	/* Writes what follows bucket and 5.1 and sets data; called at each attempt. body_size(): bytes it may need. */
 	size_t (*body_size)(struct rpc *r);
@@ -251,6 +252,22 @@ struct unstable {
 	char lost_text[ERROR_TEXT_SIZE];
 };
 
+/* Files that are open at the server (file.c). */
+enum files_stage {
+	FILES_TOLD,    /* the server knows what is open */
+	FILES_DUE,     /* to be announced, before anything else is sent */
+	FILES_WAITING, /* for what is sent again (unstable.c) */
+	FILES_LATE,    /* those that were not there before it, once more */
+};
+struct files {
+	struct list open, closed; /* closed: CLOSE is to be sent */
+	uint64_t boot_id;
+	struct granary_op op;     /* of its own requests */
+	enum files_stage stage;
+	bool is_used;             /* something was opened since the client was */
+	bool is_asked, is_through, is_closing; /* ANNOUNCE is under way; with all; CLOSE is */
+};
+
 struct net;
 struct net_engine;
 
@@ -264,6 +281,7 @@ struct io {
 	struct list finished; /* operations to be announced */
 	struct session session;
 	struct unstable unstable;
+	struct files files;
 	struct rng rng;
 	uint64_t now_ns, next_deadline_ns, next_retry_ns;
 	uint64_t generation;  /* of connections */
@@ -282,6 +300,7 @@ struct granary_client {
 	_Atomic uint64_t entry_size_mean; /* of what was read */
 	_Atomic uint64_t uploads_count;   /* numbers of uploads */
 	_Atomic bool uses_unstable;
+	_Atomic uint64_t files_count; /* handles of files */
 
 	_Atomic uint32_t refs;            /* the handle, and each operation */
 
@@ -297,6 +316,8 @@ struct granary_client {
 	int event_fd, wake_fd;
 	bool watched;        /* event_fd is in the hands of the application */
 	struct list ops, submitted, cancels, done;
+	struct list released; /* files that were closed (file.c) */
+	bool files_left;      /* nobody takes them any more */
 	struct pool pool;
 	struct slab *epoch_slabs; /* memory of the epoch that was closed last, for the next one */
 	struct granary_info info; /* host, ids, version */
@@ -386,6 +407,17 @@ void unstable_turn(struct granary_client *c);
 void unstable_forgotten(struct granary_client *c); /* the session is another now */
 void unstable_leave(struct granary_client *c); /* at close: syncs */
 
+/* file.c (io, but for files_leave) */
+void files_init(struct granary_client *c);
+void files_release(struct granary_client *c);
+void files_take(struct granary_client *c, struct list *released);
+void files_hello(struct granary_client *c, uint64_t boot_id); /* a connection is being made */
+void files_lost(struct granary_client *c); /* the server may not know what is open any more */
+void files_turn(struct granary_client *c);
+bool files_hold(const struct granary_client *c, const struct rpc *r); /* r waits until all is announced */
+bool files_are_used(const struct granary_client *c);
+void files_leave(struct granary_client *c); /* at close: closes all at the server */
+
 /* conn.c, handshake.c, tx.c, rx.c (io) */
 void conn_init(struct conn *k, struct granary_client *c, uint32_t index);
 void conn_release(struct conn *k);
@@ -440,6 +472,7 @@ struct simple_op {
 	int (*decode)(struct simple_op *s, struct slice meta, struct slice data); /* NULL: nothing to decode */
 	void *out;
 	uint64_t extra;
+	void (*drop)(struct simple_op *s); /* of what belongs to it, when it is freed; may be NULL */
 };
 struct simple_op *simple_new(struct granary_client *c, const struct rpc_kind *kind, const struct granary_call *call,
 	size_t body_size, struct wr *w, int *err);
@@ -453,6 +486,8 @@ int simple_answer(struct rpc *r, struct slice meta, struct slice data);
 /* stat.c: pairs of bytes16 as one block (NULL when there are none); -GRANARY_EPROTO, -GRANARY_ENOMEM. */
 int pairs_decode(struct slice pairs, struct granary_pair **out, uint64_t *count);
 void inode_decode(struct cur *c, struct granary_inode *inode);
+/* An entry of PROTOCOL 4.3, with full where inode is not NULL. Its status (st->status), or -GRANARY_ENOMEM. */
+int stat_take(struct cur *c, struct granary_stat *st, struct granary_inode *inode);
 
 static inline uint64_t deadline_after(uint64_t now_ns, uint32_t ms)
 {

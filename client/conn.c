@@ -195,7 +195,8 @@ static void connect_done(struct conn *k)
 static bool conn_wanted(const struct conn *k)
 {
 	const struct granary_client *c = k->client;
-	bool work = !list_empty(&c->io.ready) || c->io.unstable.is_used; /* a server that was restarted waits for it */
+	/* A server that was restarted waits for what is kept, or open. */
+	bool work = !list_empty(&c->io.ready) || c->io.unstable.is_used || files_are_used(c);
 
 	for (uint32_t i = 0; i < c->config.connections && !work; i++)
 		work = c->io.conns[i].flight_count > 0;

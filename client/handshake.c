@@ -105,6 +105,7 @@ static int hello_answered(struct conn *k, struct slice meta)
 	k->hello_len += meta.len;
 	info_set(k, boot_id, time_ns, store_id, server);
 	unstable_hello(k->client, boot_id);
+	files_hello(k->client, boot_id);
 
 	uint8_t mac[WIRE_HMAC_SIZE];
 	int err = proof(k, WIRE_CLIENT_LABEL, slice_of(NULL, 0), mac);

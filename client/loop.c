@@ -28,6 +28,7 @@ int io_init(struct granary_client *c)
 	list_init(&io->session.open);
 	io->session.next_sequence = 1;
 	unstable_init(c);
+	files_init(c);
 	io->next_deadline_ns = NEVER_NS;
 	rand_bytes(&seed, sizeof(seed));
 	rng_seed(&io->rng, seed);
@@ -49,8 +50,10 @@ void io_release(struct granary_client *c)
 {
 	struct io *io = &c->io;
 
-	if (io->conns)
+	if (io->conns) {
 		unstable_release(c);
+		files_release(c);
+	}
 	if (io->conns)
 		for (uint32_t i = 0; i < c->config.connections; i++)
 			conn_release(&io->conns[i]);
@@ -79,11 +82,16 @@ void io_forget(struct granary_client *c)
 /* Takes submissions and cancellations; false when the client is closing. */
 static bool io_take(struct granary_client *c, struct list *fresh, struct list *canceled)
 {
+	struct list released;
+
+	list_init(&released);
 	pthread_mutex_lock(&c->lock);
+	list_splice(&released, &c->released);
 	bool stopping = c->stopping;
 	list_splice(fresh, &c->submitted);
 	list_splice(canceled, &c->cancels);
 	pthread_mutex_unlock(&c->lock);
+	files_take(c, &released);
 	return !stopping;
 }
 
@@ -125,7 +133,8 @@ static void io_sleep(struct granary_client *c)
 	int timeout = timeout_ms(c);
 
 	pthread_mutex_lock(&c->lock);
-	c->sleeping = list_empty(&c->submitted) && list_empty(&c->cancels) && !c->stopping;
+	c->sleeping = list_empty(&c->submitted) && list_empty(&c->cancels) && list_empty(&c->released) &&
+		      !c->stopping;
 	if (!c->sleeping)
 		timeout = 0;
 	pthread_mutex_unlock(&c->lock);

@@ -58,6 +58,7 @@ void session_changed(struct granary_client *c)
 	list_splice(&lost, &s->open);
 	s->next_sequence = 1;
 	unstable_forgotten(c);
+	files_lost(c);
 	for (struct list *at; (at = list_pop(&lost)) != NULL;) {
 		struct rpc *r = container_of(at, struct rpc, seq_link);
 		r->sequence = 0;

@@ -216,11 +216,13 @@ void rpc_dispatch(struct granary_client *c)
 	struct list waiting;
 
 	unstable_turn(c);
+	files_turn(c);
 	io->next_retry_ns = NEVER_NS;
 	list_init(&waiting);
 	for (struct list *at; (at = list_pop(&io->ready)) != NULL;) {
 		struct rpc *r = container_of(at, struct rpc, link);
-		bool held = (r->kind->mutation || r->kind->in_order) && io->unstable.is_replaying;
+		bool held = ((r->kind->mutation || r->kind->in_order) && io->unstable.is_replaying) ||
+			    files_hold(c, r);
 		struct conn *k = r->not_before_ns <= io->now_ns && !held ? conn_for(c, r) : NULL;
 		if (r->not_before_ns > io->now_ns && r->not_before_ns < io->next_retry_ns)
 			io->next_retry_ns = r->not_before_ns;

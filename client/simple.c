@@ -33,6 +33,8 @@ static int64_t simple_finish(struct granary_op *op, int err)
 
 static void simple_free(struct granary_op *op)
 {
+	if (simple_of(op)->drop)
+		simple_of(op)->drop(simple_of(op));
 	free(simple_of(op)->body);
 	free(simple_of(op)->many);
 	op_release(op);

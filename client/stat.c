@@ -79,10 +79,8 @@ void inode_decode(struct cur *c, struct granary_inode *inode)
 	inode->nlink = cur_u32(c);
 }
 
-static int stat_decode(struct many_op *m, uint32_t at, struct cur *c)
+int stat_take(struct cur *c, struct granary_stat *st, struct granary_inode *inode)
 {
-	struct granary_stat *st = &((struct granary_stat *)m->out)[at];
-	struct granary_inode *inode = inodes_of(m);
 	uint16_t status = cur_u16(c);
 	uint8_t flags;
 	int err = 0;
@@ -106,12 +104,19 @@ static int stat_decode(struct many_op *m, uint32_t at, struct cur *c)
 		memcpy(st->hash, hash.p, sizeof(st->hash));
 	st->has_hash = (flags & STAT_HAS_HASH) != 0;
 	if (inode)
-		inode_decode(c, &inode[at]);
+		inode_decode(c, inode);
 	if (flags & STAT_HAS_META)
 		err = pairs_decode(cur_bytes16(c), &st->meta, &st->meta_count);
 	if (err == -GRANARY_EPROTO)
 		c->bad = true;
 	return err == -GRANARY_ENOMEM ? err : 0;
+}
+
+static int stat_decode(struct many_op *m, uint32_t at, struct cur *c)
+{
+	struct granary_inode *inodes = inodes_of(m);
+
+	return stat_take(c, &((struct granary_stat *)m->out)[at], inodes ? &inodes[at] : NULL);
 }
 
 static void stat_status(struct many_op *m, uint32_t at, int status)

@@ -1751,3 +1751,4 @@ GRANARY_API GRANARY_MUST_CHECK int granary_task(struct granary_client *client, c
 #endif
 
 #include "granary/fs.h"
+#include "granary/open.h"

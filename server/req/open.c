@@ -82,7 +82,7 @@ static int open_once(struct auth *a, const struct open_ask *ask, struct stat_ent
 
 int open_object(struct req *r, struct auth *auth, const struct open_ask *ask, struct stat_entry *e)
 {
-	int err = session_mark_opens(r->store, r->peer->session);
+	int err = session_mark_opens(r->store, r->peer->session, true);
 
 	if (err < 0) return err;
 	err = open_once(auth, ask, e);
@@ -176,6 +176,16 @@ const struct req_kind open_kind = {
 
 /* ---- CLOSE ---- */
 
+/* It has closed all: the next start need not wait for it. */
+static void left_work(struct req *r)
+{
+	struct session *s = r->peer->session;
+
+	(void)session_mark_opens(r->store, s, false); /* else it does */
+	if (opens_state(r->store->opens, session_id(s)) != 0)
+		(void)session_mark_opens(r->store, s, true); /* another one was opened meanwhile */
+}
+
 static enum step_result close_run(struct req *r)
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
@@ -183,14 +193,24 @@ static enum step_result close_run(struct req *r)
 	uint64_t session;
 
 	if (r->peer->session == NULL) return req_fail(r, -GRANARY_EUNSUPPORTED, "CLOSE needs a session");
-	if (count == 0 || count > WIRE_BATCH_MAX || cur_left(&c) != 8 * (size_t)count)
-		return req_fail(r, -GRANARY_EPROTO, "CLOSE does not parse, or has not 1 to %d handles", WIRE_BATCH_MAX);
+	if (!cur_ok(&c) || count > WIRE_BATCH_MAX || cur_left(&c) != 8 * (size_t)count)
+		return req_fail(r, -GRANARY_EPROTO, "CLOSE does not parse, or has more than %d handles",
+			WIRE_BATCH_MAX);
 	session = session_id(r->peer->session);
 	for (uint32_t i = 0; i < count; i++) (void)opens_close(r->store->opens, session, cur_u64(&c));
 	stat_add(&r->local->stats->entries[OP_CLOSE], count);
+	if (count > 0) return STEP_NEXT;
+	opens_end_session(r->store->opens, session);
+	if (!session_has_opens(r->peer->session)) return STEP_NEXT;
+	r->step++;
+	return req_work(r, left_work);
+}
+
+static enum step_result close_answer(struct req *r)
+{
 	answer_empty(r);
 	return STEP_DONE;
 }
 
-static const struct req_step close_steps[] = { { "close", close_run } };
-const struct req_kind close_kind = { .op = OP_CLOSE, .name = "close", .steps = close_steps, .step_count = 1 };
+static const struct req_step close_steps[] = { { "close", close_run }, { "answer", close_answer } };
+const struct req_kind close_kind = { .op = OP_CLOSE, .name = "close", .steps = close_steps, .step_count = 2 };

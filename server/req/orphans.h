@@ -21,6 +21,6 @@ void orphans_announced(struct orphans *orphans, uint64_t session); /* all that i
 bool orphans_take_late(struct orphans *orphans, uint64_t *session);
 void orphans_are_dead(void *store); /* of opens_new: some are to be removed. Any thread; also to try again */
 
-/* Writes into the session's row that it may have something open. Worker; at once where it says so already. */
-int session_mark_opens(struct store *store, struct session *s);
+/* Writes into the session's row whether it may have something open. Worker; at once where it says so already. */
+int session_mark_opens(struct store *store, struct session *s, bool has_opens);
 bool session_has_opens(struct session *s);

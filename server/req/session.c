@@ -477,22 +477,22 @@ bool session_has_opens(struct session *s)
 	return has_opens;
 }
 
-int session_mark_opens(struct store *store, struct session *s)
+int session_mark_opens(struct store *store, struct session *s, bool has_opens)
 {
 	struct session_row row;
 	int err = 0;
 
-	for (uint32_t tries = 0; !session_has_opens(s) && tries < ROW_TRIES; tries++) {
+	for (uint32_t tries = 0; session_has_opens(s) != has_opens && tries < ROW_TRIES; tries++) {
 		err = row_begin(store, s, &row);
 		if (err == -GRANARY_EBUSY) { /* another request is at it: a commit */
 			usleep(ROW_PAUSE_US);
 			continue;
 		}
-		row.has_opens = true;
+		row.has_opens = has_opens;
 		err = row_end(store, s, &row);
 		if (err < 0 && err != -GRANARY_EBUSY) break;
 	}
-	return session_has_opens(s) ? 0 : err;
+	return session_has_opens(s) == has_opens ? 0 : err;
 }
 
 int session_leave(struct store *store, struct session *s)

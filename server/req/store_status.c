@@ -146,6 +146,8 @@ static uint64_t sum(const struct store *store, size_t offset)
 
 static void status_requests(struct text *t, struct store *store)
 {
+	struct opens_stats opens;
+
 	for (uint8_t op = 0; op < REQ_OPS; op++) {
 		const struct req_kind *kind = req_kind_of(op);
 
@@ -164,6 +166,9 @@ static void status_requests(struct text *t, struct store *store)
 	number(t, "connections_total", SUM(store, connections_total));
 	number(t, "auth_failures", SUM(store, auth_failures));
 	number(t, "sessions", sessions_count(store->sessions));
+	opens_get_stats(store->opens, &opens);
+	number(t, "opens", opens.opens);
+	number(t, "orphans", opens.orphans + opens.dead);
 	number(t, "draining", atomic_load_explicit(&store->draining, memory_order_relaxed));
 }
 

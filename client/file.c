@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* file.c -- files that are open at the server, and telling it again what is open: PROTOCOL 5.20, granary/open.h.
+ *
+ * A file: granary_file_open_start() makes it, its operation owns it
+ *   -> OPEN    file_opened(), the client's thread: the answer came; in io.files.open; the caller's
+ *   -> CLOSED  granary_file_close(): in client->released, then in io.files.closed
+ *   -> (freed) CLOSE is answered; or the client was closed
+ *
+ * Invariants: (1) after a connection was made where there was none, or to another start of the server, what is open is
+ * announced before any other request is sent; what was answered before it was durable is sent again after that, and
+ * files that were not there until then are announced once more behind it, as the last; (2) only then does the server
+ * hear that this was all; (3) a file's status changes once, from 0 to why it is lost; (4) links belong to the client's
+ * thread, while the client lives and in the process that opened it. */
+#include "client_priv.h"
+
+#include <stdlib.h>
+
+enum { CLOSE_MAX = WIRE_BATCH_MAX, ANNOUNCE_MAX = 1024 };
+
+struct granary_file {
+	struct list link;
+	struct list release_link; /* lock: in client->released */
+	struct granary_client *client;
+	uint32_t generation; /* forks of the client, when it was opened */
+	uint64_t handle, object_id, dir_id;
+	uint8_t access;
+	bool is_opened;      /* the answer of OPEN came */
+	bool is_told, is_late; /* io: announced since that is due; and once more behind what is sent again */
+	_Atomic int status;
+	struct granary_opened *out; /* while its operation is under way */
+	char name[];         /* as it was opened; a hint */
+};
+
+static struct granary_file *file_of(struct list *at) { return container_of(at, struct granary_file, link); }
+
+static const char *last_component(const struct granary_ref *ref)
+{
+	const char *slash = ref->name && ref->kind == GRANARY_REF_KEY ? strrchr(ref->name, '/') : NULL;
+
+	return slash ? slash + 1 : ref->name ? ref->name : "";
+}
+
+static struct granary_file *file_new(struct granary_client *c, const struct granary_ref *ref, uint32_t access)
+{
+	const char *name = last_component(ref);
+	struct granary_file *f = calloc(1, sizeof(*f) + strlen(name) + 1);
+
+	if (!f)
+		return NULL;
+	list_init(&f->link);
+	list_init(&f->release_link);
+	f->client = c;
+	client_ref(c);
+	f->generation = atomic_load(&c->generation);
+	f->handle = atomic_fetch_add(&c->files_count, 1) + 1;
+	f->access = (uint8_t)access;
+	memcpy(f->name, name, strlen(name) + 1);
+	return f;
+}
+
+static void file_free(struct granary_file *f)
+{
+	struct granary_client *c = f->client;
+
+	free(f);
+	client_unref(c);
+}
+
+static bool is_forked(const struct granary_file *f)
+{
+	return atomic_load(&f->client->generation) != f->generation || atomic_load(&f->client->forked);
+}
+
+/* ---- opening ---- */
+
+static const struct rpc_kind open_rpc = {
+	.wire_op = OP_OPEN, .in_order = true, .body_size = simple_body_size, .encode = simple_encode,
+	.answer = simple_answer,
+};
+
+static int file_opened(struct simple_op *s, struct slice meta, struct slice data)
+{
+	struct granary_file *f = s->out;
+	struct granary_opened *out = f->out;
+	struct cur c = cur_of(meta.p, meta.len);
+
+	(void)data;
+	cur_u64(&c); /* the state: what is open is announced whatever it is */
+	int err = stat_take(&c, &out->stat, &out->inode);
+	if (!cur_done(&c) || err < 0)
+		return -GRANARY_EPROTO;
+	f->object_id = out->stat.object_id;
+	f->dir_id = out->stat.dir_id;
+	f->is_opened = true;
+	f->is_told = true;
+	f->out = NULL;
+	list_push(&s->op.client->io.files.open, &f->link);
+	s->op.client->io.files.is_used = true;
+	out->file = f;
+	return 0;
+}
+
+/* Where no answer came the server may have it open all the same. */
+static void open_drop(struct simple_op *s)
+{
+	struct granary_file *f = s->out;
+	int err = (int)s->op.result;
+
+	if (f->is_opened)
+		return;
+	if (s->op.sent && (err == -GRANARY_ECANCELED || error_class(err) == ERROR_UNSURE))
+		granary_file_close(&f);
+	else
+		file_free(f);
+}
+
+static struct simple_op *open_new(struct granary_client *c, const struct granary_ref *ref, uint32_t access,
+	struct granary_opened *out, const struct granary_call *call, struct wr *w, int *err)
+{
+	memset(out, 0, sizeof(*out));
+	*err = refs_enter(c, ref, NULL);
+	if (*err == 0 && (access == 0 || access > OPEN_FOR_ALL))
+		*err = error_fail(c, -GRANARY_EINVAL, "a file is opened to be read, to be written, or both");
+	if (*err < 0)
+		return NULL;
+	struct simple_op *s = simple_new(c, &open_rpc, call, 8 + 1 + ref_size(ref), w, err);
+	if (!s)
+		return NULL;
+	struct granary_file *f = file_new(c, ref, access);
+	if (!f) {
+		op_free_quiet(&s->op);
+		*err = error_fail(c, -GRANARY_ENOMEM, "out of memory");
+		return NULL;
+	}
+	f->out = out;
+	s->out = f;
+	s->drop = open_drop;
+	s->decode = file_opened;
+	wr_u64(w, f->handle);
+	wr_u8(w, f->access);
+	ref_encode(w, ref);
+	return s;
+}
+
+int granary_file_open_start(struct granary_client *client, struct granary_ref ref, uint32_t access,
+	struct granary_opened *out, const struct granary_call *call, struct granary_op **op)
+{
+	struct wr w;
+	int err;
+	struct simple_op *s = open_new(client, &ref, access, out, call, &w, &err);
+
+	if (op)
+		*op = NULL;
+	return s ? simple_start(s, &w, op) : err;
+}
+
+int granary_file_open(struct granary_client *client, struct granary_ref ref, uint32_t access,
+	struct granary_opened *out, const struct granary_call *call)
+{
+	struct wr w;
+	int err;
+	struct simple_op *s = open_new(client, &ref, access, out, call, &w, &err);
+
+	return s ? (int)simple_run(s, &w) : err;
+}
+
+struct granary_ref granary_file_ref(const struct granary_file *file)
+{
+	return granary_ref_id(file->object_id, file->dir_id, file->name);
+}
+
+int granary_file_check(const struct granary_file *file)
+{
+	return is_forked(file) ? -GRANARY_EFORKED : atomic_load_explicit(&file->status, memory_order_acquire);
+}
+
+/* ---- closing ---- */
+
+void granary_file_close(struct granary_file **file)
+{
+	struct granary_file *f = file ? *file : NULL;
+	bool wake = false, is_left;
+
+	if (!f)
+		return;
+	*file = NULL;
+	struct granary_client *c = f->client;
+	if (is_forked(f)) {
+		file_free(f); /* its neighbours belonged to the parent's thread */
+		return;
+	}
+	pthread_mutex_lock(&c->lock);
+	is_left = c->files_left;
+	if (!is_left) {
+		list_push(&c->released, &f->release_link);
+		wake = client_wake(c);
+	}
+	pthread_mutex_unlock(&c->lock);
+	if (wake)
+		client_wake_now(c);
+	if (is_left)
+		file_free(f);
+}
+
+void files_take(struct granary_client *c, struct list *released)
+{
+	for (struct list *at; (at = list_pop(released)) != NULL;) {
+		struct granary_file *f = container_of(at, struct granary_file, release_link);
+
+		list_remove(&f->link);
+		list_push(&c->io.files.closed, &f->link);
+	}
+}
+
+struct close_rpc {
+	struct rpc rpc;
+	uint32_t count;
+	struct list files; /* that it closes */
+};
+
+static struct close_rpc *close_of(struct rpc *r) { return container_of(r, struct close_rpc, rpc); }
+
+static size_t close_body_size(struct rpc *r) { return 4 + 8 * (size_t)close_of(r)->count; }
+
+static int close_encode(struct rpc *r, struct wr *w)
+{
+	wr_u32(w, close_of(r)->count);
+	list_for(at, &close_of(r)->files)
+		wr_u64(w, file_of(at)->handle);
+	return 0;
+}
+
+static int close_answer(struct rpc *r, struct slice meta, struct slice data)
+{
+	r->op->client->io.files.is_closing = false;
+	(void)meta;
+	(void)data;
+	return 0;
+}
+
+/* Closed or not, nobody knows them any more. */
+static void close_free(struct rpc *r)
+{
+	for (struct list *at; (at = list_pop(&close_of(r)->files)) != NULL;)
+		file_free(file_of(at));
+	close_of(r)->count = 0;
+}
+
+static bool close_failed(struct rpc *r, int err)
+{
+	(void)err;
+	r->op->client->io.files.is_closing = false;
+	rpc_end(r);
+	return true;
+}
+
+static const struct rpc_kind close_rpc = {
+	.wire_op = OP_CLOSE, .plain = true, .is_patient = true, .body_size = close_body_size, .encode = close_encode,
+	.answer = close_answer, .failed = close_failed, .free = close_free,
+};
+
+static void close_start(struct granary_client *c)
+{
+	struct files *f = &c->io.files;
+	struct close_rpc *r = rpc_new(sizeof(*r), &close_rpc, &f->op);
+
+	if (!r)
+		return;
+	list_init(&r->files);
+	for (; r->count < CLOSE_MAX && !list_empty(&f->closed); r->count++)
+		list_push(&r->files, list_pop(&f->closed));
+	f->is_closing = true;
+	rpc_queue(&r->rpc);
+}
+
+/* ---- announcing ---- */
+
+struct announce_rpc {
+	struct rpc rpc;
+	struct granary_file *files[ANNOUNCE_MAX];
+	uint32_t count;
+	uint8_t flags;
+};
+
+static struct announce_rpc *announce_of(struct rpc *r) { return container_of(r, struct announce_rpc, rpc); }
+
+static size_t announce_body_size(struct rpc *r)
+{
+	const struct announce_rpc *a = announce_of(r);
+	size_t size = 1 + 4;
+
+	for (uint32_t i = 0; i < a->count; i++) {
+		struct granary_ref ref = granary_file_ref(a->files[i]);
+		size += 8 + 1 + ref_size(&ref);
+	}
+	return size;
+}
+
+static int announce_encode(struct rpc *r, struct wr *w)
+{
+	const struct announce_rpc *a = announce_of(r);
+
+	wr_u8(w, a->flags);
+	wr_u32(w, a->count);
+	for (uint32_t i = 0; i < a->count; i++) {
+		struct granary_ref ref = granary_file_ref(a->files[i]);
+
+		wr_u64(w, a->files[i]->handle);
+		wr_u8(w, a->files[i]->access);
+		ref_encode(w, &ref);
+	}
+	return 0;
+}
+
+static void file_is_lost(struct granary_file *f, int err)
+{
+	int none = 0;
+
+	atomic_compare_exchange_strong(&f->status, &none, err); /* invariant (3) */
+}
+
+/* The next part, or the next stage. */
+static void announced(struct granary_client *c, uint8_t flags)
+{
+	struct files *f = &c->io.files;
+
+	f->is_asked = false;
+	if (flags & ANNOUNCE_LAST)
+		f->stage = FILES_TOLD;
+	else if (f->stage == FILES_DUE && f->is_through)
+		f->stage = FILES_WAITING;
+}
+
+static int announce_answer(struct rpc *r, struct slice meta, struct slice data)
+{
+	struct granary_client *c = r->op->client;
+	struct announce_rpc *a = announce_of(r);
+	bool is_last = a->flags & ANNOUNCE_LAST || c->io.files.stage == FILES_LATE;
+	struct cur in = cur_of(meta.p, meta.len);
+
+	(void)data;
+	cur_u64(&in);
+	if (cur_u32(&in) != a->count || cur_left(&in) != 2 * (size_t)a->count)
+		return -GRANARY_EPROTO;
+	for (uint32_t i = 0; i < a->count; i++) {
+		int err = -(int)cur_u16(&in);
+
+		a->files[i]->is_late = err == -GRANARY_ESTALE && !is_last;
+		if (err < 0 && !a->files[i]->is_late)
+			file_is_lost(a->files[i], err);
+	}
+	announced(c, a->flags);
+	return 0;
+}
+
+/* A server that does not know what this is. */
+static bool announce_failed(struct rpc *r, int err)
+{
+	struct files *f = &r->op->client->io.files;
+
+	list_for(at, &f->open)
+		file_is_lost(file_of(at), err);
+	f->stage = FILES_TOLD;
+	f->is_asked = false;
+	rpc_end(r);
+	return true;
+}
+
+static const struct rpc_kind announce_rpc = {
+	.wire_op = OP_ANNOUNCE, .plain = true, .is_patient = true, .is_first = true, .body_size = announce_body_size,
+	.encode = announce_encode, .answer = announce_answer, .failed = announce_failed,
+};
+
+/* Those that are not told yet, as many as go into one. */
+static void announce_more(struct granary_client *c)
+{
+	struct files *f = &c->io.files;
+	struct announce_rpc *a = rpc_new(sizeof(*a), &announce_rpc, &f->op);
+
+	if (!a)
+		return;
+	f->is_through = true;
+	list_for(at, &f->open) {
+		struct granary_file *file = file_of(at);
+
+		if (file->is_told || atomic_load(&file->status) < 0)
+			continue;
+		if (a->count == ANNOUNCE_MAX) {
+			f->is_through = false;
+			break;
+		}
+		file->is_told = true;
+		a->files[a->count++] = file;
+	}
+	if (f->is_through && (f->stage == FILES_LATE || !c->io.unstable.is_replaying))
+		a->flags = ANNOUNCE_LAST;
+	f->is_asked = true;
+	rpc_queue(&a->rpc);
+}
+
+static void announce_drop(struct granary_client *c)
+{
+	struct files *f = &c->io.files;
+
+	list_for_safe(at, next, &f->op.rpcs) {
+		struct rpc *r = container_of(at, struct rpc, op_link);
+		if (r->kind == &announce_rpc)
+			rpc_drop(r);
+	}
+	f->is_asked = false;
+}
+
+void files_lost(struct granary_client *c)
+{
+	struct files *f = &c->io.files;
+
+	if (!f->is_used)
+		return;
+	announce_drop(c);
+	list_for(at, &f->open)
+		file_of(at)->is_told = file_of(at)->is_late = false;
+	f->stage = FILES_DUE;
+}
+
+void files_hello(struct granary_client *c, uint64_t boot_id)
+{
+	bool others = false;
+
+	for (uint32_t i = 0; i < c->config.connections; i++)
+		others = others || c->io.conns[i].state == CONN_READY;
+	if (!others || c->io.files.boot_id != boot_id)
+		files_lost(c);
+	c->io.files.boot_id = boot_id;
+}
+
+/* ---- what the client's thread does ---- */
+
+void files_turn(struct granary_client *c)
+{
+	struct files *f = &c->io.files;
+
+	if (f->stage == FILES_WAITING && !c->io.unstable.is_replaying) {
+		list_for(at, &f->open)
+			if (file_of(at)->is_late)
+				file_of(at)->is_told = false;
+		f->stage = FILES_LATE;
+	}
+	if ((f->stage == FILES_DUE || f->stage == FILES_LATE) && !f->is_asked)
+		announce_more(c);
+	if (f->stage == FILES_TOLD && !f->is_closing && !list_empty(&f->closed))
+		close_start(c);
+}
+
+bool files_hold(const struct granary_client *c, const struct rpc *r)
+{
+	enum files_stage stage = c->io.files.stage;
+
+	return stage != FILES_TOLD && !r->kind->is_first && !(stage == FILES_WAITING && r->kind->is_patient);
+}
+
+bool files_are_used(const struct granary_client *c) { return c->io.files.is_used; }
+
+void files_init(struct granary_client *c)
+{
+	struct files *f = &c->io.files;
+
+	memset(f, 0, sizeof(*f));
+	list_init(&f->open);
+	list_init(&f->closed);
+	list_init(&f->op.rpcs);
+	f->op.client = c;
+	f->op.ended = true; /* it never is: nobody owns it */
+	f->op.deadline_ns = NEVER_NS;
+}
+
+/* The client's thread has ended. Files that are open belong to their callers from here on. */
+void files_release(struct granary_client *c)
+{
+	struct files *f = &c->io.files;
+	struct list released;
+
+	while (!list_empty(&f->op.rpcs))
+		rpc_drop(container_of(f->op.rpcs.next, struct rpc, op_link));
+	list_init(&released);
+	pthread_mutex_lock(&c->lock);
+	c->files_left = true;
+	list_splice(&released, &c->released);
+	pthread_mutex_unlock(&c->lock);
+	files_take(c, &released);
+	for (struct list *at; (at = list_pop(&f->closed)) != NULL;)
+		file_free(file_of(at));
+	while (list_pop(&f->open) != NULL)
+		continue;
+}
+
+/* ---- at the end ---- */
+
+static const struct rpc_kind close_all_rpc = {
+	.wire_op = OP_CLOSE, .plain = true, .body_size = simple_body_size, .encode = simple_encode,
+	.answer = simple_answer,
+};
+
+void files_leave(struct granary_client *c)
+{
+	enum { LEAVE_MS = 2000 };
+	struct wr w;
+	int err;
+
+	if (atomic_load(&c->files_count) == 0)
+		return;
+	struct simple_op *s = simple_new(c, &close_all_rpc, GRANARY_CALL(.timeout_ms = LEAVE_MS), 4, &w, &err);
+	if (!s)
+		return;
+	wr_u32(&w, 0); /* all */
+	(void)simple_run(s, &w); /* else they end with the session */
+}

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Goal: a file that a client has open keeps its bytes when another one deletes or replaces it, also over kill -9 of the
+server; it goes when the last one closes it, or when its client was killed. Method: libgranary through ctypes, two
+clients of one process and one that is killed."""
+import ctypes
+import os
+import subprocess
+import sys
+import time
+
+from crash_lib import Server, need_programs, scratch, spawn
+from stream_lib import Command, check
+
+BUILD = os.path.abspath(os.environ.get("GRANARY_BUILD", os.path.join(os.path.dirname(__file__), "../../build/release")))
+UNSTABLE, READ, WRITE = 1, 1, 2
+ESTALE, ENOTFOUND = -22, -1
+DATA = bytes(range(256)) * 1000
+
+
+class Call(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("bucket", ctypes.c_char_p), ("done", ctypes.c_void_p), ("arg", ctypes.c_void_p),
+                ("timeout_ms", ctypes.c_uint32), ("flags", ctypes.c_uint32)]
+
+
+class Ref(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("dir_id", ctypes.c_uint64), ("object_id", ctypes.c_uint64),
+                ("kind", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
+
+
+class Stat(ctypes.Structure):
+    _fields_ = [("status", ctypes.c_int32), ("kind", ctypes.c_uint32)] + \
+        [(n, ctypes.c_uint64) for n in ("object_id", "version", "size", "mtime_ns", "dir_id")] + \
+        [(n, ctypes.c_uint32) for n in ("mode", "uid", "gid", "has_hash")] + \
+        [("hash", ctypes.c_uint8 * 16), ("meta", ctypes.c_void_p), ("meta_count", ctypes.c_uint64)]
+
+
+class Inode(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_uint64) for n in ("ctime_ns", "atime_ns", "rdev")] + \
+        [("nlink", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
+
+
+class Opened(ctypes.Structure):
+    _fields_ = [("file", ctypes.c_void_p), ("stat", Stat), ("inode", Inode)]
+
+
+class Entry(ctypes.Structure):
+    _fields_ = [("ref", Ref), ("flags", ctypes.c_uint32), ("status", ctypes.c_int32)] + \
+        [(n, ctypes.c_uint64) for n in ("offset", "length", "version")] + \
+        [("buf", ctypes.c_void_p), ("buf_size", ctypes.c_size_t), ("data", ctypes.c_void_p), ("data_len", ctypes.c_size_t)] + \
+        [(n, ctypes.c_uint64) for n in ("object_id", "dir_id", "size", "mtime_ns")] + \
+        [("hash", ctypes.c_uint8 * 16), ("user", ctypes.c_void_p)]
+
+
+class Client:
+    def __init__(self):
+        self.lib = lib = ctypes.CDLL(os.path.join(BUILD, "libgranary.so"))
+        lib.granary_last_error.restype = ctypes.c_char_p
+        lib.granary_read_batch_into.restype = ctypes.c_int64
+        lib.granary_file_ref.restype = Ref
+        lib.granary_file_open.argtypes = [ctypes.c_void_p, Ref, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p]
+        self.handle = ctypes.c_void_p()
+        err = lib.granary_open(None, ctypes.byref(self.handle))
+        check(err == 0, f"granary_open: {err}")
+
+    def call(self, flags=0):
+        return ctypes.byref(Call(ctypes.sizeof(Call), b"data", None, None, 60000, flags))
+
+    def put(self, key, data, flags=0):
+        err = self.lib.granary_put(self.handle, key.encode(), data, ctypes.c_size_t(len(data)), self.call(flags))
+        check(err == 0, f"put {key}: {err} {self.error()}")
+
+    def delete(self, key, flags=0):
+        err = self.lib.granary_delete(self.handle, key.encode(), self.call(flags))
+        check(err == 0, f"delete {key}: {err} {self.error()}")
+
+    def open(self, key, access=READ):
+        out = Opened()
+        err = self.lib.granary_file_open(self.handle, Ref(key.encode(), 0, 0, 1, 0), access, ctypes.byref(out), self.call())
+        return err, out
+
+    def must_open(self, key, access=READ):
+        err, out = self.open(key, access)
+        check(err == 0, f"open {key}: {err} {self.error()}")
+        return ctypes.c_void_p(out.file), out
+
+    def check_file(self, file):
+        return self.lib.granary_file_check(file)
+
+    def ref(self, file):
+        return self.lib.granary_file_ref(file)
+
+    def close_file(self, file):
+        self.lib.granary_file_close(ctypes.byref(file))
+
+    def read(self, ref):
+        """Status or bytes."""
+        entry, slab = Entry(ref=ref), ctypes.create_string_buffer(len(DATA) + 100)
+        err = self.lib.granary_read_batch_into(self.handle, ctypes.byref(entry), ctypes.c_size_t(1), slab,
+                                               ctypes.c_size_t(len(slab)), 0, self.call())
+        check(err >= 0 or entry.status < 0, f"read: {err} {self.error()}")
+        return entry.status if entry.status < 0 else slab.raw[:entry.data_len]
+
+    def write(self, ref, offset, data):
+        self.lib.granary_write.argtypes = [ctypes.c_void_p, Ref, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t,
+                                           ctypes.c_void_p, ctypes.c_void_p]
+        return self.lib.granary_write(self.handle, ref, offset, data, len(data), None, self.call())
+
+    def error(self):
+        return (self.lib.granary_last_error(self.handle) or b"").decode()
+
+    def close(self):
+        self.lib.granary_close(ctypes.byref(self.handle))
+
+
+def child(key):
+    client = Client()
+    file, _ = client.must_open(key)
+    print(client.ref(file).object_id, flush=True)
+    sys.stdin.readline()
+
+
+def objects(cmd):
+    """What the bucket counts: names, and objects without one."""
+    return cmd.json("bucket", "ls", cmd.server.url)[0]["objects"]
+
+
+def wait_for_orphans(cmd, n):
+    want = n + len(cmd.json("ls", "-r", f"{cmd.server.url}/data/"))
+    end = time.monotonic() + 60
+    while objects(cmd) != want and time.monotonic() < end:
+        time.sleep(0.05)
+    check(objects(cmd) == want, f"{objects(cmd)} objects, not {want}")
+
+
+def test_deleted_and_replaced(cmd, server):
+    a, b = Client(), Client()
+    a.put("x", DATA)
+    a.put("y", DATA)
+    x, out = a.must_open("x", READ | WRITE)
+    y, _ = a.must_open("y")
+    check(out.stat.size == len(DATA) and out.inode.nlink == 1, "what open tells")
+    b.delete("x")
+    b.put("y", b"another")
+    check(a.read(a.ref(x)) == DATA and a.read(a.ref(y)) == DATA, "other bytes")
+    check(b.read(a.ref(x)) == ESTALE, "who does not have it open reads it")
+    check(a.write(a.ref(x), 10, b"written") == 0, f"write: {a.error()}")
+    check(a.read(a.ref(x))[10:17] == b"written", "what was written is not there")
+    check(a.open("x")[0] == ENOTFOUND, "it has a name")
+    wait_for_orphans(cmd, 2)
+    server.kill()
+    server.start()
+    check(a.read(a.ref(x))[10:17] == b"written" and a.read(a.ref(y)) == DATA, "other bytes after kill -9 of the server")
+    check(a.check_file(x) == 0 and a.check_file(y) == 0, "a file is lost")
+    a.close_file(x)
+    a.close_file(y)
+    wait_for_orphans(cmd, 0)
+    a.close()
+    b.close()
+
+
+def test_unstable(cmd, server):
+    """Made, opened and deleted before any of it is durable; all of it is sent again."""
+    a = Client()
+    a.put("first", b"1", UNSTABLE)
+    a.put("u", DATA, UNSTABLE)
+    file, _ = a.must_open("u")
+    a.delete("u", UNSTABLE)
+    server.kill()
+    server.start()
+    check(a.read(a.ref(file)) == DATA, f"what was sent again: {a.check_file(file)}")
+    check(a.open("u")[0] == ENOTFOUND, "its name is back")
+    a.close_file(file)
+    wait_for_orphans(cmd, 0)
+    a.close()
+
+
+def test_client_closed(cmd, server):
+    """Files are closed with their client."""
+    del server
+    a, b = Client(), Client()
+    a.put("c", DATA)
+    file, _ = a.must_open("c")
+    b.delete("c")
+    wait_for_orphans(cmd, 1)
+    a.close()
+    wait_for_orphans(cmd, 0)
+    a.close_file(file)
+    b.close()
+
+
+def test_client_killed(cmd, server):
+    """And the server: nobody comes back for the file."""
+    a = Client()
+    a.put("k", DATA)
+    p = spawn([sys.executable, os.path.abspath(__file__), "child", "k"], env=cmd.env, stdin=subprocess.PIPE,
+              stdout=subprocess.PIPE, text=True)
+    object_id = int(p.stdout.readline())
+    a.delete("k")
+    wait_for_orphans(cmd, 1)
+    p.kill()
+    p.wait()
+    server.kill()
+    server.start()
+    wait_for_orphans(cmd, 0)
+    check(a.read(Ref(b"", 0, object_id, 3, 0)) == ESTALE, "it is still there")
+    a.close()
+
+
+def main():
+    need_programs()
+    server = Server(scratch("opens"))
+    server.start()
+    cmd = Command(server)
+    os.environ.update(GRANARY_URL=server.url, GRANARY_CREDENTIALS=str(server.credentials))
+    cmd.run("bucket", "create", f"{server.url}/data")
+    for test in (test_deleted_and_replaced, test_unstable, test_client_closed, test_client_killed):
+        begun = time.monotonic()
+        test(cmd, server)
+        print(f"{test.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
+    check(cmd.json("ls", "-r", f"{server.url}/data/")[0]["key"].endswith("first"), "what is left")
+    server.stop()
+    print("passed")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        child(sys.argv[2])
+    else:
+        main()
