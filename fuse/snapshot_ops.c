@@ -296,7 +296,7 @@ static int do_init(struct mount *m, struct request *r)
 {
 	struct fuse_init_in in = { .major = 0 };
 	struct fuse_init_out out = { .major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION };
-	uint64_t can, want = FUSE_ASYNC_READ | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_PARALLEL_DIROPS |
+	uint64_t can, want = FUSE_ASYNC_READ | FUSE_DO_READDIRPLUS | FUSE_PARALLEL_DIROPS |
 			     FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT | FUSE_MAX_PAGES | FUSE_INIT_EXT |
 			     FUSE_EXPLICIT_INVAL_DATA | FUSE_ABORT_ERROR | (m->use_rings ? KERNEL_OVER_IO_URING : 0) |
 			     (m->direct ? KERNEL_DIRECT_MMAP : 0);

@@ -279,7 +279,7 @@ static int list_name(void *arg, const char *key, uint64_t id, uint32_t field)
 	if (!can_show(name, strlen(name))) return 0;
 	l->held_node = (struct node){ .number = FILE_MARK | (id * l->tree->fields + field) };
 	if (l->sizes) l->err = file_node(l->tree, id, field, &l->held_node);
-	snprintf(l->held, sizeof(l->held), "%s", key);
+	memcpy(l->held, key, strlen(key) + 1);
 	l->held_next = l->number;
 	return l->err < 0 ? WALK_FULL : 0;
 }
