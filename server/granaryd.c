@@ -420,7 +420,7 @@ static int settings_read(int argc, char **argv)
 		fprintf(stderr, "granaryd: %s\n", why);
 		return EXIT_WRONG_SETTINGS;
 	}
-	if (d.options.mode != MODE_RUN && d.options.mode != MODE_RESTORE) return 0;
+	if (d.options.mode != MODE_RUN && d.options.mode != MODE_RESTORE && d.options.mode != MODE_REBUILD) return 0;
 	if (!d.options.quickstart && d.config.values[CONFIG_DATA].text[0] == '\0') {
 		fprintf(stderr, "granaryd: no data directory; give --data DIR, `data` in --config "
 				"FILE, or --quickstart DIR\n");
@@ -450,7 +450,8 @@ int main(int argc, char **argv)
 		printf("%s: the settings are valid\n",
 			d.options.config_file ? d.options.config_file : "command line");
 		return 0;
-	case MODE_RESTORE: return offline_main(&d.options, d.config.values[CONFIG_DATA].text);
+	case MODE_RESTORE:
+	case MODE_REBUILD: return offline_main(&d.options, &d.config);
 	case MODE_RUN: break;
 	}
 	return run();

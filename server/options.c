@@ -17,8 +17,9 @@ static const struct own_option {
 	{ "quickstart", "DIR",
 		"make DIR if missing, start on a free loopback port with a bucket and a key" },
 	{ "restore", "BACKUP", "make the metadata of --data out of a backup, and stop" },
+	{ "rebuild", NULL, "make the metadata of --data out of its packs, on that of --backup if given, and stop" },
 	{ "checkpoint", "N", "with --restore: this checkpoint, and nothing after it" },
-	{ "json", NULL, "with --restore: answer in JSON" },
+	{ "json", NULL, "with --restore, --rebuild: answer in JSON" },
 	{ "check-config", NULL, "check the settings and stop; exit code 2 when they are wrong" },
 	{ "print-default-config", NULL, "print a commented config file and stop" },
 	{ "print-effective-config", NULL, "print every setting and where it came from, and stop" },
@@ -29,6 +30,7 @@ enum own_code {
 	OWN_CONFIG,
 	OWN_QUICKSTART,
 	OWN_RESTORE,
+	OWN_REBUILD,
 	OWN_CHECKPOINT,
 	OWN_JSON,
 	OWN_CHECK,
@@ -126,6 +128,7 @@ static int option_take(struct options *o, int code, const char *arg, char *why)
 		[OWN_EFFECTIVE] = MODE_PRINT_EFFECTIVE,
 		[OWN_VERSION] = MODE_VERSION,
 		[OWN_HELP] = MODE_HELP,
+		[OWN_REBUILD] = MODE_REBUILD,
 	};
 
 	if (code >= CODE_KEY) {

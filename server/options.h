@@ -13,6 +13,7 @@ enum options_mode {
 	MODE_VERSION,
 	MODE_HELP,
 	MODE_RESTORE,
+	MODE_REBUILD,
 };
 
 enum { OPTIONS_FLAGS_MAX = 64 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backup.c -- backup: a checkpoint now; restore: the metadata back out of one. The server's own program restores, as it
- * alone knows the metadata; it stands beside this one, or is on the PATH. */
+/* backup.c -- backup: a checkpoint now; restore, rebuild: the metadata back out of one, or out of packs. The server's
+ * own program does that, as it alone knows the metadata; it stands beside this one, or is on the PATH. */
 #include "cli.h"
 
 #include <errno.h>
@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { POLL_MS = 100, PATH_CAP = 4096, ARGS_MAX = 12 };
+enum { POLL_MS = 100, PATH_CAP = 4096, SERVER_ARGS_MAX = 80 };
 
 struct state {
 	bool is_running, is_failing;
@@ -116,7 +116,7 @@ int run_backup(int count, char **args)
 	return code;
 }
 
-/* ---- restore ------------------------------------------------------------------------------- */
+/* ---- restore, rebuild ---------------------------------------------------------------------- */
 
 /* granaryd beside this program, or the one that is found by name. */
 static const char *server_program(char out[PATH_CAP])
@@ -132,18 +132,20 @@ static const char *server_program(char out[PATH_CAP])
 	return access(out, X_OK) == 0 ? out : "granaryd";
 }
 
-int run_restore(int count, char **args)
+/* Becomes granaryd with these options; args: data directory, then further hot directories. */
+static int run_server(const char *mode, const char *backup, int count, char **args)
 {
-	char path[PATH_CAP], number[TEXT_SHORT], *argv[ARGS_MAX];
-	const char *program = server_program(path);
+	char path[PATH_CAP], number[TEXT_SHORT], *argv[SERVER_ARGS_MAX + 1];
+	const char *program = server_program(path), *first[] = { program, mode, backup, "--data" };
 	int n = 0;
 
-	(void)count;
-	argv[n++] = (char *)(uintptr_t)program;
-	argv[n++] = (char *)(uintptr_t) "--restore";
+	for (size_t i = 0; i < sizeof(first) / sizeof(first[0]); i++)
+		if (first[i] != NULL) argv[n++] = (char *)(uintptr_t)first[i];
 	argv[n++] = args[0];
-	argv[n++] = (char *)(uintptr_t) "--data";
-	argv[n++] = args[1];
+	for (int i = 1; i < count; i++) {
+		argv[n++] = (char *)(uintptr_t) "--hot";
+		argv[n++] = args[i];
+	}
 	snprintf(number, sizeof(number), "%" PRIu64, opts.checkpoint);
 	if (opts.checkpoint > 0) argv[n++] = (char *)(uintptr_t) "--checkpoint";
 	if (opts.checkpoint > 0) argv[n++] = number;
@@ -152,4 +154,23 @@ int run_restore(int count, char **args)
 	fflush(NULL);
 	execvp(program, argv);
 	return fail_errno(errno, "cannot run %s, which restores", program);
+}
+
+int run_restore(int count, char **args)
+{
+	char backup[PATH_CAP];
+
+	if (snprintf(backup, sizeof(backup), "--restore=%s", args[0]) >= (int)sizeof(backup))
+		return fail(CLI_USAGE, "'%.100s...' is longer than a path may be", args[0]);
+	return run_server(backup, NULL, count - 1, args + 1);
+}
+
+int run_rebuild(int count, char **args)
+{
+	char backup[PATH_CAP];
+
+	if (opts.backup == NULL) return run_server("--rebuild", "--backup=none", count, args);
+	if (snprintf(backup, sizeof(backup), "--backup=%s", opts.backup) >= (int)sizeof(backup))
+		return fail(CLI_USAGE, "'%.100s...' is longer than a path may be", opts.backup);
+	return run_server("--rebuild", backup, count, args);
 }

@@ -32,7 +32,7 @@ struct options {
 	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
 	bool remove, symbolic;
 	bool world_given, depth_given, delete, slow, verify, cancel;
-	const char *url, *credentials, *profile, *data, *log;
+	const char *url, *credentials, *profile, *data, *log, *backup;
 	const char *layout, *note, *output, *against, *by, *shuffle;
 	const char *perm, *owner, *mtime, *atime;
 	const char *prefix, *group, *split, *file, *mode, *last, *on_error, *job, *resume;
@@ -260,5 +260,5 @@ verb_fn run_snapshot_create, run_snapshot_ls, run_snapshot_show, run_snapshot_rm
 	run_snapshot_repack, run_snapshot_verify;
 verb_fn run_recipe_create, run_recipe_ls, run_recipe_show, run_recipe_rm;
 verb_fn run_stream, run_jobs, run_provenance, run_shuffle_quality;
-verb_fn run_backup, run_restore;
+verb_fn run_backup, run_restore, run_rebuild;
 verb_fn run_status, run_check, run_bench_read, run_bench_put;

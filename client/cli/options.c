@@ -268,7 +268,7 @@ static const struct verb verbs[] = {
 		"too. Ends when the checkpoint is whole. The bytes of objects are not part of it: they stay in the "
 		"packs.",
 		{ "granary backup" } },
-	{ "restore", "BACKUP DATA", 2, 2, run_restore, "bring back metadata that was lost, out of a backup",
+	{ "restore", "BACKUP DATA [HOT]...", 2, 33, run_restore, "bring back metadata that was lost, out of a backup",
 		"On the server's machine, while it does not run. DATA is its data directory, with the packs if they "
 		"are still there, without metadata. Brings back all that was committed up to the end of the backup's "
 		"log (about a second before the end), says which objects' packs are gone, and sets packs aside that "
@@ -276,6 +276,14 @@ static const struct verb verbs[] = {
 		"be run again.",
 		{ "granary restore /backup/granary /srv/granary",
 			"granary restore /backup/granary /srv/granary --checkpoint 17" } },
+	{ "rebuild", "DATA [HOT]...", 1, 33, run_rebuild, "make metadata that was lost out of the packs",
+		"On the server's machine, while it does not run. DATA is its data directory without metadata, HOT "
+		"its further hot directories. With --backup what is newer than the backup is added to it; without "
+		"one every object is put where its record in a pack says, and what no record says is lost: deletes, "
+		"renames, links, attributes set later, snapshots, keys. Exit code 0: all is back; 3: what is lost "
+		"was named (always without a backup); 1: failed, nothing changed: it can be run again.",
+		{ "granary rebuild /srv/granary --backup /backup/granary",
+			"granary rebuild /srv/granary /mnt/nvme1/granary" } },
 	{ "bench read", "TARGET", 1, 1, run_bench_read,
 		"read epochs of a dataset in batches and measure",
 		"Lists TARGET, reads it in a random order in batches with several under way, "
@@ -375,7 +383,8 @@ static const struct option_row rows[] = {
 	{ 0, "weight", "N", TYPE_NUMBER, AT(weight), 1, 1000, " stream ", "share of the server (1)" },
 	{ 0, "tar", NULL, TYPE_FLAG, AT(tar), 0, 0, " stream export ",
 		"as a tar archive: stream to standard output, export to a file of any name" },
-	{ 0, "checkpoint", "N", TYPE_NUMBER, AT(checkpoint), 1, UINT64_MAX, " restore ",
+	{ 0, "backup", "DIR", TYPE_TEXT, AT(backup), 0, 0, " rebuild ", "begin with the metadata of this backup" },
+	{ 0, "checkpoint", "N", TYPE_NUMBER, AT(checkpoint), 1, UINT64_MAX, " restore rebuild ",
 		"as of this one, with nothing after it (default: the newest, and the log)" },
 	{ 0, "slow", NULL, TYPE_FLAG, AT(slow), 0, 0, " status ",
 		"the last requests that took long (slow_request), and where each waited" },

@@ -337,9 +337,15 @@ static int incarnations_read(struct restore *r, const struct backup_numbers *man
 	return err;
 }
 
+void restore_write_failed(void *arg, const char *what)
+{
+	(void)arg;
+	log_warn("metadata that is being made cannot be written; step='%s'", what);
+}
+
 static int open_made(struct restore *r, struct kv **out)
 {
-	struct kv_options o = { .must_exist = true };
+	struct kv_options o = { .must_exist = true, .fatal = restore_write_failed };
 	int err = r->simulated ? kv_open_mem(r->to, r->dir, &o, out) : kv_open_rocks(r->to, r->dir, &o, out);
 
 	if (err < 0)

@@ -37,3 +37,6 @@ struct restore {
 /* The metadata is open then; kv_close writes it out. -GRANARY_ENOTFOUND: no backup, or no checkpoint in it;
  * CORRUPT: none that is sound. */
 int restore_metadata(struct restore *r, struct kv **out);
+
+/* kv_options.fatal of metadata that is being made: it is thrown away, and who writes gets -GRANARY_EIO. */
+void restore_write_failed(void *arg, const char *what);

@@ -133,7 +133,8 @@ int ns_plan_finish(struct ns_plan *plan);
 /* Called once after the commit, with its result: path counters, bucket table, ids being shared. */
 void ns_plan_committed(struct ns_plan *plan, int result);
 
-enum ns_condition { NS_ANY = 0, NS_IF_ABSENT = 1, NS_IF_VERSION = 2 };
+/* NS_IF_NEWER: what is there has a lower version than the one that is put. */
+enum ns_condition { NS_ANY = 0, NS_IF_ABSENT = 1, NS_IF_VERSION = 2, NS_IF_NEWER = 3 };
 struct ns_put {
 	struct ns_ref ref; /* BY_KEY or BY_NAME */
 	enum ns_condition condition;
@@ -145,6 +146,7 @@ struct ns_put {
 	uint32_t mode, uid, gid;
 	bool has_hash;
 	struct hash128 hash;
+	bool is_linked; /* its records name another place: it gets an `o` row */
 	struct slice meta;
 	const struct extent *extents;
 	uint32_t extent_count; /* any number: the plan spills to `x` rows */
@@ -155,6 +157,14 @@ struct ns_put {
  * the request), quota counters, the old object's extents. 0; PRECONDITION; ISDIR (a BY_NAME put over a directory);
  * NAME; ECHANGED; NOTFOUND (BY_NAME: no such directory); INVAL. An entry that is refused leaves the plan as it was. */
 int ns_plan_put(struct ns_plan *plan, struct ns_put *put);
+
+/* ---- what a rebuild brings back under its old id (ns_adopt.c); nothing serves meanwhile ---- */
+/* A bucket; id and root 0: new ones. Commits. EXIST; NAME. */
+int ns_bucket_adopt(struct ns *ns, struct slice name, uint64_t id, uint64_t root);
+/* A directory "a/b/" that is not there, an implicit one; missing ones above it get new ids. EXIST: the path, or the id,
+ * is there already. */
+int ns_plan_adopt_dir(struct ns_plan *plan, uint64_t bucket, struct slice path, uint64_t id, bool dataset);
+void ns_plan_set_unlimited(struct ns_plan *plan); /* quotas do not hold: what is brought back was there */
 
 struct ns_deleted {
 	uint64_t version, size;

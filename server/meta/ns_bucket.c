@@ -217,15 +217,16 @@ static int bucket_commit_create(struct ns *ns, const struct ns_bucket *b, struct
 	return err;
 }
 
-static int bucket_make(struct ns *ns, struct slice name, struct slice owner_key)
+/* id, root: 0: new ones. */
+static int bucket_make(struct ns *ns, struct slice name, struct slice owner_key, uint64_t id, uint64_t root)
 {
 	struct ns_bucket b = { 0 };
 	int err;
 	if (ns_bucket_find(ns, name, &b) == 0)
 		return -GRANARY_EEXIST;
 	memset(&b, 0, sizeof(b));
-	b.id = ids_object(ns->ids);
-	b.root = ids_object(ns->ids);
+	b.id = id != 0 ? id : ids_object(ns->ids);
+	b.root = root != 0 ? root : ids_object(ns->ids);
 	b.created_ns = ns->clock == NULL ? 0 : store_clock_now(ns->clock);
 	b.name_len = (uint8_t)name.len;
 	memcpy(b.name, name.p, name.len);
@@ -243,7 +244,13 @@ static int bucket_make(struct ns *ns, struct slice name, struct slice owner_key)
 int ns_bucket_create(struct ns *ns, struct slice name, struct slice owner_key)
 {
 	int err = bucket_name_check(name);
-	return err < 0 ? err : bucket_make(ns, name, owner_key);
+	return err < 0 ? err : bucket_make(ns, name, owner_key, 0, 0);
+}
+
+int ns_bucket_adopt(struct ns *ns, struct slice name, uint64_t id, uint64_t root)
+{
+	int err = bucket_name_check(name);
+	return err < 0 ? err : bucket_make(ns, name, slice_of(NULL, 0), id, root);
 }
 
 int ns_bucket_system(struct ns *ns, struct ns_bucket *out)
@@ -252,7 +259,7 @@ int ns_bucket_system(struct ns *ns, struct ns_bucket *out)
 	for (int tries = 0; tries < WALK_TRIES; tries++) {
 		if (ns_bucket_find(ns, name, out) == 0)
 			return 0;
-		int err = bucket_make(ns, name, slice_of(NULL, 0));
+		int err = bucket_make(ns, name, slice_of(NULL, 0), 0, 0);
 		if (err < 0 && err != -GRANARY_EEXIST)
 			return err;
 	}

@@ -645,7 +645,7 @@ static void plan_end_bucket(struct ns_plan *plan, const struct plan_bucket *b)
 	uint8_t buf[ROW_KEY_MAX];
 	struct slice key = row_quota(buf, b->bucket);
 	struct ns_bucket bucket;
-	if (ns_bucket_by_id(plan->ns, b->bucket, &bucket) == 0) {
+	if (!plan->is_unlimited && ns_bucket_by_id(plan->ns, b->bucket, &bucket) == 0) {
 		if (bucket.quota_bytes > 0 && b->bytes > 0)
 			kv_pre_counter(plan->txn, key, QTAG_BYTES, (uint64_t)b->bytes, bucket.quota_bytes);
 		if (bucket.quota_objects > 0 && b->objects > 0)

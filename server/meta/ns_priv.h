@@ -189,6 +189,7 @@ struct ns_plan {
 	bool has_moved_dirs;     /* a directory row was put over, moved or removed by this plan: caches do not know */
 	bool bumps_paths;        /* the transaction renames or removes a directory, or changes its group */
 	bool may_not_block;      /* on a reactor: EAGAIN instead of a read from disk or a scan */
+	bool is_unlimited;       /* by quotas */
 	bool is_finished, is_committed;
 };
 

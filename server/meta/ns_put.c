@@ -27,7 +27,7 @@ static int put_check(struct ns_plan *plan, const struct ns_put *put, const struc
 	struct kv_value value;
 	if (put->parent != 0 && put->parent != spot_dir(s))
 		return -GRANARY_ECHANGED;
-	if (put->ref.by == NS_BY_NAME && s->missing.len == 0 && s->name.len > 0) {
+	if (put->ref.by == NS_BY_NAME && put->condition != NS_IF_NEWER && s->missing.len == 0 && s->name.len > 0) {
 		int err = row_get(plan->ns, plan, row_entry(buf, s->dir.d.id, s->name, true), &value);
 		row_release(&value);
 		if (err != -GRANARY_ENOTFOUND)
@@ -36,6 +36,8 @@ static int put_check(struct ns_plan *plan, const struct ns_put *put, const struc
 	if (ids_used() != NULL && ids_used()->is_replay && old->version > put->version)
 		return -GRANARY_EPRECONDITION; /* written by somebody else since */
 	if (put->condition == NS_IF_ABSENT && old->version != 0)
+		return -GRANARY_EPRECONDITION;
+	if (put->condition == NS_IF_NEWER && old->version > put->version)
 		return -GRANARY_EPRECONDITION;
 	if (put->condition == NS_IF_VERSION && (old->version == 0 || old->version != put->if_version))
 		return -GRANARY_EPRECONDITION;
@@ -55,8 +57,10 @@ static int put_extents_outside(struct ns_plan *plan, const struct ns_put *put)
 	return plan->error;
 }
 
-static int put_row(struct ns_plan *plan, const struct ns_put *put, struct slice key)
+static int put_row(struct ns_plan *plan, const struct ns_put *put, const struct spot *s)
 {
+	uint8_t key_buf[ROW_KEY_MAX], link_buf[ROW_KEY_MAX];
+	struct slice key = row_entry(key_buf, s->dir.d.id, s->name, false);
 	struct ns *ns = plan->ns;
 	uint32_t inline_count = put->extent_count < ROW_EXTENTS_INLINE_MAX
 		? put->extent_count : ROW_EXTENTS_INLINE_MAX;
@@ -64,7 +68,7 @@ static int put_row(struct ns_plan *plan, const struct ns_put *put, struct slice 
 		.id = put->id, .version = put->version, .size = put->size, .mtime_ns = put->mtime_ns,
 		.ctime_ns = plan->now_ns, .written_ns = ns->clock == NULL ? 0 : store_clock_now(ns->clock),
 		.mode = put->mode, .uid = put->uid, .gid = put->gid, .has_hash = put->has_hash, .hash = put->hash,
-		.meta = put->meta, .nlink = 1, .extent_count = inline_count,
+		.meta = put->meta, .nlink = 1, .has_links = put->is_linked, .extent_count = inline_count,
 		.extents_outside = put->extent_count - inline_count,
 	};
 	for (uint32_t i = 0; i < inline_count; i++)
@@ -74,6 +78,8 @@ static int put_row(struct ns_plan *plan, const struct ns_put *put, struct slice 
 	if (err < 0)
 		return err;
 	plan_put_row(plan, key, value);
+	if (put->is_linked)
+		plan_put_row(plan, row_link(link_buf, put->id, s->dir.d.id, s->name), slice_of(NULL, 0));
 	for (uint32_t i = 0; i < put->extent_count; i++)
 		if ((put->extents[i].flags & EXTENT_HOLE) == 0)
 			plan_account_pack(plan, &put->extents[i], 1);
@@ -98,7 +104,7 @@ static int put_apply(struct ns_plan *plan, uint64_t seen, const struct ns_put *p
 		err = plan_release_object(plan, seen, s->dir.d.bucket, s->dir.d.id, s->name, old);
 	}
 	if (err == 0)
-		err = put_row(plan, put, key);
+		err = put_row(plan, put, s);
 	plan_account_bucket(plan, s->dir.d.bucket, (int64_t)put->size, 1);
 	return err < 0 ? err : plan->error;
 }

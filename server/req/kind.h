@@ -83,6 +83,10 @@ int ref_parse(struct cur *c, const struct auth *a, struct ns_ref *ref);
 /* "bucket/key", escaped, as well as it is known without blocking, for errors and logs. */
 char *ref_text(struct auth *a, const struct ns_ref *ref, char *buf, size_t cap);
 struct slice ref_bucket_name(const struct auth *a);
+/* What a record says of the object's place besides directory id and name (FORMAT 3.2): "bucket/key" written to w, which
+ * has REF_RECORD_KEY_MAX, and the bucket's id; empty and 0 where that is not known without blocking. */
+enum { REF_RECORD_KEY_MAX = BUCKET_LEN_MAX + 1 + KEY_LEN_MAX };
+struct slice ref_record_key(struct auth *a, const struct ns_ref *ref, struct wr *w, uint64_t *bucket);
 
 uint8_t stat_kind_of(bool is_dir, uint32_t mode); /* stat.c: STAT_... */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* offline_packs.c -- metadata that was brought back against the packs that are there. Only names are looked at: what is
- * in the packs is for `granary check`.
+/* offline_packs.c -- metadata that was brought back against the packs that are there, in all hot directories. Only
+ * names are looked at: what is in the packs is for `granary check`.
  * Invariant: nothing is moved before all names were read without an error. */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -14,17 +14,12 @@
 #include "req/offline_priv.h"
 #include "tier/packs.h"
 
-enum { HOT_STORE = 1, DEPTH_MAX = 512, PATH_CAP = BUCKET_LEN_MAX + 1 + KEY_LEN_MAX + 1 };
+enum { DEPTH_MAX = 512, PATH_CAP = BUCKET_LEN_MAX + 1 + KEY_LEN_MAX + 1 };
 
 struct missing {
 	uint64_t *ids;
 	uint32_t count, cap;
 }; /* ascending, as the rows are */
-
-static void tell_lost(struct work *w, const char *what, const char *name)
-{
-	if (w->o->lost != NULL) w->o->lost(w->o->lost_arg, what, name);
-}
 
 static int missing_add(struct missing *m, uint64_t id)
 {
@@ -55,22 +50,32 @@ static bool missing_has(const struct missing *m, uint64_t id)
 
 /* ---- packs that rows name ---- */
 
-/* 1: the file of the pack's copy in the hot directory is there; 0: it is not, or no row names one. */
-static int pack_is_there(struct work *w, uint64_t id, char name[PACKS_NAME_MAX])
+/* Its copy in one hot directory: 1: the file is there; 0: it is not, or no row names one. */
+static int copy_is_there(struct work *w, const struct rebuild_place *p, uint64_t id, char name[PACKS_NAME_MAX])
 {
 	uint8_t key[ROW_KEY_MAX];
 	char path[PACKS_NAME_MAX + 16];
 	struct kv_value v;
 	struct slice s;
-	int err = kv_get(w->kv, row_copy(key, HOT_STORE, id), &v);
+	int err = kv_get(w->kv, row_copy(key, p->store, id), &v);
 
-	snprintf(name, PACKS_NAME_MAX, "%016" PRIx64, id);
 	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
 	err = value_bytes(v.v, CTAG_NAME, &s) && s.len < PACKS_NAME_MAX ? 0 : -GRANARY_ECORRUPT;
 	if (err == 0) snprintf(name, PACKS_NAME_MAX, "%.*s", (int)s.len, (const char *)s.p);
 	kv_value_release(&v);
 	snprintf(path, sizeof(path), "packs/%02x/%s", (unsigned)(id & 0xff), name);
-	return err == 0 ? fs_exists(w->fs, path) : err;
+	return err == 0 ? fs_exists(p->fs, path) : err;
+}
+
+/* 1: in some hot directory. */
+static int pack_is_there(struct work *w, uint64_t id, char name[PACKS_NAME_MAX])
+{
+	int there = 0;
+
+	snprintf(name, PACKS_NAME_MAX, "%016" PRIx64, id);
+	for (uint32_t i = 0; there == 0 && i < w->place_count; i++)
+		there = copy_is_there(w, &w->places[i], id, name);
+	return there;
 }
 
 static int pack_row_look(struct work *w, struct missing *m, struct slice key, struct slice value)
@@ -237,22 +242,43 @@ static int find_objects(struct work *w, const struct missing *m)
 
 /* ---- packs that no row names ---- */
 
+struct files {
+	struct work *w;
+	const struct rebuild_place *place;
+	uint64_t moved;
+};
+
 static int file_look(void *arg, const char *dir, const char *name, uint64_t id)
 {
-	struct work *w = arg;
-	char from[PACKS_NAME_MAX + 16], to[PACKS_NAME_MAX + 32], named[PACKS_NAME_MAX];
-	int err = pack_is_there(w, id, named);
+	struct files *f = arg;
+	struct fs *fs = f->place->fs;
+	char from[PACKS_NAME_MAX + 16], to[PACKS_NAME_MAX + 32], named[PACKS_NAME_MAX] = "", told[1200];
+	int err = copy_is_there(f->w, f->place, id, named);
 
 	if (err < 0 || (err == 1 && strcmp(named, name) == 0)) return err < 0 ? err : 0;
-	err = fs_mkdir(w->fs, OFFLINE_UNKNOWN);
+	err = fs_mkdir(fs, OFFLINE_UNKNOWN);
 	snprintf(from, sizeof(from), "%s/%s", dir, name);
 	snprintf(to, sizeof(to), OFFLINE_UNKNOWN "/%s", name);
-	if (err == 0 || err == -GRANARY_EEXIST) err = fs_rename(w->fs, from, to);
-	if (err == 0) err = fs_sync_dir(w->fs, dir);
+	if (err == 0 || err == -GRANARY_EEXIST) err = fs_rename(fs, from, to);
+	if (err == 0) err = fs_sync_dir(fs, dir);
 	if (err < 0) return err;
-	w->o->packs_unknown++;
-	tell_lost(w, "unknown-pack", to);
+	f->moved++;
+	snprintf(told, sizeof(told), "%.1000s/%s", fs_root(fs), to);
+	tell_lost(f->w, "unknown-pack", f->place->fs == f->w->fs ? to : told);
 	return 0;
+}
+
+static int set_aside(struct work *w)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; err == 0 && i < w->place_count; i++) {
+		struct files f = { .w = w, .place = &w->places[i] };
+		err = packs_each_file(f.place->fs, file_look, &f);
+		if (err == 0 && f.moved > 0) err = fs_sync_dir(f.place->fs, OFFLINE_UNKNOWN);
+		w->o->packs_unknown += f.moved;
+	}
+	return err;
 }
 
 int offline_check_packs(struct work *w)
@@ -261,8 +287,7 @@ int offline_check_packs(struct work *w)
 	int err = find_missing(w, &m);
 
 	if (err == 0) err = find_objects(w, &m);
-	if (err == 0) err = packs_each_file(w->fs, file_look, w);
-	if (err == 0 && w->o->packs_unknown > 0) err = fs_sync_dir(w->fs, OFFLINE_UNKNOWN);
+	if (err == 0) err = set_aside(w);
 	free(m.ids);
 	if (err < 0)
 		snprintf(w->why, w->cap, "cannot compare the metadata with the packs in %s: %s", fs_root(w->fs),

@@ -16,35 +16,22 @@ static size_t texts_size(const struct put *p)
 	size_t n = 0;
 
 	for (uint32_t i = 0; i < p->count; i++)
-		n += BUCKET_LEN_MAX + 1 + p->entries[i].ref.name.len + ATTRS_FIXED_MAX +
-		     p->entries[i].meta.len;
+		n += REF_RECORD_KEY_MAX + ATTRS_FIXED_MAX + p->entries[i].meta.len;
 	return n;
 }
 
 /* FORMAT 3.2: tags of 5.2, so that a rebuild needs nothing else. */
-static struct slice entry_attrs(const struct put_entry *e, struct wr *w)
+static struct slice entry_attrs(const struct put_entry *e, uint64_t bucket, struct wr *w)
 {
 	const uint8_t *start = w->p;
 
-	if (e->ref.by == NS_BY_KEY) tlv_put_u64(w, TAG_BUCKET, e->ref.bucket);
+	if (bucket != 0) tlv_put_u64(w, TAG_BUCKET, bucket);
 	tlv_put_u64(w, TAG_SIZE, e->size);
 	tlv_put_u64(w, TAG_MTIME, e->mtime_ns);
 	tlv_put_u32(w, TAG_MODE, e->mode);
 	if (e->uid != 0) tlv_put_u32(w, TAG_UID, e->uid);
 	if (e->gid != 0) tlv_put_u32(w, TAG_GID, e->gid);
 	if (e->meta.len > 0) tlv_put(w, TAG_META, e->meta);
-	return slice_of(start, (size_t)(w->p - start));
-}
-
-static struct slice entry_key(const struct put *p, const struct put_entry *e, struct wr *w)
-{
-	const uint8_t *start = w->p;
-
-	if (e->ref.by == NS_BY_KEY) {
-		wr_slice(w, ref_bucket_name(&p->auth));
-		wr_u8(w, '/');
-		wr_slice(w, e->ref.name);
-	}
 	return slice_of(start, (size_t)(w->p - start));
 }
 
@@ -130,10 +117,12 @@ uint32_t put_append(struct req *r, struct put *p)
 	w = wr_of(p->texts, size);
 	for (uint32_t i = 0; i < p->count; i++) {
 		struct put_entry *e = &p->entries[i];
-		struct slice key = entry_key(p, e, &w),
-			     attrs = entry_attrs(e, &w); /* the same bytes each time */
+		uint64_t bucket;
+		struct slice key, attrs;
 
 		if (e->err < 0 || e->appended || (e->flags & PUT_UPLOAD) != 0) continue;
+		key = ref_record_key(&p->auth, &e->ref, &w, &bucket);
+		attrs = entry_attrs(e, bucket, &w);
 		append_fill(r, e);
 		e->append->key = key;
 		e->append->attrs = attrs;

@@ -189,6 +189,28 @@ int auth_ref_found(struct auth *a, struct ns_ref *ref, char name_buf[KEY_LEN_MAX
 	return err;
 }
 
+struct slice ref_record_key(struct auth *a, const struct ns_ref *ref, struct wr *w, uint64_t *bucket)
+{
+	uint8_t *start = w->p;
+
+	*bucket = 0;
+	if (ref->by == NS_BY_KEY) {
+		*bucket = ref->bucket;
+		wr_slice(w, ref_bucket_name(a));
+		wr_u8(w, '/');
+	} else if (ref->by == NS_BY_NAME && auth_load_dir(a, ref->dir, false) == 0) {
+		*bucket = a->dir_bucket;
+		if (a->path_len + ref->name.len > KEY_LEN_MAX) return slice_of(start, 0);
+		wr_slice(w, slice_str(a->dir_bucket_name));
+		wr_u8(w, '/');
+		wr_bytes(w, a->path, a->path_len);
+	} else {
+		return slice_of(start, 0);
+	}
+	wr_slice(w, ref->name);
+	return slice_of(start, (size_t)(w->p - start));
+}
+
 int ref_parse(struct cur *c, const struct auth *a, struct ns_ref *ref)
 {
 	memset(ref, 0, sizeof(*ref));

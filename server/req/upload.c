@@ -29,7 +29,7 @@ struct extent_req {
 	struct upload_extent *extent;
 	size_t attrs_len, key_len;
 	uint8_t attrs[64];
-	uint8_t key[BUCKET_LEN_MAX + 1 + KEY_LEN_MAX];
+	uint8_t key[REF_RECORD_KEY_MAX];
 };
 
 /* ---- uploads ---- */
@@ -328,12 +328,10 @@ static void extent_texts(struct req *r, struct extent_req *x)
 	struct wr w = wr_of(x->attrs, sizeof(x->attrs));
 	struct wr k = wr_of(x->key, sizeof(x->key));
 
-	if (x->ref.by == NS_BY_KEY) {
-		tlv_put_u64(&w, TAG_BUCKET, x->auth.bucket.id);
-		wr_slice(&k, ref_bucket_name(&x->auth));
-		wr_u8(&k, '/');
-		wr_slice(&k, x->ref.name);
-	}
+	uint64_t bucket;
+
+	(void)ref_record_key(&x->auth, &x->ref, &k, &bucket);
+	if (bucket != 0) tlv_put_u64(&w, TAG_BUCKET, bucket);
 	tlv_put_u64(&w, TAG_SIZE, x->logical + r->frame.data_len); /* so far */
 	tlv_put_u64(&w, TAG_MTIME, clock_wall_ns());
 	assert(wr_ok(&w) && wr_ok(&k));

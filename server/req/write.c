@@ -189,7 +189,7 @@ static struct slice part_attrs(const struct write_req *w, struct write_part *p, 
 {
 	struct wr t = wr_of(p->attrs, sizeof(p->attrs));
 
-	if (w->n.auth.has_bucket) tlv_put_u64(&t, TAG_BUCKET, w->n.auth.bucket.id);
+	if (w->bucket != 0) tlv_put_u64(&t, TAG_BUCKET, w->bucket);
 	tlv_put_u64(&t, TAG_SIZE, size);
 	tlv_put_u64(&t, TAG_MTIME, w->write.mtime_ns != 0 ? w->write.mtime_ns : clock_wall_ns());
 	assert(wr_ok(&t));
@@ -212,6 +212,7 @@ static struct pack_append *append_fill(struct req *r, struct write_req *w, uint3
 	a->dir_id = w->dir;
 	a->logical = w->changes[i].offset;
 	a->generation = w->generation;
+	a->key = slice_of(w->key, w->key_len);
 	a->name = slice_of(w->name, w->name_len);
 	a->attrs = part_attrs(w, p, w->changes[i].offset + w->changes[i].length);
 	a->crcs = p->crcs;
@@ -236,11 +237,14 @@ static enum step_result write_append(struct req *r)
 {
 	struct write_req *w = write_of(r);
 	struct pack_append *first = NULL, **last = &first;
+	struct ns_ref at = { .by = NS_BY_NAME, .dir = w->dir, .name = slice_of(w->name, w->name_len) };
+	struct wr key = wr_of(w->key, sizeof(w->key));
 
 	if (w->err == 0) w->err = packs_room(r->store->packs, r->frame.data_len);
 	if (w->err < 0) return write_failed(r, w->err);
 	if (w->data_count == 0) return STEP_NEXT;
 	record_version_take(r, w);
+	w->key_len = ref_record_key(&w->n.auth, &at, &key, &w->bucket).len;
 	for (uint32_t i = 0; i < w->count; i++) {
 		if (w->parts[i].data == NULL) continue;
 		*last = append_fill(r, w, i, w->appending);

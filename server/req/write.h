@@ -32,4 +32,7 @@ struct write_req {
 	int err;
 	uint16_t name_len;
 	char name[KEY_LEN_MAX];
+	uint8_t key[REF_RECORD_KEY_MAX]; /* for the records */
+	size_t key_len;
+	uint64_t bucket;
 };

@@ -55,3 +55,15 @@ int drive_super_write(struct fs *fs, const struct drive_super *s)
 		DRIVE_FORMAT, hex, s->drive, s->incarnation);
 	return fs_put_file(fs, DRIVE_SUPER, text, (size_t)n);
 }
+
+int drive_identify(struct fs *fs, uint8_t store_id[16], uint64_t *id, uint32_t *incarnation)
+{
+	struct drive_super s = { .drive = 0 };
+	int has = drive_super_read(fs, &s);
+
+	if (has != 1) return has;
+	memcpy(store_id, s.store_id, sizeof(s.store_id));
+	*id = s.drive;
+	*incarnation = s.incarnation;
+	return 1;
+}

@@ -51,6 +51,9 @@ uint32_t drives_highest_incarnation(const struct drives *drives); /* in superblo
 /* After the incarnation is in the data directory's superblock: stamps the drives, and takes new ones in. */
 int drives_begin(struct drives *drives, struct ids *ids, char *why, size_t why_cap);
 
+/* What the superblock of a further directory says, without a store: 1; 0: it has none; or an error. */
+int drive_identify(struct fs *fs, uint8_t store_id[16], uint64_t *id, uint32_t *incarnation);
+
 uint32_t drives_count(struct drives *drives);
 struct drive *drives_at(struct drives *drives, uint32_t index); /* 0: the data directory */
 struct drive *drives_find(struct drives *drives, uint64_t id);  /* or NULL */

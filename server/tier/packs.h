@@ -176,6 +176,7 @@ int packs_refresh_space(struct packs *packs); /* worker or job */
 int packs_highest_incarnation(struct drives *drives, uint32_t *out);
 int packs_incarnation_in(struct fs *fs, uint32_t *out); /* of one directory */
 enum { PACKS_NAME_MAX = 64 };
+bool packs_name_parse(const char *name, uint64_t *id); /* a pack file's */
 /* Every pack file of a directory, before packs_open; dir: packs/XX. Stops at and returns the first non-zero. */
 int packs_each_file(struct fs *fs, int (*each)(void *arg, const char *dir, const char *name, uint64_t id), void *arg);
 struct packs_stats {

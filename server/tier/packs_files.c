@@ -58,6 +58,13 @@ bool pack_name_parse(const char *name, uint64_t *id, uint64_t *attempt)
 	       hex16_parse(name + 17, attempt) && strcmp(name + 33, ".pack") == 0;
 }
 
+bool packs_name_parse(const char *name, uint64_t *id)
+{
+	uint64_t attempt;
+
+	return pack_name_parse(name, id, &attempt);
+}
+
 /* ---- descriptors ---- */
 
 /* Under files_lock. Closes the descriptor if nobody but the table references the pack. */
