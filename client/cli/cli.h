@@ -31,11 +31,11 @@ struct options {
 	bool json, quiet, no_color, help, version;
 	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
 	bool remove, symbolic;
-	bool world_given, depth_given, delete, slow, verify, cancel;
+	bool world_given, depth_given, delete, slow, verify, cancel, copy, background, drop, level_given;
 	const char *url, *credentials, *profile, *data, *log, *backup;
 	const char *layout, *note, *output, *against, *by, *shuffle;
 	const char *perm, *owner, *mtime, *atime;
-	const char *prefix, *group, *split, *file, *mode, *last, *on_error, *job, *resume;
+	const char *prefix, *group, *split, *file, *mode, *last, *on_error, *job, *resume, *to;
 	char *tags;
 	char *include, *exclude; /* a glob a line */
 	const char *grants[CLI_GRANTS_MAX];
@@ -43,7 +43,7 @@ struct options {
 	uint64_t timeout_s, expires_s;
 	uint64_t jobs, batch, epochs, inflight, size, count, clients, capacity;
 	uint64_t expire_s, keep_last, block, window, lanes, offset;
-	uint64_t depth, checkpoint;
+	uint64_t depth, checkpoint, level;
 	uint64_t seed, epoch, rank, world, batches, read_ahead, memory, weight, max_errors, stall_s;
 };
 extern struct options opts; /* of this run; set before a verb starts, never after */
@@ -250,6 +250,14 @@ verb_fn run_bucket_create, run_bucket_ls, run_bucket_rm;
 verb_fn run_key_create, run_key_ls, run_key_rm;
 verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_create;
 verb_fn run_drive_ls, run_drive_add, run_drive_drain;
+verb_fn run_tier_ls, run_tier_push, run_tier_pull, run_tier_status, run_tier_cancel, run_tier_pause, run_tier_resume;
+
+/* Answers of tasks that are lines of name=value pairs, separated by tabs (drive.c). */
+enum { LINE_VALUE_MAX = 2048 };
+const char *line_pair(const char *line, const char *name, char out[LINE_VALUE_MAX]); /* "" without it */
+uint64_t line_number(const char *line, const char *name);
+void line_json(const char *line);
+char *line_next(char **text); /* cuts it; NULL: no more */
 verb_fn run_clock_status, run_clock_accept, run_log_level;
 verb_fn run_mount, run_umount;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;

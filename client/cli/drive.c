@@ -6,40 +6,38 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VALUE_LEN_MAX = 2048 };
-
-/* The value of `name=` in a line of pairs separated by tabs; "" without it. */
-static const char *pair(const char *line, const char *name, char out[VALUE_LEN_MAX])
+const char *line_pair(const char *line, const char *name, char out[LINE_VALUE_MAX])
 {
 	size_t len = strlen(name);
 
 	out[0] = '\0';
 	for (const char *p = line; *p != '\0'; p += strcspn(p, "\t"), p += *p == '\t')
 		if (strncmp(p, name, len) == 0 && p[len] == '=')
-			snprintf(out, VALUE_LEN_MAX, "%.*s", (int)strcspn(p + len + 1, "\t"), p + len + 1);
+			snprintf(out, LINE_VALUE_MAX, "%.*s", (int)strcspn(p + len + 1, "\t"), p + len + 1);
 	return out;
 }
 
-static uint64_t pair_number(const char *line, const char *name)
+uint64_t line_number(const char *line, const char *name)
 {
-	char text[VALUE_LEN_MAX];
+	char text[LINE_VALUE_MAX];
 
-	return strtoull(pair(line, name, text), NULL, 10);
+	return strtoull(line_pair(line, name, text), NULL, 10);
 }
 
-static void drive_json(const char *line)
+void line_json(const char *line)
 {
 	struct json j;
 
 	json_open(&j, stdout);
 	for (const char *p = line; *p != '\0'; p += strcspn(p, "\t"), p += *p == '\t') {
-		char name[64], value[VALUE_LEN_MAX];
+		char name[64], value[LINE_VALUE_MAX];
 		uint64_t number;
 		size_t len = strcspn(p, "=\t");
 		if (p[len] != '=') continue;
 		snprintf(name, sizeof(name), "%.*s", (int)len, p);
 		snprintf(value, sizeof(value), "%.*s", (int)strcspn(p + len + 1, "\t"), p + len + 1);
-		if (strcmp(name, "drive") != 0 && strcmp(name, "path") != 0 && parse_number(value, &number) == 0)
+		if (strcmp(name, "drive") != 0 && strcmp(name, "path") != 0 && strcmp(name, "task") != 0 &&
+			strcmp(name, "store") != 0 && parse_number(value, &number) == 0)
 			json_number(&j, name, number);
 		else
 			json_text(&j, name, value);
@@ -48,46 +46,46 @@ static void drive_json(const char *line)
 }
 
 /* "draining 12/40, 3m20s left", "online", "read-only: ...". */
-static void drive_state(const char *line, char out[VALUE_LEN_MAX])
+static void drive_state(const char *line, char out[LINE_VALUE_MAX])
 {
-	char state[VALUE_LEN_MAX], health[VALUE_LEN_MAX], more[VALUE_LEN_MAX], eta[TEXT_SHORT];
+	char state[LINE_VALUE_MAX], health[LINE_VALUE_MAX], more[LINE_VALUE_MAX], eta[TEXT_SHORT];
 
-	pair(line, "state", state);
-	pair(line, "health", health);
-	if (strcmp(state, "draining") == 0 && pair(line, "drain_waits", more)[0] != '\0')
-		snprintf(out, VALUE_LEN_MAX, "draining, %" PRIu64 " packs left, waits: %.500s",
-			pair_number(line, "drain_left"), more);
+	line_pair(line, "state", state);
+	line_pair(line, "health", health);
+	if (strcmp(state, "draining") == 0 && line_pair(line, "drain_waits", more)[0] != '\0')
+		snprintf(out, LINE_VALUE_MAX, "draining, %" PRIu64 " packs left, waits: %.500s",
+			line_number(line, "drain_left"), more);
 	else if (strcmp(state, "draining") == 0)
-		snprintf(out, VALUE_LEN_MAX, "draining, %" PRIu64 " of %" PRIu64 " packs left%s%s",
-			pair_number(line, "drain_left"), pair_number(line, "drain_packs"),
-			pair_number(line, "drain_eta_s") > 0 ? ", about " : "",
-			pair_number(line, "drain_eta_s") > 0
-				? human_seconds(eta, (double)pair_number(line, "drain_eta_s"))
+		snprintf(out, LINE_VALUE_MAX, "draining, %" PRIu64 " of %" PRIu64 " packs left%s%s",
+			line_number(line, "drain_left"), line_number(line, "drain_packs"),
+			line_number(line, "drain_eta_s") > 0 ? ", about " : "",
+			line_number(line, "drain_eta_s") > 0
+				? human_seconds(eta, (double)line_number(line, "drain_eta_s"))
 				: "");
 	else if (strcmp(state, "drained") == 0)
-		snprintf(out, VALUE_LEN_MAX, "drained");
+		snprintf(out, LINE_VALUE_MAX, "drained");
 	else if (strcmp(health, "online") != 0)
-		snprintf(out, VALUE_LEN_MAX, "%.32s: %.500s", health, pair(line, "why", more));
+		snprintf(out, LINE_VALUE_MAX, "%.32s: %.500s", health, line_pair(line, "why", more));
 	else
-		snprintf(out, VALUE_LEN_MAX, "%s",
-			pair_number(line, "placed") ? "online" : "online, takes no new packs");
+		snprintf(out, LINE_VALUE_MAX, "%s",
+			line_number(line, "placed") ? "online" : "online, takes no new packs");
 }
 
 static void drive_row(struct table *t, const char *line)
 {
-	char path[VALUE_LEN_MAX], state[VALUE_LEN_MAX], buckets[VALUE_LEN_MAX];
+	char path[LINE_VALUE_MAX], state[LINE_VALUE_MAX], buckets[LINE_VALUE_MAX];
 	char packs[TEXT_SHORT], bytes[TEXT_SHORT], room[TEXT_SHORT], total[TEXT_SHORT];
-	uint64_t size = pair_number(line, "size");
+	uint64_t size = line_number(line, "size");
 
 	drive_state(line, state);
-	table_row(t, (const char *[]){ pair(line, "path", path), human_count(packs, pair_number(line, "packs")),
-			     human_bytes(bytes, pair_number(line, "bytes")),
-			     human_bytes(room, pair_number(line, "available")),
-			     human_bytes(total, size > 0 ? size : pair_number(line, "total")), state,
-			     pair(line, "buckets", buckets) });
+	table_row(t, (const char *[]){ line_pair(line, "path", path), human_count(packs, line_number(line, "packs")),
+			     human_bytes(bytes, line_number(line, "bytes")),
+			     human_bytes(room, line_number(line, "available")),
+			     human_bytes(total, size > 0 ? size : line_number(line, "total")), state,
+			     line_pair(line, "buckets", buckets) });
 }
 
-static char *next_line(char **text)
+char *line_next(char **text)
 {
 	char *line = *text;
 	size_t len = strcspn(line, "\n");
@@ -116,9 +114,9 @@ int run_drive_ls(int count, char **args)
 	table_init(&t, 7, 1u << 1 | 1u << 2 | 1u << 3 | 1u << 4);
 	if (!opts.json && stdout_is_tty())
 		table_row(&t, (const char *[]){ "PATH", "PACKS", "BYTES", "FREE", "SIZE", "STATE", "BUCKETS" });
-	while ((line = next_line(&rest)) != NULL)
+	while ((line = line_next(&rest)) != NULL)
 		if (opts.json)
-			drive_json(line);
+			line_json(line);
 		else
 			drive_row(&t, line);
 	table_end(&t);

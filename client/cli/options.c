@@ -101,7 +101,8 @@ static const struct verb verbs[] = {
 	{ "du", "[URL]", 0, 1, run_du, "show how many objects and bytes lie below each directory",
 		"A line for each directory right below URL and one for all of it; --depth shows deeper ones too. "
 		"Without a path: a line a bucket.",
-		{ "granary du granary://localhost/vision", "granary du --depth 2 --json granary://localhost/vision" } },
+		{ "granary du granary://localhost/vision",
+			"granary du --depth 2 --json granary://localhost/vision" } },
 	{ "dataset create", "URL", 1, 1, run_dataset_create, "mark a directory as a dataset: packed together",
 		"What is written below it afterwards lies in packs of its own, in the order of its arrival.",
 		{ "granary dataset create granary://localhost/vision/train" } },
@@ -110,7 +111,8 @@ static const struct verb verbs[] = {
 		"Asks for the access key and the secret (not shown), or takes them from --credentials FILE, tries "
 		"them, and writes them to a file of mode 0600 in ~/.config/granary. Without --profile they are used by "
 		"every command and program that names no others.",
-		{ "granary login granary://storage.example/vision", "granary login --profile lab granary://lab.example",
+		{ "granary login granary://storage.example/vision",
+			"granary login --profile lab granary://lab.example",
 			"granary ls --profile lab granary://lab.example/raw/" } },
 	{ "doctor", "[URL]", 0, 1, run_doctor,
 		"check kernel, limits, disks, credentials and the server; say what to mend",
@@ -124,6 +126,26 @@ static const struct verb verbs[] = {
 			"granary bundle --log /var/log/granaryd.log granary://localhost" } },
 	{ "drive ls", "[URL]", 0, 1, run_drive_ls, "list the hot directories: packs, room, how a drain goes", NULL,
 		{ "granary drive ls", "granary drive ls --json granary://localhost" } },
+	{ "tier ls", "[URL]", 0, 1, run_tier_ls, "list the cold stores: packs, bytes, how each fares", NULL,
+		{ "granary tier ls", "granary tier ls --json granary://localhost" } },
+	{ "tier push", "URL", 1, 1, run_tier_push, "move what lies below URL to a cold store",
+		"Every pack that holds a byte of it is copied there, compressed, read back and verified; then its hot "
+		"copy goes (--copy: it stays). Names and addresses stay the same. Waits until it is done; --background "
+		"does not. Run again, it goes on.",
+		{ "granary tier push granary://localhost/vision/raw --to archive",
+			"granary tier push granary://localhost/vision --to archive --copy --level 9" } },
+	{ "tier pull", "URL", 1, 1, run_tier_pull, "bring what lies below URL back to the hot drives",
+		"The cold copy stays, so that it may leave again without being copied (tier push); --drop removes it "
+		"too.",
+		{ "granary tier pull granary://localhost/vision/raw" } },
+	{ "tier status", "[URL]", 0, 1, run_tier_status, "show moves between hot and cold: done, rate, time left",
+		NULL,
+		{ "granary tier status", "granary tier status --json granary://localhost" } },
+	{ "tier cancel", "TASK [URL]", 1, 2, run_tier_cancel, "end a move after the pack at hand",
+		"What was moved stays moved.", { "granary tier cancel 0000030000000012" } },
+	{ "tier pause", "[URL]", 0, 1, run_tier_pause, "let all moves wait, over restarts too", NULL,
+		{ "granary tier pause" } },
+	{ "tier resume", "[URL]", 0, 1, run_tier_resume, "let moves go on", NULL, { "granary tier resume" } },
 	{ "drive add", "DIR [URL]", 1, 2, run_drive_add, "let packs lie in a further directory of the server",
 		"DIR is an absolute path on the server, one a drive; it is remembered, and may stand in the setting "
 		"`hot` too. Of one that is being drained or was drained: it is used again.",
@@ -257,7 +279,8 @@ static const struct verb verbs[] = {
 		"`granary-mount --help` lists them.",
 		{ "granary mount granary://localhost/vision@v1 /data",
 			"granary mount granary://localhost/vision@v1/train /data memory=1GiB deadline=10s" } },
-	{ "umount", "DIR", 1, 1, run_umount, "unmount what `granary mount` mounted", NULL, { "granary umount /data" } },
+	{ "umount", "DIR", 1, 1, run_umount, "unmount what `granary mount` mounted", NULL,
+		{ "granary umount /data" } },
 	{ "status", "[URL]", 0, 1, run_status, "show the server's state and counters", NULL,
 		{ "granary status granary://localhost", "granary status --json" } },
 	{ "check", "[URL]", 0, 1, run_check, "have the server read and verify everything it keeps",
@@ -355,7 +378,8 @@ static const struct option_row rows[] = {
 	{ 0, "window", "N", TYPE_NUMBER, AT(window), 1, 1ull << 40, " snapshot_create shuffle-quality ",
 		"blocks a window of one lane" },
 	{ 0, "lanes", "N", TYPE_NUMBER, AT(lanes), 1, 32768, " snapshot_create shuffle-quality ", "lanes" },
-	{ 0, "expire", "TIME", TYPE_DURATION, AT(expire_s), 1, 3600ull * 24 * 36500, " snapshot_create snapshot_note ",
+	{ 0, "expire", "TIME", TYPE_DURATION, AT(expire_s), 1, 3600ull * 24 * 36500,
+		" snapshot_create snapshot_note ",
 		"when it ends, from now: 30d, 12h (default: never)" },
 	{ 0, "keep-last", "N", TYPE_NUMBER, AT(keep_last), 1, 1000000, " snapshot_create ",
 		"remove older ones of the same prefix beyond N" },
@@ -417,7 +441,14 @@ static const struct option_row rows[] = {
 		"connections that write at once (1)" },
 	{ 0, "capacity", "BYTES", TYPE_SIZE, AT(capacity), 64 << 20, 1ull << 62, " drive_add ",
 		"that packs may take there (all but the reserve)" },
-	{ 0, "cancel", NULL, TYPE_FLAG, AT(cancel), 0, 0, " drive_drain ", "end a drain; what was moved stays moved" },
+	{ 0, "to", "STORE", TYPE_TEXT, AT(to), 0, 0, " tier_push ", "a cold store of the server's settings" },
+	{ 0, "level", "N", TYPE_NUMBER, AT(level), 0, 19, " tier_push ", "of zstd; 0 stores packs as they are (3)" },
+	{ 0, "copy", NULL, TYPE_FLAG, AT(copy), 0, 0, " tier_push ", "keep the hot copy" },
+	{ 0, "drop", NULL, TYPE_FLAG, AT(drop), 0, 0, " tier_pull ", "then remove the cold copy" },
+	{ 0, "background", NULL, TYPE_FLAG, AT(background), 0, 0, " tier_push tier_pull ",
+		"do not wait; tier status shows how far it is" },
+	{ 0, "cancel", NULL, TYPE_FLAG, AT(cancel), 0, 0, " drive_drain ",
+		"end a drain; what was moved stays moved" },
 	{ 0, "keep", NULL, TYPE_FLAG, AT(keep), 0, 0, " bench_put ", "leave the objects there" },
 	{ 'n', "dry-run", NULL, TYPE_FLAG, AT(dry_run), 0, 0,
 		" cp import sync rm mv clock_accept bucket_rm key_rm snapshot_rm "
@@ -665,6 +696,7 @@ static int set_number(const struct option_row *row, const char *text)
 			shown(text), row->min, row->max);
 	if (row->offset == AT(world)) opts.world_given = true;
 	if (row->offset == AT(depth)) opts.depth_given = true;
+	if (row->offset == AT(level)) opts.level_given = true;
 	memcpy((char *)&opts + row->offset, &value, sizeof(value));
 	return CLI_OK;
 }
@@ -812,6 +844,7 @@ static const struct verb *find_verb(int count, char **words, int *used)
 		nearest_try(&near, "dataset");
 		nearest_try(&near, "clock");
 		nearest_try(&near, "drive");
+		nearest_try(&near, "tier");
 	}
 	if (near.best != NULL)
 		fail(CLI_USAGE, "unknown verb '%s'; did you mean 'granary %s'?", shown(near.word),

@@ -16,8 +16,30 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct ids;
+struct kv;
 struct moves;
 struct packs;
+struct store_clock;
+struct stores;
+
+struct moves_options {
+	struct kv *kv;
+	struct ids *ids;
+	struct packs *packs;
+	struct stores *stores;
+	struct store_clock *clock;
+	uint64_t removal_delay_ns; /* store time between a cold copy's end and the removal of its object (10 s) */
+	uint64_t timeout_ns;       /* of a call into a store (60 s) */
+	bool thread;               /* false: moves_turn() is called by hand (tests, sim) */
+};
+/* Takes up the tasks that an earlier process left. */
+int moves_open(const struct moves_options *options, struct moves **out);
+/* After the step at hand, which a store that hangs may keep: then its thread is left behind, with what it uses:
+ * false. */
+bool moves_close(struct moves **moves);
+/* Without a thread: all that can be done now. The first error of a pack, or 0. */
+int moves_turn(struct moves *moves);
 
 enum move_kind { MOVE_COPY = 1, MOVE_EVICT, MOVE_DEMOTE, MOVE_PROMOTE, MOVE_DROP };
 enum move_state { MOVE_WAITING = 1, MOVE_RUNNING, MOVE_PAUSED, MOVE_DONE, MOVE_FAILED, MOVE_CANCELED };
@@ -41,10 +63,14 @@ struct move_progress {
 /* A task over these packs (any state; those that cannot be moved are skipped and counted). Committed before
  * it returns: it survives a restart. Worker or job. -GRANARY_EBUSY: MOVES_MAX tasks are not through. */
 enum { MOVES_MAX = 256, MOVE_PACKS_MAX = 65536 };
-int moves_start(struct moves *m, const struct move_order *order, const uint64_t *packs, uint32_t count, uint64_t *task);
+int moves_start(struct moves *m, const struct move_order *order, const uint64_t *packs, uint32_t count,
+	uint64_t *task);
 int moves_cancel(struct moves *m, uint64_t task); /* after the pack at hand; NOTFOUND */
 /* Of one; NOTFOUND. Those that ended are kept for a while, the last MOVES_MAX. */
 int moves_get(struct moves *m, uint64_t task, struct move_progress *out);
 uint32_t moves_list(struct moves *m, struct move_progress *out, uint32_t max); /* newest last */
-/* All stop after the pack at hand, and none begins; and again. Kept over a restart: row of the store's. */
+/* All stop after the pack at hand and none begins, or they go on. Kept over a restart (row `M`moves). */
 int moves_pause(struct moves *m, bool paused);
+struct moves_stats { uint64_t packs[MOVE_DROP + 1], bytes_in, bytes_out, failed, swept, removed,
+	tasks; bool paused; };
+void moves_get_stats(struct moves *m, struct moves_stats *out);

@@ -540,6 +540,7 @@ struct slice row_deletion(uint8_t *buf, uint64_t written_ns, uint8_t kind, uint6
 }
 
 struct slice row_drive(uint8_t *buf, uint64_t store) { return key_u64(buf, 'f', store); }
+struct slice row_task(uint8_t *buf, uint64_t task) { return key_u64(buf, 't', task); }
 struct slice row_cold(uint8_t *buf, uint64_t store) { return key_u64(buf, 'z', store); }
 struct slice row_store(uint8_t *buf, const char *what) { return key_bytes(buf, 'M', slice_str(what)); }
 

@@ -136,6 +136,7 @@ struct slice row_deletion(uint8_t *buf, uint64_t written_ns, uint8_t kind, uint6
 struct slice row_orphan(uint8_t *buf, uint64_t id, uint64_t session);                /* `j` */
 struct slice row_orphan_prefix(uint8_t *buf, uint64_t id);
 struct slice row_drive(uint8_t *buf, uint64_t store);                                /* `f` */
+struct slice row_task(uint8_t *buf, uint64_t task);                                  /* `t` */
 struct slice row_cold(uint8_t *buf, uint64_t store);                                 /* `z` */
 struct slice row_store(uint8_t *buf, const char *what);                              /* `M` */
 
@@ -167,6 +168,8 @@ enum { DELETION_PACK = 1, DELETION_EXTENTS, DELETION_MOVED, DELETION_COLD };
 enum { GTAG_STORE = 64, GTAG_NAME };
 enum { JTAG_ACCESS = 64, JTAG_DIR, JTAG_NAME };
 enum { FTAG_PATH = 64, FTAG_SIZE, FTAG_STATE, FTAG_PACKS };
+enum { TTAG_KIND = 64, TTAG_STATE, TTAG_ARGUMENTS, TTAG_PACKS };
+enum { MTAG_PAUSED = 64 };
 enum { ZTAG_NAME = 64, ZTAG_MARKED };
 enum { QTAG_BYTES = 64, QTAG_OBJECTS };
 enum { BTAG_ROOT = 64, BTAG_OWNER, BTAG_QUOTA_BYTES, BTAG_QUOTA_OBJECTS, BTAG_DURABILITY, BTAG_CREATED };

@@ -5,7 +5,7 @@
  * reference on the pack
  *       OPENING  the pack's file is opened on a worker
  *       WAITING  no memory: at the head of `waiting` until cache_wait() says so
- *       READING  one io_read of the aligned superset
+ *       READING  one io_read of the aligned superset; out of a cold copy: one copy_read_start of just what is wanted
  *       then each read is answered from io_run() or mail, never from inside read_start()
  * Invariants: (1) at most `depth` runs exist; (2) reads leave the queue in order, so nothing
  * starves; (3) the pack is referenced from BUILT to the end of READING; afterwards the bytes belong
@@ -23,6 +23,7 @@
 #include "io/fs.h"
 #include "io/io.h"
 #include "io/reactor.h"
+#include "tier/copy.h"
 #include "tier/packs.h"
 
 enum { COPY_MAX = 16 * 1024, GAP_MAX = 16 * 1024, DEPTH_DEFAULT = 128, SLACK = 2 * 4096, UNITS_MAX = 2048 };
@@ -40,6 +41,7 @@ struct run {
 	uint32_t len;
 	struct cache_buf buf;
 	struct io_op op;
+	struct copy_read cold;
 	struct task task;
 };
 
@@ -120,7 +122,7 @@ static void run_answer(struct run *run)
 	int err = run->err;
 
 	if (err == 0 && run->op.res < 0) {
-		struct task *look = pack_suspect(run->pack);
+		struct task *look = copy_of_file(pack_file(run->pack)) == NULL ? pack_suspect(run->pack) : NULL;
 
 		err = (int)run->op.res;
 		if (look != NULL)
@@ -183,6 +185,47 @@ static void run_fail(struct run *run, int err)
 
 static void on_memory(void *arg);
 
+/* Its name is gone: removed since it was referenced, or lost. */
+static int why_no_file(const struct run *run)
+{
+	struct packs *packs = run->reader->o.packs;
+	struct pack *again = packs_ref(packs, pack_id_of(run->pack));
+	bool is_other = again != run->pack;
+
+	if (again != NULL)
+		packs_unref(packs, again);
+	return is_other ? -GRANARY_ESTALE : -GRANARY_EOFFLINE;
+}
+
+
+/* On any thread. What a store says about itself is one thing to who reads: it is not there now. */
+static void on_cold(struct copy_read *read)
+{
+	struct run *run = container_of(read, struct run, cold);
+	int64_t res = read->res;
+
+	if (res == -GRANARY_ENOTFOUND)
+		res = why_no_file(run);
+	else if (res < 0 && res != -GRANARY_ECORRUPT && res != -GRANARY_ENOMEM && res != -GRANARY_ETIMEDOUT)
+		res = -GRANARY_EOFFLINE;
+	run->op.res = res;
+	run->task.fn = on_failed;
+	reactor_post(run->reader->o.reactor, &run->task);
+}
+
+static void run_begin(struct run *run, struct fs_file *file)
+{
+	struct copy *cold = copy_of_file(file);
+
+	if (cold == NULL) {
+		run->op.done = on_read;
+		io_read(run->reader->io, &run->op, file, run->buf.p, run->len, run->at);
+		return;
+	}
+	run->cold = (struct copy_read){ .buf = run->buf.p, .len = run->len, .at = run->at, .done = on_cold };
+	copy_read_start(cold, &run->cold);
+}
+
 /* false: no memory now. */
 static bool run_read(struct run *run)
 {
@@ -204,8 +247,7 @@ static bool run_read(struct run *run)
 	reader->stats.reads++;
 	reader->stats.merged += run->units - 1;
 	reader->stats.bytes_read += run->len;
-	run->op.done = on_read;
-	io_read(reader->io, &run->op, file, run->buf.p, run->len, run->at);
+	run_begin(run, file);
 	return true;
 }
 
@@ -245,18 +287,6 @@ static void on_memory(void *arg)
 			reader->waiting_last = &reader->waiting;
 	}
 	reader_pump(reader);
-}
-
-/* Its name is gone: removed since it was referenced, or lost. */
-static int why_no_file(const struct run *run)
-{
-	struct packs *packs = run->reader->o.packs;
-	struct pack *again = packs_ref(packs, pack_id_of(run->pack));
-
-	if (again == NULL)
-		return -GRANARY_ESTALE;
-	packs_unref(packs, again);
-	return -GRANARY_EOFFLINE;
 }
 
 static void on_opened(struct task *task)

@@ -36,7 +36,8 @@ struct pack_read {
 	void (*done)(struct pack_read *read); /* from the loop, never from inside read_start */
 	void *arg;                      /* whoever reads: its own */
 	/* out */
-	/* 0; STALE: the pack is gone, look the object up once more; CORRUPT (short file); EIO; OFFLINE */
+	/* 0; STALE: the pack is gone, look the object up once more; CORRUPT (short file); EIO; OFFLINE;
+	 * TIMEDOUT (cold) */
 	int err;
 	const uint8_t *data;            /* want_len bytes until read_release() */
 	struct cache_buf buf;

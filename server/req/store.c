@@ -28,6 +28,7 @@
 #include "io/reactor.h"
 #include "jobs/backup.h"
 #include "jobs/jobs.h"
+#include "jobs/move.h"
 #include "jobs/snapshot.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
@@ -468,6 +469,22 @@ static int open_jobs(struct store *store)
 	return jobs_open(&jobs, &store->jobs);
 }
 
+static int open_moves(struct store *store)
+{
+	struct moves_options moves = {
+		.kv = store->kv,
+		.ids = store->ids,
+		.packs = store->packs,
+		.stores = store->stores,
+		.clock = store->clock,
+		.removal_delay_ns = UINT64_C(10000000000),
+		.timeout_ns = UINT64_C(60000000000),
+		.thread = store->options.jobs && !store->options.simulated,
+	};
+
+	return moves_open(&moves, &store->moves);
+}
+
 static int open_services(struct store *store, const uint8_t master[32], char *why, size_t cap)
 {
 	const char *what = "the namespace";
@@ -490,6 +507,10 @@ static int open_services(struct store *store, const uint8_t master[32], char *wh
 	if (err == 0) {
 		what = "background jobs";
 		err = open_jobs(store);
+	}
+	if (err == 0) {
+		what = "moves between hot and cold";
+		err = open_moves(store);
 	}
 	if (err == 0 && store->backup != NULL) {
 		what = "the backup";
@@ -566,6 +587,7 @@ void store_close(struct store **sp)
 	if (store == NULL) return;
 	atomic_store(&store->draining, true);
 	if (store->snapshots != NULL) snapshots_stop(store->snapshots);
+	bool hangs = !moves_close(&store->moves);
 	if (store->jobs != NULL) jobs_close(&store->jobs);
 	if (store->sessions != NULL) {
 		kv_sync_wait(store->kv);
@@ -576,6 +598,7 @@ void store_close(struct store **sp)
 	if (store->snapshots != NULL) snapshots_close(&store->snapshots);
 	if (store->clock != NULL) store_clock_save(store->clock, store->kv);
 	if (store->backup != NULL) backup_stop(store->backup); /* after the last commit, before what it asks goes */
+	if (hangs) _exit(EXIT_SUCCESS); /* a thread in a cold store keeps what it uses: the process ends with it */
 	fair_free(&store->fair);
 	lanes_free(&store->lanes);
 	if (store->shares != NULL) shares_free(&store->shares);

@@ -20,6 +20,7 @@ struct ids;
 struct jobs;
 struct kv;
 struct loc;
+struct moves;
 struct ns;
 struct opens;
 struct orphans;
@@ -109,6 +110,7 @@ struct store {
 	struct orphans *orphans;
 	struct snapshots *snapshots;
 	struct jobs *jobs;
+	struct moves *moves;
 	struct backup *backup;     /* NULL: none */
 	struct slow_ring *slow;
 	struct reactor *reactors[REACTORS_MAX];

@@ -23,6 +23,7 @@
 #include "pack/reader.h"
 #include "pack/share.h"
 #include "req/drive.h"
+#include "req/tier.h"
 #include "req/kind.h"
 #include "tier/packs.h"
 
@@ -320,6 +321,7 @@ size_t store_status(struct store *store, char *buf, size_t cap)
 	status_kv(&t, store);
 	status_packs(&t, store);
 	t.len += drive_status(store, t.buf + t.len, t.cap - t.len);
+	t.len += tier_status(store, t.buf + t.len, t.cap - t.len);
 	status_shares(&t, store);
 	status_io(&t, store);
 	status_jobs(&t, store);

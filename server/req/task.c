@@ -11,15 +11,16 @@
 #include "jobs/jobs.h"
 #include "pack/writer.h"
 #include "req/drive.h"
+#include "req/tier.h"
 #include "tier/drives.h"
 #include "meta/ids.h"
 #include "req/kind.h"
 
-enum { TEXT_MAX = 64 * 1024 };
+enum { TEXT_MAX = 64 * 1024, ARGUMENT_MAX = 1400 };
 
 struct task_req {
 	int (*run)(struct req *r, char *buf, size_t cap);
-	char argument[DRIVE_PATH_MAX + 64];
+	char argument[ARGUMENT_MAX];
 	int err;
 	char text[TEXT_MAX];
 };
@@ -132,6 +133,46 @@ static int run_drive_cancel(struct req *r, char *buf, size_t cap)
 	return drive_cancel(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
 }
 
+static int run_tier_stores(struct req *r, char *buf, size_t cap)
+{
+	return tier_stores(r->store, buf, cap);
+}
+
+static int run_tier_push(struct req *r, char *buf, size_t cap)
+{
+	return tier_push(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_tier_pull(struct req *r, char *buf, size_t cap)
+{
+	return tier_pull(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_tier_drop(struct req *r, char *buf, size_t cap)
+{
+	return tier_drop(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_tier_tasks(struct req *r, char *buf, size_t cap)
+{
+	return tier_tasks(r->store, buf, cap);
+}
+
+static int run_tier_cancel(struct req *r, char *buf, size_t cap)
+{
+	return tier_cancel(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_tier_pause(struct req *r, char *buf, size_t cap)
+{
+	return tier_pause(r->store, 1, buf, cap);
+}
+
+static int run_tier_resume(struct req *r, char *buf, size_t cap)
+{
+	return tier_pause(r->store, 0, buf, cap);
+}
+
 static const struct {
 	const char *verb;
 	int (*run)(struct req *r, char *buf, size_t cap);
@@ -150,6 +191,14 @@ static const struct {
 	{ "drive-add", run_drive_add },
 	{ "drive-drain", run_drive_drain },
 	{ "drive-cancel", run_drive_cancel },
+	{ "tier-stores", run_tier_stores },
+	{ "tier-push", run_tier_push },
+	{ "tier-pull", run_tier_pull },
+	{ "tier-drop", run_tier_drop },
+	{ "tier-tasks", run_tier_tasks },
+	{ "tier-cancel", run_tier_cancel },
+	{ "tier-pause", run_tier_pause },
+	{ "tier-resume", run_tier_resume },
 };
 
 static void task_work(struct req *r)
@@ -182,7 +231,9 @@ static enum step_result task_parse(struct req *r)
 		return req_fail(r, -GRANARY_EUNSUPPORTED,
 			"'%s' is no task; there are check, check-status, compact, rotate, slow, log-level, "
 			"clock-status, clock-accept, backup, backup-status, drive-ls, drive-add, drive-drain, "
-			"drive-cancel",
+			"drive-cancel, "
+			"tier-stores, tier-push, tier-pull, tier-drop, tier-tasks, "
+			"tier-cancel, tier-pause, tier-resume",
 			name_escape(text, sizeof(text), verb));
 	r->step++;
 	return req_work(r, task_work);

@@ -26,6 +26,7 @@ struct copy {
 	struct copy_info info;
 	struct list node;      /* in stores->frames while `frames` is set; both under frames_lock */
 	struct frames *frames;
+	_Atomic uint32_t reads; /* since it was last asked for */
 };
 
 /* ---- names ---- */
@@ -329,7 +330,17 @@ static void reading_free(struct place_job *job)
 	free(r);
 }
 
-void copy_read_start(struct copy *c, struct copy_read *read)
+/* Often enough that the whole pack had better come up? */
+static void read_count(struct copy *c)
+{
+	struct place *p = c->info.place;
+
+	if (p->promote != PROMOTE_PACK || atomic_fetch_add(&c->reads, 1) + 1 < p->promote_after) return;
+	atomic_store(&c->reads, 0);
+	stores_want(p->stores, c->info.pack_id);
+}
+
+static void start(struct copy *c, struct copy_read *read)
 {
 	struct reading *r = calloc(1, sizeof(*r));
 
@@ -345,6 +356,13 @@ void copy_read_start(struct copy *c, struct copy_read *read)
 	r->at = read->at;
 	r->len = read->len;
 	place_start(c->info.place, &r->job);
+}
+
+/* Jobs read through files: only what people ask for counts. */
+void copy_read_start(struct copy *c, struct copy_read *read)
+{
+	read_count(c);
+	start(c, read);
 }
 
 /* ---- as a file ---- */
@@ -377,7 +395,7 @@ static int64_t file_read(struct fs_file *f, void *buf, size_t len, uint64_t offs
 
 	pthread_mutex_init(&w.lock, NULL);
 	pthread_cond_init(&w.done, NULL);
-	copy_read_start(((struct copy_file *)f)->copy, &w.read);
+	start(((struct copy_file *)f)->copy, &w.read);
 	pthread_mutex_lock(&w.lock);
 	while (!w.is_done) pthread_cond_wait(&w.done, &w.lock);
 	pthread_mutex_unlock(&w.lock);

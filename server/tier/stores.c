@@ -345,6 +345,31 @@ int place_space(struct place *p, uint64_t *total, uint64_t *available)
 	return p->cold->ops->space != NULL ? p->cold->ops->space(p->cold, total, available) : -GRANARY_EUNSUPPORTED;
 }
 
+/* ---- what is to be brought up ---- */
+
+void stores_want(struct stores *stores, uint64_t pack_id)
+{
+	uint32_t i = 0;
+
+	pthread_mutex_lock(&stores->wanted_lock);
+	while (i < stores->wanted_count && stores->wanted[i] != pack_id) i++;
+	if (i == stores->wanted_count && i < WANTED_MAX) stores->wanted[stores->wanted_count++] = pack_id;
+	pthread_mutex_unlock(&stores->wanted_lock);
+}
+
+uint32_t stores_take_wanted(struct stores *stores, uint64_t *packs, uint32_t max)
+{
+	uint32_t n;
+
+	pthread_mutex_lock(&stores->wanted_lock);
+	n = stores->wanted_count < max ? stores->wanted_count : max;
+	memcpy(packs, stores->wanted, n * sizeof(packs[0]));
+	stores->wanted_count -= n;
+	memmove(stores->wanted, stores->wanted + n, stores->wanted_count * sizeof(packs[0]));
+	pthread_mutex_unlock(&stores->wanted_lock);
+	return n;
+}
+
 /* ---- opening ---- */
 
 static struct place *place_new(struct stores *stores, const char *name)
@@ -430,6 +455,7 @@ int stores_open(const struct stores_options *options, struct stores **out, char 
 	if (stores->o.frames_budget == 0) stores->o.frames_budget = UINT64_C(64) << 20;
 	pthread_mutex_init(&stores->watch_lock, NULL);
 	pthread_mutex_init(&stores->frames_lock, NULL);
+	pthread_mutex_init(&stores->wanted_lock, NULL);
 	list_init(&stores->frames);
 	err = rows_load(stores);
 	if (err < 0) snprintf(why, why_cap, "cannot read the rows of cold stores: %s", error_text(err));
@@ -495,5 +521,6 @@ void stores_close(struct stores **sp)
 	for (uint32_t i = 0; i < stores->count; i++) place_free(stores->all[i]);
 	pthread_mutex_destroy(&stores->watch_lock);
 	pthread_mutex_destroy(&stores->frames_lock);
+	pthread_mutex_destroy(&stores->wanted_lock);
 	free(stores);
 }

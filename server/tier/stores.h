@@ -95,3 +95,8 @@ struct place_job {
 	uint8_t state;
 };
 void place_start(struct place *place, struct place_job *job);
+
+/* Packs whose cold copy was read often enough that they are to be brought up (field `promote`). Any thread;
+ * what does not fit is asked for again by later reads. */
+void stores_want(struct stores *stores, uint64_t pack_id);
+uint32_t stores_take_wanted(struct stores *stores, uint64_t *packs, uint32_t max);

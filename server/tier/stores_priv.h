@@ -8,7 +8,7 @@
 #include "common/list.h"
 #include "tier/stores.h"
 
-enum { PLACE_THREADS_MAX = 64, PLACE_VALUE_MAX = 256 };
+enum { PLACE_THREADS_MAX = 64, PLACE_VALUE_MAX = 256, WANTED_MAX = 256 };
 
 struct place {
 	struct stores *stores;
@@ -47,6 +47,9 @@ struct stores {
 	pthread_mutex_t frames_lock; /* copy.c: indexes in memory, least recently used first */
 	struct list frames;
 	size_t frames_bytes;
+	pthread_mutex_t wanted_lock;
+	uint64_t wanted[WANTED_MAX];
+	uint32_t wanted_count;
 	bool frames_dirs[256];
 };
 

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* move_pack.c -- one pack is copied to a cold store, brought back, or loses one of two copies.
+ * Invariants: (1) what the table says now decides, not what it said when the order was given; (2) a copy is
+ * named by a row only after cold_write() read it back; one that lost the race for the row is removed; (3)
+ * before a hot copy goes, the store is asked for the end of the cold one. */
+#include <stdlib.h>
+#include <time.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "io/fs.h"
+#include "jobs/move_priv.h"
+#include "meta/ids.h"
+#include "meta/rows.h"
+#include "pack/cold_write.h"
+#include "tier/frames.h"
+#include "tier/packs.h"
+#include "tier/stores.h"
+
+static bool is_stopped(const struct move_step *s)
+{
+	return atomic_load(&s->m->stopping);
+}
+
+static bool stop_asked(void *arg)
+{
+	return is_stopped(arg);
+}
+
+/* Keeps to the order's rate; what was read and what was written counts. */
+static int pace(void *arg, uint64_t bytes)
+{
+	struct move_step *s = arg;
+	struct moves *m = s->m;
+	uint64_t now = clock_mono_ns(), due;
+	struct timespec pause;
+
+	if (is_stopped(s)) return -GRANARY_ESHUTDOWN;
+	if (s->order->rate == 0) return 0;
+	if (m->rate_from_ns == 0 || now - m->rate_from_ns > UINT64_C(10000000000)) {
+		m->rate_from_ns = now;
+		m->rate_bytes = 0;
+	}
+	m->rate_bytes += bytes;
+	due = m->rate_from_ns + (uint64_t)((double)m->rate_bytes * 1e9 / (double)s->order->rate);
+	if (due <= now) return 0;
+	if (due - now > UINT64_C(1000000000)) due = now + UINT64_C(1000000000);
+	pause = (struct timespec){ .tv_sec = (time_t)((due - now) / 1000000000u),
+		.tv_nsec = (long)((due - now) % 1000000000u) };
+	nanosleep(&pause, NULL);
+	return 0;
+}
+
+/* ---- to a store ---- */
+
+static int copy_of(struct move_step *s, struct place *place, const struct cold_write *w, bool with_evict)
+{
+	struct copy *copy = copy_new(&w->info);
+	char path[COPY_PATH_MAX];
+	int err;
+
+	if (copy == NULL) return -GRANARY_ENOMEM;
+	/* Known before the row: a reader finds the index of what it reads. */
+	if (w->frames != NULL) copy_frames_put(copy, w->frames);
+	err = packs_add_cold(s->m->o.packs, s->pack, copy, with_evict);
+	/* Nothing was applied; of any other error that is not known, and the sweep will judge. */
+	if (err == -GRANARY_EBUSY || err == -GRANARY_ENOTFOUND || err == -GRANARY_EOFFLINE) {
+		copy_forget(copy);
+		copy_path(s->pack, w->info.name, path);
+		(void)place_remove(place, path, clock_mono_ns() + s->m->o.timeout_ns);
+	}
+	copy_unref(&copy);
+	return err;
+}
+
+static int to_store(struct move_step *s, struct pack *pack, bool with_evict)
+{
+	struct place *place = stores_find(s->m->o.stores, s->order->store);
+	struct cold_write w = {
+		.pack_id = s->pack, .place = place, .level = s->order->level, .pace = pace, .arg = s,
+			.timeout_ns = s->m->o.timeout_ns
+	};
+	int err = place != NULL ? packs_open_file(s->m->o.packs, pack) : -GRANARY_ENOTFOUND;
+
+	if (err < 0) return err;
+	w.from = pack_file(pack);
+	w.size = pack_fixed_size(pack);
+	w.attempt = ids_object(s->m->o.ids);
+	err = cold_write(&w);
+	if (err == 0) err = copy_of(s, place, &w, with_evict);
+	frames_unref(&w.frames);
+	if (err < 0) return err;
+	s->bytes_in += w.size;
+	s->bytes_out += w.info.length;
+	log_info("copied a pack to a cold store; pack=%016llx store=%s bytes=%llu stored=%llu codec=%u hot=%d",
+		(unsigned long long)s->pack, place_name(place), (unsigned long long)w.size,
+		(unsigned long long)w.info.length, w.info.codec, !with_evict);
+	return 1;
+}
+
+/* Its last byte, and nothing behind it: it is there, and as long as the row says. */
+static int cold_is_there(struct move_step *s, struct pack *pack)
+{
+	const struct copy_info *info = copy_info(pack_cold(pack));
+	char path[COPY_PATH_MAX];
+	uint8_t end[2];
+	int64_t n;
+
+	copy_path(info->pack_id, info->name, path);
+	n = place_get(info->place, path, end, sizeof(end), info->length - 1, clock_mono_ns() + s->m->o.timeout_ns);
+	return n < 0 ? (int)n : n == 1 ? 0 : -GRANARY_ECORRUPT;
+}
+
+static int evict(struct move_step *s, struct pack *pack)
+{
+	int err;
+
+	if (!pack_is_hot(pack)) return 0;
+	if (pack_cold(pack) == NULL) return -GRANARY_EINVAL;
+	err = cold_is_there(s, pack);
+	if (err == 0) err = packs_evict(s->m->o.packs, s->pack);
+	return err < 0 ? err : 1;
+}
+
+static int promote(struct move_step *s, const struct pack *pack)
+{
+	struct packs_move order = { .stop = stop_asked, .arg = s };
+	uint64_t bytes;
+	int err;
+
+	if (pack_is_hot(pack)) return 0;
+	err = packs_promote(s->m->o.packs, s->pack, &order, &bytes);
+	if (err < 0) return err;
+	s->bytes_in += bytes;
+	s->bytes_out += bytes;
+	return 1;
+}
+
+static int drop(struct move_step *s, const struct pack *pack)
+{
+	int err;
+
+	if (pack_cold(pack) == NULL) return 0;
+	if (s->order->store != 0 && place_id(copy_info(pack_cold(pack))->place) != s->order->store) return 0;
+	err = packs_drop_cold(s->m->o.packs, s->pack);
+	return err < 0 ? err : 1;
+}
+
+/* Another store has its copy: one is enough for now. */
+static int has_copy_elsewhere(const struct move_step *s, const struct pack *pack)
+{
+	return place_id(copy_info(pack_cold(pack))->place) != s->order->store ? -GRANARY_EINVAL : 0;
+}
+
+static int pack_run(struct move_step *s, struct pack *pack)
+{
+	struct pack_row row;
+	int err = packs_row(s->m->o.packs, s->pack, &row);
+
+	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
+	if (row.state != PACK_SEALED) return row.state == PACK_OPEN ? -GRANARY_EBUSY : 0;
+	switch ((enum move_kind)s->order->kind) {
+	case MOVE_COPY: return pack_cold(pack) != NULL ? has_copy_elsewhere(s, pack) : to_store(s, pack, false);
+	case MOVE_DEMOTE: return pack_cold(pack) != NULL ? evict(s, pack) : to_store(s, pack, true);
+	case MOVE_EVICT: return evict(s, pack);
+	case MOVE_PROMOTE: return promote(s, pack);
+	case MOVE_DROP: return drop(s, pack);
+	}
+	return -GRANARY_EINVAL;
+}
+
+int move_pack_run(struct move_step *s)
+{
+	struct pack *pack = packs_ref(s->m->o.packs, s->pack);
+	int res;
+
+	if (pack == NULL) return 0; /* dying, or gone */
+	res = pack_run(s, pack);
+	packs_unref(s->m->o.packs, pack);
+	return res;
+}
