@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "futex.h"
 #include "net.h"
 
 static int locks_init(struct granary_client *c)
@@ -111,16 +112,22 @@ void client_unref(struct granary_client *c)
 		client_free(c);
 }
 
-bool client_wake(struct granary_client *c)
+enum wake client_wake(struct granary_client *c)
 {
-	return atomic_exchange(&c->sleeping, false);
+	if (atomic_load_explicit(&c->loop, memory_order_relaxed) == LOOP_FREE) {
+		atomic_store(&c->loop, LOOP_THREAD);
+		return WAKE_FUTEX;
+	}
+	return atomic_exchange(&c->sleeping, false) ? WAKE_EVENT : WAKE_NOT;
 }
 
-void client_wake_now(struct granary_client *c)
+void client_wake_now(struct granary_client *c, enum wake how)
 {
 	uint64_t one = 1;
 
-	if (write(c->wake_fd, &one, sizeof(one)) < 0)
+	if (how == WAKE_FUTEX)
+		futex_wake(&c->loop);
+	if (how == WAKE_EVENT && write(c->wake_fd, &one, sizeof(one)) < 0)
 		return; /* the counter is full: it is awake */
 }
 
@@ -141,10 +148,9 @@ void granary_close(struct granary_client **client)
 	bool runs = c->thread_runs && !c->forked;
 	bool forked = c->forked;
 	c->stopping = c->closed = true;
-	bool wake = client_wake(c);
+	enum wake wake = client_wake(c);
 	pthread_mutex_unlock(&c->lock);
-	if (wake)
-		client_wake_now(c);
+	client_wake_now(c, wake);
 	if (runs)
 		pthread_join(c->thread, NULL);
 	fork_unwatch(c);

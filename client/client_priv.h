@@ -5,7 +5,9 @@
  * (1) A client's fields under "lock" belong to whoever holds `lock`; those under "io" to the client's thread alone.
  * (2) An operation belongs to the client's thread from op_submit() until its state is OP_DONE, then to its owner.
  * (3) A request (struct rpc), a connection and what hangs off them belong to the client's thread.
- * (4) Bytes are written into memory of the caller only by the client's thread, only while the operation is not done. */
+ * (4) Bytes are written into memory of the caller only by the client's thread, only while the operation is not done.
+ * (5) "The client's thread" is whoever runs its loop: a thread of its own, or for a while one that waits in a blocking
+ * call (enum loop, loop.c). */
 #pragma once
 
 #include <pthread.h>
@@ -83,6 +85,7 @@ struct op_kind {
 struct granary_op {
 	uint32_t magic;
 	bool quiet;     /* of a blocking call: never in the client's done list */
+	bool drives;    /* who submits it runs the loop: wishes to, then does (op_run) */
 	bool orphaned;  /* of the parent process: its requests are not to be touched */
 	bool sent;      /* some request of it went out */
 	bool unstable;  /* its changes may be answered before they are durable */
@@ -237,6 +240,9 @@ struct conn {
 
 /* ---- the client ------------------------------------------------------------------------------------------------ */
 
+enum loop { LOOP_THREAD, LOOP_FREE, LOOP_CALLER }; /* who runs it */
+enum wake { WAKE_NOT, WAKE_EVENT, WAKE_FUTEX };
+
 struct session {
 	uint64_t id, next_sequence;
 	struct list open; /* requests with a sequence that is not settled, ascending */
@@ -312,6 +318,9 @@ struct granary_client {
 	bool closed;
 	bool thread_runs, stopping;
 	_Atomic bool sleeping; /* the thread waits, or is about to; set under lock, cleared by either side */
+	_Atomic uint32_t loop; /* enum loop; set under lock */
+	bool parks;            /* the last operation was a blocking call's: the next may run the loop itself */
+	uint64_t drives;       /* how often one did */
 	pthread_t thread;
 	int event_fd, wake_fd;
 	bool watched;        /* event_fd is in the hands of the application */
@@ -330,8 +339,8 @@ struct granary_client {
 int client_enter(struct granary_client *c); /* first in every call: checks the handle, starts afresh after a fork */
 void client_ref(struct granary_client *c);
 void client_unref(struct granary_client *c);
-bool client_wake(struct granary_client *c); /* lock held; true: client_wake_now() is due, after unlocking */
-void client_wake_now(struct granary_client *c);
+enum wake client_wake(struct granary_client *c); /* lock held; client_wake_now() is due with it, after unlocking */
+void client_wake_now(struct granary_client *c, enum wake how);
 /* epoch_mem.c */
 void epoch_slabs_free(struct granary_client *c);
 /* options.c */
@@ -348,6 +357,7 @@ void fork_unwatch(struct granary_client *c);
 
 /* loop.c: the client's thread */
 void *io_main(void *client);
+void io_drive(struct granary_client *c, const struct granary_op *op); /* LOOP_CALLER: until it is done */
 int io_init(struct granary_client *c);
 void io_release(struct granary_client *c);
 void io_forget(struct granary_client *c); /* after a fork: drops descriptors, leaves memory */

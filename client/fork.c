@@ -53,6 +53,7 @@ static void client_mark(struct granary_client *c)
 	c->generation++;
 	c->thread_runs = false;
 	atomic_store(&c->sleeping, false);
+	atomic_store(&c->loop, LOOP_THREAD);
 	list_init(&c->submitted);
 	list_init(&c->cancels);
 	while (!list_empty(&c->ops))

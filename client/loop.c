@@ -1,16 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* loop.c -- the client's thread: take what was submitted, hand requests to connections, look at clocks,
  * announce what is done, sleep until a socket or a submission wakes it. Nothing of a caller runs here but
- * granary_entry_fn. */
+ * granary_entry_fn.
+ *
+ * A blocking call that finds the client with nothing to do runs the loop itself: two switches of threads cost as much
+ * as a small request. The thread parks for that: LOOP_FREE.
+ *
+ *   THREAD -> FREE     io_park()      nothing is under way, the last was a blocking call
+ *   FREE   -> CALLER   op_submit()    of a blocking call
+ *   FREE   -> THREAD   client_wake()  another submission, the end; io_park(): nobody came for PARK_NS
+ *   CALLER -> FREE     io_drive()     its operation is done, nothing else is under way
+ *   CALLER -> THREAD   io_drive()     something else is, or the client is closing
+ *
+ * So sockets are unwatched for PARK_NS at most. */
 #include "client_priv.h"
 
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "futex.h"
 #include "net.h"
 
-enum { EVENTS_PER_TURN = 32 };
+enum { EVENTS_PER_TURN = 32, PARK_NS = 2 * 1000 * 1000 };
 
 int io_init(struct granary_client *c)
 {
@@ -177,6 +189,66 @@ static void io_turn(struct granary_client *c, struct list *fresh, struct list *c
 	op_announce(c);
 }
 
+/* Lock held: the lists are taken, so that nobody may be forgotten. */
+static bool io_is_idle(const struct granary_client *c)
+{
+	return list_empty(&c->ops) && list_empty(&c->submitted) && list_empty(&c->cancels) && !c->stopping;
+}
+
+/* False: the thread has to go on. Else it has the loop again, or anew. */
+static bool io_park(struct granary_client *c)
+{
+	uint32_t state = LOOP_FREE;
+	uint64_t drives;
+
+	pthread_mutex_lock(&c->lock);
+	bool parks = c->parks && c->io.engine == &net_epoll && io_is_idle(c);
+	if (parks)
+		atomic_store(&c->loop, LOOP_FREE);
+	drives = c->drives;
+	pthread_mutex_unlock(&c->lock);
+	while (parks && state != LOOP_THREAD) {
+		futex_wait(&c->loop, state, clock_mono_ns() + PARK_NS);
+		pthread_mutex_lock(&c->lock);
+		state = atomic_load(&c->loop);
+		if (state == LOOP_FREE && c->drives == drives) {
+			state = LOOP_THREAD;
+			atomic_store(&c->loop, LOOP_THREAD);
+			c->parks = false;
+		}
+		drives = c->drives;
+		pthread_mutex_unlock(&c->lock);
+	}
+	c->io.now_ns = clock_mono_ns();
+	return parks;
+}
+
+void io_drive(struct granary_client *c, const struct granary_op *op)
+{
+	struct list fresh, canceled;
+	int cancel;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	list_init(&fresh);
+	list_init(&canceled);
+	c->io.now_ns = clock_mono_ns();
+	while (io_take(c, &fresh, &canceled)) {
+		io_turn(c, &fresh, &canceled);
+		if (atomic_load(&op->state) == OP_DONE)
+			break;
+		io_sleep(c);
+	}
+	pthread_mutex_lock(&c->lock);
+	list_splice(&c->submitted, &fresh);
+	list_splice(&c->cancels, &canceled);
+	bool is_idle = io_is_idle(c);
+	atomic_store(&c->loop, is_idle ? LOOP_FREE : LOOP_THREAD);
+	pthread_mutex_unlock(&c->lock);
+	if (!is_idle)
+		futex_wake(&c->loop);
+	pthread_setcancelstate(cancel, NULL);
+}
+
 void *io_main(void *client)
 {
 	struct granary_client *c = client;
@@ -187,7 +259,8 @@ void *io_main(void *client)
 	c->io.now_ns = clock_mono_ns();
 	while (io_take(c, &fresh, &canceled)) {
 		io_turn(c, &fresh, &canceled);
-		io_sleep(c);
+		if (!io_park(c))
+			io_sleep(c);
 	}
 	io_stop(c);
 	return NULL;

@@ -109,7 +109,7 @@ static int thread_start(struct granary_client *c)
 int op_submit(struct granary_op *op)
 {
 	struct granary_client *c = op->client;
-	bool wake = false;
+	enum wake wake = WAKE_NOT;
 	int err;
 
 	op->started_ns = clock_mono_ns();
@@ -118,13 +118,18 @@ int op_submit(struct granary_op *op)
 	pthread_mutex_lock(&c->lock);
 	err = c->closed ? -GRANARY_ECANCELED : thread_start(c);
 	if (err == 0) {
+		op->drives = op->drives && atomic_load(&c->loop) == LOOP_FREE && list_empty(&c->ops);
 		list_push(&c->ops, &op->all);
 		list_push(&c->submitted, &op->link);
-		wake = client_wake(c);
+		if (op->drives) {
+			atomic_store(&c->loop, LOOP_CALLER);
+			c->drives++;
+		} else {
+			wake = client_wake(c);
+		}
 	}
 	pthread_mutex_unlock(&c->lock);
-	if (wake)
-		client_wake_now(c);
+	client_wake_now(c, wake);
 	return err < 0 ? error_fail(c, err, "cannot start an operation: %s", error_text(err)) : 0;
 }
 
@@ -141,8 +146,10 @@ int op_start(struct granary_op *op, struct granary_op **out)
 
 int64_t op_run(struct granary_op *op)
 {
-	op->quiet = true;
+	op->quiet = op->drives = true;
 	int64_t result = op_submit(op);
+	if (result == 0 && op->drives)
+		io_drive(op->client, op);
 	if (result < 0) /* never begun: nothing else sets it */
 		op->state = OP_DONE;
 	else
@@ -237,6 +244,7 @@ static void op_hand_over(struct granary_client *c, struct granary_op *op, struct
 {
 	list_remove(&op->all);
 	list_remove(&op->cancel_link);
+	c->parks = op->quiet; /* mostly */
 	if (op->result < 0)
 		memcpy(c->last_error, op->error, sizeof(c->last_error));
 	if (!op->quiet && !op->dropped) {

@@ -115,11 +115,11 @@ const char *granary_op_error(const struct granary_op *op)
 	return op_valid(op) && op_is_done(op) ? op->error : "";
 }
 
-/* The lock is held. True: client_wake_now() is due. */
-static bool op_cancel_locked(struct granary_op *op)
+/* The lock is held. client_wake_now() is due. */
+static enum wake op_cancel_locked(struct granary_op *op)
 {
 	if (op_is_done(op) || op->canceled)
-		return false;
+		return WAKE_NOT;
 	op->canceled = true;
 	list_push(&op->client->cancels, &op->cancel_link);
 	return client_wake(op->client);
@@ -131,10 +131,9 @@ void granary_op_cancel(struct granary_op *op)
 		return;
 	struct granary_client *c = op->client;
 	pthread_mutex_lock(&c->lock);
-	bool wake = op_cancel_locked(op);
+	enum wake wake = op_cancel_locked(op);
 	pthread_mutex_unlock(&c->lock);
-	if (wake)
-		client_wake_now(c);
+	client_wake_now(c, wake);
 }
 
 void granary_op_free(struct granary_op **op)
@@ -148,10 +147,9 @@ void granary_op_free(struct granary_op **op)
 	pthread_mutex_lock(&c->lock);
 	o->dropped = true;
 	if (!op_is_done(o)) {
-		bool wake = op_cancel_locked(o);
+		enum wake wake = op_cancel_locked(o);
 		pthread_mutex_unlock(&c->lock);
-		if (wake)
-			client_wake_now(c);
+		client_wake_now(c, wake);
 		op_sleep(o, NEVER_NS);
 		pthread_mutex_lock(&c->lock);
 	}
