@@ -14,6 +14,7 @@
 
 #include "futex.h"
 #include "net.h"
+#include "node_cache.h"
 
 static int locks_init(struct granary_client *c)
 {
@@ -64,6 +65,7 @@ static void client_free(struct granary_client *c)
 	if (c->wake_fd >= 0)
 		close(c->wake_fd);
 	pool_release(&c->pool);
+	node_cache_close(c->node_cache);
 	epoch_slabs_free(c);
 	pthread_cond_destroy(&c->room);
 	pthread_mutex_destroy(&c->lock);
@@ -91,8 +93,13 @@ int granary_open(const struct granary_options *options, struct granary_client **
 	if (!c)
 		return error_fail(NULL, -GRANARY_ENOMEM, "out of memory");
 	err = c->event_fd < 0 || c->wake_fd < 0 ? error_from_errno(errno) : io_init(c);
-	if (err < 0) {
+	if (err < 0)
 		error_fail(NULL, err, "cannot set up a client: %s", c->io.why[0] ? c->io.why : error_text(err));
+	if (err == 0 && c->config.cache_dir[0] != '\0') {
+		c->node_cache = node_cache_open(c->config.cache_dir, c->config.cache_size, why, sizeof(why));
+		err = c->node_cache ? 0 : error_fail(NULL, -GRANARY_EINVAL, "%s", why);
+	}
+	if (err < 0) {
 		client_free(c);
 		return err;
 	}
@@ -190,6 +197,15 @@ int granary_client_info(struct granary_client *client, struct granary_info *info
 	all.bytes_received = counter(&client->counters.bytes_received);
 	all.bytes_sent = counter(&client->counters.bytes_sent);
 	all.crc_errors = counter(&client->counters.crc_errors);
+	if (client->node_cache) {
+		struct node_cache_numbers n;
+		node_cache_numbers(client->node_cache, &n);
+		all.cache_hits = n.hits;
+		all.cache_misses = n.misses;
+		all.cache_hit_bytes = n.hit_bytes;
+		all.cache_size = n.size;
+		all.cache_filled = n.filled;
+	}
 	all.size = size;
 	memcpy(info, &all, size < sizeof(all) ? size : sizeof(all));
 	return 0;

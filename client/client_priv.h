@@ -50,6 +50,8 @@ struct config {
 	char name[64];
 	uint64_t memory_max;
 	uint32_t timeout_ms, connect_timeout_ms, connections, retries_max, engine;
+	char cache_dir[512];
+	uint64_t cache_size;
 };
 
 /* ---- leased memory (lease.c) ----------------------------------------------------------------------------------- */
@@ -328,6 +330,7 @@ struct granary_client {
 	struct list released; /* files that were closed (file.c) */
 	bool files_left;      /* nobody takes them any more */
 	struct pool pool;
+	struct node_cache *node_cache; /* NULL: none */
 	struct slab *epoch_slabs; /* memory of the epoch that was closed last, for the next one */
 	struct granary_info info; /* host, ids, version */
 	char last_error[ERROR_TEXT_SIZE];

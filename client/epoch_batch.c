@@ -492,6 +492,8 @@ static int read_done(struct granary_epoch *e, struct batch *b, uint32_t part)
 		epoch_fail(e, err, "cannot read samples of '%s@%s': %s", e->parts[part].snapshot->bucket,
 			e->parts[part].snapshot->name, granary_op_error(read->op));
 	granary_op_free(&read->op);
+	if (err == 0)
+		range_keep(&read->plan, e->parts[part].snapshot);
 	for (uint32_t u = 0; err == 0 && bad > 0 && u < read->plan.units_count; u++) {
 		uint32_t row = read->plan.units[u].tag;
 		if (!read->plan.units[u].bad || row == last)

@@ -348,18 +348,20 @@ bool hold_collect(struct granary_epoch *e)
 	for (struct list *at = e->coming.next, *next; at != &e->coming; at = next) {
 		struct fetch *f = container_of(at, struct fetch, link);
 		next = at->next;
-		if (!granary_op_done(f->op))
+		if (f->op && !granary_op_done(f->op))
 			continue;
-		int64_t result = granary_wait(f->op, 0);
+		int64_t result = f->op ? granary_wait(f->op, 0) : 0; /* none: it was on the node */
 		if (result < 0)
 			epoch_fail(e, (int)result, "cannot read samples of '%s@%s': %s",
 				hold_snapshot(e, f->holds[0])->bucket, hold_snapshot(e, f->holds[0])->name,
 				granary_op_error(f->op));
 		granary_op_free(&f->op);
-		if (result >= 0)
+		if (result >= 0) {
+			range_keep(&f->plan, hold_snapshot(e, f->holds[0]));
 			hold_arrived(e, f, result);
-		else
+		} else {
 			hold_lost(e, f);
+		}
 		moved = true;
 	}
 	return moved;

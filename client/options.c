@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* options.c -- where a client goes and who it is: options, environment, credentials file. */
 #include "client_priv.h"
+#include "common/quantity.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -248,6 +249,24 @@ static int engine_load(struct loading *l, uint32_t wanted)
 	return bad(l, -GRANARY_EINVAL, "GRANARY_CLIENT_ENGINE is '%.32s': it may be auto, epoll or uring", text);
 }
 
+static int cache_load(struct loading *l, const struct granary_options *o)
+{
+	struct config *c = l->config;
+	const char *dir = o->cache_dir ? o->cache_dir : getenv("GRANARY_CACHE_DIR");
+	const char *size = getenv("GRANARY_CACHE_SIZE");
+
+	if (!dir || !*dir)
+		return 0;
+	c->cache_size = o->cache_size;
+	if (c->cache_size == 0 && (!size || !quantity_size(size, &c->cache_size)))
+		return bad(l, -GRANARY_EINVAL, "the cache in '%.200s' needs a size: cache_size, or GRANARY_CACHE_SIZE "
+			"as 200GiB", dir);
+	if (strlen(dir) >= sizeof(c->cache_dir))
+		return bad(l, -GRANARY_EINVAL, "the name of the cache's directory is too long");
+	memcpy(c->cache_dir, dir, strlen(dir) + 1);
+	return 0;
+}
+
 static int limits_load(struct loading *l, const struct granary_options *o)
 {
 	struct config *c = l->config;
@@ -262,7 +281,8 @@ static int limits_load(struct loading *l, const struct granary_options *o)
 	if (c->connections > GRANARY_CONNECTIONS_MAX)
 		return bad(l, -GRANARY_EINVAL, "connections must be 1..%d", GRANARY_CONNECTIONS_MAX);
 	snprintf(c->name, sizeof(c->name), "%s", o->name ? o->name : program_invocation_short_name);
-	return engine_load(l, o->engine);
+	int err = cache_load(l, o);
+	return err < 0 ? err : engine_load(l, o->engine);
 }
 
 int config_load(struct config *config, const struct granary_options *options, char *why, size_t why_size)

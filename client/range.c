@@ -189,7 +189,7 @@ struct range_op {
 	struct granary_op op;
 	struct range_plan *plan;
 	struct hash128 hash;
-	uint32_t next;       /* the first want not asked for yet */
+	uint32_t next, left; /* the first want not asked for yet; how many they are */
 	uint32_t parts_open;
 	char snapshot[SNAPSHOT_NAME_MAX + 1];
 };
@@ -443,14 +443,20 @@ static int part_start(struct range_op *ro)
 	uint64_t bytes = 0;
 	uint32_t count = 0;
 
-	while (ro->next + count < p->wants_count && count < PART_WANTS && bytes < PART_BYTES)
-		bytes += p->wants[ro->next + count++].length;
+	for (uint32_t i = ro->next; i < p->wants_count && count < PART_WANTS && bytes < PART_BYTES; i++) {
+		bytes += p->wants[i].done ? 0 : p->wants[i].length;
+		count += !p->wants[i].done;
+	}
 	struct range_rpc *rr = rpc_new(sizeof(*rr) + count * sizeof(rr->index[0]), &range_rpc_kind, &ro->op);
 	if (!rr)
 		return -GRANARY_ENOMEM;
 	rr->count = count;
-	for (uint32_t i = 0; i < count; i++)
-		rr->index[i] = ro->next++;
+	for (uint32_t i = 0; i < count; i++, ro->next++) {
+		while (p->wants[ro->next].done)
+			ro->next++;
+		rr->index[i] = ro->next;
+	}
+	ro->left -= count;
 	ro->parts_open++;
 	rpc_queue(&rr->rpc);
 	return 0;
@@ -461,7 +467,7 @@ static int range_more(struct granary_op *op)
 	struct range_op *ro = range_op_of(op);
 	int err = 0;
 
-	while (err == 0 && ro->next < ro->plan->wants_count &&
+	while (err == 0 && ro->left > 0 &&
 		ro->parts_open < PARTS_WINDOW * op->client->config.connections)
 		err = part_start(ro);
 	return err;
@@ -499,9 +505,11 @@ int range_start(struct range_plan *p, struct granary_snapshot *s, uint32_t timeo
 	ro->hash = s->hash;
 	ro->op.quiet = true;
 	ro->op.watch = watch;
-	for (uint32_t i = 0; i < p->wants_count; i++)
-		p->wants[i].done = false;
-	return op_start(&ro->op, op);
+	ro->left = range_kept(p, s->client);
+	if (ro->left > 0)
+		return op_start(&ro->op, op);
+	op_free_quiet(&ro->op);
+	return 0;
 }
 
 int range_run(struct range_plan *p, struct granary_snapshot *s, uint32_t timeout_ms)
@@ -511,9 +519,11 @@ int range_run(struct range_plan *p, struct granary_snapshot *s, uint32_t timeout
 
 	if (err == 0)
 		err = range_start(p, s, timeout_ms, NULL, &op);
-	if (err < 0)
+	if (err < 0 || !op)
 		return err;
 	int64_t bad = granary_wait(op, GRANARY_FOREVER);
 	granary_op_free(&op);
+	if (bad >= 0)
+		range_keep(p, s);
 	return bad < 0 ? (int)bad : bad > 0 ? -GRANARY_ECORRUPT : 0;
 }

@@ -30,6 +30,7 @@ struct range_want {
 	uint32_t got, unit_at, unit_got;
 	int16_t status;
 	bool done, again;
+	bool kept;                  /* came from the node's flash */
 };
 struct range_stream {
 	uint64_t tag;               /* equal on all ranks of an epoch: spans with one tag are shared */
@@ -60,8 +61,14 @@ int range_merge(struct range_plan *p);
 void range_plan_clear(struct range_plan *p); /* keeps its memory */
 void range_plan_release(struct range_plan *p);
 
+/* range_keep.c: wants whose bytes are on the node's flash are done at once; how many are left. */
+uint32_t range_kept(struct range_plan *p, struct granary_client *c);
+/* What came from the server and is good is kept there. The caller's thread: it may wait for the flash. */
+void range_keep(const struct range_plan *p, const struct granary_snapshot *s);
+
 /* Starts the requests of a merged plan, which stays the operation's until it is done. `watch` is signaled when it is
- * done, with the client's lock held. The result is the number of units that are bad. */
+ * done, with the client's lock held. The result is the number of units that are bad. *op is NULL when all was on the
+ * node, and is good. */
 int range_start(struct range_plan *p, struct granary_snapshot *s, uint32_t timeout_ms, pthread_cond_t *watch,
 	struct granary_op **op);
 /* Merges, runs and waits. -GRANARY_ECORRUPT: a unit is bad. */

@@ -81,6 +81,8 @@ static int snapshot_open(struct run *r, char *why, size_t size)
 	options.timeout_ms = o->deadline_ms;
 	options.connections = o->connections;
 	options.memory_max = o->memory / LIBRARY_SHARE;
+	options.cache_dir = o->cache;
+	options.cache_size = o->cache_size;
 	if (granary_open(&options, &r->client) < 0) {
 		snprintf(why, size, "%s", granary_last_error(NULL));
 		return -1;

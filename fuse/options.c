@@ -45,6 +45,10 @@ static const struct option table[] = {
 		"cached: the kernel keeps what was read, and opens without a request; direct: it does not, which reads "
 		"large files that come once twice as fast; auto: direct where most of the bytes are in files of 64 KiB "
 		"and more and all of them are more than half of this machine's memory" },
+	{ "cache", TEXT, AT(cache), 0, 0, "DIR",
+		"keep contents that were read on this machine's flash, in DIR/granary-cache, for the next time and for "
+		"all programs that name it" },
+	{ "size", BYTES, AT(cache_size), 64 << 20, UINT64_C(1) << 50, "SIZE", "of the cache, never more" },
 	{ "unmount", FLAG, AT(unmount), 0, 0, NULL, "unmount: granary-mount --unmount DIR" },
 	{ "help", FLAG, AT(help), 0, 0, NULL, "print this" },
 	{ "version", FLAG, AT(version), 0, 0, NULL, "print the version" },
@@ -80,8 +84,9 @@ static bool number_with_unit(const char *text, const char *const *units, const u
 
 static bool value_read(const struct option *t, const char *text, uint64_t *out)
 {
-	static const char *const sizes[] = { "", "KiB", "K", "MiB", "M", "GiB", "G", NULL };
-	static const uint64_t size_factors[] = { 1, 1 << 10, 1 << 10, 1 << 20, 1 << 20, 1 << 30, 1 << 30 };
+	static const char *const sizes[] = { "", "KiB", "K", "MiB", "M", "GiB", "G", "TiB", "T", NULL };
+	static const uint64_t size_factors[] = { 1, 1 << 10, 1 << 10, 1 << 20, 1 << 20, 1 << 30, 1 << 30,
+		UINT64_C(1) << 40, UINT64_C(1) << 40 };
 	static const char *const times[] = { "ms", "s", "m", "h", NULL };
 	static const uint64_t time_factors[] = { 1, 1000, 60000, 3600000 };
 	static const char *const none[] = { "", NULL };
@@ -195,7 +200,8 @@ static int option_take(struct options *o, char *text, char *why, size_t size)
 	if (!good) {
 		snprintf(why, size, "option '%s': '%s' is not %s%s", t->name, value,
 			t->kind == CHOICE  ? "one of "
-			: t->kind == BYTES ? "a size such as 512MiB, 32MiB at least"
+			: t->kind == BYTES ? t->least < 64 << 20 ? "a size such as 512MiB, 32MiB at least"
+								 : "a size such as 200GiB, 64MiB at least"
 			: t->kind == TIME  ? "a time such as 30s, from 100ms to 24h"
 					   : "a number in its range",
 			t->kind == CHOICE ? t->value : "");

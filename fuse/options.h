@@ -20,6 +20,8 @@ struct options {
 	uint64_t memory;      /* bytes: all of the program's */
 	enum transport transport;
 	enum io_mode io;
+	const char *cache;    /* directory on the flash */
+	uint64_t cache_size;
 };
 
 /* Reads `granary-mount [OPTION...] URL DIR [-o OPTION[,OPTION...]]`; with `unmount` the directory is in `url`. Texts

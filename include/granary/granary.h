@@ -210,6 +210,10 @@ struct granary_options {
 	uint32_t reserved;
 	const char *profile;     /* whose credentials file granary_profile_path() names; it wins over
 	                          * GRANARY_CREDENTIALS. NULL: GRANARY_PROFILE; else "default" if it has a file */
+	const char *cache_dir;   /* a directory on this node's flash, where bytes of snapshots that were read are kept
+	                          * for the next time, and for other processes of the user that name it: in one file,
+	                          * granary-cache. NULL: GRANARY_CACHE_DIR; none: nothing is kept */
+	uint64_t cache_size;     /* bytes of that file, never more: 64 MiB at least. 0: GRANARY_CACHE_SIZE, as 200GiB */
 };
 
 /** Where the credentials of a profile are: $XDG_CONFIG_HOME/granary/NAME.credentials, else below ~/.config.
@@ -255,6 +259,8 @@ struct granary_info {
 	uint64_t bytes_received, bytes_sent;
 	uint64_t crc_errors;                         /* checksum mismatches found */
 	uint64_t memory_used, memory_max;
+	uint64_t cache_hits, cache_misses, cache_hit_bytes; /* of the node's flash, by this client */
+	uint64_t cache_size, cache_filled;           /* bytes, of all processes that use it */
 };
 /** What a client knows about its server, and its counters. @param info  `size` set by the caller. @return 0 or
  * -GRANARY_EINVAL. Does not block. Any thread. Since 0.1. */

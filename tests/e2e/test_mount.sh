@@ -124,6 +124,23 @@ run 1 snapshot rm "$url/data@v1" --yes; says "mount:"
 run 0 umount "$mnt"
 for _ in $(seq 100); do "$granary" jobs "$url" | grep -q 'mount:' || break; sleep 0.05; done
 
+# --- contents kept on this machine: after a remount, a killed program and another one, without a server
+mkdir "$dir/flash"
+run 0 mount "$url/data@v1" "$mnt" "cache=$dir/flash" size=64MiB
+in_mount "into the cache" diff -r "$src_tree" "$mnt/tree"
+kill -KILL "$(pgrep -f "granary-mount $url/data@v1 $mnt")"
+run 0 umount "$mnt"
+run 0 mount "$url/data@v1" "$mnt" "cache=$dir/flash" size=64MiB deadline=1s
+in_mount "names" ls -lR "$mnt"
+kill -STOP "$server"
+in_mount "out of the cache" diff -r "$src_tree" "$mnt/tree"
+kill -CONT "$server"
+[ "$(stat -c %s "$dir/flash/granary-cache")" -le $((64 << 20)) ] || fail "the cache is larger than it may be"
+run 0 umount "$mnt"
+run 2 mount "$url/data@v1" "$mnt" "cache=$dir/flash" size=1MiB; says "64MiB at least"
+run 1 mount "$url/data@v1" "$mnt" "cache=$dir/flash"; says "needs a size"
+run 1 mount "$url/data@v1" "$mnt" "cache=/proc/none" size=64MiB; says "/proc/none"
+
 # --- a server that is away: an error by the deadline, never other bytes; it comes back by itself
 run 0 mount "$url/data@v1" "$mnt" deadline=1s memory=32MiB transport=classic
 in_mount "listing" ls -R "$mnt"
