@@ -46,21 +46,50 @@ static struct batch *batch_new(const struct granary_epoch *e)
 	return b;
 }
 
+static void batch_drop(struct granary_epoch *e, struct batch *b)
+{
+	if (b->data && b->data_lent)
+		e->batches_memory.give(e->batches_memory.arg, b->data, b->data_cap);
+	else
+		mem_put(&e->mem, b->data, b->data_cap);
+	b->data = NULL;
+	b->data_cap = 0;
+}
+
+/* Memory of so many bytes in the place of what it has; false: there is none. The bytes that it has are kept. */
+static bool batch_grow(struct granary_epoch *e, struct batch *b, size_t cap)
+{
+	const struct granary_batch_memory *m = &e->batches_memory;
+	uint8_t *data = m->take ? m->take(m->arg, cap) : NULL;
+	bool lent = data != NULL;
+
+	if (!data)
+		data = mem_get(&e->mem, cap);
+	if (!data)
+		return false;
+	if (b->data)
+		memcpy(data, b->data, b->pub.data_size);
+	batch_drop(e, b);
+	b->pub.data = b->data = data;
+	b->data_cap = cap;
+	b->data_lent = lent;
+	e->filled_bytes += mem_size(cap);
+	return true;
+}
+
 void batch_free(struct granary_epoch *e, struct batch *b)
 {
 	for (uint32_t i = 0; i < e->parts_count; i++) {
 		granary_op_free(&b->reads[i].op);
 		range_plan_release(&b->reads[i].plan);
 	}
-	mem_put(&e->mem, b->data, b->data_cap);
+	batch_drop(e, b);
 	free(b);
 }
 
 void batch_recycle(struct granary_epoch *e, struct batch *b)
 {
-	mem_put(&e->mem, b->data, b->data_cap);
-	b->data = NULL;
-	b->data_cap = 0;
+	batch_drop(e, b);
 	list_push(&e->spare, &b->link);
 }
 
@@ -252,13 +281,9 @@ static int batch_fill(struct granary_epoch *e, struct batch *b)
 		err = batch_measure(e, b);
 	if (err < 0)
 		return err;
-	b->data_cap = b->pub.data_size + 64;
-	b->data = mem_get(&e->mem, b->data_cap);
-	if (!b->data)
+	if (!batch_grow(e, b, b->pub.data_size + 64))
 		return -GRANARY_ENOMEM;
-	b->pub.data = b->data;
 	b->filling = true;
-	e->filled_bytes += mem_size(b->data_cap);
 	return batch_start(e, b);
 }
 
@@ -351,16 +376,9 @@ static int batch_replace(struct granary_epoch *e, struct batch *b, uint32_t i, u
 
 	if (err < 0)
 		return err;
-	size_t cap = b->pub.data_size + size + 64;
-	uint8_t *data = mem_get(&e->mem, cap);
-	if (!data)
+	e->filled_bytes -= mem_size(b->data_cap);
+	if (!batch_grow(e, b, b->pub.data_size + size + 64))
 		return -GRANARY_ENOMEM;
-	memcpy(data, b->data, b->pub.data_size);
-	e->filled_bytes += mem_size(cap) - mem_size(b->data_cap);
-	mem_put(&e->mem, b->data, b->data_cap);
-	b->data = data;
-	b->data_cap = cap;
-	b->pub.data = data;
 	uint64_t at = b->pub.data_size;
 	for (uint32_t f = 0; f < b->pub.fields; f++) {
 		offsets[f] = at;

@@ -422,6 +422,10 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
 	if (!(e->skips = calloc(PROVENANCE_SKIPS_MAX, sizeof(*e->skips))))
 		return error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
+	if (o->batches && (!o->batches->take || !o->batches->give))
+		return error_fail(e->client, -GRANARY_EINVAL, "granary_epoch_options.batches: take or give is not set");
+	if (o->batches)
+		e->batches_memory = *o->batches;
 	e->begun_ns = clock_mono_ns();
 	e->begun_wall_ns = clock_wall_ns();
 	rand_bytes(&e->log_id, sizeof(e->log_id));
@@ -446,6 +450,7 @@ int epoch_setup(struct granary_epoch *e, const struct granary_epoch_options *opt
 		lead_setup(e);
 	if (err == 0 && e->holding && hold_setup(e) < 0)
 		err = error_fail(e->client, -GRANARY_ENOMEM, "out of memory");
+	o->batches = NULL;
 	o->snapshot = o->job = NULL; /* the caller's */
 	o->token = NULL;
 	return err;

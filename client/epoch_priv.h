@@ -112,6 +112,7 @@ struct batch {
 	struct row_place *places;
 	uint8_t *data;
 	size_t data_cap;
+	bool data_lent;               /* the caller's memory */
 	uint32_t located;             /* rows that are */
 	bool filling;
 	uint32_t direct;              /* rows read by themselves */
@@ -147,6 +148,7 @@ struct granary_epoch {
 	struct order order;
 	struct order_ranks ranks;
 	struct granary_epoch_options options; /* texts are ours or NULL */
+	struct granary_batch_memory batches_memory; /* take NULL: none of the caller's */
 	char *job;                    /* NULL: it has none, and no log */
 	char lease[132];              /* the name under which it holds what it reads: its job's, or its own */
 	char host[64];

@@ -61,20 +61,21 @@ static struct open_job *open_job_of(struct owner_client *client, PyObject *args,
 {
 	static char *names[] = { "client", "snapshot", "seed", "epoch", "mode", "rank", "world", "batch",
 		"last", "on_error", "max_errors", "stall_timeout_ms", "read_ahead", "weight", "memory", "job",
-		"token", "first", "step", "files", NULL };
+		"token", "first", "step", "files", "shared", NULL };
 	struct open_job *o = job_new(sizeof(*o), client, open_run, open_drop);
 	const char *snapshot, *job = NULL, *token = NULL;
 	unsigned long long seed = 0, epoch = 0, memory = 0, files = 0;
 	PyObject *ignored;
+	int shared = 0;
 
 	if (o == NULL) return NULL;
 	struct granary_epoch_options *e = &o->options;
 	*e = (struct granary_epoch_options)GRANARY_INIT(granary_epoch_options);
 	e->world = e->batch = 1;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Os|$KKIIIIIIIIIIKzzIIK:Epoch", names, &ignored,
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Os|$KKIIIIIIIIIIKzzIIKp:Epoch", names, &ignored,
 		    &snapshot, &seed, &epoch, &e->mode, &e->rank, &e->world, &e->batch, &e->last, &e->on_error,
 		    &e->max_errors, &e->stall_timeout_ms, &e->read_ahead, &e->weight, &memory, &job, &token,
-		    &e->first, &e->step, &files) ||
+		    &e->first, &e->step, &files, &shared) ||
 		!open_texts(o, snapshot, job, token, client)) {
 		job_drop(&o->job);
 		return NULL;
@@ -83,6 +84,7 @@ static struct open_job *open_job_of(struct owner_client *client, PyObject *args,
 	e->epoch = epoch;
 	e->memory = memory;
 	e->files = files;
+	e->batches = shared ? &pool_memory : NULL;
 	return o;
 }
 

@@ -93,6 +93,8 @@ bool snapshot_init(PyObject *module);
 bool epoch_init(PyObject *module);
 bool upload_init(PyObject *module);
 bool shared_init(PyObject *module);
+bool pool_init(PyObject *module);
+extern const struct granary_batch_memory pool_memory; /* pool.c: batches that other processes will get */
 /* An object of a type, zeroed; and the end of its dealloc. */
 static inline void *object_alloc(PyTypeObject *type)
 {

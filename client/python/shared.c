@@ -1,29 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* shared.c -- Shared: memory in a memfd in which batches travel from one process to another, one at a time.
  *
- * (1) both sides map it once and keep the mapping: a batch costs the sender one copy, the receiver nothing.
+ * (1) both sides map it once and keep the mapping: a batch costs the sender one copy (none: pool.c), the receiver
+ *     nothing.
  * (2) it holds one batch from write() until its receiver is done with it and sets `given_back`; then the sender may
  *     write another one. Only the process that received the Batch sets it: not a child that inherited it.
  * (3) what is in it is checked before it is believed: another process wrote it. */
-#include "native.h"
+#include "shared.h"
 
 #include <errno.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-/* What is at the beginning; then offsets (uint64), ids, flags, and the bytes at `data_at`. */
-struct shared_head {
-	uint64_t magic;
-	uint64_t size; /* of all */
-	uint64_t data_at, position, number;
-	uint32_t count, fields;
-	uint32_t given_back; /* set by the receiver: the memory may be used for another batch */
-	uint32_t retired;    /* set by the sender: there will be no other one */
-	uint32_t token_len;
-	uint8_t token[GRANARY_TOKEN_MAX];
-};
-#define SHARED_MAGIC UINT64_C(0x3148435441424e47)
 
 /* Counted, because a Batch may outlive the object. */
 struct mapping {
@@ -105,11 +93,10 @@ static void shared_dealloc(PyObject *self)
 
 /* ---- the sender ---- */
 
-/* Room for so many bytes, and a quarter more, so that batches of changing sizes do not map anew each time. */
 static bool shared_grow(SharedObject *s, uint64_t size)
 {
 	if (s->mapping != NULL && s->mapping->size >= size) return true;
-	uint64_t whole = (size + size / 4 + 4095) / 4096 * 4096;
+	uint64_t whole = shared_room(size);
 	if (ftruncate(s->fd, (off_t)whole) < 0) return PyErr_SetFromErrno(PyExc_OSError) != NULL;
 	struct mapping *m = mapping_new(s->fd, (size_t)whole, MAP_SHARED | MAP_POPULATE);
 	if (m == NULL) return false;
@@ -118,16 +105,34 @@ static bool shared_grow(SharedObject *s, uint64_t size)
 	return true;
 }
 
-static void shared_fill(struct shared_head *h, const BatchObject *b, const struct shared_head *head)
+static uint64_t arrays_at(const BatchObject *b)
+{
+	return (SHARED_DATA_AT + (uint64_t)batch_bytes(b) + 63) & ~(uint64_t)63;
+}
+
+uint64_t shared_size(const BatchObject *b)
+{
+	return arrays_at(b) + shared_arrays(b->count, b->fields);
+}
+
+void shared_fill(struct shared_head *h, const BatchObject *b, bool bytes)
 {
 	uint64_t files = (uint64_t)b->count * b->fields;
-	uint64_t *offsets = (uint64_t *)(h + 1), *ids = offsets + files + 1;
+	uint64_t *offsets = (uint64_t *)(void *)((uint8_t *)h + arrays_at(b)), *ids = offsets + files + 1;
 
-	*h = *head;
+	*h = (struct shared_head){ .magic = SHARED_MAGIC,
+		.size = shared_size(b),
+		.arrays_at = arrays_at(b),
+		.count = b->count,
+		.fields = b->fields,
+		.position = b->position,
+		.number = b->number,
+		.token_len = b->token.len };
+	memcpy(h->token, b->token.bytes, sizeof(h->token));
 	memcpy(offsets, b->offsets, (files + 1) * 8);
 	memcpy(ids, b->ids, (size_t)b->count * 8);
 	memcpy(ids + b->count, b->flags, (size_t)b->count * 4);
-	memcpy((uint8_t *)h + head->data_at, b->data, (size_t)batch_bytes(b));
+	if (bytes) memcpy((uint8_t *)h + SHARED_DATA_AT, b->data, (size_t)batch_bytes(b));
 }
 
 static PyObject *shared_write(PyObject *self, PyObject *arg)
@@ -137,19 +142,9 @@ static PyObject *shared_write(PyObject *self, PyObject *arg)
 
 	if (s->fd < 0 || !PyObject_TypeCheck(arg, batch_type))
 		return PyErr_Format(PyExc_TypeError, "write(batch), of memory that was made here");
-	uint64_t files = (uint64_t)b->count * b->fields;
-	struct shared_head head = { .magic = SHARED_MAGIC,
-		.count = b->count,
-		.fields = b->fields,
-		.position = b->position,
-		.number = b->number,
-		.token_len = b->token.len };
-	head.data_at = (sizeof(head) + (files + 1) * 8 + (uint64_t)b->count * 12 + 63) & ~(uint64_t)63;
-	head.size = head.data_at + (uint64_t)batch_bytes(b);
-	memcpy(head.token, b->token.bytes, sizeof(head.token));
-	if (!shared_grow(s, head.size)) return NULL;
+	if (!shared_grow(s, shared_size(b))) return NULL;
 	struct shared_head *to = s->mapping->head;
-	Py_BEGIN_ALLOW_THREADS shared_fill(to, b, &head);
+	Py_BEGIN_ALLOW_THREADS shared_fill(to, b, true);
 	Py_END_ALLOW_THREADS return PyLong_FromUnsignedLongLong(s->mapping->size);
 }
 
@@ -198,14 +193,14 @@ static bool head_valid(const struct shared_head *h, size_t size)
 {
 	uint64_t files = (uint64_t)h->count * h->fields;
 
-	if (h->magic != SHARED_MAGIC || h->size > size || h->data_at > h->size || h->token_len > GRANARY_TOKEN_MAX ||
-		h->fields == 0 || files > size / 8 ||
-		sizeof(*h) + (files + 1) * 8 + (uint64_t)h->count * 12 > h->data_at)
+	if (h->magic != SHARED_MAGIC || h->size > size || h->arrays_at % 8 != 0 || h->arrays_at < SHARED_DATA_AT ||
+		h->arrays_at > h->size || h->token_len > GRANARY_TOKEN_MAX || h->fields == 0 || files > size / 8 ||
+		shared_arrays(h->count, h->fields) > h->size - h->arrays_at)
 		return false;
-	const int64_t *offsets = (const int64_t *)(h + 1);
+	const int64_t *offsets = (const int64_t *)(const void *)((const uint8_t *)h + h->arrays_at);
 	for (uint64_t i = 0; i < files; i++)
 		if (offsets[i] < 0 || offsets[i + 1] < offsets[i]) return false;
-	return offsets[files] >= 0 && (uint64_t)offsets[files] <= h->size - h->data_at;
+	return offsets[files] >= 0 && (uint64_t)offsets[files] <= h->arrays_at - SHARED_DATA_AT;
 }
 
 static PyObject *shared_read(PyObject *self, PyObject *cls)
@@ -224,9 +219,9 @@ static PyObject *shared_read(PyObject *self, PyObject *cls)
 	m->refs++;
 	struct shared_head *h = m->head;
 	uint64_t files = (uint64_t)h->count * h->fields;
-	uint64_t *offsets = (uint64_t *)(h + 1), *ids = offsets + files + 1;
+	uint64_t *offsets = (uint64_t *)(void *)((uint8_t *)h + h->arrays_at), *ids = offsets + files + 1;
 	struct batch_parts p = { .lease = &r->lease,
-		.data = (uint8_t *)h + h->data_at,
+		.data = (uint8_t *)h + SHARED_DATA_AT,
 		.size = offsets[files],
 		.count = h->count,
 		.fields = h->fields,

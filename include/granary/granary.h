@@ -1530,6 +1530,16 @@ GRANARY_API GRANARY_MUST_CHECK int granary_token_text(const struct granary_token
  * the text is at granary_last_error(NULL). Does not block. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_token_parse(const char *text, struct granary_token *token);
 
+/* Memory of the caller's that batches are put into: page-locked, or shared with other processes. take() is called by
+ * a thread of the epoch and must not block for long; what it gives is aligned to 64 bytes at least. NULL: the epoch
+ * takes memory of its own for this batch. give() gets it back once the batch was released, on any thread. Neither calls
+ * the library. */
+struct granary_batch_memory {
+	void *(*take)(void *arg, size_t size);
+	void (*give)(void *arg, void *memory, size_t size);
+	void *arg;
+};
+
 struct granary_epoch_options {
 	size_t size;
 	const char *snapshot;   /* of a snapshot or recipe: NAME, BUCKET@NAME or granary://HOST/BUCKET@NAME (the host
@@ -1561,6 +1571,7 @@ struct granary_epoch_options {
 	                         * last batch handed out */
 	uint64_t files;         /* of samples of several files: bit f asks for file f, up to 63; the others are not
 	                         * read, their size is 0. 0: all. Equal on all ranks, so that they share what is read */
+	const struct granary_batch_memory *batches; /* NULL: the epoch's own; copied, but what it points to stays */
 };
 
 enum granary_sample_flag {

@@ -330,18 +330,54 @@ class Batches(Case):
             _receive(process.pid, 3, 1, 4096, None, None, None)
 
     def test_memory_is_used_again(self):
-        from granary import shared
+        from granary import _native, shared
         batch = next(iter(self.stream()))
-        before = len(shared._pool.away)
+        before = _native.send_count()
         for _ in range(50):
             make, args = shared._send(batch)
             self.assertEqual(bytes(make(*args).data), bytes(batch.data))
-        self.assertLessEqual(len(shared._pool.away), before + 1)
+        self.assertLessEqual(_native.send_count(), before + 1)
+
+    def test_batches_are_read_into_the_memory_that_travels(self):
+        """As in a worker: what is sent is not copied, is not used again while it is away, and sent again it is a copy."""
+        from granary import _native, shared
+        stream = self.stream(batch_size=64, shuffle="exact")
+        epoch = stream._epoch(0, None, 0, 1, 1, 0)
+        expected = [(list(b.ids), bytes(b.data)) for b in iter(epoch.next, None)]
+        source = stream._source()
+
+        def shared_epoch():
+            return _native.Epoch(stream.place.client(), stream.place.name(), seed=stream.seed, mode=stream.shuffle, batch=64,
+                                 last=stream.last, shared=True)
+        sent = []
+        for batch in iter(shared_epoch().next, None):
+            batch.source = source
+            make, args = shared._send(batch)
+            again = shared._send(batch)[1]
+            self.assertNotEqual(args[2], again[2])
+            sent += [make(*args), make(*again)]
+        del batch
+        self.assertEqual([(list(b.ids), bytes(b.data)) for b in sent[::2]], expected)
+        self.assertEqual([(list(b.ids), bytes(b.data)) for b in sent[1::2]], expected)
+        count = _native.send_count()
+        del sent
+        for _ in range(3):
+            for batch in iter(shared_epoch().next, None):
+                batch.source = source
+                make, args = shared._send(batch)
+                got = make(*args)
+                del batch
+                self.assertEqual((list(got.ids), bytes(got.data)), expected[got.number])
+        self.assertLessEqual(_native.send_count(), count + 1)
 
     def test_broken_memory(self):
         from granary import _native
         fd = os.memfd_create("test")
-        for text in (b"", b"x" * 200, array.array("Q", [0x3148435441424e47] + [1 << 40] * 30).tobytes()):
+        good, rest = [0x3248435441424e47, 8192], [0] * 600
+        heads = ([1 << 40] * 30, good + [4096 + 4], good + [8200], good + [512], good + [8184, 0, 0, 1 << 32 | 4000],
+                 good + [4096, 0, 0, 1], good + [4096, 0, 0, 1 << 32 | 1, 0, 1 << 20])
+        for text in (b"", b"x" * 9000, *(array.array("Q", head + rest).tobytes() for head in heads),
+                     array.array("Q", [*good, 8000, 0, 0, 1 << 32 | 1, 0, *rest, *([1 << 40] * 600)]).tobytes()):
             os.pwrite(fd, text, 0)
             with self.assertRaises(ValueError):
                 _native.Shared(fd).read(granary.Batch)
@@ -354,17 +390,17 @@ class Batches(Case):
             _native.Shared().write(b"")
 
     def test_memory_of_others_is_mapped_once(self):
-        from granary import shared
-        batch = next(iter(self.stream()))
-        make, args = shared._send(batch)
-        first = make(*args)
+        """And unmapped once its sender has closed it; what was received stays."""
+        from granary import _native, shared
+        shared._arrivals.forget()
+        batch, memory = next(iter(self.stream())), _native.Shared()
+        for _ in range(3):
+            got = shared._arrivals.memory(os.getpid(), memory.fileno(), 1, memory.write(batch)).read(granary.Batch)
         self.assertEqual(len(shared._arrivals.maps), 1)
-        view = first[0]
-        shared._pool.forget()  # the sender closes it; what was received stays
-        del first
-        again = make(*shared._send(batch)[1])
-        self.assertEqual((bytes(view), len(shared._arrivals.maps)), (bytes(batch[0]), 1))
-        self.assertEqual(bytes(again.data), bytes(batch.data))
+        del memory
+        again = shared._receive(*shared._send(batch)[1])
+        self.assertEqual(len(shared._arrivals.maps), 1)
+        self.assertEqual((bytes(got.data), bytes(again.data)), (bytes(batch.data), bytes(batch.data)))
 
     def test_memory_grows(self):
         from granary import shared

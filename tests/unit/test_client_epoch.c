@@ -455,6 +455,61 @@ static void assert_once(const struct seen *s)
 			fail_msg("sample %llu came %u times", (unsigned long long)i, s->count[i]);
 }
 
+/* ---- memory of the caller's ---- */
+
+struct lender {
+	uint32_t lent, back, calls;
+	bool refuses; /* every third time */
+};
+
+static void *lender_take(void *arg, size_t size)
+{
+	struct lender *l = arg;
+
+	if (l->refuses && ++l->calls % 3 == 0)
+		return NULL;
+	uint64_t *p = aligned_alloc(64, (size + 127) / 64 * 64);
+	assert_non_null(p);
+	memset(p, 0xcc, size);
+	__atomic_fetch_add(&l->lent, 1, __ATOMIC_RELAXED);
+	return p;
+}
+
+static void lender_give(void *arg, void *memory, size_t size)
+{
+	struct lender *l = arg;
+
+	memset(memory, 0xdd, size);
+	free(memory);
+	__atomic_fetch_add(&l->back, 1, __ATOMIC_RELAXED);
+}
+
+/* Goal: batches lie in it, all of it comes back, also of an epoch closed in the middle, and without it goes on too. */
+static void test_batches_are_put_into_memory_of_the_caller(void **state)
+{
+	static struct seen s;
+
+	(void)state;
+	world_make(3000, 1, 900, 16, 4, 12);
+	for (uint32_t round = 0; round < 6; round++) {
+		struct lender lender = { .refuses = round >= 3 };
+		struct granary_batch_memory memory = { lender_take, lender_give, &lender };
+		struct granary_epoch_options o = defaults(0, 1, 32);
+		o.mode = 1 + round % 3;
+		o.batches = &memory;
+		memset(&s, 0, sizeof(s));
+		assert_int_equal(0, read_epoch(&o, &s, 9, NULL));
+		assert_int_equal(lender.lent, lender.back);
+		memset(&s, 0, sizeof(s));
+		assert_int_equal(0, read_epoch(&o, &s, UINT64_MAX, NULL));
+		assert_once(&s);
+		assert_true(lender.lent >= s.batches / 2);
+		assert_int_equal(lender.lent, lender.back);
+		memory.give = NULL;
+		assert_int_equal(-GRANARY_EINVAL, read_epoch(&o, &s, 1, NULL));
+	}
+}
+
 static void test_every_sample_once_in_every_mode(void **state)
 {
 	static struct seen s;
@@ -1130,6 +1185,7 @@ static void test_automatic_snapshots_and_reports(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		TEST(test_batches_are_put_into_memory_of_the_caller),
 		TEST(test_every_sample_once_in_every_mode),
 		TEST(test_ranks_that_share_lanes_take_all_of_each_span),
 		TEST(test_handles_that_share_a_rank),

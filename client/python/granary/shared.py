@@ -1,58 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches on their way to another process: each in a memfd, of which only the number travels.
 
-The sender copies a batch into a memfd that it has mapped and sends (process, descriptor, number). The receiver opens it
-through /proc/PID/fd once, maps it, and knows it by its number from then on. When its Batch is gone it marks the memory as
-given back, and the sender uses it for another batch: pages and mappings are there already. Neither pickle nor /dev/shm sees
-a byte of it.
+The sender has a batch in a memfd that it has mapped, or copies it into one (pool.c), and sends (process, descriptor,
+number). The receiver opens it through /proc/PID/fd once, maps it, and knows it by its number from then on. When its Batch is
+gone it marks the memory as given back, and the sender uses it for another batch: pages and mappings are there already.
+Neither pickle nor /dev/shm sees a byte of it.
 """
-import itertools
 import mmap
 import multiprocessing.reduction
 import os
 import pickle
 import struct
-import threading
 
 from . import _native
 from .batch import Batch
 from .errors import Error
 
-FREE_MAX = 16  # memory kept for the next batches; more than that is closed
 PLACES_MAX = 64
 
 
-class _Pool:
-    """The memory of this process: (Shared, number) of all that is filled or can be filled."""
+class _Packed:
+    """Where batches are from, pickled: nearly always as that of the batch before."""
 
     def __init__(self):
-        self.forget()
+        self.source, self.text = None, None
 
-    def forget(self):
-        """In a child after fork(): what the parent has sent is the parent's."""
-        self.lock, self.away = threading.Lock(), []
-        self.numbers = itertools.count(int.from_bytes(os.urandom(7), "little"))
-        self.source, self.packed = None, None
-
-    def write(self, batch):
-        """(descriptor, number, bytes) of memory that holds the batch."""
-        with self.lock:
-            free = [m for m in self.away if m[0].given_back]
-            for memory in free[1 + FREE_MAX:]:
-                self.away.remove(memory)
-            if free:
-                memory = free[0]
-            else:
-                memory = _native.Shared(), next(self.numbers)
-                self.away.append(memory)
-            size = memory[0].write(batch)
-            return memory[0].fileno(), memory[1], size
-
-    def pack(self, source):
-        """Where batches are from, pickled: nearly always as that of the batch before."""
+    def of(self, source):
         if source is not self.source:
-            self.source, self.packed = source, pickle.dumps(source)
-        return self.packed
+            self.source, self.text = source, pickle.dumps(source)
+        return self.text
 
 
 class _Arrivals:
@@ -92,8 +68,8 @@ class _Arrivals:
         return source
 
 
-_pool, _arrivals = _Pool(), _Arrivals()
-os.register_at_fork(after_in_child=_pool.forget)
+_packed, _arrivals = _Packed(), _Arrivals()
+os.register_at_fork(after_in_child=_native.send_forget)
 os.register_at_fork(after_in_child=_arrivals.forget)
 
 
@@ -123,7 +99,7 @@ def _receive(pid, fd, number, size, packed, labels, keys):
 
 def _send(batch):
     source = batch._get("source")
-    return _receive, (os.getpid(), *_pool.write(batch), None if source is None else _pool.pack(source),
+    return _receive, (os.getpid(), *_native.send(batch), None if source is None else _packed.of(source),
                       batch._get("_labels"), batch._get("_keys"))
 
 

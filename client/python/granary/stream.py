@@ -263,7 +263,8 @@ class IterableDataset(Resumable):
             self.place.client(), self.place.name(), seed=self.seed, epoch=epoch, mode=self.shuffle, rank=rank, world=world,
             batch=self.batch_size, last=self.last, on_error=ON_ERRORS[self.on_error], max_errors=self.max_errors,
             stall_timeout_ms=max(1, int(self.stall_timeout * 1000)), read_ahead=self.read_ahead, weight=self.weight,
-            memory=(self.memory or 0) // share, job=self.job, token=token, first=first, step=step, files=files)
+            memory=(self.memory or 0) // share, job=self.job, token=token, first=first, step=step, files=files,
+            shared=worker()[1] > 0 and self.transform is None)  # batches go to the loop's process as they are
 
     def _source(self):
         """What batches ask for names and labels."""
