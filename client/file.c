@@ -179,7 +179,8 @@ int granary_file_check(const struct granary_file *file)
 void granary_file_close(struct granary_file **file)
 {
 	struct granary_file *f = file ? *file : NULL;
-	bool wake = false, is_left;
+	enum wake wake = WAKE_NOT;
+	bool is_left;
 
 	if (!f)
 		return;
@@ -196,8 +197,7 @@ void granary_file_close(struct granary_file **file)
 		wake = client_wake(c);
 	}
 	pthread_mutex_unlock(&c->lock);
-	if (wake)
-		client_wake_now(c);
+	client_wake_now(c, wake);
 	if (is_left)
 		file_free(f);
 }
