@@ -274,6 +274,7 @@ struct files {
 	enum files_stage stage;
 	bool is_used;             /* something was opened since the client was */
 	bool is_asked, is_through, is_closing; /* ANNOUNCE is under way; with all; CLOSE is */
+	uint32_t waits;           /* locks that are waited for at the server */
 };
 
 struct net;
@@ -430,6 +431,8 @@ void files_turn(struct granary_client *c);
 bool files_hold(const struct granary_client *c, const struct rpc *r); /* r waits until all is announced */
 bool files_are_used(const struct granary_client *c);
 void files_leave(struct granary_client *c); /* at close: closes all at the server */
+/* lock.c */
+bool lock_holds(const struct granary_client *c, const struct rpc *r); /* r waits until fewer wait at the server */
 
 /* conn.c, handshake.c, tx.c, rx.c (io) */
 void conn_init(struct conn *k, struct granary_client *c, uint32_t index);

@@ -11,25 +11,11 @@
  * files that were not there until then are announced once more behind it, as the last; (2) only then does the server
  * hear that this was all; (3) a file's status changes once, from 0 to why it is lost; (4) links belong to the client's
  * thread, while the client lives and in the process that opened it. */
-#include "client_priv.h"
+#include "file_priv.h"
 
 #include <stdlib.h>
 
-enum { CLOSE_MAX = WIRE_BATCH_MAX, ANNOUNCE_MAX = 1024 };
-
-struct granary_file {
-	struct list link;
-	struct list release_link; /* lock: in client->released */
-	struct granary_client *client;
-	uint32_t generation; /* forks of the client, when it was opened */
-	uint64_t handle, object_id, dir_id;
-	uint8_t access;
-	bool is_opened;      /* the answer of OPEN came */
-	bool is_told, is_late; /* io: announced since that is due; and once more behind what is sent again */
-	_Atomic int status;
-	struct granary_opened *out; /* while its operation is under way */
-	char name[];         /* as it was opened; a hint */
-};
+enum { CLOSE_MAX = WIRE_BATCH_MAX, ANNOUNCE_MAX = 1024, LOCKS_MAX = WIRE_BATCH_MAX };
 
 static struct granary_file *file_of(struct list *at) { return container_of(at, struct granary_file, link); }
 
@@ -49,6 +35,8 @@ static struct granary_file *file_new(struct granary_client *c, const struct gran
 		return NULL;
 	list_init(&f->link);
 	list_init(&f->release_link);
+	list_init(&f->locks);
+	f->refs = 1;
 	f->client = c;
 	client_ref(c);
 	f->generation = atomic_load(&c->generation);
@@ -58,15 +46,18 @@ static struct granary_file *file_new(struct granary_client *c, const struct gran
 	return f;
 }
 
-static void file_free(struct granary_file *f)
+void file_unref(struct granary_file *f)
 {
 	struct granary_client *c = f->client;
 
+	if (atomic_fetch_sub(&f->refs, 1) > 1)
+		return;
+	lock_list_clear(&f->locks, 0);
 	free(f);
 	client_unref(c);
 }
 
-static bool is_forked(const struct granary_file *f)
+bool file_is_forked(const struct granary_file *f)
 {
 	return atomic_load(&f->client->generation) != f->generation || atomic_load(&f->client->forked);
 }
@@ -111,7 +102,7 @@ static void open_drop(struct simple_op *s)
 	if (s->op.sent && (err == -GRANARY_ECANCELED || error_class(err) == ERROR_UNSURE))
 		granary_file_close(&f);
 	else
-		file_free(f);
+		file_unref(f);
 }
 
 static struct simple_op *open_new(struct granary_client *c, const struct granary_ref *ref, uint32_t access,
@@ -171,7 +162,7 @@ struct granary_ref granary_file_ref(const struct granary_file *file)
 
 int granary_file_check(const struct granary_file *file)
 {
-	return is_forked(file) ? -GRANARY_EFORKED : atomic_load_explicit(&file->status, memory_order_acquire);
+	return file_is_forked(file) ? -GRANARY_EFORKED : atomic_load_explicit(&file->status, memory_order_acquire);
 }
 
 /* ---- closing ---- */
@@ -186,8 +177,8 @@ void granary_file_close(struct granary_file **file)
 		return;
 	*file = NULL;
 	struct granary_client *c = f->client;
-	if (is_forked(f)) {
-		file_free(f); /* its neighbours belonged to the parent's thread */
+	if (file_is_forked(f)) {
+		file_unref(f); /* its neighbours belonged to the parent's thread */
 		return;
 	}
 	pthread_mutex_lock(&c->lock);
@@ -199,7 +190,7 @@ void granary_file_close(struct granary_file **file)
 	pthread_mutex_unlock(&c->lock);
 	client_wake_now(c, wake);
 	if (is_left)
-		file_free(f);
+		file_unref(f);
 }
 
 void files_take(struct granary_client *c, struct list *released)
@@ -242,7 +233,7 @@ static int close_answer(struct rpc *r, struct slice meta, struct slice data)
 static void close_free(struct rpc *r)
 {
 	for (struct list *at; (at = list_pop(&close_of(r)->files)) != NULL;)
-		file_free(file_of(at));
+		file_unref(file_of(at));
 	close_of(r)->count = 0;
 }
 
@@ -278,7 +269,7 @@ static void close_start(struct granary_client *c)
 struct announce_rpc {
 	struct rpc rpc;
 	struct granary_file *files[ANNOUNCE_MAX];
-	uint32_t count;
+	uint32_t count, lock_count;
 	uint8_t flags;
 };
 
@@ -287,7 +278,7 @@ static struct announce_rpc *announce_of(struct rpc *r) { return container_of(r, 
 static size_t announce_body_size(struct rpc *r)
 {
 	const struct announce_rpc *a = announce_of(r);
-	size_t size = 1 + 4;
+	size_t size = 1 + 4 + 4 + a->lock_count * (size_t)(8 + LOCK_WIRE_SIZE);
 
 	for (uint32_t i = 0; i < a->count; i++) {
 		struct granary_ref ref = granary_file_ref(a->files[i]);
@@ -308,6 +299,13 @@ static int announce_encode(struct rpc *r, struct wr *w)
 		wr_u64(w, a->files[i]->handle);
 		wr_u8(w, a->files[i]->access);
 		ref_encode(w, &ref);
+	}
+	wr_u32(w, a->lock_count);
+	for (uint32_t i = 0; i < a->count; i++) {
+		list_for(at, &a->files[i]->locks) {
+			wr_u64(w, a->files[i]->handle);
+			lock_encode(w, &container_of(at, struct lock_item, link)->lock);
+		}
 	}
 	return 0;
 }
@@ -331,6 +329,25 @@ static void announced(struct granary_client *c, uint8_t flags)
 		f->stage = FILES_WAITING;
 }
 
+static uint32_t locks_count(const struct granary_file *f)
+{
+	uint32_t n = 0;
+
+	list_for(at, &f->locks)
+		n++;
+	return n;
+}
+
+/* An answer of the connection before came in between: then all of it once more. */
+static bool locks_are_others(const struct announce_rpc *a)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < a->count; i++)
+		n += locks_count(a->files[i]);
+	return n != a->lock_count;
+}
+
 static int announce_answer(struct rpc *r, struct slice meta, struct slice data)
 {
 	struct granary_client *c = r->op->client;
@@ -340,14 +357,28 @@ static int announce_answer(struct rpc *r, struct slice meta, struct slice data)
 
 	(void)data;
 	cur_u64(&in);
-	if (cur_u32(&in) != a->count || cur_left(&in) != 2 * (size_t)a->count)
+	if (cur_u32(&in) != a->count || cur_left(&in) != 2 * (size_t)a->count + 4 + 2 * (size_t)a->lock_count)
 		return -GRANARY_EPROTO;
+	if (locks_are_others(a)) {
+		for (uint32_t i = 0; i < a->count; i++)
+			a->files[i]->is_told = false;
+		c->io.files.is_asked = false;
+		return 0;
+	}
 	for (uint32_t i = 0; i < a->count; i++) {
 		int err = -(int)cur_u16(&in);
 
 		a->files[i]->is_late = err == -GRANARY_ESTALE && !is_last;
 		if (err < 0 && !a->files[i]->is_late)
 			file_is_lost(a->files[i], err);
+	}
+	cur_u32(&in);
+	for (uint32_t i = 0; i < a->count; i++) {
+		list_for(at, &a->files[i]->locks) {
+			int err = -(int)cur_u16(&in);
+			if (err < 0 && !a->files[i]->is_late)
+				file_is_lost(a->files[i], err);
+		}
 	}
 	announced(c, a->flags);
 	return 0;
@@ -385,11 +416,17 @@ static void announce_more(struct granary_client *c)
 
 		if (file->is_told || atomic_load(&file->status) < 0)
 			continue;
-		if (a->count == ANNOUNCE_MAX) {
+		uint32_t locks = locks_count(file);
+		if (locks > LOCKS_MAX) {
+			file_is_lost(file, -GRANARY_ETOOBIG);
+			continue;
+		}
+		if (a->count == ANNOUNCE_MAX || a->lock_count + locks > LOCKS_MAX) {
 			f->is_through = false;
 			break;
 		}
 		file->is_told = true;
+		a->lock_count += locks;
 		a->files[a->count++] = file;
 	}
 	if (f->is_through && (f->stage == FILES_LATE || !c->io.unstable.is_replaying))
@@ -455,7 +492,9 @@ bool files_hold(const struct granary_client *c, const struct rpc *r)
 {
 	enum files_stage stage = c->io.files.stage;
 
-	return stage != FILES_TOLD && !r->kind->is_first && !(stage == FILES_WAITING && r->kind->is_patient);
+	if (stage != FILES_TOLD && !r->kind->is_first && !(stage == FILES_WAITING && r->kind->is_patient))
+		return true;
+	return lock_holds(c, r);
 }
 
 bool files_are_used(const struct granary_client *c) { return c->io.files.is_used; }
@@ -488,7 +527,7 @@ void files_release(struct granary_client *c)
 	pthread_mutex_unlock(&c->lock);
 	files_take(c, &released);
 	for (struct list *at; (at = list_pop(&f->closed)) != NULL;)
-		file_free(file_of(at));
+		file_unref(file_of(at));
 	while (list_pop(&f->open) != NULL)
 		continue;
 }

@@ -101,6 +101,8 @@ static const struct advice advices[] = {
 	[GRANARY_ENOTFILE] = { "It is a symbolic link, a pipe, a socket or a device: a name without bytes of its own.",
 		"`granary stat` shows where a link points; read that object." },
 	[GRANARY_EMLINK] = { "A file has at most 65,000 names.", "Copy it instead: granary cp." },
+	[GRANARY_EDEADLOCK] = { "Those who hold this part of the file locked wait, in turn, for what the asker holds.",
+		"Give up a lock first; take several always in the same order." },
 };
 
 struct code {

@@ -52,7 +52,8 @@
 	X(38, FORKED, EBADF, FINAL, "the handle belongs to the parent process") \
 	X(39, NOATTR, ENODATA, FINAL, "no such attribute") \
 	X(40, NOTFILE, EINVAL, FINAL, "a symbolic link or special file has no bytes") \
-	X(41, MLINK, EMLINK, FINAL, "the object has as many links as it may have")
+	X(41, MLINK, EMLINK, FINAL, "the object has as many links as it may have") \
+	X(42, DEADLOCK, EDEADLK, FINAL, "waiting for this lock would never end")
 
 enum granary_error {
 #define X(number, name, posix, klass, text) GRANARY_E##name = number,

@@ -8,7 +8,11 @@
  * The server remembers what is open for as long as this client has a connection, and for 60 s after; after a lost
  * connection or a restart of the server the library tells it again by itself, before anything else is sent. A file that
  * could not be kept (this client was cut off for longer, and the file was deleted meanwhile) is lost:
- * granary_file_check() says so. */
+ * granary_file_check() says so.
+ *
+ * Files are locked at the server, as flock(2) and fcntl(2) do it, against all clients and, by their owners' numbers,
+ * inside of one. Locks are kept and told again as open files are, within 10 s of a restart; meanwhile nobody else gets
+ * one. A lock that could not be kept makes its file a lost one: whoever relied on it must not go on. */
 #pragma once
 
 #include "granary/granary.h"
@@ -45,9 +49,48 @@ GRANARY_API GRANARY_MUST_CHECK int granary_file_open_start(struct granary_client
 GRANARY_API void granary_file_close(struct granary_file **file);
 /** Its reference, by id: valid until granary_file_close(). Any thread. Since 0.2. */
 GRANARY_API struct granary_ref granary_file_ref(const struct granary_file *file);
-/** @return 0, or why the file is lost: -GRANARY_ESTALE (it was deleted while the server did not know that it is open
- * here), or another error; it stays so. Does not block. Any thread. Since 0.2. */
+/** @return 0, or why the file is lost: -GRANARY_ESTALE (it was deleted, or another client may have had a lock of it,
+ *         while the server did not know that it is open here), or another error; it stays so. Does not block. Any
+ *         thread. Since 0.2. */
 GRANARY_API GRANARY_MUST_CHECK int granary_file_check(const struct granary_file *file);
+
+/* ---- locks ---------------------------------------------------------------------------------- */
+
+enum granary_lock_kind { /* they do not see each other */
+	GRANARY_LOCK_WHOLE = 1, /* as flock(2): start 0, end UINT64_MAX */
+	GRANARY_LOCK_RANGE = 2  /* as fcntl(2) */
+};
+enum granary_lock_type { GRANARY_LOCK_NONE = 0, GRANARY_LOCK_SHARED = 1, GRANARY_LOCK_EXCLUSIVE = 2 };
+enum granary_lock_flag { GRANARY_LOCK_WAIT = 1 };
+struct granary_lock {
+	uint64_t owner;      /* of this client, as it numbers them: owners exclude each other */
+	uint64_t start, end; /* bytes, both inclusive; UINT64_MAX: up to the end, wherever that is */
+	uint32_t kind;       /* enum granary_lock_kind */
+	uint32_t type;       /* enum granary_lock_type */
+	uint32_t pid;        /* told to who tests */
+	uint32_t is_ours;    /* answered by a test: it is this client's */
+};
+
+/** Gives an owner this lock in the range instead of what it has there; GRANARY_LOCK_NONE gives it up (all that an owner
+ * has of a kind: range 0 to UINT64_MAX). What is left when a file was closed as often as it was opened goes then.
+ * @param flags  enum granary_lock_flag: GRANARY_LOCK_WAIT: for as long as the call's timeout allows
+ * @return 0; -GRANARY_ELOCKED: others have it; -GRANARY_EDEADLOCK: a range that those would wait for;
+ *         -GRANARY_EACCESS: an exclusive range of a file that is not open for writing; -GRANARY_ESTALE: the file is
+ *         lost; -GRANARY_ETIMEDOUT, -GRANARY_ECANCELED: it is not locked. Blocks. Any thread. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_file_lock(struct granary_file *file, const struct granary_lock *lock,
+	uint32_t flags, const struct granary_call *call);
+/** granary_file_lock() without waiting for it. At most 64 wait at the server at a time; more wait here.
+ * @return 0 and *op, or an error. Does not block. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_file_lock_start(struct granary_file *file, const struct granary_lock *lock,
+	uint32_t flags, const struct granary_call *call, struct granary_op **op);
+/** Would it be granted? @param lock  in: as for granary_file_lock(); out: type GRANARY_LOCK_NONE when it would, else
+ * the first lock that stands in the way. @return 0, or an error. Blocks. Any thread. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_file_lock_test(struct granary_file *file, struct granary_lock *lock,
+	const struct granary_call *call);
+/** granary_file_lock_test() without waiting; `lock` is read now and written when the operation is done. @return 0 and
+ * *op, or an error. Does not block. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_file_lock_test_start(struct granary_file *file, struct granary_lock *lock,
+	const struct granary_call *call, struct granary_op **op);
 
 #ifdef __cplusplus
 }

@@ -305,14 +305,19 @@ static bool open_drop(struct opens *o, struct open **at)
 	return list_empty(&object->holders) && object_drop(o, object);
 }
 
-bool opens_close(struct opens *o, uint64_t session, uint64_t handle)
+bool opens_close(struct opens *o, uint64_t session, uint64_t handle, uint64_t *left)
 {
 	bool is_new = false;
+	*left = 0;
 	pthread_mutex_lock(&o->lock);
 	struct open **at = open_place(o, session, handle);
 	bool found = *at != NULL;
-	if (found)
+	if (found) {
+		const struct holder *h = (*at)->holder;
+		if (h->opens == 1)
+			*left = h->object->id;
 		is_new = open_drop(o, at);
+	}
 	pthread_mutex_unlock(&o->lock);
 	tell_dead(o, is_new);
 	return found;
@@ -339,6 +344,18 @@ void opens_end_session(struct opens *o, uint64_t session)
 }
 
 /* ---- asking ---- */
+
+bool opens_find(struct opens *o, uint64_t session, uint64_t handle, uint64_t *id, uint8_t *access)
+{
+	pthread_mutex_lock(&o->lock);
+	const struct open *open = *open_place(o, session, handle);
+	if (open != NULL) {
+		*id = open->holder->object->id;
+		*access = open->access;
+	}
+	pthread_mutex_unlock(&o->lock);
+	return open != NULL;
+}
 
 bool opens_allow(struct opens *o, uint64_t session, uint64_t id, uint8_t access)
 {

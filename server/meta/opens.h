@@ -29,8 +29,10 @@ void opens_free(struct opens **opens);
 /* 0, also when the same open is there already; -GRANARY_EINVAL: the handle has another object open;
  * -GRANARY_ETOOBIG; -GRANARY_ENOMEM. access: OPENS_... bits. */
 int opens_add(struct opens *opens, uint64_t session, uint64_t handle, uint64_t id, uint8_t access);
-/* False: there is no such open. */
-bool opens_close(struct opens *opens, uint64_t session, uint64_t handle);
+/* False: there is no such open. *left: the object when the session has it open no more, else 0. */
+bool opens_close(struct opens *opens, uint64_t session, uint64_t handle, uint64_t *left);
+/* The object of a handle, and what it was opened for. False: there is no such open. */
+bool opens_find(struct opens *opens, uint64_t session, uint64_t handle, uint64_t *id, uint8_t *access);
 void opens_end_session(struct opens *opens, uint64_t session); /* all of its opens */
 /* Has the session the object open with all of these bits? */
 bool opens_allow(struct opens *opens, uint64_t session, uint64_t id, uint8_t access);

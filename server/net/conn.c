@@ -84,6 +84,7 @@ struct conn *conn_new(int fd)
 	list_init(&c->timed);
 	list_init(&c->hungry);
 	list_init(&c->peer.waiting);
+	list_init(&c->peer.parked);
 	sendq_init(&c->queue);
 	return c;
 }
@@ -192,6 +193,7 @@ void conn_close(struct conn *c)
 	sock_shutdown(c->fd);
 	conn_drop_queue(c);
 	if (!list_empty(&c->peer.waiting)) req_drained(&c->peer); /* they see that nobody listens */
+	req_unpark(&c->peer);
 	conn_post_turn(c);
 }
 
@@ -205,6 +207,7 @@ void conn_refuse(struct conn *c, int err, const char *text)
 	c->peer.gone = true;
 	conn_watch(c);
 	if (!list_empty(&c->peer.waiting)) req_drained(&c->peer);
+	req_unpark(&c->peer);
 	if (!c->recving)
 		conn_receive(
 			c); /* what still comes is thrown away: a reset would take our words with it */
@@ -257,6 +260,7 @@ void conn_drain(struct conn *c)
 	bool open = c->state == CONN_OPEN;
 
 	if (c->state >= CONN_CLOSING || c->state == CONN_ATTACHING) return;
+	req_unpark(&c->peer);
 	if (open && (c->inflight_count > 0 || c->queue.bytes > 0 || c->in)) return;
 	conn_refuse(c, -GRANARY_ESHUTDOWN, "the server is stopping");
 }
@@ -314,9 +318,12 @@ bool conn_is_stalled(const struct conn *c, uint64_t now)
 
 bool conn_is_waiting(const struct conn *c, uint64_t now)
 {
-	if (list_empty(&c->inflight) || c->sending) return false;
-	const struct inbound *oldest = container_of(c->inflight.next, struct inbound, node);
-	return now - oldest->began_ns >= CONN_WAITING_NS;
+	if (c->sending) return false;
+	list_for (n, &c->inflight) {
+		const struct inbound *oldest = container_of(n, struct inbound, node);
+		if (!oldest->req.is_parked) return now - oldest->began_ns >= CONN_WAITING_NS;
+	}
+	return false;
 }
 
 void conn_drop_stalled(struct conn *c)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "req/locks.h"
 #include "req/open.h"
 #include "req/orphans.h"
 
@@ -13,11 +14,17 @@ struct announced {
 	int16_t err;
 };
 
+struct announced_lock {
+	struct lock lock;
+	uint64_t handle;
+	int16_t err;
+};
+
 struct announce_req {
-	struct slice bucket;
 	uint8_t flags;
-	uint32_t count;
+	uint32_t count, lock_count;
 	struct announced *opens;
+	struct announced_lock *locks;
 };
 
 static int announced_parse(struct cur *c, const struct auth *a, struct announced *x)
@@ -28,6 +35,24 @@ static int announced_parse(struct cur *c, const struct auth *a, struct announced
 	x->err = (int16_t)ref_parse(c, a, &x->ask.ref);
 	return cur_ok(c) && x->ask.access != 0 && x->err != -GRANARY_EPROTO && x->ask.ref.by == NS_BY_ID
 		       ? 0 : -GRANARY_EPROTO;
+}
+
+static int locks_parse(struct req *r, struct cur *c, struct announce_req *n)
+{
+	uint32_t count = cur_u32(c);
+
+	if (!cur_ok(c) || count > WIRE_BATCH_MAX) return -GRANARY_EPROTO;
+	n->locks = req_alloc((count + 1) * sizeof(*n->locks));
+	for (; n->lock_count < count; n->lock_count++) {
+		struct announced_lock *x = &n->locks[n->lock_count];
+
+		memset(x, 0, sizeof(*x));
+		x->handle = cur_u64(c);
+		x->lock.session = session_id(r->peer->session);
+		lock_parse(c, &x->lock);
+		if (!cur_ok(c) || !lock_is_sound(&x->lock) || x->lock.type == LOCK_NONE) return -GRANARY_EPROTO;
+	}
+	return 0;
 }
 
 static enum step_result announce_parse(struct req *r)
@@ -52,7 +77,9 @@ static enum step_result announce_parse(struct req *r)
 	for (; n->count < count; n->count++)
 		if (announced_parse(&c, &auth, &n->opens[n->count]) < 0)
 			return req_fail(r, -GRANARY_EPROTO, "ANNOUNCE: open %u does not parse", n->count);
-	return cur_done(&c) ? STEP_NEXT : req_fail(r, -GRANARY_EPROTO, "ANNOUNCE: bytes follow the last open");
+	if (locks_parse(r, &c, n) < 0 || !cur_done(&c))
+		return req_fail(r, -GRANARY_EPROTO, "ANNOUNCE: its locks do not parse");
+	return STEP_NEXT;
 }
 
 static void announce_work(struct req *r)
@@ -68,6 +95,14 @@ static void announce_work(struct req *r)
 			x->err = (int16_t)auth_begin(r, &auth, open_actions(x->ask.access), slice_of(NULL, 0));
 		if (x->err == 0) x->err = (int16_t)open_object(r, &auth, &x->ask, &e);
 	}
+	for (uint32_t i = 0; i < n->lock_count; i++) {
+		struct announced_lock *x = &n->locks[i];
+		uint8_t access;
+		uint64_t id;
+
+		x->err = opens_find(r->store->opens, x->lock.session, x->handle, &id, &access)
+				 ? (int16_t)locks_announce(r->store->locks, id, &x->lock) : -GRANARY_ESTALE;
+	}
 }
 
 static enum step_result announce_look(struct req *r)
@@ -80,7 +115,7 @@ static enum step_result announce_answer(struct req *r)
 {
 	const struct announce_req *n = r->body;
 	uint64_t session = session_id(r->peer->session);
-	size_t cap = 8 + 4 + 2 * (size_t)n->count;
+	size_t cap = 8 + 4 + 2 * (size_t)n->count + 4 + 2 * (size_t)n->lock_count;
 	struct answer *a = answer_new(r, cap);
 	struct wr w = wr_of(a->meta, cap);
 
@@ -88,6 +123,8 @@ static enum step_result announce_answer(struct req *r)
 	wr_u64(&w, opens_state(r->store->opens, session));
 	wr_u32(&w, n->count);
 	for (uint32_t i = 0; i < n->count; i++) wr_u16(&w, (uint16_t)-n->opens[i].err);
+	wr_u32(&w, n->lock_count);
+	for (uint32_t i = 0; i < n->lock_count; i++) wr_u16(&w, (uint16_t)-n->locks[i].err);
 	a->meta_len = (uint32_t)wr_len(&w);
 	stat_add(&r->local->stats->entries[OP_ANNOUNCE], n->count);
 	answer_send(r, a, true);
@@ -96,8 +133,13 @@ static enum step_result announce_answer(struct req *r)
 
 static void announce_cleanup(struct req *r)
 {
-	if (r->body != NULL) free(((struct announce_req *)r->body)->opens);
-	free(r->body);
+	struct announce_req *n = r->body;
+
+	if (n != NULL) {
+		free(n->opens);
+		free(n->locks);
+	}
+	free(n);
 	r->body = NULL;
 }
 

@@ -21,6 +21,11 @@ enum step_result req_work(struct req *r, void (*work)(struct req *r));
  * on. */
 void req_post(struct req *r);
 
+/* A request that waits for what others do: until it goes on (req_unparked(), first thing then) it may be withdrawn.
+ * False: nobody listens any more. */
+bool req_park(struct req *r);
+void req_unparked(struct req *r);
+
 static inline void stat_add(
 	uint64_t *counter, uint64_t n) /* one writer; status reads it from another thread */
 {
@@ -97,7 +102,8 @@ extern const struct req_kind put_kind, extent_kind, abort_kind, delete_kind, mkd
 extern const struct req_kind attr_kind, setattr_kind, xattr_kind, tags_kind, make_kind, link_kind;
 extern const struct req_kind copy_kind, upload_create_kind, upload_complete_kind, upload_abort_kind, part_list_kind,
 	upload_list_kind, write_kind, range_copy_kind, map_kind;
-extern const struct req_kind sync_kind, readdir_kind, ids_kind, open_kind, close_kind, announce_kind;
+extern const struct req_kind sync_kind, readdir_kind, ids_kind, open_kind, close_kind, announce_kind,
+	lock_kind;
 extern const struct req_kind bucket_create_kind, bucket_remove_kind;
 extern const struct req_kind snapshot_list_kind, snapshot_show_kind, snapshot_page_kind, snapshot_create_kind,
 	snapshot_remove_kind, snapshot_note_kind, snapshot_repack_kind, snapshot_tags_kind, range_kind,

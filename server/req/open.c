@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "meta/ns_orphan.h"
+#include "req/locks.h"
 #include "req/orphans.h"
 
 enum { OPEN_TRIES = 100, OPEN_PAUSE_US = 200 };
@@ -61,6 +62,13 @@ static int open_look(struct auth *a, const struct open_ask *ask, struct stat_ent
 	return err;
 }
 
+static void open_close(struct store *store, uint64_t session, uint64_t handle)
+{
+	uint64_t left;
+
+	if (opens_close(store->opens, session, handle, &left) && left != 0) locks_drop(store->locks, left, session);
+}
+
 /* 0; EBUSY: once more; or an error. Not open then. */
 static int open_once(struct auth *a, const struct open_ask *ask, struct stat_entry *e)
 {
@@ -76,7 +84,7 @@ static int open_once(struct auth *a, const struct open_ask *ask, struct stat_ent
 	err = opens_is_removing(opens, id) ? -GRANARY_EBUSY : open_look(a, ask, e, &is_orphan);
 	if (err == 0 && e->loc.id != id) err = -GRANARY_EBUSY;
 	if (err == 0 && is_orphan) opens_set_orphan(opens, id);
-	if (err < 0) opens_close(opens, a->session, ask->handle);
+	if (err < 0) open_close(a->store, a->session, ask->handle);
 	return err;
 }
 
@@ -197,10 +205,11 @@ static enum step_result close_run(struct req *r)
 		return req_fail(r, -GRANARY_EPROTO, "CLOSE does not parse, or has more than %d handles",
 			WIRE_BATCH_MAX);
 	session = session_id(r->peer->session);
-	for (uint32_t i = 0; i < count; i++) (void)opens_close(r->store->opens, session, cur_u64(&c));
+	for (uint32_t i = 0; i < count; i++) open_close(r->store, session, cur_u64(&c));
 	stat_add(&r->local->stats->entries[OP_CLOSE], count);
 	if (count > 0) return STEP_NEXT;
 	opens_end_session(r->store->opens, session);
+	locks_end_session(r->store->locks, session);
 	if (!session_has_opens(r->peer->session)) return STEP_NEXT;
 	r->step++;
 	return req_work(r, left_work);

@@ -13,6 +13,7 @@
 #include "io/io.h"
 #include "meta/ns_orphan.h"
 #include "meta/session_row.h"
+#include "req/locks.h"
 #include "req/mutation.h"
 
 struct orphans {
@@ -146,6 +147,7 @@ static void grace_end(struct orphans *o)
 {
 	if (atomic_exchange(&o->is_over, true)) return;
 	opens_set_grace(o->store->opens, false);
+	locks_grace_end(o->store->locks);
 	o->end.fn = end_work;
 	workers_post(o->store->workers, &o->end);
 }
@@ -186,8 +188,9 @@ int orphans_open(struct store *store, struct orphans **out)
 	o->has_rows = found == 1;
 	atomic_init(&o->is_over, o->owed_count == 0 && !o->has_rows);
 	opens_set_grace(store->opens, !atomic_load(&o->is_over));
+	store->locks = locks_new(!atomic_load(&o->is_over));
 	*out = o;
-	return found < 0 ? found : 0;
+	return found < 0 ? found : store->locks == NULL ? -GRANARY_ENOMEM : 0;
 }
 
 void orphans_start(struct orphans *o)
@@ -209,6 +212,7 @@ void orphans_close(struct orphans **op)
 
 	*op = NULL;
 	if (o == NULL) return;
+	locks_free(&o->store->locks);
 	pthread_mutex_destroy(&o->lock);
 	free(o->owed);
 	free(o);

@@ -89,6 +89,7 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_OPEN] = &open_kind,
 	[OP_CLOSE] = &close_kind,
 	[OP_ANNOUNCE] = &announce_kind,
+	[OP_LOCK] = &lock_kind,
 };
 
 const struct req_kind *req_kind_of(uint8_t op)
@@ -110,7 +111,7 @@ static void req_finish(struct req *r)
 	stat_add(&stats->errors[op], r->err != 0);
 	stat_add(&stats->bytes_in[op], (uint64_t)r->frame.meta_len + r->frame.data_len);
 	stat_add(&stats->ns_total[op], took_ns);
-	slow_ring_note(r->store->slow, r, took_ns);
+	if (r->kind->withdraw == NULL) slow_ring_note(r->store->slow, r, took_ns); /* else it waits for others */
 	if (r->kind->cleanup) r->kind->cleanup(r);
 	r->magic = 0;
 	peer->ops->finished(peer, r);
@@ -247,6 +248,32 @@ enum step_result req_work(struct req *r, void (*work)(struct req *r))
 	r->task.fn = req_work_task;
 	workers_post(r->store->workers, &r->task);
 	return STEP_WAIT;
+}
+
+bool req_park(struct req *r)
+{
+	if (r->peer->gone) return false;
+	r->is_parked = true;
+	list_push(&r->peer->parked, &r->wait_node);
+	return true;
+}
+
+void req_unparked(struct req *r)
+{
+	r->is_parked = false;
+	list_remove(&r->wait_node);
+}
+
+void req_unpark(struct req_peer *peer)
+{
+	list_for_safe (n, tmp, &peer->parked) {
+		struct req *r = container_of(n, struct req, wait_node);
+
+		if (!r->kind->withdraw(r)) continue;
+		req_unparked(r);
+		r->task.fn = req_resume_task;
+		reactor_defer(r->local->reactor, &r->task);
+	}
 }
 
 static void req_wake_task(struct task *task)

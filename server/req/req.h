@@ -60,6 +60,7 @@ struct req_peer {
 	uint32_t data_cap;       /* data bytes it accepts in one frame */
 	bool gone;               /* the connection ended: answers are dropped, mutations go on */
 	struct list waiting;     /* requests waiting for its send queue to shrink: req_drained() */
+	struct list parked;      /* requests waiting for what others do, for as long as it takes: req_unpark() */
 	/* req's own, zero at first: what is being read for it or waits in its send queue. */
 	uint64_t ahead_bytes;
 	uint32_t ahead_entries;
@@ -76,6 +77,7 @@ struct req_kind {
 	const struct req_step *steps;
 	uint32_t step_count;
 	void (*cleanup)(struct req *r);
+	bool (*withdraw)(struct req *r); /* of a kind that parks: req_unpark() */
 };
 const struct req_kind *req_kind_of(uint8_t op); /* NULL: unknown */
 
@@ -91,7 +93,7 @@ struct req {
 	const uint8_t *data;     /* frame.data_len bytes, 64-byte aligned */
 	uint32_t step;
 	uint32_t pending;        /* ops that will resume it */
-	bool running, resumed, answered, waking;
+	bool running, resumed, answered, waking, is_parked;
 	int err;
 	char text[256];          /* error text for the answer, names the thing, the cause and the fix */
 	uint64_t started_ns;
@@ -102,7 +104,7 @@ struct req {
 	struct task done;        /* commits */
 	void (*work)(struct req *r); /* what `task` does on a worker */
 	struct list node;        /* the front end's */
-	struct list wait_node;   /* in peer->waiting */
+	struct list wait_node;   /* in peer->waiting or peer->parked */
 	void *body;              /* the kind's own state (freed by kind->cleanup) */
 	void *front;             /* the front end's own */
 };
@@ -112,6 +114,9 @@ void req_start(struct req *r);
 void req_resume(struct req *r);
 /* The peer's send queue shrank below its limit, or the peer is gone. */
 void req_drained(struct req_peer *peer);
+/* On the peer's reactor: it is gone, or is to finish what it has. Parked requests whose kind can withdraw them go on
+ * with what withdraw() made their result; what others made them wait for comes to the rest by itself. */
+void req_unpark(struct req_peer *peer);
 
 /* Counters of one reactor: written by it alone, read by status. */
 enum { REQ_OPS = 96, REQ_LATENCY_BUCKETS = 32 };

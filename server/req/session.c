@@ -30,6 +30,7 @@
 #include "common/log.h"
 #include "common/tlv.h"
 #include "meta/ids.h"
+#include "req/locks.h"
 #include "req/mutation.h"
 #include "req/orphans.h"
 #include "req/session_sweep.h"
@@ -769,6 +770,7 @@ static void session_is_left(struct sessions *all, uint64_t id)
 	sessions_gate_close(all);
 	if (!sessions_knows(all, id)) {
 		opens_end_session(all->store->opens, id);
+		locks_end_session(all->store->locks, id);
 		row_leave(all, id, false);
 	}
 	sessions_gate_open(all);

@@ -18,6 +18,7 @@ struct fair_local;
 struct fs;
 struct ids;
 struct jobs;
+struct locks;
 struct kv;
 struct loc;
 struct moves;
@@ -108,6 +109,7 @@ struct store {
 	struct sessions *sessions;
 	struct replays *replays;
 	struct orphans *orphans;
+	struct locks *locks;
 	struct snapshots *snapshots;
 	struct jobs *jobs;
 	struct moves *moves;

@@ -25,6 +25,7 @@
 #include "req/drive.h"
 #include "req/tier.h"
 #include "req/kind.h"
+#include "req/locks.h"
 #include "tier/packs.h"
 
 struct text {
@@ -148,6 +149,7 @@ static uint64_t sum(const struct store *store, size_t offset)
 static void status_requests(struct text *t, struct store *store)
 {
 	struct opens_stats opens;
+	struct locks_stats locks;
 
 	for (uint8_t op = 0; op < REQ_OPS; op++) {
 		const struct req_kind *kind = req_kind_of(op);
@@ -170,6 +172,9 @@ static void status_requests(struct text *t, struct store *store)
 	opens_get_stats(store->opens, &opens);
 	number(t, "opens", opens.opens);
 	number(t, "orphans", opens.orphans + opens.dead);
+	locks_get_stats(store->locks, &locks);
+	number(t, "locks", locks.held);
+	number(t, "locks_waiting", locks.waiting);
 	number(t, "draining", atomic_load_explicit(&store->draining, memory_order_relaxed));
 }
 

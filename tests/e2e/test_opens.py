@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Goal: a file that a client has open keeps its bytes when another one deletes or replaces it, also over kill -9 of the
-server; it goes when the last one closes it, or when its client was killed. Method: libgranary through ctypes, two
-clients of one process and one that is killed."""
+server; it goes when the last one closes it, or when its client was killed. Its locks exclude those of other clients, also
+over kill -9 of the server; a lock of a client that is killed goes to who waits for it. Method: libgranary through ctypes,
+two clients of one process and one that is killed."""
 import ctypes
 import os
 import subprocess
@@ -14,7 +15,8 @@ from stream_lib import Command, check
 
 BUILD = os.path.abspath(os.environ.get("GRANARY_BUILD", os.path.join(os.path.dirname(__file__), "../../build/release")))
 UNSTABLE, READ, WRITE = 1, 1, 2
-ESTALE, ENOTFOUND = -22, -1
+ESTALE, ENOTFOUND, ELOCKED, EDEADLOCK, ETIMEDOUT = -22, -1, -31, -42, -11
+NONE, SHARED, EXCLUSIVE = 0, 1, 2
 DATA = bytes(range(256)) * 1000
 
 
@@ -50,6 +52,19 @@ class Entry(ctypes.Structure):
         [("buf", ctypes.c_void_p), ("buf_size", ctypes.c_size_t), ("data", ctypes.c_void_p), ("data_len", ctypes.c_size_t)] + \
         [(n, ctypes.c_uint64) for n in ("object_id", "dir_id", "size", "mtime_ns")] + \
         [("hash", ctypes.c_uint8 * 16), ("user", ctypes.c_void_p)]
+
+
+class Lock(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_uint64) for n in ("owner", "start", "end")] + \
+        [(n, ctypes.c_uint32) for n in ("kind", "type", "pid", "is_ours")]
+
+
+def whole(kind):
+    return Lock(1, 0, 2**64 - 1, 1, kind, 0, 0)
+
+
+def span(kind, start, end):
+    return Lock(1, start, end, 2, kind, os.getpid(), 0)
 
 
 class Client:
@@ -106,6 +121,27 @@ class Client:
                                            ctypes.c_void_p, ctypes.c_void_p]
         return self.lib.granary_write(self.handle, ref, offset, data, len(data), None, self.call())
 
+    def lock(self, file, lock, wait=False, timeout_ms=60000):
+        call = Call(ctypes.sizeof(Call), b"data", None, None, timeout_ms, 0)
+        return self.lib.granary_file_lock(file, ctypes.byref(lock), int(wait), ctypes.byref(call))
+
+    def lock_start(self, file, lock):
+        op = ctypes.c_void_p()
+        err = self.lib.granary_file_lock_start(file, ctypes.byref(lock), 1, self.call(), ctypes.byref(op))
+        check(err == 0, f"lock_start: {err}")
+        return op
+
+    def wait(self, op):
+        self.lib.granary_wait.restype = ctypes.c_int64
+        result = self.lib.granary_wait(op, 60000)
+        self.lib.granary_op_free(ctypes.byref(op))
+        return result
+
+    def lock_test(self, file, lock):
+        err = self.lib.granary_file_lock_test(file, ctypes.byref(lock), self.call())
+        check(err == 0, f"lock_test: {err}")
+        return lock
+
     def error(self):
         return (self.lib.granary_last_error(self.handle) or b"").decode()
 
@@ -116,6 +152,7 @@ class Client:
 def child(key):
     client = Client()
     file, _ = client.must_open(key)
+    check(client.lock(file, whole(EXCLUSIVE)) == 0, "the child's lock")
     print(client.ref(file).object_id, flush=True)
     sys.stdin.readline()
 
@@ -175,6 +212,34 @@ def test_unstable(cmd, server):
     a.close()
 
 
+def test_locks(cmd, server):
+    a, b = Client(), Client()
+    a.put("l", DATA)
+    fa, _ = a.must_open("l", READ | WRITE)
+    fb, _ = b.must_open("l", READ | WRITE)
+    check(a.lock(fa, span(EXCLUSIVE, 0, 99)) == 0, a.error())
+    check(b.lock(fb, span(SHARED, 50, 60)) == ELOCKED, "two have it")
+    other = b.lock_test(fb, span(SHARED, 50, 60))
+    check((other.type, other.start, other.end, other.pid, other.is_ours) == (EXCLUSIVE, 0, 99, os.getpid(), 0), "the test")
+    check(b.lock(fb, span(SHARED, 50, 60), True, 300) == ETIMEDOUT, "it waits for less than it was told to")
+    check(b.lock(fb, span(EXCLUSIVE, 100, 199)) == 0, b.error())
+    op = a.lock_start(fa, span(EXCLUSIVE, 150, 150))
+    while cmd.json("status")[0]["locks_waiting"] != 1:
+        time.sleep(0.01)
+    check(b.lock(fb, span(EXCLUSIVE, 5, 5), True) == EDEADLOCK, "a circle")
+    server.kill()
+    server.start()
+    check(b.lock(fb, span(SHARED, 50, 60)) == ELOCKED, "the restart gave it away")
+    check(b.lock(fb, span(NONE, 0, 2**64 - 1)) == 0 and a.wait(op) == 0, "what waited over the restart")
+    check(a.check_file(fa) == 0 and b.check_file(fb) == 0, "a file is lost")
+    check(cmd.json("status")[0]["locks"] == 2, "the one that timed out is held")
+    a.close_file(fa)
+    check(b.lock(fb, span(EXCLUSIVE, 0, 2**64 - 1), True) == 0, b.error())
+    b.close_file(fb)
+    a.close()
+    b.close()
+
+
 def test_client_closed(cmd, server):
     """Files are closed with their client."""
     del server
@@ -193,15 +258,19 @@ def test_client_killed(cmd, server):
     """And the server: nobody comes back for the file."""
     a = Client()
     a.put("k", DATA)
+    a.put("k2", DATA)
     p = spawn([sys.executable, os.path.abspath(__file__), "child", "k"], env=cmd.env, stdin=subprocess.PIPE,
               stdout=subprocess.PIPE, text=True)
     object_id = int(p.stdout.readline())
     a.delete("k")
     wait_for_orphans(cmd, 1)
+    file, _ = a.must_open("k2")
+    check(a.lock(file, whole(EXCLUSIVE)) == 0, a.error())
     p.kill()
     p.wait()
     server.kill()
     server.start()
+    check(a.lock(file, whole(SHARED)) == 0, "a lock after the restart")
     wait_for_orphans(cmd, 0)
     check(a.read(Ref(b"", 0, object_id, 3, 0)) == ESTALE, "it is still there")
     a.close()
@@ -214,7 +283,7 @@ def main():
     cmd = Command(server)
     os.environ.update(GRANARY_URL=server.url, GRANARY_CREDENTIALS=str(server.credentials))
     cmd.run("bucket", "create", f"{server.url}/data")
-    for test in (test_deleted_and_replaced, test_unstable, test_client_closed, test_client_killed):
+    for test in (test_deleted_and_replaced, test_unstable, test_locks, test_client_closed, test_client_killed):
         begun = time.monotonic()
         test(cmd, server)
         print(f"{test.__name__}: {time.monotonic() - begun:.1f} s", flush=True)

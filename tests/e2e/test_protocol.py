@@ -288,6 +288,7 @@ class Fields(Case):
         assert c.put("bucket", [((ref_key("changed"),), b"12345")])[0] == [0]
         good, entry = ref_key("good"), w.put_entry(ref_key("fields"), b"data")
         m = lambda bucket="bucket": c.mutation(bucket)  # noqa: E731
+        lock = struct.pack("<BBQQQI", 2, 1, 7, 0, 99, 1)
         return {
             w.READ: w.read_meta("bucket", [good, good]), w.STAT: w.stat_meta("bucket", [good]),
             w.LIST: w.list_meta("bucket", b"t", b"/"), w.BUCKET_LIST: b16("") + struct.pack("<I", 10),
@@ -338,8 +339,13 @@ class Fields(Case):
             w.READDIR: b16("") + struct.pack("<Q", self.root(c)) + b16("") + struct.pack("<I", 10),
             w.IDS: struct.pack("<I", 8),
             w.OPEN: b16("bucket") + struct.pack("<QB", 1, 3) + good, w.CLOSE: struct.pack("<IQ", 1, 2),
-            w.ANNOUNCE: struct.pack("<BIQB", 1, 1, 3, 1) + ref_id(7, 8, b"x"),
+            w.ANNOUNCE: struct.pack("<BIQB", 1, 1, 3, 1) + ref_id(7, 8, b"x") + struct.pack("<IQ", 1, 3) + lock,
+            w.LOCK: struct.pack("<BQQ", 3, self.handle(c), 1) + lock,
         }
+
+    def handle(self, c):
+        assert c.status(w.OPEN, b16("bucket") + struct.pack("<QB", 77, 3) + ref_key("good")) == 0
+        return 77
 
     def root(self, c):
         return c.stat("bucket", [ref_key("good")])[0][1][3]

@@ -196,6 +196,7 @@ static inline void peer_init(struct peer *p, struct world *w, const char *key_id
 	p->peer.key = p->key;
 	p->peer.data_cap = 16 * 1024 * 1024;
 	list_init(&p->peer.waiting);
+	list_init(&p->peer.parked);
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->cond, NULL);
 	peer_attach(p, 0);

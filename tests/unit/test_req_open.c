@@ -2,12 +2,12 @@
 /* Goal: an object that a session has open keeps its bytes, its attributes and its place in the quota when its last name
  * goes, whatever takes it, until the last open goes: closed, ended with its session, or not announced after a restart.
  * Method: requests against a store on real threads; what is left is counted in the rows and in the packs. */
+#include "unit/harness_open.h"
 #include "unit/harness_store.h"
 
 #include "common/clock.h"
 #include "jobs/jobs.h"
 #include "meta/ns_orphan.h"
-#include "meta/opens.h"
 #include "pack/writer.h"
 
 enum { SIZE = 300000 };
@@ -15,98 +15,6 @@ enum { SIZE = 300000 };
 static struct world world;
 static struct peer a, b;
 static uint8_t bytes[SIZE], other[SIZE];
-static uint64_t next_handle = 1;
-
-struct opened_result {
-	int err;
-	uint64_t state, handle, id, version, size, dir;
-	uint32_t nlink;
-};
-
-static struct opened_result opened_of(struct call *c, uint64_t handle)
-{
-	struct cur m = cur_of(c->first->meta, c->first->meta_len);
-	struct opened_result r = { .err = call_status(c), .handle = handle };
-
-	if (r.err == 0) {
-		r.state = cur_u64(&m);
-		assert_int_equal(cur_u16(&m), 0);
-		assert_int_equal(cur_u8(&m), STAT_FILE);
-		cur_u8(&m);
-		r.id = cur_u64(&m);
-		r.version = cur_u64(&m);
-		r.size = cur_u64(&m);
-		cur_u64(&m);
-		r.dir = cur_u64(&m);
-		cur_bytes(&m, 3 * 4 + 16 + 3 * 8);
-		r.nlink = cur_u32(&m);
-		assert_true(cur_done(&m) && r.state != 0);
-	}
-	call_free(c);
-	return r;
-}
-
-static struct opened_result open_key(struct peer *p, const char *key, uint8_t access)
-{
-	struct msg m = msg_new("data");
-	uint64_t handle = next_handle++;
-
-	wr_u64(&m.w, handle);
-	wr_u8(&m.w, access);
-	msg_key(&m, key);
-	return opened_of(msg_call(p, OP_OPEN, 0, &m, NULL, 0), handle);
-}
-
-static struct opened_result open_id(struct peer *p, uint64_t id, uint8_t access)
-{
-	struct msg m = msg_new("");
-	uint64_t handle = next_handle++;
-
-	wr_u64(&m.w, handle);
-	wr_u8(&m.w, access);
-	msg_id(&m, id, 0, "");
-	return opened_of(msg_call(p, OP_OPEN, 0, &m, NULL, 0), handle);
-}
-
-static void close_handle(struct peer *p, uint64_t handle)
-{
-	struct msg m = { .buf = malloc(64) };
-	struct call *c;
-
-	m.w = wr_of(m.buf, 64);
-	wr_u32(&m.w, 1);
-	wr_u64(&m.w, handle);
-	c = msg_call(p, OP_CLOSE, 0, &m, NULL, 0);
-	assert_int_equal(call_status(c), 0);
-	call_free(c);
-}
-
-/* What one of them answers, announced again. */
-static int announce(struct peer *p, const struct opened_result *o, uint8_t access, uint8_t flags)
-{
-	struct msg m = { .buf = malloc(256) };
-	struct call *c;
-	struct cur got;
-	int err;
-
-	m.w = wr_of(m.buf, 256);
-	wr_u8(&m.w, flags);
-	wr_u32(&m.w, o != NULL ? 1 : 0);
-	if (o != NULL) {
-		wr_u64(&m.w, o->handle);
-		wr_u8(&m.w, access);
-		msg_id(&m, o->id, o->dir, "");
-	}
-	c = msg_call(p, OP_ANNOUNCE, 0, &m, NULL, 0);
-	assert_int_equal(call_status(c), 0);
-	got = cur_of(c->first->meta, c->first->meta_len);
-	cur_u64(&got);
-	assert_int_equal(cur_u32(&got), o != NULL ? 1 : 0);
-	err = o != NULL ? -(int)cur_u16(&got) : 0;
-	assert_true(cur_done(&got));
-	call_free(c);
-	return err;
-}
 
 static struct read_result read_id(struct peer *p, uint64_t id)
 {
@@ -374,22 +282,20 @@ static void test_opens_are_announced_after_a_restart(void **state)
 	assert_int_equal(orphans(), 3);
 	peer_release(&a);
 	peer_init(&a, &world, "root", 0);
-	session_detach(world.store->sessions, &a.peer.session);
-	peer_attach(&a, session_a);
+	peer_reattach(&a, session_a);
 	assert_int_equal(read_id_err(&a, kept.id), -GRANARY_ESTALE);
-	assert_int_equal(announce(&a, &kept, OPEN_FOR_READ | OPEN_FOR_WRITE, 0), -GRANARY_EACCESS);
-	assert_int_equal(announce(&a, &kept, OPEN_FOR_READ, ANNOUNCE_LAST), 0);
+	assert_int_equal(announce(&a, &kept, OPEN_FOR_READ | OPEN_FOR_WRITE, NULL, 0), -GRANARY_EACCESS);
+	assert_int_equal(announce(&a, &kept, OPEN_FOR_READ, NULL, ANNOUNCE_LAST), 0);
 	assert_true(opens_is_grace(world.store->opens)); /* b is missing */
 	peer_init(&b, &world, "root", 1);
-	session_detach(world.store->sessions, &b.peer.session);
-	peer_attach(&b, session_b);
-	assert_int_equal(announce(&b, &kept, OPEN_FOR_READ, 0), -GRANARY_ESTALE); /* it is a's */
-	assert_int_equal(announce(&b, &named, OPEN_FOR_READ, ANNOUNCE_LAST), 0);
+	peer_reattach(&b, session_b);
+	assert_int_equal(announce(&b, &kept, OPEN_FOR_READ, NULL, 0), -GRANARY_ESTALE); /* it is a's */
+	assert_int_equal(announce(&b, &named, OPEN_FOR_READ, NULL, ANNOUNCE_LAST), 0);
 	assert_false(opens_is_grace(world.store->opens));
 	wait_for_orphans(2);
 	assert_bytes(&a, kept.id, bytes, SIZE);
 	assert_bytes(&b, named.id, bytes, SIZE);
-	assert_int_equal(announce(&a, &lost, OPEN_FOR_READ, ANNOUNCE_LAST), -GRANARY_ESTALE);
+	assert_int_equal(announce(&a, &lost, OPEN_FOR_READ, NULL, ANNOUNCE_LAST), -GRANARY_ESTALE);
 	close_handle(&a, kept.handle);
 	close_handle(&b, named.handle);
 	assert_nothing_is_left();
@@ -422,7 +328,8 @@ static void test_opens_against_removals(void **state)
 		assert_int_equal(call_status(removal), 0);
 		call_free(removal);
 		r = opened_of(open, handle);
-		assert_true(r.err == 0 || r.err == -GRANARY_ENOTFOUND);
+		/* BUSY: the removal's commit took long. The library asks again. */
+		assert_true(r.err == 0 || r.err == -GRANARY_ENOTFOUND || r.err == -GRANARY_EBUSY);
 		if (r.err == 0) {
 			assert_bytes(&b, r.id, bytes, 5000);
 			close_handle(&b, handle);

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* file_priv.h -- what file.c and lock.c share. */
+#pragma once
+
+#include "client_priv.h"
+#include "common/lock_list.h"
+
+struct granary_file {
+	struct list link;
+	struct list release_link; /* lock: in client->released */
+	struct granary_client *client;
+	_Atomic uint32_t refs;
+	uint32_t generation; /* forks of the client, when it was opened */
+	uint64_t handle, object_id, dir_id;
+	uint8_t access;
+	bool is_opened;      /* the answer of OPEN came */
+	bool is_told, is_late; /* io: announced since that is due; and once more behind what is sent again */
+	_Atomic int status;
+	struct list locks;   /* io: of struct lock_item: what the server granted */
+	struct upload_pin pin; /* io: its locks travel in order */
+	struct granary_opened *out; /* while its operation is under way */
+	char name[];         /* as it was opened; a hint */
+};
+
+void file_unref(struct granary_file *f);
+bool file_is_forked(const struct granary_file *f);
+void lock_encode(struct wr *w, const struct lock *lock); /* PROTOCOL 5.20 */
+enum { LOCK_WIRE_SIZE = 2 + 3 * 8 + 4 };
