@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "archive_names.h"
 #include "archives.h"
 #include "common/hash.h"
-#include "common/name.h"
 #include "upload.h"
 
 enum { SLOTS = 6, SEND_BYTES = 2 << 20, READ_SIZE = 1 << 20, FLYING = 1 << 16, PROBES = 8, NAMED_MAX = 10 };
@@ -47,31 +47,6 @@ struct import {
 };
 
 /* ---- names --------------------------------------------------------------------------------- */
-
-const char *member_name(char *out, const char *path, const char **why)
-{
-	size_t len = 0;
-
-	*why = path[0] == '/' ? "it is an absolute path" : NULL;
-	while (*why == NULL && *path != '\0') {
-		size_t part = strcspn(path, "/");
-		if (part == 2 && path[0] == '.' && path[1] == '.')
-			*why = "it has a component '..'";
-		else if (part > 0 && !(part == 1 && path[0] == '.')) {
-			if (len + (len > 0) + part > GRANARY_KEY_LEN_MAX) {
-				*why = "it is longer than a key may be";
-				break;
-			}
-			if (len > 0) out[len++] = '/';
-			memcpy(out + len, path, part);
-			len += part;
-		}
-		path += part + (path[part] == '/');
-	}
-	out[len] = '\0';
-	if (*why == NULL && !utf8_valid(slice_of(out, len))) *why = "it is not UTF-8";
-	return *why == NULL ? out : NULL;
-}
 
 /* The member's key below the prefix. False after counting and naming it. */
 static bool import_key(struct import *in, char key[GRANARY_KEY_LEN_MAX + 1], const char *path)
@@ -254,24 +229,6 @@ static int member_file(struct import *in, struct archive_entry *e, const char *k
 	return sized && size <= WHOLE_MAX ? member_small(in, e, key, (size_t)size) : member_large(in, e, key);
 }
 
-/* Does a symbolic link at this key stay below the prefix? ".." may lead up to it, not above. */
-static bool link_stays(const struct import *in, const char *key, const char *target)
-{
-	int depth = 0;
-
-	if (target[0] == '/') return false;
-	for (const char *p = key + strlen(in->prefix); *p != '\0'; p++) depth += *p == '/';
-	while (*target != '\0' && depth >= 0) {
-		size_t part = strcspn(target, "/");
-		if (part == 2 && target[0] == '.' && target[1] == '.')
-			depth--;
-		else if (part > 0 && !(part == 1 && target[0] == '.'))
-			depth++;
-		target += part + (target[part] == '/');
-	}
-	return depth >= 0;
-}
-
 static void member_link(struct import *in, struct archive_entry *e, const char *key)
 {
 	const char *hard = archive_entry_hardlink(e), *symbolic = archive_entry_symlink(e);
@@ -279,9 +236,9 @@ static void member_link(struct import *in, struct archive_entry *e, const char *
 	struct link *link;
 
 	if (hard != NULL && !import_key(in, target, hard)) return;
-	if (hard == NULL && (symbolic == NULL || !link_stays(in, key, symbolic))) {
+	if (hard == NULL && (symbolic == NULL || !member_link_stays(key + strlen(in->prefix), symbolic))) {
 		if (in->refused++ < NAMED_MAX)
-			fail(CLI_PARTIAL, "leaving out the link '%s': it leads out of the target", shown(key));
+			fail(CLI_PARTIAL, "leaving out the link '%s': it leads out of the target, or may", shown(key));
 		return;
 	}
 	if (opts.dry_run) return;

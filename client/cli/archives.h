@@ -4,10 +4,6 @@
 
 #include "cli.h"
 
-/* What an archive's member is called below the target: "./a//b" is "a/b". NULL when it would lead out of the target or
- * is no key; *why then says so. A directory has no slash at its end. `out` has GRANARY_KEY_LEN_MAX + 1 bytes. */
-const char *member_name(char *out, const char *path, const char **why);
-
 /* Reads one archive ("-": standard input; its format and compression are found out) below `prefix`. An exit code,
  * after naming what failed and printing the report. */
 int archive_import(struct remote *to, const char *file, const char *prefix);

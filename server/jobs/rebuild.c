@@ -20,6 +20,7 @@
 #include "pack/check.h"
 #include "tier/packs.h"
 
+#define OFFSET_MAX (UINT64_C(1) << 62) /* in an object */
 enum { PATH_SIZE = PACKS_NAME_MAX + 16, OBJECT_RECORDS_MAX = 1 << 20 };
 
 struct pack_file {
@@ -192,8 +193,8 @@ static int on_record(void *arg, uint64_t offset, const struct record *r, const u
 	if (offset < x->from || r->dir_id == 0) return 0; /* known; or the samples of a repacked snapshot */
 	x->new_records++;
 	x->new_bytes += x->end - offset;
-	if (is_of_later(x, r)) {
-		tell_damage(x, offset, "a record of a later start than any that is known");
+	if (is_of_later(x, r) || r->object_id == 0 || r->logical > OFFSET_MAX) {
+		tell_damage(x, offset, "a record of ids or of an offset that cannot be");
 		return 0;
 	}
 	if (k.is_whole && !is_bad) k.hash = hash_content(data, r->data_len);

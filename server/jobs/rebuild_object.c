@@ -233,7 +233,7 @@ int object_make(const struct object_records *o, struct made_object *out)
 
 	memset(out, 0, sizeof(*out));
 	out->is_complete = true;
-	if (err == 0 && newest->is_whole && newest->data_len == 0) err = cover(&s, newest, 0, 0);
+	if (err == 0 && o->count == 1 && newest->data_len == 0 && newest->logical == 0) err = cover(&s, newest, 0, 0);
 	while (err == 0 && (s.next < o->count || s.heap_count > 0)) err = sweep_step(&s);
 	free(s.heap);
 	object_attrs(o, newest, &out->put);

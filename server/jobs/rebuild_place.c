@@ -194,8 +194,7 @@ static int put_by_path(struct putting *x)
 		err = put_as(x, NS_BY_NAME, x->newest->dir, x->newest->name);
 		if (err != -GRANARY_ENOTFOUND) return err;
 	}
-	err = put_by_key(x, b.id, slice_of(d.path, d.path_len));
-	return err == -GRANARY_ENAME ? put_unplaced(x) : err;
+	return put_by_key(x, b.id, slice_of(d.path, d.path_len));
 }
 
 static bool records_agree(const struct object_records *o, const struct kept *newest)
@@ -224,11 +223,10 @@ static int place_one(struct placer *p, struct ns_plan *plan, const struct object
 		free(made.extents);
 		return with_gaps_add(p, made.put.id);
 	}
-	if (err == 0 && component_check(x.newest->name) < 0)
-		err = put_unplaced(&x);
-	else if (err == 0)
+	if (err == 0) /* NAME: one that cannot be */
 		err = put_as(&x, NS_BY_NAME, x.newest->dir, x.newest->name);
 	if (err == -GRANARY_ENOTFOUND) err = put_by_path(&x);
+	if (err == -GRANARY_ENAME) err = put_unplaced(&x);
 	if (err == 0) {
 		out->placed += made.put.replaced_version == 0;
 		out->superseded += made.put.replaced_version != 0; /* the one that was there */

@@ -121,6 +121,8 @@ int ns_plan_put(struct ns_plan *plan, struct ns_put *put)
 	int err = spot_make(plan->ns, plan, &put->ref, false, &s);
 	if (err < 0)
 		return err;
+	if (s.name.len == 0 && s.missing.len == 0 && dir_is_root(&s.dir))
+		return -GRANARY_ENAME; /* its key would have no byte */
 	err = put_find_old(plan, &s, &old, &value);
 	if (err < 0)
 		return err;

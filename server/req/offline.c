@@ -123,6 +123,8 @@ static int put_key(struct work *w)
 		err = -GRANARY_EEXIST;
 	} else if (err == 0 && has == -GRANARY_ENOTFOUND) {
 		err = fs_put_file(w->fs, STORE_KEY, theirs, len);
+	} else if (err == -GRANARY_ENOTFOUND && has == 0) {
+		err = 0;
 	}
 	if (err < 0 && w->why[0] == '\0')
 		snprintf(w->why, w->cap, "cannot bring back " STORE_KEY " (%s): access keys cannot be read without it",

@@ -57,6 +57,9 @@ with tarfile.open(d + "/bad.tar", "w", format=tarfile.PAX_FORMAT) as t:
     member(t, "good", b"new")
     member(t, "./same//name", b"s")
     member(t, "link", b"", type=tarfile.SYMTYPE, linkname="../../etc/passwd")
+    member(t, "here", b"", type=tarfile.SYMTYPE, linkname=".")
+    member(t, "over", b"", type=tarfile.SYMTYPE, linkname="here/../../etc/passwd")
+    member(t, "byname", b"", type=tarfile.SYMTYPE, linkname="here/../outside")
     member(t, "hard", b"", type=tarfile.LNKTYPE, linkname="good")
     member(t, "hardout", b"", type=tarfile.LNKTYPE, linkname="../outside")
     member(t, "hardmissing", b"", type=tarfile.LNKTYPE, linkname="nowhere")
@@ -70,10 +73,10 @@ open(d + "/huge.tar", "wb").write(m.tobuf(tarfile.GNU_FORMAT) + b"z" * 100_000)
 open(d + "/noise.tar", "wb").write(bytes(range(256)) * 100)
 PY
 run 3 import --json "$dir/bad.tar" "$url/data/bad"
-[ "$(field bad_names)" = 6 ] && [ "$(field left_out_special)" = 1 ] &&
+[ "$(field bad_names)" = 8 ] && [ "$(field left_out_special)" = 1 ] &&
 	[ "$(field failed)" = 1 ] || fail "bad.tar: $(cat "$dir/out")"
 run 0 ls -r "$url/data/bad"
-[ "$(sort "$dir/out" | tr '\n' ' ')" = "again good hard same/name " ] || fail "bad.tar left: $(cat "$dir/out")"
+[ "$(sort "$dir/out" | tr '\n' ' ')" = "again good hard here same/name " ] || fail "bad.tar left: $(cat "$dir/out")"
 run 0 cat "$url/data/bad/good" "$url/data/bad/hard"; [ "$(cat "$dir/out")" = newnew ] || fail "the last of duplicates wins"
 run 0 cat "$url/data/bad/again"; [ "$(cat "$dir/out")" = 2999 ] || fail "the last of many duplicates wins"
 run 1 import "$dir/cut.tar" "$url/data/cut"; says "cannot read"
@@ -81,8 +84,36 @@ run 4 ls "$url/data/cut/big/nine"
 run 1 import "$dir/huge.tar" "$url/data/huge"; says "cannot read"
 run 4 stat "$url/data/huge/huge"
 run 1 import "$dir/noise.tar" "$url/data/noise"
+gzip -1 -c "$dir/plain.tar" >"$dir/whole.tar.gz"; head -c 3000000 "$dir/whole.tar.gz" >"$dir/cut.tar.gz"
+run 1 import "$dir/cut.tar.gz" "$url/data/cutgz"; says "cannot read"
 run 4 import "$dir/nowhere.tar" "$url/data/none"
 run 2 import "$dir/src" "$dir/plain.tar" "$url/data/both"; says "one after the other"
+
+# --- stopped in the middle and run again: what is there already is not written again, and all of it is there then
+mkdir -p "$dir/many"
+python3 - "$dir" <<'PY'
+import os, sys
+for i in range(3000):
+    d = f"{sys.argv[1]}/many/{i % 30}"
+    os.makedirs(d, exist_ok=True)
+    open(f"{d}/{i}", "wb").write(os.urandom(4000))
+PY
+tar -C "$dir/many" --format=pax -cf "$dir/many.tar" .
+mkfifo "$dir/pipe"
+"$granary" import -q - "$url/data/many" <"$dir/pipe" >/dev/null 2>&1 &
+importer=$!
+{ head -c 9000000 "$dir/many.tar"; sleep 2; } >"$dir/pipe" 2>/dev/null &
+feeder=$!
+for _ in $(seq 100); do
+	"$granary" ls -r "$url/data/many" >"$dir/partly" 2>/dev/null && [ "$(wc -l <"$dir/partly")" -gt 500 ] && break
+	sleep 0.1
+done
+kill -9 "$importer"; wait "$importer" 2>/dev/null || true
+wait "$feeder" 2>/dev/null || true
+[ "$(wc -l <"$dir/partly")" -gt 500 ] || fail "the import that is to be stopped wrote $(wc -l <"$dir/partly") files"
+run 0 import --json "$dir/many.tar" "$url/data/many"
+[ "$(field same)" -gt 500 ] && [ "$(field failed)" = 0 ] || fail "resumed import: $(cat "$dir/out")"
+run 0 export "$url/data/many" "$dir/many2"; same_trees "$dir/many" "$dir/many2"
 
 # --- links: hard ones are the same file, symbolic ones stay links; twice is once
 mkdir -p "$dir/links/sub"

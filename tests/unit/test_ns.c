@@ -157,6 +157,8 @@ static void test_put_by_name_checks_directories_and_by_key_does_not(void **state
 	assert_int_equal(look_up_key(w, "d/y"), 0);
 	m.ref = by_name(12345678, "y");
 	assert_int_equal(mutate(w, &m), -GRANARY_ENOTFOUND);
+	m.ref = by_name(w->bucket.root, ""); /* its key would have no byte */
+	assert_int_equal(mutate(w, &m), -GRANARY_ENAME);
 	struct mutation d = { .kind = M_DELETE, .ref = by_name(w->bucket.root, "d") };
 	assert_int_equal(mutate(w, &d), 0);
 	assert_int_equal(mutate(w, &d), -GRANARY_EISDIR);
