@@ -16,6 +16,7 @@ static const struct rpc_kind key_remove_rpc = SIMPLE_RPC(OP_KEY_REMOVE, true, fa
 static const struct rpc_kind key_list_rpc = SIMPLE_RPC(OP_KEY_LIST, false, true);
 static const struct rpc_kind status_rpc = SIMPLE_RPC(OP_STATUS, false, true);
 static const struct rpc_kind task_rpc = SIMPLE_RPC(OP_TASK, false, true);
+static const struct rpc_kind rules_rpc = SIMPLE_RPC(OP_RULES, false, true);
 
 /* The same call with another bucket. */
 static struct granary_call call_with(const struct granary_call *call, const char *bucket)
@@ -292,5 +293,25 @@ int granary_task(struct granary_client *client, const char *verb, const char *ar
 	text_encode(&w, argument);
 	s->decode = text_decode;
 	s->out = text;
+	return (int)simple_run(s, &w);
+}
+
+int granary_rules(struct granary_client *client, enum granary_rules_verb verb, unsigned flags, const char *text,
+	const char *path, char **answer, const struct granary_call *call)
+{
+	struct wr w;
+	int err;
+	size_t text_len = text ? strlen(text) : 0;
+	struct simple_op *s = simple_new(client, &rules_rpc, call, 2 + text_size(path) + 4 + text_len, &w, &err);
+
+	*answer = NULL;
+	if (!s)
+		return err;
+	wr_u8(&w, (uint8_t)verb);
+	wr_u8(&w, (uint8_t)(flags | (text ? RULES_GIVEN : 0)));
+	text_encode(&w, path);
+	wr_bytes32(&w, slice_of(text ? text : "", text_len));
+	s->decode = text_decode;
+	s->out = answer;
 	return (int)simple_run(s, &w);
 }

@@ -49,6 +49,28 @@ bool quantity_percent(const char *text, uint64_t *out)
 	return parse(text, percents, out);
 }
 
+bool quantity_price(const char *text, uint64_t *out)
+{
+	uint64_t n = 0;
+	int after = -1; /* digits after the point; -1: there is none yet */
+
+	if (!*text || *text == '.') return false;
+	for (; *text; text++) {
+		if (*text == '.' && after < 0) {
+			after = 0;
+			continue;
+		}
+		if (*text < '0' || *text > '9' || after == 6) return false;
+		if (__builtin_mul_overflow(n, 10u, &n) || __builtin_add_overflow(n, (uint64_t)(*text - '0'), &n))
+			return false;
+		after += after >= 0;
+	}
+	for (int i = after < 0 ? 0 : after; i < 6; i++)
+		if (__builtin_mul_overflow(n, 10u, &n)) return false;
+	*out = n;
+	return after != 0;
+}
+
 bool quantity_clock(const char *text, uint32_t *out)
 {
 	uint32_t digits[4];

@@ -10,4 +10,5 @@ bool quantity_count(const char *text, uint64_t *out);    /* 12 */
 bool quantity_size(const char *text, uint64_t *out);     /* 4096, 16B, 64KiB, 1MiB, 4GiB, 2TiB: bytes */
 bool quantity_duration(const char *text, uint64_t *out); /* 500ms, 5s, 10m, 2h, 14d, 3w: nanoseconds */
 bool quantity_percent(const char *text, uint64_t *out);  /* 85% */
+bool quantity_price(const char *text, uint64_t *out);    /* 0.023: millionths */
 bool quantity_clock(const char *text, uint32_t *out);    /* 23:59: minutes of the day */

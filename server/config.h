@@ -18,6 +18,7 @@ enum config_type {
 	CONFIG_DRIVES,   /* list of `path`, `size` */
 	CONFIG_PLACES,   /* mapping: name to a mapping of fields */
 	CONFIG_COUNT,
+	CONFIG_PRICE,    /* millionths; 0.023 */
 	CONFIG_SIZE,     /* bytes; KiB MiB GiB TiB */
 	CONFIG_SHARE,    /* a size, or N% of the machine's memory */
 	CONFIG_PERCENT,
@@ -72,6 +73,11 @@ enum config_type {
 	  "Pause between passes of the background jobs.") \
 	X(UPLOAD_EXPIRE, upload_expire, CONFIG_DURATION, "168h", 0, UINT64_C(31536000000000000), false, \
 	  "An upload in parts not finished so long after it began is ended, its parts are removed. 0s: never.") \
+	X(RULES_INTERVAL, rules_interval, CONFIG_DURATION, "60s", 100000000, UINT64_C(86400000000000), false, \
+	  "Pause between passes over the rules (granary tier apply); at least ten times as long as a pass\n" \
+	  "reads names.") \
+	X(HOT_PRICE, hot_price, CONFIG_PRICE, "0", 0, UINT64_C(1000000000000), false, \
+	  "What a GB of flash costs a month, in the currency of the stores' prices: for granary tier cost.") \
 	X(CONNECTIONS, connections, CONFIG_COUNT, "0", 0, 1000000, false, \
 	  "Connections at once. 0: as many as the limit of open files allows.") \
 	X(LOG_LEVEL, log_level, CONFIG_LEVEL, "info", 0, 3, true, \

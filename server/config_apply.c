@@ -82,6 +82,8 @@ void config_apply(const struct config *c, struct store_options *o)
 	o->compact_dead_pct = v[CONFIG_COMPACT_DEAD].number;
 	o->upload_expire_ns = v[CONFIG_UPLOAD_EXPIRE].number;
 	o->job_interval_ns = v[CONFIG_JOB_INTERVAL].number;
+	o->rules_interval_ns = v[CONFIG_RULES_INTERVAL].number;
+	o->hot_price = (double)v[CONFIG_HOT_PRICE].number / 1e6;
 	o->backup_dir = strcmp(v[CONFIG_BACKUP].text, "none") != 0 ? v[CONFIG_BACKUP].text : NULL;
 	o->backup_every_ns = v[CONFIG_BACKUP_EVERY].number;
 	o->backup_keep = (uint32_t)v[CONFIG_BACKUP_KEEP].number;

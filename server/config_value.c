@@ -66,6 +66,7 @@ static int unit_parse(const struct config_key_info *k, const char *text, struct 
 		const char *what;
 	} kinds[] = {
 		[CONFIG_COUNT] = { quantity_count, "a number" },
+		[CONFIG_PRICE] = { quantity_price, "a price like 0.023 or 12" },
 		[CONFIG_SIZE] = { quantity_size, "a size like 16MiB or 4GiB" },
 		[CONFIG_SHARE] = { quantity_size, "a size like 4GiB or a share like 25%" },
 		[CONFIG_PERCENT] = { quantity_percent, "a percentage like 30%" },

@@ -49,6 +49,7 @@ static const char *arg_name(enum config_type type)
 	case CONFIG_LIST: return "ADDRESS";
 	case CONFIG_DRIVES: return "DIR[,SIZE]";
 	case CONFIG_PLACES: return "NAME,FIELD=VALUE,...";
+	case CONFIG_PRICE: return "N.N";
 	case CONFIG_COUNT: return "N";
 	case CONFIG_SIZE: return "SIZE";
 	case CONFIG_SHARE: return "SIZE|N%";

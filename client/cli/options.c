@@ -138,6 +138,20 @@ static const struct verb verbs[] = {
 		"The cold copy stays, so that it may leave again without being copied (tier push); --drop removes it "
 		"too.",
 		{ "granary tier pull granary://localhost/vision/raw" } },
+	{ "tier plan", "[FILE|-] [URL]", 0, 2, run_tier_plan, "show what rules would move, free and cost now",
+		"FILE holds rules (docs/TIERS.md); without it those in force. Nothing is changed.",
+		{ "granary tier plan rules.yaml", "granary tier plan --json" } },
+	{ "tier apply", "FILE|- [URL]", 1, 2, run_tier_apply, "put the rules of a file in force, all at once",
+		"Where none in force deletes, rules that delete need --yes-delete; without it the command says what "
+		"they would delete now.",
+		{ "granary tier apply rules.yaml", "granary tier apply rules.yaml --yes-delete" } },
+	{ "tier rules", "[URL]", 0, 1, run_tier_rules, "print the rules in force", NULL, { "granary tier rules" } },
+	{ "tier explain", "URL", 1, 1, run_tier_explain, "say which rules decide over a key, and when it moves", NULL,
+		{ "granary tier explain granary://localhost/vision/raw/0.png" } },
+	{ "tier cost", "[URL]", 0, 1, run_tier_cost, "show the bill: today's, all on flash, with the plan",
+		"Prices are settings of the server: hot_price, and price_gb_month, price_1000_requests, "
+		"price_gb_egress of each store.",
+		{ "granary tier cost", "granary tier cost --json" } },
 	{ "tier status", "[URL]", 0, 1, run_tier_status, "show moves between hot and cold: done, rate, time left",
 		NULL,
 		{ "granary tier status", "granary tier status --json granary://localhost" } },
@@ -443,6 +457,7 @@ static const struct option_row rows[] = {
 		"that packs may take there (all but the reserve)" },
 	{ 0, "to", "STORE", TYPE_TEXT, AT(to), 0, 0, " tier_push ", "a cold store of the server's settings" },
 	{ 0, "level", "N", TYPE_NUMBER, AT(level), 0, 19, " tier_push ", "of zstd; 0 stores packs as they are (3)" },
+	{ 0, "yes-delete", NULL, TYPE_FLAG, AT(yes_delete), 0, 0, " tier_apply ", "rules may delete objects" },
 	{ 0, "copy", NULL, TYPE_FLAG, AT(copy), 0, 0, " tier_push ", "keep the hot copy" },
 	{ 0, "drop", NULL, TYPE_FLAG, AT(drop), 0, 0, " tier_pull ", "then remove the cold copy" },
 	{ 0, "background", NULL, TYPE_FLAG, AT(background), 0, 0, " tier_push tier_pull ",

@@ -24,6 +24,7 @@
 #include "io/io.h"
 #include "io/reactor.h"
 #include "tier/copy.h"
+#include "tier/heat.h"
 #include "tier/packs.h"
 
 enum { COPY_MAX = 16 * 1024, GAP_MAX = 16 * 1024, DEPTH_DEFAULT = 128, SLACK = 2 * 4096, UNITS_MAX = 2048 };
@@ -46,6 +47,7 @@ struct run {
 };
 
 struct reader {
+	struct heat *heat;
 	struct reader_options o;
 	struct cache_local *local;
 	struct io *io;
@@ -412,6 +414,7 @@ bool read_cached(struct reader *reader, struct pack_read *read)
 	read->err = 0;
 	read->own = NULL;
 	read->data = read->buf.p + read->want_offset;
+	heat_note(reader->heat, read->pack, 1, read->want_len);
 	return true;
 }
 
@@ -459,6 +462,7 @@ void read_start(struct reader *reader, struct pack_read **reads, uint32_t n)
 		       r->want_offset <= r->unit_len - r->want_len);
 		read_decide(reader, r);
 		reader->stats.bytes_wanted += r->want_len;
+		heat_note(reader->heat, r->pack, 1, r->want_len);
 		r->data = NULL;
 		r->buf.segment = NULL;
 		r->next = NULL;
@@ -489,6 +493,7 @@ struct reader *reader_new(const struct reader_options *options)
 	if (reader == NULL)
 		return NULL;
 	reader->o = *options;
+	reader->heat = packs_heat(options->packs);
 	reader->io = reactor_io(options->reactor);
 	reader->queue_last = &reader->queue;
 	reader->waiting_last = &reader->waiting;

@@ -110,4 +110,4 @@ extern const struct req_kind snapshot_list_kind, snapshot_show_kind, snapshot_pa
 	stream_report_kind, stream_list_kind;
 extern const struct req_kind recipe_list_kind, recipe_show_kind, recipe_create_kind, recipe_remove_kind,
 	provenance_kind;
-extern const struct req_kind key_create_kind, key_remove_kind, key_list_kind, task_kind;
+extern const struct req_kind key_create_kind, key_remove_kind, key_list_kind, task_kind, rules_kind;

@@ -76,6 +76,7 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_KEY_REMOVE] = &key_remove_kind,
 	[OP_KEY_LIST] = &key_list_kind,
 	[OP_TASK] = &task_kind,
+	[OP_RULES] = &rules_kind,
 	[OP_SNAPSHOT_CREATE] = &snapshot_create_kind,
 	[OP_SNAPSHOT_REMOVE] = &snapshot_remove_kind,
 	[OP_SNAPSHOT_NOTE] = &snapshot_note_kind,

@@ -29,6 +29,7 @@
 #include "jobs/backup.h"
 #include "jobs/jobs.h"
 #include "jobs/move.h"
+#include "jobs/policy.h"
 #include "jobs/snapshot.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
@@ -46,6 +47,7 @@
 #include "req/unstable.h"
 #include "tier/drives.h"
 #include "tier/packs.h"
+#include "tier/heat.h"
 #include "tier/stores.h"
 
 #define MIB (UINT64_C(1) << 20)
@@ -307,6 +309,8 @@ static int open_packs(struct store *store, char *why, size_t cap)
 	int err = drives_begin(store->drives, store->ids, why, cap);
 
 	if (err == 0) err = stores_begin(store->stores, store->ids, why, cap);
+	if (err == 0) err = heat_open(store->kv, store->clock, &store->heat);
+	packs.heat = store->heat;
 	if (err == 0) err = packs_open(&packs, &store->packs);
 	if (err < 0) return err;
 	store->cache = cache_new(o->cache_budget, o->transient_budget - o->transient_budget / 3);
@@ -485,6 +489,26 @@ static int open_moves(struct store *store)
 	return moves_open(&moves, &store->moves);
 }
 
+static int open_policy(struct store *store)
+{
+	const struct store_options *o = &store->options;
+	struct policy_options policy = {
+		.kv = store->kv,
+		.ns = store->ns,
+		.packs = store->packs,
+		.stores = store->stores,
+		.heat = store->heat,
+		.moves = store->moves,
+		.writers = store->writers,
+		.clock = store->clock,
+		.interval_ns = o->rules_interval_ns,
+		.thread = o->jobs && !o->simulated,
+		.hot_price = o->hot_price,
+	};
+
+	return policy_open(&policy, &store->policy);
+}
+
 static int open_services(struct store *store, const uint8_t master[32], char *why, size_t cap)
 {
 	const char *what = "the namespace";
@@ -511,6 +535,10 @@ static int open_services(struct store *store, const uint8_t master[32], char *wh
 	if (err == 0) {
 		what = "moves between hot and cold";
 		err = open_moves(store);
+	}
+	if (err == 0) {
+		what = "the rules";
+		err = open_policy(store);
 	}
 	if (err == 0 && store->backup != NULL) {
 		what = "the backup";
@@ -587,6 +615,7 @@ void store_close(struct store **sp)
 	if (store == NULL) return;
 	atomic_store(&store->draining, true);
 	if (store->snapshots != NULL) snapshots_stop(store->snapshots);
+	policy_close(&store->policy);
 	bool hangs = !moves_close(&store->moves);
 	if (store->jobs != NULL) jobs_close(&store->jobs);
 	if (store->sessions != NULL) {
@@ -603,6 +632,7 @@ void store_close(struct store **sp)
 	lanes_free(&store->lanes);
 	if (store->shares != NULL) shares_free(&store->shares);
 	if (store->cache != NULL) cache_free(&store->cache);
+	heat_close(&store->heat);
 	if (store->packs != NULL) packs_close(&store->packs);
 	drives_close(&store->drives);
 	stores_close(&store->stores);

@@ -22,7 +22,9 @@ struct locks;
 struct kv;
 struct loc;
 struct moves;
+struct heat;
 struct ns;
+struct policy;
 struct opens;
 struct orphans;
 struct packs;
@@ -67,6 +69,8 @@ struct store_options {
 	uint64_t compact_dead_pct; /* 30 */
 	uint64_t upload_expire_ns; /* of uploads in parts, since they began; 0: never; 7 d */
 	uint64_t job_interval_ns;  /* 5 s */
+	uint64_t rules_interval_ns; /* 60 s */
+	double hot_price;          /* of a GB-month of flash */
 	uint64_t slow_request_ns;  /* requests of more are kept for status --slow; 0: none; 200 ms */
 	void (*fatal)(void *arg, const char *what); /* metadata sync failed; NULL: one log line and exit status 70 */
 	void *fatal_arg;
@@ -113,6 +117,8 @@ struct store {
 	struct snapshots *snapshots;
 	struct jobs *jobs;
 	struct moves *moves;
+	struct policy *policy;
+	struct heat *heat;
 	struct backup *backup;     /* NULL: none */
 	struct slow_ring *slow;
 	struct reactor *reactors[REACTORS_MAX];

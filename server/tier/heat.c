@@ -64,7 +64,6 @@ void heat_note(struct heat *h, uint64_t pack, uint64_t reads, uint64_t bytes)
 	}
 	atomic_fetch_add_explicit(&s->fresh_reads, reads, memory_order_relaxed);
 	atomic_fetch_add_explicit(&s->fresh_bytes, bytes, memory_order_relaxed);
-	atomic_store_explicit(&s->last_read_ns, store_clock_now(h->clock), memory_order_relaxed);
 }
 
 /* ---- rows ---- */
@@ -223,6 +222,7 @@ static int save_some(struct heat *h, uint64_t hour, uint32_t *at)
 		struct slot *s = &h->slots[*at];
 		if (!atomic_load_explicit(&s->fresh_reads, memory_order_relaxed)) continue;
 		taken[count].slot = s;
+		atomic_store(&s->last_read_ns, store_clock_now(h->clock));
 		taken[count].reads = atomic_exchange(&s->fresh_reads, 0);
 		taken[count].bytes = atomic_exchange(&s->fresh_bytes, 0);
 		struct slice key = row_heat(buf, hour, atomic_load(&s->pack));
@@ -268,7 +268,7 @@ void heat_of(struct heat *h, uint64_t pack, struct pack_heat *out)
 	*out = (struct pack_heat){ 0 };
 	if (!s) return;
 	pthread_mutex_lock(&h->lock);
-	out->last_read_ns = atomic_load(&s->last_read_ns);
+	out->last_read_ns = atomic_load(&s->fresh_reads) ? store_clock_now(h->clock) : atomic_load(&s->last_read_ns);
 	out->reads = s->reads + atomic_load(&s->fresh_reads);
 	out->bytes = s->bytes + atomic_load(&s->fresh_bytes);
 	out->rate = (decay(s->sum, s->sum_hour, hour) + (double)atomic_load(&s->fresh_reads)) * 0.6931 / HALF_LIFE_H;

@@ -590,6 +590,8 @@ void packs_get_stats(struct packs *packs, struct packs_stats *out)
 	pthread_mutex_unlock(&packs->files_lock);
 }
 
+struct heat *packs_heat(const struct packs *packs) { return packs->o.heat; }
+
 uint64_t packs_size(const struct packs *packs) { return packs->o.pack_size; }
 struct drives *packs_drives(struct packs *packs) { return packs->o.drives; }
 

@@ -26,6 +26,7 @@ struct copy;
 struct drives;
 struct fs;
 struct fs_file;
+struct heat;
 struct ids;
 struct kv;
 struct pack;
@@ -40,6 +41,7 @@ struct packs_options {
 	struct fs *fs;          /* the data directory: store id 1 */
 	struct drives *drives;  /* NULL: the data directory alone; not owned */
 	struct stores *stores;  /* cold ones; NULL: none; not owned */
+	struct heat *heat;      /* told of reads (pack/reader.c); NULL: none; not owned */
 	struct kv *kv;
 	struct ids *ids;
 	struct store_clock *clock;
@@ -185,3 +187,4 @@ struct packs_stats {
 };
 void packs_get_stats(struct packs *packs, struct packs_stats *out);
 uint64_t packs_size(const struct packs *packs);
+struct heat *packs_heat(const struct packs *packs);

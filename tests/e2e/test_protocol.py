@@ -319,6 +319,7 @@ class Fields(Case):
             w.PROVENANCE: b16("bucket") + b16("job") + b16("") + struct.pack("<I", 10),
             w.RECIPE_CREATE: b16("bucket") + b16("r1") + b16("note") + struct.pack("<I", 2) + b"{}",
             w.RECIPE_REMOVE: b16("bucket") + b16("none") + b"\0",
+            w.RULES: b"\1\0" + b16("") + struct.pack("<I", 0),
             w.ATTR: b16("bucket") + good + b"\1" + b16(""),
             w.SETATTR: m() + good + struct.pack("<BIIIQQ", 1, 0o640, 0, 0, 0, 0),
             w.XATTR: m() + good + b"\0" + b16("user.a") + b16("value"), w.TAGS: m() + good + b16(b16("k") + b16("v")),

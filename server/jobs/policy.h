@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* policy.h -- rules applied: a plan is what they want now, a pass begins it. One thread of its own, low priority.
+ *
+ * A plan comes from one scan of the namespace: for each pack, which rules decide over how much of it; then from how
+ * each pack fares: hot, cold, when it was written and read last, how full flash is. The unit that is moved is
+ * the pack; what rules want to do with a part of a pack waits until compaction has sorted it (`apart`).
+ *
+ * Invariants: (1) a plan changes nothing; (2) what a pass does to an object was judged by its row as it is when it is
+ * done: a deletion states the version that the plan saw; (3) nothing is due by a clock but store time; (4) rules that
+ * cannot be read (a store that vanished from the settings) stop all moves by rules and say so: never a part of them;
+ * (5) pins win; (6) what a snapshot needs is not deleted from disk by the deletion of its key, and is said to
+ * be held. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "jobs/rules.h"
+
+struct heat;
+struct kv;
+struct moves;
+struct ns;
+struct packs;
+struct policy;
+struct store_clock;
+struct stores;
+struct writers;
+
+struct policy_options {
+	struct kv *kv;
+	struct ns *ns;
+	struct packs *packs;
+	struct stores *stores;
+	struct heat *heat;
+	struct moves *moves;     /* NULL: plans only */
+	struct writers *writers; /* NULL: open packs are not ended for `within` */
+	struct store_clock *clock;
+	uint64_t interval_ns; /* between passes; a pass also waits ten times as long as its scan took */
+	bool thread;          /* false: policy_pass() is called by hand */
+	double hot_price;     /* of a GB-month of flash, in the currency of the stores' prices */
+};
+int policy_open(const struct policy_options *options, struct policy **out);
+void policy_close(struct policy **policy);
+
+/* The rules in force; "" if there are none. Freed by the caller. */
+int policy_rules_text(struct policy *p, char **text);
+/* A text becomes the rules in force: committed, then a pass soon. CONFIG and why. A text with rules that delete where
+ * those in force have none needs `yes_delete`: else PRECONDITION and why, with what they would delete now. */
+int policy_apply(struct policy *p, const char *text, size_t len, bool yes_delete, char *why, size_t why_cap);
+
+/* Below, worker or job: long. text NULL: the rules in force. Output is for people, or JSON; freed by the caller. */
+int policy_plan(struct policy *p, const char *text, size_t len, bool json, char **out, char *why, size_t why_cap);
+/* Which rule decides over a key, where its bytes are, and when it will move. NOTFOUND. */
+int policy_explain(
+	struct policy *p, const char *bucket, const char *key, bool json, char **out, char *why, size_t why_cap);
+/* Bills: today's, with all on flash, with the plan. */
+int policy_cost(struct policy *p, bool json, char **out, char *why, size_t why_cap);
+
+int policy_pass(struct policy *p);
+void policy_wake(struct policy *p);
+struct policy_stats {
+	uint64_t rules, passes, scans, scanned_objects, scan_ns, tasks_started, deleted_objects, deleted_bytes,
+		errors;
+	uint64_t once_packs, once_bytes,
+		once_oldest_ns; /* bytes in just one place, and when the oldest was written */
+};
+void policy_get_stats(struct policy *p, struct policy_stats *out);

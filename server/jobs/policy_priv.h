@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* policy_priv.h -- private to policy_*.c. */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "jobs/move.h"
+#include "jobs/policy.h"
+#include "tier/heat.h"
+#include "tier/packs.h"
+
+enum { SHARES_MAX = 4 };
+
+struct policy {
+	struct policy_options o;
+	pthread_t thread;
+	pthread_mutex_t lock; /* of what follows */
+	pthread_cond_t wake;
+	bool woken, stop;
+	struct rules *rules;    /* in force; NULL: none, or not readable */
+	char *text;             /* of them; "" none */
+	char why[RULE_WHY_MAX]; /* of a text in force that cannot be read */
+	struct policy_stats stats;
+	pthread_mutex_t pass_lock; /* one pass, or change of rules, at a time */
+	_Atomic bool stopping;
+};
+
+/* Bytes of one pack that one rule decides over; NULL: none does. */
+struct share {
+	const struct rule *rule;
+	uint64_t bytes;
+};
+struct shares {
+	struct share at[SHARES_MAX];
+	uint8_t count;
+	bool more; /* than SHARES_MAX rules */
+};
+
+enum verdict { STAYS, MOVES, LATER, APART, PINNED, IMPOSSIBLE };
+
+struct plan_pack {
+	/* by the scan */
+	uint64_t id, objects, bytes, pinned_bytes, kept_bytes, written_oldest_ns, written_newest_ns;
+	struct shares place, copies, relief;
+	/* by the table of packs */
+	bool known;
+	struct pack_info info;
+	uint64_t live_bytes, snapshot_pins;
+	struct pack_heat heat;
+	/* what follows */
+	enum verdict verdict, copy_verdict;
+	const struct rule *rule, *copy_rule;
+	uint64_t due_ns, copy_due_ns;
+	uint8_t kind; /* enum move_kind, of MOVES */
+};
+
+struct plan_rule {
+	uint64_t packs, bytes; /* that it moves or copies now */
+	uint64_t later_packs, later_bytes, next_due_ns;
+	uint64_t apart_packs, apart_bytes;          /* of packs that other rules, or none, have a part of */
+	uint64_t impossible_packs;                  /* drop_hot without a copy, not sealed yet */
+	uint64_t deletes, delete_bytes, held_bytes; /* objects due; of these what snapshots keep on disk */
+};
+
+struct plan {
+	struct policy *policy;
+	const struct rules *rules;
+	uint64_t now_ns, scan_ns, objects, bytes;
+	struct plan_pack *packs;
+	uint32_t count, cap;
+	uint32_t *slots, slot_count;
+	struct plan_rule *by_rule;
+	uint64_t hot_total, hot_used;                                           /* of all drives */
+	uint64_t hot_bytes, cold_bytes, once_bytes, once_packs, once_oldest_ns; /* live bytes by place; only in one */
+	struct kept_dirs *kept;
+	/* Each object that a rule deletes now; may be NULL. */
+	int (*on_delete)(void *arg, uint64_t bucket, const char *key, uint64_t version, const struct rule *rule);
+	void *arg;
+};
+
+/* policy_scan.c */
+int plan_read_names(struct plan *plan);
+struct plan_pack *plan_pack_find(const struct plan *plan, uint64_t id);
+int plan_tags_text(const uint8_t *pairs, size_t len, char *out, size_t cap);
+
+/* policy_keep.c: directories that keep_last keeps. */
+struct kept_dirs;
+int kept_begin(struct kept_dirs **kept);
+/* Of a rule with keep_last, in the first scan: an object below a directory that its glob names. */
+int kept_note(struct kept_dirs *kept, const struct rule *rule, uint64_t bucket, const char *key, size_t dir_len,
+	uint64_t written_ns);
+void kept_choose(struct kept_dirs *kept);
+bool kept_is(const struct kept_dirs *kept, const struct rule *rule, uint64_t bucket, const char *key, size_t dir_len);
+void kept_free(struct kept_dirs **kept);
+
+/* policy_plan.c: scan, then verdicts. */
+int plan_make(struct policy *policy, const struct rules *rules, struct plan *plan);
+void plan_free(struct plan *plan);
+bool plan_pack_is_hot(const struct plan_pack *p);
+uint32_t plan_rule_index(const struct plan *plan, const struct rule *rule);
+
+/* policy_run.c: rules of a text, with the stores there are. */
+int policy_parse(struct policy *p, const char *text, size_t len, struct rules **out, char *why, size_t why_cap);
