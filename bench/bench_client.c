@@ -13,6 +13,10 @@
  *   bench_client put BUCKET PREFIX CLIENTS SIZE SECONDS     CLIENTS connections, one put in flight on each
  *   bench_client unstable BUCKET PREFIX SIZE SECONDS       one put at a time, answered before it is durable; a sync
  *                                                           at the end, outside the clock
+ *   bench_client write BUCKET KEY SIZE DEPTH COUNT [SEED]  COUNT random writes of 4 KiB into an object of SIZE bytes
+ *                                                           (made when it is not there), DEPTH in flight, each
+ *                                                           answered before it is durable; a sync at the end, inside
+ *                                                           the clock
  *   bench_client putbatch BUCKET PREFIX BATCH SIZE INFLIGHT SECONDS   keys in a random order
  *   bench_client stat BUCKET KEYFILE BATCH INFLIGHT SECONDS random keys of the file
  *   bench_client list BUCKET PREFIX ROUNDS                  whole listings, pages of 1,000
@@ -160,6 +164,60 @@ static void meter_report_with(struct meter *m, const char *what, double samples,
 static void meter_report(struct meter *m, const char *what, double samples, double bytes)
 {
 	meter_report_with(m, what, samples, bytes, "");
+}
+
+/* ---- writing in place ------------------------------------------------------------------------------------------ */
+
+enum { WRITE_SIZE = 4096, WRITE_DEPTH_MAX = 256, WRITE_FILL = 8 * 1024 * 1024 };
+
+static void write_object(struct granary_client *c, const struct set *set, const struct granary_call *call)
+{
+	struct granary_stat st;
+	uint8_t *data = malloc(WRITE_FILL);
+	if (!data) die("memory", NULL, -GRANARY_ENOMEM);
+	int err = granary_stat(c, granary_ref_key(set->prefix), &st, call);
+	if (err == 0 && st.size == set->size) {
+		free(data);
+		return;
+	}
+	for (size_t i = 0; i < WRITE_FILL; i++) data[i] = (uint8_t)(i * 2654435761u >> 13);
+	err = granary_put(c, set->prefix, "", 0, call);
+	for (uint64_t at = 0; err == 0 && at < set->size; at += WRITE_FILL)
+		err = granary_write(c, granary_ref_key(set->prefix), at, data,
+			set->size - at < WRITE_FILL ? set->size - at : WRITE_FILL, NULL, call);
+	if (err < 0) die("the object that is written", c, err);
+	free(data);
+}
+
+static void run_write(const struct set *set, uint32_t depth, uint64_t count, uint64_t seed)
+{
+	static uint8_t data[WRITE_DEPTH_MAX][WRITE_SIZE];
+	struct granary_client *c = open_client(1);
+	struct granary_op *ops[WRITE_DEPTH_MAX] = { NULL };
+	const struct granary_call *call = GRANARY_CALL(.bucket = set->bucket, .flags = GRANARY_UNSTABLE);
+	int64_t err = 0;
+
+	if (depth == 0 || depth > WRITE_DEPTH_MAX || set->size < WRITE_SIZE)
+		die("depth or size", NULL, -GRANARY_EINVAL);
+	write_object(c, set, GRANARY_CALL(.bucket = set->bucket));
+	struct meter m = meter_start(c);
+	for (uint64_t i = 0; err >= 0 && i < count + depth; i++) {
+		uint32_t slot = (uint32_t)(i % depth);
+		if (ops[slot]) {
+			err = granary_wait(ops[slot], GRANARY_FOREVER);
+			granary_op_free(&ops[slot]);
+		}
+		if (err < 0 || i >= count) continue;
+		seed = seed * 6364136223846793005u + 1442695040888963407u;
+		memcpy(data[slot], &seed, sizeof seed);
+		struct granary_change x = { .kind = GRANARY_CHANGE_DATA, .length = WRITE_SIZE, .data = data[slot],
+			.offset = (seed >> 20) % (set->size / WRITE_SIZE) * WRITE_SIZE };
+		err = granary_change_start(c, granary_ref_key(set->prefix), &x, 1, NULL, NULL, call, &ops[slot]);
+	}
+	if (err >= 0) err = granary_sync(c, NULL);
+	if (err < 0) die("write", c, (int)err);
+	meter_report(&m, "write", (double)count, (double)(count * WRITE_SIZE));
+	granary_close(&c);
 }
 
 /* ---- making a set, and puts ------------------------------------------------------------------------------------ */
@@ -728,6 +786,9 @@ int main(int argc, char **argv)
 	} else if (argc == 6 && strcmp(mode, "unstable") == 0) {
 		s.size = number(argv[4]);
 		run_unstable(&s, strtod(argv[5], NULL));
+	} else if ((argc == 7 || argc == 8) && strcmp(mode, "write") == 0) {
+		s.size = number(argv[4]);
+		run_write(&s, (uint32_t)number(argv[5]), number(argv[6]), argc == 8 ? number(argv[7]) : 1);
 	} else if (argc == 8 && strcmp(mode, "putbatch") == 0) {
 		s.shuffled = true;
 		run_put("putbatch", &s, (uint32_t)number(argv[4]), (uint32_t)number(argv[6]), 0,

@@ -243,6 +243,7 @@ static int visit_all(struct jobs *j)
 int jobs_pass(struct jobs *j)
 {
 	uint64_t now = clock_mono_ns();
+	bool merges_more;
 	int first = 0, err;
 	if (now - j->clock_saved_ns > CLOCK_SAVE_S * UINT64_C(1000000000)) {
 		first = store_clock_save(j->o.clock, j->o.kv);
@@ -262,9 +263,12 @@ int jobs_pass(struct jobs *j)
 	if (first == 0) first = err;
 	err = uploads_sweep(j);
 	if (first == 0) first = err;
-	j->drains_more = false;
-	err = drain_pass(j, &j->drains_more);
+	err = merge_pass(j, &merges_more);
 	if (first == 0) first = err;
+	j->has_more = false;
+	err = drain_pass(j, &j->has_more);
+	if (first == 0) first = err;
+	j->has_more |= merges_more;
 	if (j->o.extra && !jobs_stopping(j)) j->o.extra(j->o.extra_arg);
 	pthread_mutex_lock(&j->check.lock);
 	bool check = j->check.requested && !jobs_stopping(j);
@@ -280,7 +284,7 @@ static void wait_for_work(struct jobs *j)
 	uint64_t ns = (uint64_t)until.tv_nsec + j->o.interval_ns;
 	until.tv_sec += (time_t)(ns / 1000000000u);
 	until.tv_nsec = (long)(ns % 1000000000u);
-	while (!j->stop && !j->drains_more && j->passes_asked == j->passes_done)
+	while (!j->stop && !j->has_more && j->passes_asked == j->passes_done)
 		if (pthread_cond_timedwait(&j->wake, &j->lock, &until) != 0) break;
 }
 
@@ -402,6 +406,8 @@ void jobs_get_stats(struct jobs *j, struct jobs_stats *out)
 	out->removed_packs = atomic_load(&j->removed);
 	out->aborted = atomic_load(&j->aborted);
 	out->scrubbed_bytes = atomic_load(&j->scrubbed_bytes);
+	out->merged_extents = atomic_load(&j->merged_extents);
+	out->merged_bytes = atomic_load(&j->merged_bytes);
 	pthread_mutex_lock(&j->check.lock);
 	out->problems = j->check.problems;
 	out->check_running = j->check.running || j->check.requested;

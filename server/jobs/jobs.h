@@ -14,7 +14,9 @@ struct kv;
 struct loc;
 struct ns;
 struct packs;
+struct reactor;
 struct store_clock;
+struct workers;
 struct writers;
 
 struct jobs_options {
@@ -30,6 +32,10 @@ struct jobs_options {
 	uint32_t compact_dead_pct; /* 30 */
 	uint64_t upload_expire_ns; /* store time since an upload in parts began, until it is ended; 0 never */
 	uint64_t removal_delay_ns; /* store time between dying and removal (10 s) */
+	uint64_t merge_quiet_ns;   /* store time since the last write, until its extents are merged (5 s) */
+	struct workers *workers;
+	struct reactor **reactors;
+	bool simulated;            /* no threads: what is appended is appended in the caller's turn */
 	bool thread;               /* false: jobs_pass() is called by hand (tests, sim) */
 	void (*extra)(
 		void *arg); /* called once a pass: what layers above want done (expiry of sessions) */
@@ -55,6 +61,6 @@ void jobs_drain_progress(struct jobs *jobs, uint64_t drive, struct drain_progres
 void jobs_wake(struct jobs *jobs); /* a pass soon */
 struct jobs_stats {
 	uint64_t passes, sealed, compacted, moved_records, moved_bytes, removed_packs, aborted,
-		scrubbed_bytes, problems, check_running;
+		scrubbed_bytes, problems, check_running, merged_extents, merged_bytes;
 };
 void jobs_get_stats(struct jobs *jobs, struct jobs_stats *out);

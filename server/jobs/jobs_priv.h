@@ -24,6 +24,13 @@ struct check_state {
 	char lines[CHECK_PROBLEMS_MAX][CHECK_LINE_MAX];
 };
 
+struct merge_state { /* merge.c */
+	uint8_t cursor[1 + 8 + 4 + 8]; /* key of an `x` row */
+	uint64_t writes_seen;          /* 1 + as many as there were when the scan began; 0: none began yet */
+	uint64_t not_before_ns;
+	bool is_scanning, has_busy;    /* has_busy: some object was being written */
+};
+
 struct jobs {
 	struct jobs_options o;
 	pthread_t thread;
@@ -35,11 +42,13 @@ struct jobs {
 	uint64_t passes_asked, passes_done; /* under lock */
 	int last_result;              /* under lock: of the last pass */
 	uint64_t clock_saved_ns;
-	bool orphans_swept, drains_more;
+	bool orphans_swept, has_more;
 	struct job_backoff backoff[JOBS_RETRY_MAX];
 	uint32_t backoff_count;
 	struct check_state check;
 	struct drain_progress drains[DRIVES_MAX]; /* under lock */
+	struct merge_state merge;
+	_Atomic uint64_t merged_extents, merged_bytes;
 	_Atomic uint64_t sealed, compacted, moved_records, moved_bytes, removed, aborted, scrubbed_bytes;
 };
 
@@ -54,6 +63,9 @@ int pack_has_owner(struct jobs *jobs, struct pack *pack, uint64_t end);
 
 /* drain.c: moves packs off draining drives for a while, removes what was moved away. more: there is more to move. */
 int drain_pass(struct jobs *jobs, bool *more);
+
+/* merge.c: puts small extents together, for a while. more: there are rows left to look at. */
+int merge_pass(struct jobs *jobs, bool *more);
 
 /* uploads.c: ends uploads in parts that are older than the setting. */
 int uploads_sweep(struct jobs *jobs);

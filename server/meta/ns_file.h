@@ -132,14 +132,17 @@ struct ns_write {
  * in that plan. NOTFOUND; ISDIR; NOTFILE; CHANGED (another object has the name now: append anew); PRECONDITION; TOOBIG;
  * INVAL. */
 int ns_plan_write(struct ns_plan *plan, struct ns_write *w);
+uint64_t ns_writes(struct ns *ns); /* a number that grows with them */
 
 struct ns_merge {
-	uint64_t id, version;
+	uint64_t id, version;         /* version 0: any; then the sources say what is put together */
 	const struct extent *extents; /* ascending: new records with the bytes that stand there */
 	uint32_t count;
+	const struct extent *sources; /* ascending: all that lie where the extents will, as they were read */
+	uint32_t source_count;        /* 0: the version says enough */
 };
 /* The extents take the place of those that cover the same bytes; the version stays. NOTFOUND: it is another version
- * now, or gone. */
+ * now, has other extents there, or is gone. */
 int ns_plan_merge(struct ns_plan *plan, const struct ns_merge *m);
 
 struct ns_copy_range {

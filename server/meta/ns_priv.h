@@ -32,6 +32,7 @@ struct ns {
 	struct making *making;
 	struct rewriting *rewriting;
 	struct ns_keys *keys;
+	_Atomic uint64_t writes; /* in place, since it was opened */
 };
 
 /* ---- rows ---- */

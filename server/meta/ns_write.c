@@ -17,7 +17,8 @@
  * is flushed before the transaction is submitted (its caller's), so after a crash a write is there whole or not at
  * all; (6) bytes that are nobody's any more leave their pack's live bytes in the same transaction; (7) an object
  * that was written has an `o` row: found by its id wherever it is renamed to, though the records only know the name
- * that it had; (8) a merge keeps version and bytes. */
+ * that it had; (8) a merge keeps version and bytes: it states that it, or the extents, are those that were read. */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "meta/ns_extents.h"
@@ -47,6 +48,8 @@ struct writing {
 	struct base_extent *base;
 	struct new_extent *fresh;
 	uint32_t patch_count, base_count, base_cap, fresh_count, fresh_cap;
+	const struct extent *sources; /* what must be there, where the patches are; NULL: whatever is */
+	uint32_t source_count;
 	struct kv_iter *it;
 	uint64_t next; /* logical offset of the row that the iterator stands on */
 	bool has_next; /* next is known */
@@ -398,12 +401,37 @@ static int rows_change(struct writing *w)
 	return extents_in_rows(w);
 }
 
+static bool is_same_extent(const struct extent *a, const struct extent *b)
+{
+	return a->logical == b->logical && a->length == b->length && a->pack == b->pack && a->record == b->record &&
+		a->cut_before == b->cut_before && a->flags == b->flags;
+}
+
+static int base_check(const struct writing *w)
+{
+	if (w->sources == NULL)
+		return 0;
+	uint32_t n = 0;
+	for (uint32_t i = 0, p = 0; i < w->base_count; i++) {
+		const struct extent *e = &w->base[i].e;
+		while (p < w->patch_count && w->patches[p].end <= e->logical)
+			p++;
+		if (e->length == 0 || p == w->patch_count || extent_end(e) <= w->patches[p].start)
+			continue; /* of the row, and elsewhere */
+		if (n == w->source_count || !is_same_extent(e, &w->sources[n++]))
+			return -GRANARY_ENOTFOUND;
+	}
+	return n == w->source_count ? 0 : -GRANARY_ENOTFOUND;
+}
+
 /* The object's bytes as the patches say; its row is the caller's. */
 static int extents_change(struct writing *w)
 {
 	int err = patches_resolve(w);
 	if (err == 0)
 		err = base_gather(w);
+	if (err == 0)
+		err = base_check(w);
 	if (err == 0)
 		err = sweep_all(w);
 	return err == 0 ? rows_change(w) : err;
@@ -532,7 +560,14 @@ int ns_plan_write(struct ns_plan *plan, struct ns_write *x)
 		return err;
 	err = write_found(plan, seen, x, &h);
 	holder_release(&h);
+	if (err == 0)
+		atomic_fetch_add_explicit(&plan->ns->writes, 1, memory_order_relaxed);
 	return err;
+}
+
+uint64_t ns_writes(struct ns *ns)
+{
+	return atomic_load_explicit(&ns->writes, memory_order_relaxed);
 }
 
 /* ---- merging ---- */
@@ -540,8 +575,12 @@ int ns_plan_write(struct ns_plan *plan, struct ns_write *x)
 static int merge_found(struct ns_plan *plan, uint64_t seen, const struct ns_merge *m, struct holder *h)
 {
 	struct writing w = { .plan = plan, .seen = seen, .o = &h->o, .patch_count = m->count };
-	if (h->is_dir || h->o.version != m->version)
+	if (h->is_dir || !object_has_bytes(&h->o) || (m->version != 0 && h->o.version != m->version))
 		return -GRANARY_ENOTFOUND;
+	if (m->source_count > 0) {
+		w.sources = m->sources;
+		w.source_count = m->source_count;
+	}
 	int err = written_before(plan, h);
 	if (err < 0)
 		return err;

@@ -83,6 +83,7 @@ void store_options_default(struct store_options *o)
 	o->compact_dead_pct = 30;
 	o->upload_expire_ns = UINT64_C(604800000000000);
 	o->job_interval_ns = UINT64_C(5000000000);
+	o->merge_quiet_ns = UINT64_C(5000000000);
 	o->slow_request_ns = UINT64_C(200000000);
 }
 
@@ -465,6 +466,10 @@ static int open_jobs(struct store *store)
 		.compact_dead_pct = (uint32_t)o->compact_dead_pct,
 		.upload_expire_ns = o->upload_expire_ns,
 		.removal_delay_ns = UINT64_C(10000000000),
+		.merge_quiet_ns = o->merge_quiet_ns,
+		.workers = store->workers,
+		.reactors = store->reactors,
+		.simulated = o->simulated,
 		.thread = o->jobs && !o->simulated,
 		.extra = jobs_extra,
 		.extra_arg = store,

@@ -306,6 +306,8 @@ static void status_jobs(struct text *t, struct store *store)
 	number(t, "jobs_compacted", j.compacted);
 	number(t, "jobs_moved_records", j.moved_records);
 	number(t, "jobs_moved_bytes", j.moved_bytes);
+	number(t, "jobs_merged_extents", j.merged_extents);
+	number(t, "jobs_merged_bytes", j.merged_bytes);
 	number(t, "jobs_removed_packs", j.removed_packs);
 	number(t, "jobs_aborted", j.aborted);
 	number(t, "check_running", j.check_running);

@@ -52,6 +52,7 @@ static struct store_options world_options(struct fs *fs)
 	o.ballast = MIB;
 	o.disk_reserve = 16 * MIB;
 	o.jobs = false;
+	o.merge_quiet_ns = 0;
 	return o;
 }
 

@@ -253,6 +253,7 @@ static void check_all(void)
 static void test_random(void **state)
 {
 	const char *seed_text = getenv("GRANARY_SEED"), *ops_text = getenv("GRANARY_OPS");
+	struct jobs_stats stats;
 	uint64_t seed = seed_text != NULL ? strtoull(seed_text, NULL, 0) : clock_mono_ns();
 	uint32_t ops = ops_text != NULL ? (uint32_t)strtoul(ops_text, NULL, 0) : OPS_DEFAULT;
 
@@ -292,6 +293,8 @@ static void test_random(void **state)
 	}
 	check_all();
 	assert_true(unstable_count > 0);
+	jobs_get_stats(world.store->jobs, &stats);
+	assert_true(stats.merged_extents > 0 && stats.aborted == 0);
 }
 
 /* ---- at once ---- */
