@@ -14,8 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fuse/control.h"
 #include "fuse/log.h"
 #include "fuse/mount.h"
+#include "fuse/watch.h"
 
 enum { CODE_FAILED = 1, CODE_USAGE = 2, FETCH_THREADS = 8, HOLD_EVERY_S = 60, HOLD_TIMEOUT_MS = 5000 };
 /* Of the memory: an eighth is for the transports, stacks, and the list of the snapshot's pages. */
@@ -137,12 +139,22 @@ static int mount_open(struct run *r, char *why, size_t size)
 	m->options = &r->options;
 	m->device = -1;
 	pthread_mutex_init(&m->lock, NULL);
+	m->watch = watch_new();
+	if (!m->watch) {
+		snprintf(why, size, "no memory");
+		return -1;
+	}
 	if (snapshot_open(r, why, size) < 0 || transport_choose(r, why, size) < 0) return -1;
 	m->direct = r->options.io == IO_DIRECT || (r->options.io == IO_AUTO && direct_pays(r));
 	m->cache = cache_new(r->options.memory / CONTENTS_OF * CONTENTS_SHARE);
 	m->fetch = m->cache ? fetch_new(&m->tree, m->cache, FETCH_THREADS, r->options.deadline_ms) : NULL;
 	if (!m->fetch) {
 		snprintf(why, size, "no memory or threads");
+		return -1;
+	}
+	m->control = control_new(m, r->client, r->source);
+	if (!m->control) {
+		snprintf(why, size, "no memory");
 		return -1;
 	}
 	m->device = attach(&r->options, r->source, why, size);
@@ -296,6 +308,8 @@ static int serve(struct run *r)
 	fetch_free(r->mount.fetch);
 	rings_free(r->mount.rings);
 	cache_free(r->mount.cache);
+	control_free(r->mount.control);
+	watch_free(r->mount.watch);
 	granary_snapshot_close(&r->snapshot);
 	if (r->client) granary_close(&r->client);
 	return err < 0 || r->failed ? CODE_FAILED : 0;

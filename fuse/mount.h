@@ -13,6 +13,8 @@ enum {
 	MOUNT_READ_PAGES = MOUNT_READ_MAX / KERNEL_PAGE,
 };
 
+struct watch;   /* watch.h */
+struct control; /* control.h */
 struct waiting; /* a READ that waits for its bytes: snapshot_ops.c */
 
 struct mount {
@@ -20,6 +22,8 @@ struct mount {
 	struct tree tree;
 	struct cache *cache;
 	struct fetch *fetch;
+	struct watch *watch;
+	struct control *control;
 	int device;       /* of the mount: /dev/fuse */
 	uint64_t time_ns; /* all files' times: when the snapshot was made */
 	bool use_rings;   /* asked for at INIT and granted by the kernel */

@@ -14,6 +14,15 @@
 
 struct cache_block;
 
+enum { REQUEST_NAME_KEPT = 47 };
+struct request_log { /* watch.h: what is known of it when it was answered */
+	uint64_t begun_ns, offset;
+	uint32_t size;
+	bool waits, absent; /* absent: the name is not there, which is no error */
+	uint8_t name_len;
+	char name[REQUEST_NAME_KEPT];
+};
+
 struct request {
 	uint32_t opcode;
 	uint32_t uid, gid, pid;
@@ -31,6 +40,7 @@ struct request {
 	struct cache_block *lender; /* put when the answer is on its way */
 	int error;                  /* 0 or -errno */
 	bool silent;                /* the kernel wants no answer */
+	struct request_log log;
 };
 
 /* Bytes of an opcode's fixed argument, 0 when it has none or is not known. */

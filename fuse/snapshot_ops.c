@@ -6,7 +6,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "fuse/mount.h"
+#include "fuse/control.h"
+#include "fuse/snapshot.h"
+#include "fuse/watch.h"
 
 #define FOR_EVER (UINT64_C(1) << 40) /* seconds that the kernel may keep a name or attributes */
 enum { TRIES_MAX = 16, BLOCK = 512, DOTS = 2 /* positions of . and .. */ };
@@ -65,6 +67,7 @@ static int do_lookup(struct mount *m, struct request *r)
 
 	if (err == -ENOENT) { /* it will never be there: an entry without a node says so for ever */
 		struct fuse_entry_out none = { .entry_valid = FOR_EVER };
+		r->log.absent = true;
 		return answer(r, &none, sizeof(none));
 	}
 	if (err < 0) return err;
@@ -261,6 +264,7 @@ static bool do_read(struct mount *m, struct request *r, mount_answer_fn *answer_
 		r->error = -ENOMEM;
 		return true;
 	}
+	watch_waits(r);
 	w->mount = m;
 	w->request = r;
 	w->answer = answer_fn;
@@ -336,6 +340,8 @@ static int handle_now(struct mount *m, struct request *r)
 	case FUSE_READDIRPLUS: return do_readdir(m, r);
 	case FUSE_STATFS: return do_statfs(m, r);
 	case FUSE_OPEN: return do_open(m, r);
+	case FUSE_GETXATTR: return snapshot_getxattr(m, r);
+	case FUSE_LISTXATTR: return snapshot_listxattr(m, r);
 	case FUSE_INTERRUPT: do_interrupt(m, r); return 0;
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
@@ -359,7 +365,7 @@ static int handle_now(struct mount *m, struct request *r)
 	case FUSE_COPY_FILE_RANGE:
 	case FUSE_TMPFILE: return -EROFS;
 	default:
-		/* OPENDIR, FLUSH, ACCESS, xattrs, LSEEK and what is not known: the kernel does it by itself, and
+		/* OPENDIR, FLUSH, ACCESS, LSEEK and what is not known: the kernel does it by itself, and
 		 * asks no more. */
 		return -ENOSYS;
 	}
@@ -367,6 +373,8 @@ static int handle_now(struct mount *m, struct request *r)
 
 bool mount_handle(struct mount *m, struct request *r, mount_answer_fn *answer_fn)
 {
+	watch_begin(m->watch, r);
+	if (control_handle(m->control, r)) return true;
 	if (r->opcode == FUSE_READ) return do_read(m, r, answer_fn);
 	r->error = handle_now(m, r);
 	return true;
@@ -374,6 +382,7 @@ bool mount_handle(struct mount *m, struct request *r, mount_answer_fn *answer_fn
 
 void mount_answered(struct mount *m, struct request *r)
 {
+	watch_end(m->watch, r);
 	if (r->lender) cache_put(m->cache, r->lender);
 	r->lender = NULL;
 }

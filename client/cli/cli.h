@@ -30,7 +30,7 @@ enum { CLI_GRANTS_MAX = 16 };
 struct options {
 	bool json, quiet, no_color, help, version;
 	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
-	bool remove, symbolic;
+	bool remove, symbolic, snapshot;
 	bool world_given, depth_given, delete, slow, verify, cancel, copy, background, drop, level_given, yes_delete;
 	const char *url, *credentials, *profile, *data, *log, *backup;
 	const char *layout, *note, *output, *against, *by, *shuffle;
@@ -260,7 +260,7 @@ uint64_t line_number(const char *line, const char *name);
 void line_json(const char *line);
 char *line_next(char **text); /* cuts it; NULL: no more */
 verb_fn run_clock_status, run_clock_accept, run_log_level;
-verb_fn run_mount, run_umount;
+verb_fn run_mount, run_umount, run_stats, run_profile, run_warm;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;
 verb_fn run_ls, run_stat, run_rm, run_mv, run_mkdir;
 verb_fn run_write_at, run_truncate, run_punch, run_map;

@@ -68,6 +68,42 @@ whole() {
 	refused "No such file" cat "$mnt/tree/none"
 	refused "Not a directory" cat "$mnt/tree/few/zero/x"
 	refused "too long" cat "$mnt/tree/$(printf 'n%.0s' $(seq 256))"
+	in_mount "$1: extended attributes" python3 - "$mnt/tree/few/large" "$mnt/tree" <<-'PY'
+	import errno, os, sys
+	path, tree = sys.argv[1:]
+	names = ["user.granary.etag", "user.granary.pack", "user.granary.tier"]
+	assert sorted(os.listxattr(path)) == names and os.listxattr(tree) == []
+	assert os.getxattr(path, names[1]).endswith(b"+13000001")
+	assert os.getxattr(path, names[2]) == b"memory"
+	assert os.getxattr(path, names[0]) == os.getxattr(path, names[0]) != b""
+	for name in ("user.none", "user.granary.etags"):
+	    try:
+	        os.getxattr(path, name)
+	        raise SystemExit(name)
+	    except OSError as e:
+	        assert e.errno == errno.ENODATA, e
+	PY
+	# What it says of itself, in a directory that nobody sees.
+	[ -z "$(ls -A "$mnt" | grep granary)" ] || fail "$1: .granary is listed"
+	[ "$(ls "$mnt/.granary" | sort | tr '\n' ' ')" = "accesslog config health metrics stats " ] || fail "$1: .granary"
+	[ "$(head -1 "$mnt/.granary/health")" = ok ] || fail "$1: health"
+	grep -q "^source $url/data@v1" "$mnt/.granary/config" || fail "$1: config"
+	grep -q '^granary_mount_op_count{op="READ"} ' "$mnt/.granary/metrics" || fail "$1: metrics"
+	grep -q ' LOOKUP .* name=' "$mnt/.granary/accesslog" || fail "$1: accesslog"
+	reads() { awk '$1 == "op.READ.count" { print $2 }' "$mnt/.granary/stats"; }
+	before=$(reads)
+	in_mount "$1: read again" dd if="$mnt/tree/few/large" iflag=direct bs=1M of=/dev/null
+	[ "$(reads)" -ge $((before + 13)) ] || fail "$1: reads are not counted"
+	refused "No such file" cat "$mnt/.granary/none"
+	refused "Read-only file system" rm "$mnt/.granary/stats"
+	run 0 stats "$mnt/tree/few" --count 1; says "requests/s"
+	run 0 stats "$mnt" --count 1 --json; says '"op.READ.count":'
+	run 0 profile "$mnt"; says "What would help"
+	run 0 warm "$mnt/tree/few"; says "read 6 files"
+	run 0 warm --snapshot "$mnt/odd"; says "read 3,2"
+	printf '%s\n' "$mnt/odd/a0" "$mnt/tree/dirs" >"$dir/list"
+	run 0 warm -f "$dir/list"; says "read 201 files"
+	run 4 warm "$src_tree"; says "is not in a mount of granary"
 	# Parts of a large file in any order, with and without the kernel's cache, and mapped.
 	in_mount "$1: parts" python3 - "$src_tree/few/large" "$mnt/tree/few/large" <<-'PY'
 	import mmap, os, random, sys
