@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Goal: every example in granary.h compiles, warning-free, and links against libgranary alone; every function that the
+"""Goal: every example in the public headers compiles, warning-free, and links against libgranary alone; every function that the
 header declares is exported by the shared library under the version GRANARY_0.1, and nothing else is; the library needs
 libc and libcrypto only, and no symbol newer than GLIBC_2.34."""
 import os
@@ -12,7 +12,7 @@ import tempfile
 
 SRC = pathlib.Path(os.environ.get("GRANARY_SRC", pathlib.Path(__file__).resolve().parents[2]))
 BUILD = pathlib.Path(os.environ.get("GRANARY_BUILD", SRC / "build" / "dev"))
-HEADER = SRC / "include" / "granary" / "granary.h"
+HEADERS = sorted((SRC / "include" / "granary").glob("*.h"))
 WARNINGS = "-Werror -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wcast-qual -Wwrite-strings -Wno-missing-prototypes"
 failures = []
 
@@ -24,7 +24,7 @@ def run(*command):
 def examples():
     """The text between `@example` and `@end`, without the comment's leading ` *` and tab."""
     found, lines = [], None
-    for line in HEADER.read_text().splitlines():
+    for line in "\n".join(h.read_text() for h in HEADERS).splitlines():
         if line.strip() == "* @example":
             lines = []
         elif line.strip().startswith("* @end") and lines is not None:
@@ -38,7 +38,7 @@ def examples():
 def check_examples(folder, library):
     texts = examples()
     if len(texts) < 5:
-        failures.append(f"only {len(texts)} examples found in {HEADER}")
+        failures.append(f"only {len(texts)} examples found in the headers")
     for number, text in enumerate(texts, 1):
         source = folder / f"example{number}.c"
         source.write_text(text)
@@ -65,8 +65,9 @@ def check_examples(folder, library):
 
 
 def check_symbols(library):
-    declared = set(re.findall(r"\b(granary_\w+)\(", re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.S)))
-    inline = set(re.findall(r"static inline struct \w+ (granary_\w+)\(", HEADER.read_text()))
+    text = "\n".join(h.read_text() for h in HEADERS)
+    declared = set(re.findall(r"\b(granary_\w+)\(", re.sub(r"/\*.*?\*/", "", text, flags=re.S)))
+    inline = set(re.findall(r"static inline (?:struct )?\w+ (granary_\w+)\(", text))
     exported, unversioned = set(), set()
     for line in run("nm", "-D", "--defined-only", "--with-symbol-versions", str(library)).stdout.splitlines():
         name = line.split()[-1]
