@@ -671,7 +671,7 @@ void config_print_default(FILE *out)
 {
 	fprintf(out, "# Settings of granaryd. Every key, its default commented out. Sizes: 16MiB, "
 		     "4GiB; durations: 500ms, 5s,\n"
-		     "# 10m. All but log_level and slow_request need\n# a restart.\n");
+		     "# 10m. All but drain_rate, log_level and\n# slow_request need a restart.\n");
 	for (int i = 0; i < CONFIG_KEYS; i++) {
 		const struct config_key_info *k = &config_keys[i];
 		fprintf(out, "\n");

@@ -62,6 +62,8 @@ enum config_type {
 	  "Size of a file that is given up when even the metadata finds no space.") \
 	X(COMPACT_DEAD, compact_dead, CONFIG_PERCENT, "30%", 5, 95, false, \
 	  "A sealed pack is compacted when this much of it is dead.") \
+	X(DRAIN_RATE, drain_rate, CONFIG_SIZE, "0", 0, 1024 * CONFIG_GIB, true, \
+	  "Bytes a second that draining a drive may take at most. 0: no limit.") \
 	X(BACKUP, backup, CONFIG_PATH, "none", 0, 0, false, \
 	  "Directory that the metadata is backed up into, on another drive; must exist. none: no backup.\n" \
 	  "Who can read it has all access keys.") \

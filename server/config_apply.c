@@ -80,6 +80,7 @@ void config_apply(const struct config *c, struct store_options *o)
 	o->stores_count = c->stores_count;
 	o->jobs = true;
 	o->compact_dead_pct = v[CONFIG_COMPACT_DEAD].number;
+	o->drain_rate = v[CONFIG_DRAIN_RATE].number;
 	o->upload_expire_ns = v[CONFIG_UPLOAD_EXPIRE].number;
 	o->job_interval_ns = v[CONFIG_JOB_INTERVAL].number;
 	o->rules_interval_ns = v[CONFIG_RULES_INTERVAL].number;

@@ -25,6 +25,7 @@
 #include "credentials.h"
 #include "io/fs.h"
 #include "io/sock.h"
+#include "jobs/jobs.h"
 #include "jobs/snapshot.h"
 #include "meta/ns.h"
 #include "net/net.h"
@@ -348,6 +349,7 @@ static void reload(void)
 		uint32_t applied = config_reload(&d.config, &fresh, restart, sizeof(restart));
 		log_set_level((enum log_level)d.config.values[CONFIG_LOG_LEVEL].number);
 		slow_ring_set_limit(d.store->slow, d.config.values[CONFIG_SLOW_REQUEST].number);
+		if (d.store->jobs) jobs_set_drain_rate(d.store->jobs, d.config.values[CONFIG_DRAIN_RATE].number);
 		log_info("reload: done; applied=%u needs_restart=\"%s\"", applied, restart);
 	}
 	notify("READY=1");

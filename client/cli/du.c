@@ -121,9 +121,3 @@ int run_du(int count, char **args)
 	remote_close(&r);
 	return code;
 }
-
-int run_dataset_create(int count, char **args)
-{
-	opts.dataset = opts.parents = true;
-	return run_mkdir(count, args);
-}

@@ -106,6 +106,13 @@ static const struct verb verbs[] = {
 	{ "dataset create", "URL", 1, 1, run_dataset_create, "mark a directory as a dataset: packed together",
 		"What is written below it afterwards lies in packs of its own, in the order of its arrival.",
 		{ "granary dataset create granary://localhost/vision/train" } },
+	{ "dataset ls", "[URL]", 0, 1, run_dataset_ls, "list datasets: those of a bucket, or all",
+		"Wants a key with an admin grant.",
+		{ "granary dataset ls granary://localhost/vision", "granary dataset ls --json granary://localhost" } },
+	{ "dataset rm", "URL", 1, 1, run_dataset_rm, "end a dataset: its directory is one like others again",
+		"No object goes; what is written from then on is packed with what lies above. Wants a key with an "
+		"admin grant. `granary rm -r` removes objects.",
+		{ "granary dataset rm granary://localhost/vision/train" } },
 	{ "login", "URL", 1, 1, run_login,
 		"keep address, access key and secret under a name, for later commands",
 		"Asks for the access key and the secret (not shown), or takes them from --credentials FILE, tries "

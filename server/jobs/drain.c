@@ -25,6 +25,18 @@ static bool is_stopping(void *arg)
 	return jobs_stopping(arg);
 }
 
+static uint64_t drain_rate(void *arg)
+{
+	struct jobs *j = arg;
+
+	return atomic_load(&j->drain_rate);
+}
+
+void jobs_set_drain_rate(struct jobs *j, uint64_t bytes_per_second)
+{
+	atomic_store(&j->drain_rate, bytes_per_second);
+}
+
 static struct drain_progress *progress_of(struct jobs *j, uint64_t drive)
 {
 	struct drain_progress *p = NULL;
@@ -67,7 +79,7 @@ static void note(struct jobs *j, uint64_t drive, uint64_t bytes, int err)
 /* 1: there is more to move; 0: not now; or an error. */
 static int move_some(struct jobs *j, struct drive *drive, uint64_t until_ns)
 {
-	struct packs_move order = { .stop = is_stopping, .arg = j };
+	struct packs_move order = { .stop = is_stopping, .rate = drain_rate, .arg = j };
 	struct pack_info infos[LIST_MAX];
 	uint64_t after = 0, bytes;
 	uint32_t n;

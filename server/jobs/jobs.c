@@ -316,6 +316,7 @@ int jobs_open(const struct jobs_options *options, struct jobs **out)
 	*out = NULL;
 	if (!j) return -GRANARY_ENOMEM;
 	j->o = *options;
+	atomic_init(&j->drain_rate, options->drain_rate);
 	j->clock_saved_ns = clock_mono_ns();
 	pthread_condattr_t attr;
 	pthread_condattr_init(&attr);

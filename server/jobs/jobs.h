@@ -30,6 +30,7 @@ struct jobs_options {
 	struct store_clock *clock;
 	uint64_t interval_ns;      /* between passes (5 s) */
 	uint32_t compact_dead_pct; /* 30 */
+	uint64_t drain_rate;       /* bytes a second at most; 0: no limit */
 	uint64_t upload_expire_ns; /* store time since an upload in parts began, until it is ended; 0 never */
 	uint64_t removal_delay_ns; /* store time between dying and removal (10 s) */
 	uint64_t merge_quiet_ns;   /* store time since the last write, until its extents are merged (5 s) */
@@ -56,6 +57,7 @@ struct drain_progress {
 	int err;                                /* of the last try; 0: it went well */
 };
 
+void jobs_set_drain_rate(struct jobs *jobs, uint64_t bytes_per_second); /* any thread; also of a drain under way */
 void jobs_drain_begin(struct jobs *jobs, uint64_t drive);
 void jobs_drain_progress(struct jobs *jobs, uint64_t drive, struct drain_progress *out);
 void jobs_wake(struct jobs *jobs); /* a pass soon */

@@ -39,6 +39,7 @@ struct jobs {
 	pthread_cond_t wake, passed;
 	bool stop;                    /* under lock; also read by long work through jobs_stopping() */
 	_Atomic bool stopping;
+	_Atomic uint64_t drain_rate;
 	uint64_t passes_asked, passes_done; /* under lock */
 	int last_result;              /* under lock: of the last pass */
 	uint64_t clock_saved_ns;

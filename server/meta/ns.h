@@ -176,6 +176,12 @@ int ns_plan_delete(struct ns_plan *plan, const struct ns_ref *ref, enum ns_condi
  * one. *id is also set with EXIST when it is a directory that exists. */
 int ns_plan_mkdir(struct ns_plan *plan, const struct ns_ref *ref, uint32_t mode, bool parents,
 	bool dataset, uint64_t *id); /* EXIST (file or explicit directory) */
+/* The directory is no dataset any more: what it holds stays, what comes is packed with what lies above. NOTFOUND: it is
+ * none, or not there. */
+int ns_plan_dataset_end(struct ns_plan *plan, const struct ns_ref *ref);
+/* Every dataset of a bucket (0: of all), path "a/b/"; non-zero from each() stops and is returned. Worker. */
+int ns_dataset_each(struct ns *ns, uint64_t bucket,
+	int (*each)(void *arg, uint64_t bucket, struct slice path, uint64_t id), void *arg);
 int ns_plan_rmdir(struct ns_plan *plan, const struct ns_ref *ref); /* NOTEMPTY, NOTDIR, NOTFOUND */
 /* Rename of a file or a directory within a bucket; replaces a file, or an empty directory by a directory, unless
  * no_replace. By key "a/" is the directory a, "a" the file and, where there is none, the directory; missing parents of

@@ -67,7 +67,29 @@ static int copy_is_there(struct work *w, const struct rebuild_place *p, uint64_t
 	return err == 0 ? fs_exists(p->fs, path) : err;
 }
 
-/* 1: in some hot directory. */
+/* 1: a row says that a cold store has a copy: it is not asked. */
+static int pack_is_cold(struct work *w, uint64_t id)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_iter *it = kv_iter_new(w->kv, NULL);
+	struct kv_value v;
+	int has = it != NULL ? 0 : -GRANARY_ENOMEM;
+
+	if (it == NULL) return has;
+	for (kv_iter_seek(it, slice_str("z")); has == 0 && kv_iter_valid(it); kv_iter_next(it)) {
+		struct slice row = kv_iter_key(it);
+		if (row.p[0] != 'z') break;
+		if (row.len != 9) continue;
+		has = kv_get(w->kv, row_copy(key, be64_get(row.p + 1), id), &v);
+		if (has == 0) kv_value_release(&v);
+		has = has == 0 ? 1 : has == -GRANARY_ENOTFOUND ? 0 : has;
+	}
+	if (has == 0) has = kv_iter_error(it);
+	kv_iter_free(&it);
+	return has;
+}
+
+/* 1: in some hot directory, or cold. */
 static int pack_is_there(struct work *w, uint64_t id, char name[PACKS_NAME_MAX])
 {
 	int there = 0;
@@ -75,7 +97,7 @@ static int pack_is_there(struct work *w, uint64_t id, char name[PACKS_NAME_MAX])
 	snprintf(name, PACKS_NAME_MAX, "%016" PRIx64, id);
 	for (uint32_t i = 0; there == 0 && i < w->place_count; i++)
 		there = copy_is_there(w, &w->places[i], id, name);
-	return there;
+	return there == 0 ? pack_is_cold(w, id) : there;
 }
 
 static int pack_row_look(struct work *w, struct missing *m, struct slice key, struct slice value)

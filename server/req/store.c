@@ -464,6 +464,7 @@ static int open_jobs(struct store *store)
 		.clock = store->clock,
 		.interval_ns = o->job_interval_ns,
 		.compact_dead_pct = (uint32_t)o->compact_dead_pct,
+		.drain_rate = o->drain_rate,
 		.upload_expire_ns = o->upload_expire_ns,
 		.removal_delay_ns = UINT64_C(10000000000),
 		.merge_quiet_ns = o->merge_quiet_ns,

@@ -67,6 +67,7 @@ struct store_options {
 	void *open_fs_arg;
 	bool jobs;                 /* start background jobs (tests may drive them by hand) */
 	uint64_t compact_dead_pct; /* 30 */
+	uint64_t drain_rate;       /* bytes a second, 0: no limit */
 	uint64_t upload_expire_ns; /* of uploads in parts, since they began; 0: never; 7 d */
 	uint64_t job_interval_ns;  /* 5 s */
 	uint64_t rules_interval_ns; /* 60 s */

@@ -10,6 +10,7 @@
 #include "jobs/backup.h"
 #include "jobs/jobs.h"
 #include "pack/writer.h"
+#include "req/dataset.h"
 #include "req/drive.h"
 #include "req/tier.h"
 #include "tier/drives.h"
@@ -133,6 +134,16 @@ static int run_drive_cancel(struct req *r, char *buf, size_t cap)
 	return drive_cancel(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
 }
 
+static int run_dataset_ls(struct req *r, char *buf, size_t cap)
+{
+	return dataset_list(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_dataset_rm(struct req *r, char *buf, size_t cap)
+{
+	return dataset_end(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
 static int run_tier_stores(struct req *r, char *buf, size_t cap)
 {
 	return tier_stores(r->store, buf, cap);
@@ -191,6 +202,8 @@ static const struct {
 	{ "drive-add", run_drive_add },
 	{ "drive-drain", run_drive_drain },
 	{ "drive-cancel", run_drive_cancel },
+	{ "dataset-ls", run_dataset_ls },
+	{ "dataset-rm", run_dataset_rm },
 	{ "tier-stores", run_tier_stores },
 	{ "tier-push", run_tier_push },
 	{ "tier-pull", run_tier_pull },
@@ -231,7 +244,7 @@ static enum step_result task_parse(struct req *r)
 		return req_fail(r, -GRANARY_EUNSUPPORTED,
 			"'%s' is no task; there are check, check-status, compact, rotate, slow, log-level, "
 			"clock-status, clock-accept, backup, backup-status, drive-ls, drive-add, drive-drain, "
-			"drive-cancel, "
+			"drive-cancel, dataset-ls, dataset-rm, "
 			"tier-stores, tier-push, tier-pull, tier-drop, tier-tasks, "
 			"tier-cancel, tier-pause, tier-resume",
 			name_escape(text, sizeof(text), verb));

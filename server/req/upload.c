@@ -264,6 +264,28 @@ static int extent_claim(struct req *r, struct extent_req *x)
 	return 0;
 }
 
+static enum step_result extent_refused(struct req *r, int err)
+{
+	const struct extent_req *x = r->body;
+
+	switch (err) {
+	case -GRANARY_EINVAL:
+		return req_fail(r, err,
+			"upload %" PRIu64 ": offset %" PRIu64
+			" does not follow the extent before, or the name is another",
+			x->number, x->logical);
+	case -GRANARY_ESTALE:
+		return req_fail(r, err, "upload %" PRIu64 " is not known; send it from its beginning", x->number);
+	case -GRANARY_EBUSY:
+		return req_fail(r, err,
+			"upload %" PRIu64 ": too many uploads of this session, or these bytes are being stored",
+			x->number);
+	default:
+		return req_fail(r, err, "upload %" PRIu64 ": bytes before offset %" PRIu64 " cannot be stored: %s",
+			x->number, x->logical, error_text(err));
+	}
+}
+
 static enum step_result extent_claim_step(struct req *r)
 {
 	struct extent_req *x = r->body;
@@ -287,12 +309,7 @@ static enum step_result extent_claim_step(struct req *r)
 		answer_empty(r);
 		return STEP_DONE;
 	}
-	if (err < 0)
-		return req_fail(r, err,
-			"upload %" PRIu64 ": offset %" PRIu64
-			" does not follow the extent before: %s",
-			x->number, x->logical, error_text(err));
-	return STEP_NEXT;
+	return err < 0 ? extent_refused(r, err) : STEP_NEXT;
 }
 
 static int extent_parent_get(struct extent_req *x, bool may_block)

@@ -124,6 +124,7 @@ int packs_remove(struct packs *packs, struct pack *pack);
  * its appends are not settled, or its drive takes new data; SHUTDOWN: stopped. */
 struct packs_move {
 	bool (*stop)(void *arg); /* or NULL */
+	uint64_t (*rate)(void *arg); /* bytes a second at most, as of now; 0: no limit. Or NULL */
 	void *arg;
 };
 int packs_move(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/clock.h"
 #include "common/crc32c.h"
@@ -26,6 +27,7 @@
 #include "tier/frames.h"
 #include "tier/stores.h"
 
+#define PACE_NS UINT64_C(100000000)
 enum { PIECE_SIZE = 4 * 1024 * 1024, VALUE_MAX = 256 };
 #define PROMOTE_NS UINT64_C(60000000000)
 
@@ -44,6 +46,24 @@ static int is_stopped(const struct moving *m)
 	return m->order->stop != NULL && m->order->stop(m->order->arg) ? -GRANARY_ESHUTDOWN : 0;
 }
 
+/* After `len` bytes: waits as long as they may take. */
+static int pace(const struct moving *m, size_t len)
+{
+	uint64_t rate = m->order->rate != NULL ? m->order->rate(m->order->arg) : 0;
+	uint64_t left_ns = rate > 0 ? (uint64_t)((double)len * 1e9 / (double)rate) : 0;
+	int err = is_stopped(m);
+
+	while (err == 0 && left_ns > 0) {
+		uint64_t some_ns = left_ns < PACE_NS ? left_ns : PACE_NS;
+		struct timespec pause = { .tv_nsec = (long)some_ns };
+
+		nanosleep(&pause, NULL);
+		left_ns -= some_ns;
+		err = is_stopped(m);
+	}
+	return err;
+}
+
 /* Whole pieces: sizes of sealed packs are multiples of 4 KiB. */
 static int pieces(struct moving *m, struct fs_file *from, struct fs_file *to, uint32_t *crc)
 {
@@ -54,7 +74,7 @@ static int pieces(struct moving *m, struct fs_file *from, struct fs_file *to, ui
 		size_t len = m->size - at < PIECE_SIZE ? (size_t)(m->size - at) : PIECE_SIZE;
 		int64_t n = fs_read(from, m->piece, len, at);
 
-		err = n < 0 ? (int)n : (size_t)n < len ? -GRANARY_ECORRUPT : is_stopped(m);
+		err = n < 0 ? (int)n : (size_t)n < len ? -GRANARY_ECORRUPT : to != NULL ? pace(m, len) : is_stopped(m);
 		if (err == 0) *crc = crc32c(*crc, m->piece, len);
 		if (err == 0 && to != NULL) err = fs_write(to, m->piece, len, at);
 	}

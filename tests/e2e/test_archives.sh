@@ -180,6 +180,26 @@ run 0 du --json --depth 0 "$url/data/sync"; [ "$(field objects)" = 301 ] || fail
 run 0 du --json --depth 5 "$url/data/plain"; [ "$(grep -c '"objects"' "$dir/out")" = 5 ] || fail "du lines: $(cat "$dir/out")"
 run 4 du "$url/data/nothing"
 
+# --- datasets, and what stat says
+run 0 mkdir "$url/data/plainly"
+run 0 dataset create "$url/data/set/one"; run 0 dataset create "$url/data/set/two"
+echo x >"$dir/x"; run 0 cp "$dir/x" "$url/data/set/one/x"
+run 0 dataset ls "$url/data"; grep -qx data/set/one/ "$dir/out" && grep -qx data/set/two/ "$dir/out" || fail "dataset ls: $(cat "$dir/out")"
+! grep -q plainly "$dir/out" || fail "a directory is no dataset"
+run 0 dataset rm "$url/data/set/one"; run 0 cat "$url/data/set/one/x"
+run 0 dataset ls --json "$url"; ! grep -q set/one "$dir/out" && grep -q '"path":"set/two/"' "$dir/out" || fail "dataset rm"
+run 4 dataset rm "$url/data/set/one"; says "is no dataset"
+run 4 dataset rm "$url/data/plainly"; says "is no dataset"
+run 0 dataset create "$url/data/set/one"; run 0 dataset ls "$url/data"; grep -qx data/set/one/ "$dir/out" || fail "dataset again"
+run 0 setattr --perm 0750 "$url/data/plainly"
+for p in plainly plainly/; do
+	run 0 stat --json "$url/data/$p"; [ "$(field mode)" = 0750 ] && [ "$(field type)" = dir ] || fail "stat $p: $(cat "$dir/out")"
+done
+run 0 stat --json "$url/data/set/one/x"; [ "$(field etag)" = "$(field hash)-1" ] || fail "etag: $(cat "$dir/out")"
+echo y | "$granary" write "$url/data/set/one/x" --offset 0 || fail write
+run 0 stat --json "$url/data/set/one/x"
+[ "$(field etag)" = "$(printf %016x "$(field version)")-1" ] || fail "etag of what was written in place: $(cat "$dir/out")"
+
 # --- what is made from the tables
 run 0 explain; [ "$(grep -c . "$dir/out")" -ge 38 ] || fail "explain lists all"
 run 0 explain GRANARY_ENOSPACE; says "reads and removals go on"
