@@ -48,6 +48,7 @@ static struct granary_client *client_new(const struct config *config)
 	list_init(&c->done);
 	list_init(&c->released);
 	list_init(&c->pool.free);
+	local_init(c);
 	if (locks_init(c) < 0) {
 		free(c);
 		return NULL;
@@ -66,6 +67,7 @@ static void client_free(struct granary_client *c)
 		close(c->wake_fd);
 	pool_release(&c->pool);
 	node_cache_close(c->node_cache);
+	local_release(c);
 	epoch_slabs_free(c);
 	pthread_cond_destroy(&c->room);
 	pthread_mutex_destroy(&c->lock);
@@ -160,6 +162,8 @@ void granary_close(struct granary_client **client)
 	client_wake_now(c, wake);
 	if (runs)
 		pthread_join(c->thread, NULL);
+	if (!forked)
+		local_warm_stop(c);
 	fork_unwatch(c);
 	if (forked)
 		io_forget(c);
@@ -196,6 +200,8 @@ int granary_client_info(struct granary_client *client, struct granary_info *info
 	all.reconnects = counter(&client->counters.reconnects);
 	all.bytes_received = counter(&client->counters.bytes_received);
 	all.bytes_sent = counter(&client->counters.bytes_sent);
+	all.local_reads = counter(&client->counters.local_reads);
+	all.local_bytes = counter(&client->counters.local_bytes);
 	all.crc_errors = counter(&client->counters.crc_errors);
 	if (client->node_cache) {
 		struct node_cache_numbers n;

@@ -23,6 +23,7 @@
 #include "common/rand.h"
 #include "common/wire.h"
 #include "granary/granary.h"
+#include "local.h"
 
 enum {
 	CLIENT_MAGIC = 0x636c6e74,
@@ -49,7 +50,7 @@ struct config {
 	uint8_t secret[WIRE_SECRET_SIZE];
 	char name[64];
 	uint64_t memory_max;
-	uint32_t timeout_ms, connect_timeout_ms, connections, retries_max, engine;
+	uint32_t timeout_ms, connect_timeout_ms, connections, retries_max, engine, local_reads;
 	char cache_dir[512];
 	uint64_t cache_size;
 };
@@ -237,6 +238,7 @@ struct conn {
 	uint8_t hs_out[WIRE_HEADER_SIZE + WIRE_PREAUTH_META_MAX];
 	size_t hs_len, hs_at;
 	char why[ERROR_TEXT_SIZE];   /* of the last failure */
+	struct passed passed;
 	struct rx rx;
 };
 
@@ -291,6 +293,8 @@ struct io {
 	struct session session;
 	struct unstable unstable;
 	struct files files;
+	struct rx local_rx;    /* of what is read by descriptor: its blocks, pieces, scratch */
+	struct granary_op own; /* of requests that are nobody's: never ended, never freed */
 	struct rng rng;
 	uint64_t now_ns, next_deadline_ns, next_retry_ns;
 	uint64_t generation;  /* of connections */
@@ -299,6 +303,7 @@ struct io {
 
 struct counters {
 	_Atomic uint64_t requests, retries, reconnects, bytes_received, bytes_sent, crc_errors;
+	_Atomic uint64_t local_reads, local_bytes;
 };
 
 struct granary_client {
@@ -332,6 +337,7 @@ struct granary_client {
 	bool files_left;      /* nobody takes them any more */
 	struct pool pool;
 	struct node_cache *node_cache; /* NULL: none */
+	struct local local;
 	struct slab *epoch_slabs; /* memory of the epoch that was closed last, for the next one */
 	struct granary_info info; /* host, ids, version */
 	char last_error[ERROR_TEXT_SIZE];
@@ -454,6 +460,8 @@ void rx_abandon(struct rx *rx, const struct rpc *r); /* r's memory is no longer 
 /* For rpc_kind.plan: NULL or false when there is no memory. */
 struct rx_piece *rx_add_piece(struct rx *rx);
 bool rx_add_block(struct rx *rx, struct rx_block block);
+/* All of its bytes are where they go: verified, cut, counted. */
+void rx_block_verify(struct granary_client *c, struct rx *rx, const struct rx_block *b);
 bool rx_scratch_room(struct rx *rx, size_t size); /* before the blocks of a frame that need it */
 uint8_t *rx_scratch_take(struct rx *rx, size_t size);
 

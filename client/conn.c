@@ -40,6 +40,7 @@ void conn_release(struct conn *k)
 	if (k->fd >= 0)
 		close(k->fd);
 	k->fd = -1;
+	passed_drop(&k->passed);
 	rx_release(&k->rx);
 }
 
@@ -315,6 +316,8 @@ void conn_down(struct conn *k, int err, const char *fmt, ...)
 	memcpy(k->why, why, sizeof(k->why));
 	memcpy(c->io.why, why, sizeof(c->io.why));
 	rx_reset(&k->rx);
+	passed_drop(&k->passed);
+	local_lost(c);
 	if (was_ready)
 		atomic_fetch_add_explicit(&c->counters.reconnects, 1, memory_order_relaxed);
 	conn_give_back(k, err);

@@ -21,14 +21,18 @@ static pthread_once_t handlers_once = PTHREAD_ONCE_INIT;
 static void before_fork(void)
 {
 	pthread_mutex_lock(&clients_lock);
-	list_for(at, &clients)
+	list_for(at, &clients) {
 		pthread_mutex_lock(&container_of(at, struct granary_client, clients)->lock);
+		pthread_mutex_lock(&container_of(at, struct granary_client, clients)->local.lock);
+	}
 }
 
 static void after_in_parent(void)
 {
-	list_for(at, &clients)
+	list_for(at, &clients) {
+		pthread_mutex_unlock(&container_of(at, struct granary_client, clients)->local.lock);
 		pthread_mutex_unlock(&container_of(at, struct granary_client, clients)->lock);
+	}
 	pthread_mutex_unlock(&clients_lock);
 }
 
@@ -52,6 +56,7 @@ static void client_mark(struct granary_client *c)
 	c->forked = true;
 	c->generation++;
 	c->thread_runs = false;
+	local_forked(c);
 	atomic_store(&c->sleeping, false);
 	atomic_store(&c->loop, LOOP_THREAD);
 	list_init(&c->submitted);

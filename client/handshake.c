@@ -106,6 +106,7 @@ static int hello_answered(struct conn *k, struct slice meta)
 	info_set(k, boot_id, time_ns, store_id, server);
 	unstable_hello(k->client, boot_id);
 	files_hello(k->client, boot_id);
+	local_hello(k->client, k, boot_id);
 
 	uint8_t mac[WIRE_HMAC_SIZE];
 	int err = proof(k, WIRE_CLIENT_LABEL, slice_of(NULL, 0), mac);

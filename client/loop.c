@@ -41,6 +41,10 @@ int io_init(struct granary_client *c)
 	io->session.next_sequence = 1;
 	unstable_init(c);
 	files_init(c);
+	list_init(&io->own.rpcs);
+	io->own.client = c;
+	io->own.ended = true;
+	io->own.deadline_ns = NEVER_NS;
 	io->next_deadline_ns = NEVER_NS;
 	rand_bytes(&seed, sizeof(seed));
 	rng_seed(&io->rng, seed);
@@ -65,10 +69,13 @@ void io_release(struct granary_client *c)
 	if (io->conns) {
 		unstable_release(c);
 		files_release(c);
+		while (!list_empty(&io->own.rpcs))
+			rpc_drop(container_of(io->own.rpcs.next, struct rpc, op_link));
 	}
 	if (io->conns)
 		for (uint32_t i = 0; i < c->config.connections; i++)
 			conn_release(&io->conns[i]);
+	rx_release(&io->local_rx);
 	free(io->conns);
 	if (io->net)
 		io->engine->close(io->net);
@@ -82,9 +89,11 @@ void io_forget(struct granary_client *c)
 	struct io *io = &c->io;
 
 	if (io->conns)
-		for (uint32_t i = 0; i < c->config.connections; i++)
+		for (uint32_t i = 0; i < c->config.connections; i++) {
 			if (io->conns[i].fd >= 0)
 				close(io->conns[i].fd);
+			passed_drop(&io->conns[i].passed);
+		}
 	if (io->net)
 		io->engine->forget(io->net);
 	io->conns = NULL;
@@ -111,7 +120,9 @@ static int timeout_ms(const struct granary_client *c)
 {
 	const struct io *io = &c->io;
 	uint64_t at = io->next_deadline_ns < io->next_retry_ns ? io->next_deadline_ns : io->next_retry_ns;
+	uint64_t lease = local_next_ns(c);
 
+	at = lease < at ? lease : at;
 	for (uint32_t i = 0; i < c->config.connections; i++) {
 		uint64_t next = conn_next_ns(&io->conns[i]);
 		at = next < at ? next : at;

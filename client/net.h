@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 
 struct net;
+struct passed;
 
 struct net_event {
 	void *owner;
@@ -25,7 +26,8 @@ struct net_engine {
 	void (*unwatch)(struct net *net, int fd);
 	int (*wait)(struct net *net, struct net_event *events, int max, int timeout_ms); /* events */
 	/* Bytes, 0 at the end (reading), or -GRANARY_EAGAIN and other codes. */
-	ssize_t (*readv)(struct net *net, int fd, struct iovec *iov, int count);
+	/* With a place for them, descriptors that come along are taken, as far as there is room. */
+	ssize_t (*readv)(struct net *net, int fd, struct iovec *iov, int count, struct passed *passed);
 	ssize_t (*writev)(struct net *net, int fd, struct iovec *iov, int count);
 };
 
@@ -34,5 +36,5 @@ extern const struct net_engine net_epoll, net_uring;
 /* Opens the engine for `wanted`, an enum granary_engine. 0, or an error with its text in `why`. */
 int net_open(uint32_t wanted, const struct net_engine **engine, struct net **net, char *why, size_t why_size);
 /* readv and writev by system calls on the socket. */
-ssize_t net_readv(struct net *net, int fd, struct iovec *iov, int count);
+ssize_t net_readv(struct net *net, int fd, struct iovec *iov, int count, struct passed *passed);
 ssize_t net_writev(struct net *net, int fd, struct iovec *iov, int count);

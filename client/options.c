@@ -267,6 +267,21 @@ static int cache_load(struct loading *l, const struct granary_options *o)
 	return 0;
 }
 
+/* GRANARY_LOCAL_READS decides where the program left it open. */
+static int local_load(struct loading *l, uint32_t wanted)
+{
+	const char *text = getenv("GRANARY_LOCAL_READS");
+
+	if (wanted > GRANARY_LOCAL_OFF)
+		return bad(l, -GRANARY_EINVAL, "no such kind of local reads: %u", wanted);
+	l->config->local_reads = wanted;
+	if (wanted != GRANARY_LOCAL_AUTO || !text || !*text || strcmp(text, "auto") == 0)
+		return 0;
+	l->config->local_reads = GRANARY_LOCAL_OFF;
+	return strcmp(text, "off") == 0 ? 0 :
+		bad(l, -GRANARY_EINVAL, "GRANARY_LOCAL_READS is '%.32s': it may be auto or off", text);
+}
+
 static int limits_load(struct loading *l, const struct granary_options *o)
 {
 	struct config *c = l->config;
@@ -281,7 +296,9 @@ static int limits_load(struct loading *l, const struct granary_options *o)
 	if (c->connections > GRANARY_CONNECTIONS_MAX)
 		return bad(l, -GRANARY_EINVAL, "connections must be 1..%d", GRANARY_CONNECTIONS_MAX);
 	snprintf(c->name, sizeof(c->name), "%s", o->name ? o->name : program_invocation_short_name);
-	int err = cache_load(l, o);
+	int err = local_load(l, o->local_reads);
+	if (err == 0)
+		err = cache_load(l, o);
 	return err < 0 ? err : engine_load(l, o->engine);
 }
 

@@ -239,7 +239,8 @@ static int range_encode(struct rpc *r, struct wr *w)
 	text_encode(w, ro->snapshot);
 	wr_u64(w, ro->hash.lo);
 	wr_u64(w, ro->hash.hi);
-	wr_u8(w, (uint8_t)((ro->plan->past_cache ? RANGE_PAST_CACHE : 0) | (stream ? RANGE_STREAM : 0)));
+	bool past_cache = ro->plan->past_cache || ro->plan->is_suspect;
+	wr_u8(w, (uint8_t)((past_cache ? RANGE_PAST_CACHE : 0) | (stream ? RANGE_STREAM : 0)));
 	if (stream) {
 		wr_u64(w, stream->tag);
 		wr_u64(w, stream->job);
@@ -505,7 +506,10 @@ int range_start(struct range_plan *p, struct granary_snapshot *s, uint32_t timeo
 	ro->hash = s->hash;
 	ro->op.quiet = true;
 	ro->op.watch = watch;
+	p->is_suspect = false;
 	ro->left = range_kept(p, s->client);
+	if (ro->left > 0 && !p->past_cache)
+		ro->left = range_local(p, s->client);
 	if (ro->left > 0)
 		return op_start(&ro->op, op);
 	op_free_quiet(&ro->op);

@@ -30,7 +30,7 @@ struct range_want {
 	uint32_t got, unit_at, unit_got;
 	int16_t status;
 	bool done, again;
-	bool kept;                  /* came from the node's flash */
+	bool kept;                  /* came from the node: its flash, or by descriptor */
 };
 struct range_stream {
 	uint64_t tag;               /* equal on all ranks of an epoch: spans with one tag are shared */
@@ -44,6 +44,7 @@ struct range_plan {
 	uint32_t units_count, units_cap, wants_count, wants_cap;
 	uint64_t bytes;             /* of all wants */
 	bool past_cache;            /* ask for what is on disk: something was wrong before */
+	bool is_suspect;            /* so were bytes that were read locally */
 };
 
 /* File `field` of the sample at a place of a page, empty where the handle leaves it out. */
@@ -65,6 +66,8 @@ void range_plan_release(struct range_plan *p);
 uint32_t range_kept(struct range_plan *p, struct granary_client *c);
 /* What came from the server and is good is kept there. The caller's thread: it may wait for the flash. */
 void range_keep(const struct range_plan *p, const struct granary_snapshot *s);
+/* range_local.c: of those, wants that can be read by descriptor; how many are left. */
+uint32_t range_local(struct range_plan *p, struct granary_client *c);
 
 /* Starts the requests of a merged plan, which stays the operation's until it is done. `watch` is signaled when it is
  * done, with the client's lock held. The result is the number of units that are bad. *op is NULL when all was on the

@@ -76,6 +76,14 @@ static const struct rpc_kind read_rpc_kind = {
 	.answer = read_answer,
 };
 
+static const struct rpc_kind locate_rpc_kind = {
+	.wire_op = OP_LOCATE,
+	.body_size = read_body_size,
+	.encode = read_encode,
+	.answer = locate_answer,
+	.failed = locate_failed,
+};
+
 /* ---- the operation ---- */
 
 static uint64_t mean_size(const struct granary_client *c)
@@ -103,7 +111,8 @@ static uint32_t part_entries(const struct read_op *ro)
 
 static int part_start(struct read_op *ro, uint32_t count)
 {
-	struct read_rpc *rr = rpc_new(sizeof(*rr) + count * sizeof(rr->index[0]), &read_rpc_kind, &ro->op);
+	const struct rpc_kind *kind = read_locates(ro->op.client) ? &locate_rpc_kind : &read_rpc_kind;
+	struct read_rpc *rr = rpc_new(sizeof(*rr) + count * sizeof(rr->index[0]), kind, &ro->op);
 
 	if (!rr)
 		return -GRANARY_ENOMEM;
@@ -111,6 +120,20 @@ static int part_start(struct read_op *ro, uint32_t count)
 	for (uint32_t i = 0; i < count; i++)
 		rr->index[i] = ro->next++;
 	ro->parts_open++;
+	rpc_queue(&rr->rpc);
+	return 0;
+}
+
+int read_rest(struct read_op *ro, const struct read_rpc *located, bool verify)
+{
+	struct read_rpc *rr = rpc_new(sizeof(*rr) + located->count * sizeof(rr->index[0]), &read_rpc_kind, &ro->op);
+
+	if (!rr)
+		return -GRANARY_ENOMEM;
+	for (uint32_t i = 0; i < located->count; i++)
+		if (!ro->slots[located->index[i]].done)
+			rr->index[rr->count++] = located->index[i];
+	rr->verify = verify;
 	rpc_queue(&rr->rpc);
 	return 0;
 }

@@ -5,17 +5,7 @@
 
 #include <stdlib.h>
 
-struct piece {
-	uint32_t index;
-	uint16_t status;
-	uint8_t flags;
-	uint64_t object_id, version, size, mtime_ns, dir_id, offset;
-	uint32_t len, cut_from, cut_len; /* the object's bytes of it begin at cut_from; `offset` is theirs */
-	struct cur crcs;
-	struct slice hash, text;
-};
-
-static bool piece_decode(struct cur *c, struct piece *p)
+bool read_piece_decode(struct cur *c, struct read_piece *p)
 {
 	p->index = cur_u32(c);
 	p->status = cur_u16(c);
@@ -35,6 +25,8 @@ static bool piece_decode(struct cur *c, struct piece *p)
 	p->cut_from = p->flags & PIECE_CUT ? cur_u32(c) : 0;
 	p->cut_len = p->flags & PIECE_CUT ? cur_u32(c) : p->len;
 	p->text = p->flags & PIECE_TEXT ? cur_bytes16(c) : slice_of(NULL, 0);
+	p->pack = p->flags & PIECE_ADDRESS ? cur_u64(c) : 0;
+	p->address = p->flags & PIECE_ADDRESS ? cur_u64(c) : 0;
 	if (!cur_ok(c) || p->offset + p->len < p->offset || p->cut_from > p->len ||
 		p->cut_len > p->len - p->cut_from)
 		return false;
@@ -43,7 +35,7 @@ static bool piece_decode(struct cur *c, struct piece *p)
 	return crcs_count == crc_block_count(p->len) && p->offset + p->cut_len <= p->size + CRC_BLOCK_SIZE;
 }
 
-static void entry_describe(struct granary_entry *e, const struct piece *p)
+static void entry_describe(struct granary_entry *e, const struct read_piece *p)
 {
 	e->object_id = p->object_id;
 	e->version = p->version;
@@ -69,8 +61,8 @@ static uint64_t entry_window(const struct granary_entry *e, struct read_slot *s,
 
 /* One block, `at` bytes into the piece: in place where the caller wants all of it, else through scratch memory, cut.
  * Returns bytes wanted. */
-static int64_t block_plan(struct rx *rx, const struct read_slot *s, uint64_t from, const struct piece *p, uint32_t at,
-	struct rx_block b)
+static int64_t block_plan(struct rx *rx, const struct read_slot *s, uint64_t from, const struct read_piece *p,
+	uint32_t at, struct rx_block b)
 {
 	uint32_t first = at > p->cut_from ? at : p->cut_from; /* of the object's bytes */
 	uint32_t last = at + b.len < p->cut_from + p->cut_len ? at + b.len : p->cut_from + p->cut_len;
@@ -94,7 +86,7 @@ static int64_t block_plan(struct rx *rx, const struct read_slot *s, uint64_t fro
 	return rx_add_block(rx, b) ? (int64_t)wanted : -GRANARY_ENOMEM;
 }
 
-static int data_plan(struct rx *rx, struct read_slot *s, uint64_t from, struct piece *p, uint32_t piece)
+static int data_plan(struct rx *rx, struct read_slot *s, uint64_t from, struct read_piece *p, uint32_t piece)
 {
 	for (uint32_t done = 0; done < p->len;) {
 		uint32_t left = p->len - done;
@@ -110,7 +102,7 @@ static int data_plan(struct rx *rx, struct read_slot *s, uint64_t from, struct p
 	return 0;
 }
 
-static int piece_plan(struct read_op *ro, const struct read_rpc *rr, struct rx *rx, struct piece *p)
+int read_piece_plan(struct read_op *ro, const struct read_rpc *rr, struct rx *rx, struct read_piece *p)
 {
 	if (p->index >= rr->count)
 		return -GRANARY_EPROTO;
@@ -146,13 +138,13 @@ int read_plan(struct rpc *r, struct slice meta, struct rx *rx)
 	struct cur c = cur_of(meta.p, meta.len);
 	uint32_t pieces = cur_u16(&c);
 	uint64_t len = 0;
-	struct piece p;
+	struct read_piece p;
 
 	for (uint32_t i = 0; i < pieces; i++) {
-		if (!piece_decode(&c, &p))
+		if (!read_piece_decode(&c, &p))
 			return -GRANARY_EPROTO;
 		len += p.len;
-		int err = len <= rx->f.data_len ? piece_plan(ro, read_rpc_of(r), rx, &p) : -GRANARY_EPROTO;
+		int err = len <= rx->f.data_len ? read_piece_plan(ro, read_rpc_of(r), rx, &p) : -GRANARY_EPROTO;
 		if (err < 0)
 			return err;
 	}

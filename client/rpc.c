@@ -217,6 +217,7 @@ void rpc_dispatch(struct granary_client *c)
 
 	unstable_turn(c);
 	files_turn(c);
+	local_turn(c);
 	io->next_retry_ns = NEVER_NS;
 	list_init(&waiting);
 	for (struct list *at; (at = list_pop(&io->ready)) != NULL;) {

@@ -175,7 +175,7 @@ void rx_abandon(struct rx *rx, const struct rpc *r)
 
 /* ---- data arrives ---- */
 
-static void block_verify(struct conn *k, struct rx *rx, const struct rx_block *b)
+void rx_block_verify(struct granary_client *c, struct rx *rx, const struct rx_block *b)
 {
 	uint32_t crc = b->check || b->run ? crc32c(b->run ? *b->run : 0, b->dst, b->len) : 0;
 	bool good = !b->check || crc == b->crc;
@@ -186,7 +186,7 @@ static void block_verify(struct conn *k, struct rx *rx, const struct rx_block *b
 		memcpy(b->cut_to, b->dst + b->cut_from, b->cut_len);
 	if (good)
 		return;
-	atomic_fetch_add_explicit(&k->client->counters.crc_errors, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&c->counters.crc_errors, 1, memory_order_relaxed);
 	rx->damaged = true;
 	if (b->piece < rx->pieces_count)
 		rx->pieces[b->piece].bad = true;
@@ -202,7 +202,7 @@ static size_t data_advance(struct conn *k, struct rx *rx, size_t n)
 		n -= part;
 		if (rx->block_done < b->len)
 			return 0;
-		block_verify(k, rx, b);
+		rx_block_verify(k->client, rx, b);
 		rx->block_at++;
 		rx->block_done = 0;
 	}
@@ -464,6 +464,7 @@ static int rx_take(struct conn *k, size_t n)
 int rx_read(struct conn *k)
 {
 	struct granary_client *c = k->client;
+	struct passed *passed = c->config.hosts[k->host_at].is_unix ? &k->passed : NULL;
 	struct scatter s;
 	int err = 0;
 
@@ -471,7 +472,7 @@ int rx_read(struct conn *k)
 		err = scatter_fill(&s, &k->rx);
 		if (err < 0)
 			return err;
-		ssize_t n = c->io.engine->readv(c->io.net, k->fd, s.iov, s.count);
+		ssize_t n = c->io.engine->readv(c->io.net, k->fd, s.iov, s.count, passed);
 		if (n == 0)
 			return rx_lost(k, -GRANARY_ECLOSED, "the server closed the connection");
 		if (n < 0)

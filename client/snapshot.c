@@ -340,6 +340,7 @@ static int batch_run(struct granary_snapshot *s, const uint64_t *ids, size_t cou
 
 	for (int tries = 0; err == -GRANARY_ECORRUPT && tries < 2; tries++) {
 		range_plan_clear(&plan);
+		plan.past_cache = tries > 0; /* which may be what is wrong */
 		err = 0;
 		for (size_t i = 0; err == 0 && i < count; i++) {
 			uint32_t before = plan.units_count;
@@ -423,6 +424,7 @@ static int piece_fetch(struct granary_snapshot *s, uint64_t id, const struct sna
 	}
 	for (int tries = 0; err == -GRANARY_ECORRUPT && tries < 2; tries++) {
 		range_plan_clear(&plan);
+		plan.past_cache = tries > 0; /* which may be what is wrong */
 		err = range_add_unit(&plan, e, block, 0);
 		if (err == 0)
 			err = range_run(&plan, s, timeout_ms);

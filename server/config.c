@@ -485,6 +485,7 @@ struct config_file_drive {
 #define FILE_FIELD_CONFIG_DURATION FILE_FIELD_SCALAR
 #define FILE_FIELD_CONFIG_LEVEL    FILE_FIELD_SCALAR
 #define FILE_FIELD_CONFIG_ENGINE   FILE_FIELD_SCALAR
+#define FILE_FIELD_CONFIG_SWITCH   FILE_FIELD_SCALAR
 
 struct config_file { /* every value as its text; config_value.c reads them */
 #define X(NAME, name, type, text, min, max, reload, help) FILE_FIELD_##type(name)
@@ -524,6 +525,7 @@ enum { OPTIONAL_POINTER = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL };
 #define SCHEMA_CONFIG_DURATION SCHEMA_SCALAR
 #define SCHEMA_CONFIG_LEVEL    SCHEMA_SCALAR
 #define SCHEMA_CONFIG_ENGINE   SCHEMA_SCALAR
+#define SCHEMA_CONFIG_SWITCH   SCHEMA_SCALAR
 
 static const cyaml_schema_field_t fields_schema[] = {
 #define X(NAME, name, type, text, min, max, reload, help) SCHEMA_##type(name)
@@ -564,6 +566,7 @@ static void file_take(
 #define FILE_TEXT_CONFIG_DURATION   FILE_TEXT_SCALAR
 #define FILE_TEXT_CONFIG_LEVEL      FILE_TEXT_SCALAR
 #define FILE_TEXT_CONFIG_ENGINE     FILE_TEXT_SCALAR
+#define FILE_TEXT_CONFIG_SWITCH     FILE_TEXT_SCALAR
 	const char *const texts[CONFIG_KEYS] = {
 #define X(NAME, name, type, text, min, max, reload, help) [CONFIG_##NAME] = FILE_TEXT_##type(name),
 		CONFIG_TABLE(X)

@@ -25,6 +25,7 @@ enum config_type {
 	CONFIG_DURATION, /* ns; ms s m h */
 	CONFIG_LEVEL,    /* error warn info debug */
 	CONFIG_ENGINE,   /* auto uring threads */
+	CONFIG_SWITCH,   /* off on */
 };
 
 /* X(NAME, name, type, default, min, max, while running?, help). Limits in bytes, percent, ns or pieces. A help text may
@@ -82,6 +83,9 @@ enum config_type {
 	  "What a GB of flash costs a month, in the currency of the stores' prices: for granary tier cost.") \
 	X(CONNECTIONS, connections, CONFIG_COUNT, "0", 0, 1000000, false, \
 	  "Connections at once. 0: as many as the limit of open files allows.") \
+	X(LOCAL_READS, local_reads, CONFIG_SWITCH, "on", 0, 1, false, \
+	  "on or off: clients on a Unix socket get descriptors of sealed packs, and read them themselves. Only keys\n" \
+	  "that may read a whole bucket do.") \
 	X(LOG_LEVEL, log_level, CONFIG_LEVEL, "info", 0, 3, true, \
 	  "error, warn, info or debug.") \
 	X(SLOW_REQUEST, slow_request, CONFIG_DURATION, "200ms", 0, UINT64_C(3600000000000), true, \

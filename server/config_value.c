@@ -11,6 +11,7 @@
 #include "granary/error.h"
 
 static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
+static const char *const switches[] = { "off", "on", NULL };
 static const char *const engines[] = { "auto", "uring", "threads", NULL };
 
 static int word_parse(const char *text, const char *const *words, const char *what, uint64_t *out,
@@ -108,6 +109,7 @@ int config_value_parse(
 	case CONFIG_ENGINE:
 		return word_parse(
 			text, engines, "an engine: auto, uring, threads", &out->number, why, cap);
+	case CONFIG_SWITCH: return word_parse(text, switches, "on or off", &out->number, why, cap);
 	case CONFIG_DRIVES:
 		snprintf(why, cap, "%s: a list is needed, one '- path: DIR' a drive", k->name);
 		return -GRANARY_ECONFIG;

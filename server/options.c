@@ -57,6 +57,7 @@ static const char *arg_name(enum config_type type)
 	case CONFIG_DURATION: return "TIME";
 	case CONFIG_LEVEL: return "LEVEL";
 	case CONFIG_ENGINE: return "ENGINE";
+	case CONFIG_SWITCH: return "on|off";
 	}
 	return "VALUE";
 }

@@ -111,11 +111,11 @@ static PyObject *client_info(PyObject *self, PyObject *none)
 	if (owner == NULL) return NULL;
 	granary_client_info(owner->client, &i);
 #define N(field) #field, (unsigned long long)i.field
-	return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K}", "endpoint",
+	return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K}", "endpoint",
 		owner->endpoint, "bucket", granary_bucket(owner->client), "host", i.host, "server_version",
 		i.server_version, "engine", i.engine, N(session_id), N(boot_id), N(store_time_ns), N(requests),
 		N(retries), N(reconnects), N(bytes_received), N(bytes_sent), N(crc_errors), N(memory_used),
-		N(memory_max));
+		N(memory_max), N(local_reads), N(local_bytes));
 #undef N
 }
 

@@ -192,6 +192,10 @@ struct granary_op;     /* one operation under way, or done and not yet freed */
  * a busy machine lets one see, and 5 to 25% more on a read of its own; and sandboxes often forbid it. */
 enum granary_engine { GRANARY_ENGINE_AUTO = 0, GRANARY_ENGINE_EPOLL = 1, GRANARY_ENGINE_URING = 2 };
 
+/* A server of this host on a Unix socket passes descriptors of packs, and what is in the page cache is read through
+ * them. AUTO: GRANARY_LOCAL_READS, auto or off; else so. OFF: everything comes over the socket. */
+enum granary_local { GRANARY_LOCAL_AUTO = 0, GRANARY_LOCAL_OFF = 1 };
+
 struct granary_options {
 	size_t size;
 	const char *url;         /* NULL: GRANARY_URL, else the credentials file's. PATH and SNAPSHOT are ignored */
@@ -207,7 +211,7 @@ struct granary_options {
 	uint32_t connections;    /* to the server; 0: 1; at most GRANARY_CONNECTIONS_MAX */
 	uint32_t retries_max;    /* repeats of one operation; 0: until its deadline; UINT32_MAX: none */
 	uint32_t engine;         /* enum granary_engine */
-	uint32_t reserved;
+	uint32_t local_reads;    /* enum granary_local */
 	const char *profile;     /* whose credentials file granary_profile_path() names; it wins over
 	                          * GRANARY_CREDENTIALS. NULL: GRANARY_PROFILE; else "default" if it has a file */
 	const char *cache_dir;   /* a directory on this node's flash, where bytes of snapshots that were read are kept
@@ -261,6 +265,7 @@ struct granary_info {
 	uint64_t memory_used, memory_max;
 	uint64_t cache_hits, cache_misses, cache_hit_bytes; /* of the node's flash, by this client */
 	uint64_t cache_size, cache_filled;           /* bytes, of all processes that use it */
+	uint64_t local_reads, local_bytes;           /* runs of bytes read by descriptor, and their bytes */
 };
 /** What a client knows about its server, and its counters. @param info  `size` set by the caller. @return 0 or
  * -GRANARY_EINVAL. Does not block. Any thread. Since 0.1. */

@@ -2,10 +2,13 @@
 /* fs.c -- checks paths and hands over to the disk behind a struct fs; whole small files on top of that. */
 #include "io/fs.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/error.h"
 #include "io/fs_ops.h"
@@ -61,6 +64,24 @@ int fs_sync(struct fs_file *f) { return f->ops->sync(f, false); }
 int fs_allocate(struct fs_file *f, uint64_t offset, uint64_t len) { return f->ops->allocate(f, offset, len); }
 int fs_truncate(struct fs_file *f, uint64_t size) { return f->ops->truncate(f, size); }
 int64_t fs_size(struct fs_file *f) { return f->ops->size(f); }
+
+int fs_file_share(struct fs_file *f, int *fd, uint64_t *dev, uint64_t *ino)
+{
+	struct stat st;
+
+	*fd = -1;
+	if (f->fd < 0)
+		return -GRANARY_EUNSUPPORTED;
+	if (fstat(f->fd, &st) != 0)
+		return error_from_errno(errno);
+	*fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
+	if (*fd < 0)
+		return error_from_errno(errno);
+	*dev = st.st_dev;
+	*ino = st.st_ino;
+	return 0;
+}
+
 uint64_t fs_identity(struct fs_file *f) { return f->ops->identity(f); }
 
 int fs_mkdir(struct fs *fs, const char *path)

@@ -36,6 +36,8 @@ int fs_sync(struct fs_file *file);
 int fs_allocate(struct fs_file *file, uint64_t offset, uint64_t len); /* fallocate, grows the file */
 int fs_truncate(struct fs_file *file, uint64_t size);
 int64_t fs_size(struct fs_file *file);
+/* A descriptor of its own for another process, and which file it is. UNSUPPORTED under sim. */
+int fs_file_share(struct fs_file *file, int *fd, uint64_t *dev, uint64_t *ino);
 /* Of a file nobody writes: the same later means that it is the same file with the same bytes, also after a restart;
  * a hard link has its file's. 0: not known. */
 uint64_t fs_identity(struct fs_file *file);

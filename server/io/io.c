@@ -250,6 +250,10 @@ void io_fill_msg(struct io_op *op)
 	memset(&op->msg, 0, sizeof(op->msg));
 	op->msg.msg_iov = op->iov + op->iov_at;
 	op->msg.msg_iovlen = left < IO_IOV_STEP_MAX ? left : IO_IOV_STEP_MAX;
+	if (op->done_len == 0) {
+		op->msg.msg_control = op->control;
+		op->msg.msg_controllen = op->control_len;
+	}
 }
 
 bool io_step(struct io *io, struct io_op *op, int64_t res)
@@ -349,6 +353,8 @@ static void op_init(struct io *io, struct io_op *op, enum io_op_kind kind, int f
 	op->len = op->done_len = 0;
 	op->iov = NULL;
 	op->iov_count = op->iov_at = 0;
+	op->control = NULL;
+	op->control_len = 0;
 	op->engine = NULL;
 	op->slot = 0;
 }
@@ -432,7 +438,15 @@ void io_recv(struct io *io, struct io_op *op, int fd, void *buf, size_t len)
 
 void io_send(struct io *io, struct io_op *op, int fd, struct iovec *iov, uint32_t iov_count)
 {
+	io_send_passing(io, op, fd, iov, iov_count, NULL, 0);
+}
+
+void io_send_passing(struct io *io, struct io_op *op, int fd, struct iovec *iov, uint32_t iov_count, void *control,
+	size_t control_len)
+{
 	op_init(io, op, IO_OP_SEND, fd);
+	op->control = control;
+	op->control_len = control_len;
 	op->iov = iov;
 	op->iov_count = iov_count;
 	for (uint32_t i = 0; i < iov_count; i++)

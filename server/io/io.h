@@ -46,6 +46,8 @@ struct io_op {
 	struct iovec *iov;
 	uint32_t iov_count, iov_at;
 	struct msghdr msg;
+	void *control; /* goes out with the first byte */
+	size_t control_len;
 	struct iovec one;
 	void *engine;
 	uint64_t slot; /* ring: slot + generation of user_data */
@@ -92,6 +94,9 @@ void io_recv_give(struct io *io, void *recv_buf);
 void io_recv(struct io *io, struct io_op *op, int fd, void *buf, size_t len);
 /* Sends all of iov (iov and what it points at stay until done); io may change iov while it resumes. */
 void io_send(struct io *io, struct io_op *op, int fd, struct iovec *iov, uint32_t iov_count);
+/* The same on a Unix socket, with descriptors: a control message of that length, which stays until done. */
+void io_send_passing(struct io *io, struct io_op *op, int fd, struct iovec *iov, uint32_t iov_count, void *control,
+	size_t control_len);
 
 void io_timer(struct io *io, struct io_op *op, uint64_t deadline_ns); /* io_now_ns() base; res 0 */
 void io_cancel(struct io *io, struct io_op *op);

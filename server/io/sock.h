@@ -16,5 +16,9 @@ void sock_shutdown(int fd); /* makes pending ops on it end */
 void sock_end(int fd);      /* the peer sees the end after what was sent; receiving goes on */
 /* Nanoseconds since something came from the peer; -1: not known (sockets that are not TCP). */
 int64_t sock_quiet_ns(int fd);
+bool sock_is_unix(int fd);
+/* Of a Unix socket's peer, as it connected; false: not known. */
+struct sock_peer { int64_t pid; uint32_t uid, gid; };
+bool sock_peer_get(int fd, struct sock_peer *out);
 /* After accept: options for a connection. */
 void sock_prepare(int fd);

@@ -150,6 +150,7 @@ void conn_adopt(struct net_local *nl, struct conn *c)
 	stat_count(&nl->local->stats->connections, 1);
 	stat_count(&nl->local->stats->connections_total, 1);
 	sock_prepare(c->fd);
+	c->peer.is_local = sock_is_unix(c->fd);
 	conn_watch(c);
 	if (nl->draining) {
 		conn_refuse(c, -GRANARY_ESHUTDOWN, "the server is stopping");

@@ -93,6 +93,16 @@ static void auth_failed(struct conn *c, uint64_t request)
 		c, OP_AUTH, request, -GRANARY_EAUTH, "unknown access key or wrong secret");
 }
 
+/* Who came over a Unix socket, as the kernel says it. */
+static void peer_log(const struct conn *c)
+{
+	struct sock_peer peer;
+
+	if (c->peer.is_local && sock_peer_get(c->fd, &peer))
+		log_info("a process of this host logged in; key=%s pid=%" PRId64 " uid=%" PRIu32 " gid=%" PRIu32,
+			keys_id(c->peer.key), peer.pid, peer.uid, peer.gid);
+}
+
 /* On the reactor: the session is known, or not. */
 static void attach_done(struct conn *c)
 {
@@ -121,6 +131,7 @@ static void attach_done(struct conn *c)
 	o->session = NULL;
 	c->state = CONN_OPEN;
 	c->key_checked_ns = io_now_ns(c->nl->io);
+	peer_log(c);
 	if (!framer_in_frame(&c->framer)) list_remove(&c->timed);
 	conn_reply(c, OP_AUTH, o->request, 0, slice_of(bytes, sizeof(bytes)));
 	conn_opening_free(c);

@@ -147,7 +147,8 @@ void conn_flush(struct conn *c)
 	c->nl->sending_count++;
 	c->send.done = send_done;
 	c->send_ns = io_now_ns(c->nl->io);
-	io_send(c->nl->io, &c->send, c->fd, c->sb->iov, iovs);
+	io_send_passing(c->nl->io, &c->send, c->fd, c->sb->iov, iovs, c->sb->control_len > 0 ? c->sb->control : NULL,
+		c->sb->control_len);
 }
 
 static void send_done(struct io_op *op)

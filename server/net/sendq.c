@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "req/req.h"
 
@@ -86,25 +87,42 @@ static uint64_t put_answer(struct filler *fl, const struct answer *a, uint64_t f
 	return len - left;
 }
 
+/* Descriptors of an answer whose first byte goes out now. */
+static void control_fill(struct sendbuf *sb, const struct answer *a)
+{
+	size_t len = a->fd_count * sizeof(int);
+	struct cmsghdr *h = (struct cmsghdr *)(void *)sb->control;
+
+	assert(a->fd_count <= DESCRIPTORS_MAX);
+	memset(sb->control, 0, sizeof(sb->control));
+	h->cmsg_level = SOL_SOCKET;
+	h->cmsg_type = SCM_RIGHTS;
+	h->cmsg_len = CMSG_LEN(len);
+	memcpy(CMSG_DATA(h), a->fds, len);
+	sb->control_len = CMSG_SPACE(len);
+}
+
 uint32_t sendq_build(struct sendq *q, struct sendbuf *sb)
 {
 	struct filler fl = { .sb = sb };
 	uint64_t from = q->sent;
 
 	assert(q->sending == 0);
+	sb->control_len = 0;
 	for (const struct answer *a = q->head; a; a = a->next) {
 		uint64_t rest = answer_size(a) - from, want = rest;
 		bool large = answer_is_large(a);
 
-		if (q->sending > 0 && (large || q->sending + rest > SEND_TOGETHER_MAX)) break;
+		if (q->sending > 0 && (large || a->fd_count > 0 || q->sending + rest > SEND_TOGETHER_MAX)) break;
 		if (fl.iovs + 3 > SEND_IOV_MAX || fl.headers == SEND_HEADERS_MAX) break;
 		if (large && rest > SEND_CHUNK_MAX)
 			want = SEND_CHUNK_SIZE;
 		else if (rest > SEND_TOGETHER_MAX)
 			want = WIRE_COALESCE_MAX;
+		if (a->fd_count > 0 && from == 0) control_fill(sb, a);
 		uint64_t put = put_answer(&fl, a, from, want);
 		q->sending += put;
-		if (put < rest || large) break;
+		if (put < rest || large || a->fd_count > 0) break;
 		from = 0;
 	}
 	return fl.iovs;

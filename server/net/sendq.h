@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sendq.h -- answers of one connection in order, and how many of their bytes go out in one send. No I/O.
  * Small pieces travel together, up to 512 KiB a send (4 KiB samples: 4 times the rate of one a send);
+ * an answer with descriptors begins a send and ends it;
  * an answer of large pieces goes alone in sends of about 128 KiB (larger ones cost a quarter: sender
  * and receiver stop overlapping). */
 #pragma once
 
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "common/wire.h"
@@ -25,6 +27,9 @@ struct sendbuf { /* of one send in flight */
 	struct sendbuf *next;
 	struct iovec iov[SEND_IOV_MAX];
 	uint8_t headers[SEND_HEADERS_MAX][WIRE_HEADER_SIZE];
+	size_t control_len;             /* 0: none */
+	/* the descriptors that go with the first byte */
+	_Alignas(struct cmsghdr) char control[CMSG_SPACE(DESCRIPTORS_MAX * sizeof(int))];
 };
 
 struct sendq {

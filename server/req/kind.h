@@ -96,6 +96,7 @@ struct slice ref_record_key(struct auth *a, const struct ns_ref *ref, struct wr 
 uint8_t stat_kind_of(bool is_dir, uint32_t mode); /* stat.c: STAT_... */
 
 /* ---- kinds, by file ---- */
+extern const struct req_kind locate_kind, descriptors_kind;
 extern const struct req_kind read_kind, stat_kind, list_kind, bucket_list_kind, status_kind;
 extern const struct req_kind put_kind, extent_kind, abort_kind, delete_kind, mkdir_kind, rmdir_kind,
 	rename_kind;

@@ -59,7 +59,7 @@ static struct read *body_new(struct req *r, uint32_t count)
 	return b;
 }
 
-static enum step_result read_parse(struct req *r)
+enum step_result read_parse(struct req *r)
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
 	struct slice bucket = cur_bytes16(&c);
@@ -70,7 +70,7 @@ static enum step_result read_parse(struct req *r)
 
 	if (!cur_ok(&c) || count == 0 || count > WIRE_BATCH_MAX || r->frame.data_len != 0)
 		return req_fail(r, -GRANARY_EPROTO,
-			"READ does not parse, or has not 1 to %d entries", WIRE_BATCH_MAX);
+			"%s does not parse, or has not 1 to %d entries", r->kind->name, WIRE_BATCH_MAX);
 	b = body_new(r, count);
 	r->body = b;
 	b->in_order = (flags & READ_IN_ORDER) != 0;
@@ -80,14 +80,14 @@ static enum step_result read_parse(struct req *r)
 	if (err < 0) return req_fail(r, err, "cannot read from this bucket: %s", error_text(err));
 	for (uint32_t i = 0; i < count; i++, b->count++)
 		if (entry_parse(b, &b->entries[i], &c) < 0)
-			return req_fail(r, -GRANARY_EPROTO, "READ: entry %u does not parse", i);
-	if (!cur_done(&c)) return req_fail(r, -GRANARY_EPROTO, "READ: bytes follow the last entry");
+			return req_fail(r, -GRANARY_EPROTO, "%s: entry %u does not parse", r->kind->name, i);
+	if (!cur_done(&c)) return req_fail(r, -GRANARY_EPROTO, "%s: bytes follow the last entry", r->kind->name);
 	return STEP_NEXT;
 }
 
 /* ---- find ---- */
 
-static void entry_found(struct read_entry *e, int err)
+void read_entry_found(struct read_entry *e, int err)
 {
 	e->err = (int16_t)err;
 	e->state = READ_FOUND;
@@ -137,7 +137,7 @@ static uint32_t find_chunk(struct read *b, uint32_t from, uint32_t count)
 			e->state = READ_LOOKING;
 			missing++;
 		} else {
-			entry_found(e, err);
+			read_entry_found(e, err);
 		}
 	}
 	return missing;
@@ -199,14 +199,14 @@ static void look_start(struct read *b, uint32_t missing)
 	workers_post(b->local->store->workers, &b->look);
 }
 
-static enum step_result read_find(struct req *r)
+enum step_result read_find(struct req *r)
 {
 	struct read *b = read_of(r);
 	uint32_t missing = 0;
 
 	for (uint32_t i = 0; i < b->count; i += READ_CHUNK)
 		missing += find_chunk(b, i, b->count - i < READ_CHUNK ? b->count - i : READ_CHUNK);
-	stat_add(&r->local->stats->entries[OP_READ], b->count);
+	stat_add(&r->local->stats->entries[r->kind->op], b->count);
 	if (missing > 0) {
 		look_start(b, missing);
 	}
@@ -281,7 +281,7 @@ static struct read_piece *next_piece(struct read *b)
 			b->next++;
 			continue;
 		}
-		if (e->state == READ_LOOKING) entry_found(e, e->err);
+		if (e->state == READ_LOOKING) read_entry_found(e, e->err);
 		if (e->state == READ_STARTED || (e->made_first && e->at >= e->end)) {
 			b->next++;
 			continue;
@@ -402,7 +402,7 @@ static enum step_result read_run(struct req *r)
 	return STEP_WAIT;
 }
 
-static void read_cleanup(struct req *r)
+void read_cleanup(struct req *r)
 {
 	struct read *b = read_of(r);
 

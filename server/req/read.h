@@ -47,6 +47,7 @@ struct read_piece {
 	int16_t err;
 	uint8_t retries; /* looked up again, as its pack was compacted away: READ_RETRIES_MAX times at most */
 	bool first, last, ready, zeros;
+	bool located;      /* LOCATE: its address travels, not its bytes */
 	bool held, inside; /* read_release() is due; it is the entry's own */
 };
 
@@ -120,6 +121,13 @@ void read_piece_retry(
 void read_piece_explain(struct read *b,
 	struct read_piece *p); /* the text of an error that needs one; logs it once */
 
-/* read.c */
+size_t read_piece_meta_len(const struct read_piece *p);
+uint8_t *read_piece_put(uint8_t *to, const struct read *b, const struct read_piece *p); /* what follows so many bytes */
+
+/* read.c: steps that batch reads and read_locate.c share */
+enum step_result read_parse(struct req *r);
+enum step_result read_find(struct req *r);
+void read_cleanup(struct req *r);
+void read_entry_found(struct read_entry *e, int err); /* it was looked up */
 void read_schedule(struct read *b);
 void read_piece_start(struct read *b, struct read_piece *p);

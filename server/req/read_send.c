@@ -94,13 +94,14 @@ static bool piece_is_cut(const struct read_piece *p)
 	return p->cut_len > 0 && p->err == 0;
 }
 
-static size_t piece_meta_len(const struct read_piece *p)
+size_t read_piece_meta_len(const struct read_piece *p)
 {
 	size_t n = PIECE_FIXED_SIZE + 4 * (size_t)p->crc_count;
 
 	if (piece_has_hash(p)) n += 16;
 	if (piece_is_cut(p)) n += 8;
 	if (p->err < 0 && p->entry->text != NULL) n += 2 + strlen(p->entry->text);
+	if (p->located) n += PIECE_ADDRESS_SIZE;
 	return n;
 }
 
@@ -136,7 +137,7 @@ static uint8_t *put_crcs(uint8_t *to, const struct read_piece *p)
 	return to + len;
 }
 
-static uint8_t *put_piece(uint8_t *to, const struct read *b, const struct read_piece *p)
+uint8_t *read_piece_put(uint8_t *to, const struct read *b, const struct read_piece *p)
 {
 	const struct read_entry *e = p->entry;
 	const struct obj_loc *l = &e->loc;
@@ -145,7 +146,8 @@ static uint8_t *put_piece(uint8_t *to, const struct read *b, const struct read_p
 	to = put4(to, (uint32_t)(e - b->entries));
 	to = put2(to, (uint16_t)-p->err);
 	*to++ = (uint8_t)((p->last ? PIECE_LAST : 0) | (has_hash ? PIECE_HASH : 0) |
-			  (has_text ? PIECE_TEXT : 0) | (piece_is_cut(p) ? PIECE_CUT : 0));
+			  (has_text ? PIECE_TEXT : 0) | (piece_is_cut(p) ? PIECE_CUT : 0) |
+			  (p->located ? PIECE_ADDRESS : 0));
 	*to++ = 0;
 	to = put8(to, l->id);
 	to = put8(to, l->version);
@@ -171,6 +173,10 @@ static uint8_t *put_piece(uint8_t *to, const struct read *b, const struct read_p
 		memcpy(to, e->text, len);
 		to += len;
 	}
+	if (p->located) {
+		to = put8(to, p->read.pack);
+		to = put8(to, p->read.unit_offset + p->read.want_offset);
+	}
 	return to;
 }
 
@@ -187,7 +193,7 @@ static void frame_fill(struct read_frame *f, const struct read *b)
 	uint8_t *to = put2(f->a.meta, (uint16_t)f->count);
 
 	for (const struct read_piece *p = f->pieces; p != NULL; p = p->next) {
-		to = put_piece(to, b, p);
+		to = read_piece_put(to, b, p);
 		if (p->len == 0) continue;
 		f->iov[f->a.iov_count++] =
 			(struct iovec){ (void *)(uintptr_t)piece_data(p), p->len };
@@ -202,7 +208,7 @@ static void frame_send(struct read *b, struct read_piece *pieces, uint32_t count
 	struct read_frame *f;
 
 	for (const struct read_piece *p = pieces; p != NULL; p = p->next)
-		meta_len += piece_meta_len(p);
+		meta_len += read_piece_meta_len(p);
 	f = req_alloc(sizeof(*f) + count * sizeof(struct iovec) + meta_len);
 	memset(f, 0, sizeof(*f));
 	f->body = b;

@@ -39,6 +39,8 @@ struct answer {
 	uint32_t meta_len, data_len;
 	struct iovec *iov;       /* the data: data_len bytes in iov_count parts */
 	uint32_t iov_count;
+	const int *fds;          /* descriptors that travel with its first byte; the answer's own */
+	uint32_t fd_count;       /* at most DESCRIPTORS_MAX; a Unix socket's peer only */
 	uint64_t memory;         /* bytes this answer keeps in memory (for back-pressure) */
 	void (*released)(struct answer *a); /* on the reactor; frees meta, iov, references, itself */
 };
@@ -58,6 +60,8 @@ struct req_peer {
 	const struct ns_access_key *key;
 	struct session *session;
 	uint32_t data_cap;       /* data bytes it accepts in one frame */
+	bool is_local;           /* on a Unix socket: descriptors can be passed */
+	bool takes_descriptors;  /* req's own: a request for some is under way, or its answer */
 	bool gone;               /* the connection ended: answers are dropped, mutations go on */
 	struct list waiting;     /* requests waiting for its send queue to shrink: req_drained() */
 	struct list parked;      /* requests waiting for what others do, for as long as it takes: req_unpark() */
@@ -123,6 +127,7 @@ enum { REQ_OPS = 96, REQ_LATENCY_BUCKETS = 32 };
 struct req_stats {
 	uint64_t requests[REQ_OPS], errors[REQ_OPS], entries[REQ_OPS], bytes_in[REQ_OPS], bytes_out[REQ_OPS];
 	uint64_t ns_total[REQ_OPS];
+	uint64_t descriptors_passed;
 	uint64_t corrupt_reported, corrupt_repaired, retries_answered, connections, connections_total, auth_failures;
 };
 

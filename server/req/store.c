@@ -79,6 +79,7 @@ void store_options_default(struct store_options *o)
 	o->ballast = 32 * MIB;
 	o->backup_every_ns = UINT64_C(600000000000);
 	o->backup_keep = 3;
+	o->local_reads = true;
 	o->jobs = true;
 	o->compact_dead_pct = 30;
 	o->upload_expire_ns = UINT64_C(604800000000000);

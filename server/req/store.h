@@ -65,6 +65,7 @@ struct store_options {
 	uint32_t stores_count;
 	int (*open_fs)(void *arg, const char *path, struct fs **out); /* of a hot directory; NULL: the kernel's */
 	void *open_fs_arg;
+	bool local_reads;          /* peers of this host get descriptors of packs; true */
 	bool jobs;                 /* start background jobs (tests may drive them by hand) */
 	uint64_t compact_dead_pct; /* 30 */
 	uint64_t drain_rate;       /* bytes a second, 0: no limit */
@@ -131,6 +132,7 @@ struct store {
 	uint32_t incarnation;
 	_Atomic uint64_t request_bytes; /* in use of request_budget */
 	_Atomic bool draining;
+	_Atomic uint32_t descriptors_out; /* opened to be passed, not sent yet */
 	_Atomic uint64_t corrupt_logged[64]; /* damaged records named in the log already */
 };
 

@@ -163,6 +163,7 @@ static void status_requests(struct text *t, struct store *store)
 		line(t, "ns_%s %" PRIu64, kind->name, SUM_OP(store, ns_total, op));
 	}
 	number(t, "corrupt_reported", SUM(store, corrupt_reported));
+	number(t, "descriptors_passed", SUM(store, descriptors_passed));
 	number(t, "corrupt_repaired", SUM(store, corrupt_repaired));
 	number(t, "retries_answered", SUM(store, retries_answered));
 	number(t, "connections", SUM(store, connections));

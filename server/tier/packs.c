@@ -318,6 +318,7 @@ void packs_lazy(struct pack *pack, int delta) { atomic_fetch_add(&pack->lazy, de
 int64_t packs_lazy_count(const struct pack *pack) { return atomic_load(&pack->lazy); }
 uint64_t pack_pins(const struct pack *pack) { return (uint64_t)atomic_load(&pack->pins); }
 uint64_t pack_order(const struct pack *pack) { return pack->order; }
+uint64_t pack_group(const struct pack *pack) { return pack->group; }
 
 uint64_t pack_fixed_size(const struct pack *pack)
 {

@@ -63,6 +63,14 @@ bool pack_is_ready(const struct pack *pack);
  * of its drive. */
 struct fs_file *pack_file(const struct pack *pack);
 int packs_open_file(struct packs *packs, struct pack *pack); /* worker; OFFLINE / NOTFOUND / BADFORMAT (header) */
+/* A descriptor of a sealed pack's file for somebody else: opened anew, read-only, through the page cache. BUSY: it is
+ * not sealed; STALE: gone; OFFLINE; UNSUPPORTED: no file of the kernel's. Worker; the caller closes it. */
+struct pack_shared {
+	int fd;
+	uint64_t dev, ino, size;
+};
+int packs_open_shared(struct packs *packs, uint64_t pack_id, struct pack_shared *out);
+uint64_t pack_group(const struct pack *pack); /* its placement group */
 struct drive *pack_drive(const struct pack *pack); /* or NULL: unknown */
 /* Its cold copy, or NULL; valid while the pack is referenced. */
 struct copy *pack_cold(const struct pack *pack);

@@ -252,6 +252,44 @@ int packs_open_file(struct packs *packs, struct pack *pack)
 	return err;
 }
 
+/* Not through `file`, which is direct, may write, and shares its offset and flags with whoever gets it. */
+static int shared_open(const struct pack *pack, struct fs *fs, struct pack_shared *out)
+{
+	char path[PACK_PATH_SIZE];
+	struct fs_file *file = NULL;
+	int err;
+
+	pack_path(pack, path);
+	err = fs_open(fs, path, FS_READ, &file);
+	if (err == 0) err = header_check(file, pack);
+	if (err == 0) err = fs_file_share(file, &out->fd, &out->dev, &out->ino);
+	fs_close(&file);
+	return err;
+}
+
+int packs_open_shared(struct packs *packs, uint64_t pack_id, struct pack_shared *out)
+{
+	struct pack *pack = packs_ref(packs, pack_id);
+	struct fs *fs;
+	int err;
+
+	*out = (struct pack_shared){ .fd = -1 };
+	if (pack == NULL)
+		return -GRANARY_ESTALE;
+	out->size = pack_fixed_size(pack);
+	err = out->size > 0 ? 0 : -GRANARY_EBUSY;
+	fs = err == 0 && pack->drive != NULL && pack->name[0] != 0 && drive_may_read(pack->drive)
+		? drive_take(pack->drive) : NULL;
+	if (err == 0 && fs == NULL)
+		err = -GRANARY_EOFFLINE;
+	if (err == 0)
+		err = shared_open(pack, fs, out);
+	if (fs != NULL)
+		drive_give(pack->drive);
+	packs_unref(packs, pack);
+	return err;
+}
+
 /* Descriptors on drives that went, or were opened anew since, as far as nobody uses them. */
 static void files_let_go(struct packs *packs)
 {

@@ -24,8 +24,10 @@ BRIEF = os.environ.get("GRANARY_TEST_BRIEF") == "1"
 SANITIZED = bool(os.environ.get("GRANARY_SANITIZE"))
 START_S = 120 if SANITIZED else 60  # until ready; generous: no test judges time
 
-# Small packs, busy jobs: sealing, compaction and removal happen within seconds.
-SETTINGS = {"pack-size": "16MiB", "job-interval": "150ms", "compact-dead": "10%", "cache-size": "64MiB", "memory": "256MiB"}
+# Small packs, busy jobs: sealing, compaction and removal happen within seconds. Bytes come from the server, so that what
+# happens to it is seen; tests of reads by descriptor switch them on.
+SETTINGS = {"local-reads": "off", "pack-size": "16MiB", "job-interval": "150ms", "compact-dead": "10%", "cache-size": "64MiB",
+            "memory": "256MiB"}
 
 _children = []
 

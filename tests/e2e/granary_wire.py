@@ -30,6 +30,7 @@ PART_LIST, UPLOAD_LIST, COPY, UPLOAD_CREATE, UPLOAD_COMPLETE, UPLOAD_ABORT = 41,
 MAP, WRITE, COPY_RANGE, SYNC = 43, 73, 74, 80
 READDIR, IDS = 30, 75
 OPEN, CLOSE, ANNOUNCE, LOCK = 81, 82, 83, 84
+LOCATE, DESCRIPTORS = 44, 45
 OPS = {v: k for k, v in list(globals().items()) if k.isupper() and isinstance(v, int)}
 RESPONSE, LAST, RESENT = 1, 2, 4
 WHOLE = 2**64 - 1

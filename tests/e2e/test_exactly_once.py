@@ -263,7 +263,7 @@ def main():
     cases = int(sys.argv[1]) if len(sys.argv) > 1 else 1000 if LONG else 20 if BRIEF else 60
     seed = seed_of()
     rng = random.Random(seed)
-    server = Server(scratch("once"))
+    server = Server(scratch("once"), settings={"local-reads": "on"})
     server.start()
     cmd = Command(server)
     cmd.run("bucket", "create", f"{server.url}/data")

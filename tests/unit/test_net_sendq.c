@@ -5,6 +5,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -228,12 +229,49 @@ static void test_pool_classes_hold_what_was_asked_for(void **state)
 	blocks_release(&pool);
 }
 
+/* With its first byte, and with nothing else that has descriptors. */
+static void test_descriptors_go_with_the_first_byte_of_their_answer(void **state)
+{
+	static const int fds[2][3] = { { 7, 8, 9 }, { 10, 11, 12 } };
+	uint64_t next = 1;
+	struct sendq q;
+
+	(void)state;
+	sendq_init(&q);
+	out_len = 0;
+	for (uint64_t i = 0; i < 4; i++) { /* plain, descriptors, descriptors, plain */
+		struct answer *a = answer_make(i + 1, 100, 0, 0);
+		if (i == 1 || i == 2) {
+			a->fds = fds[i - 1];
+			a->fd_count = 3;
+		}
+		sendq_push(&q, a);
+	}
+	for (int sends = 0; q.head; sends++) {
+		struct cmsghdr *h = (struct cmsghdr *)(void *)sb.control;
+		bool passes = sends == 1 || sends == 2;
+
+		assert_true(sends < 4);
+		assert_int_equal(q.head->request, (uint64_t)sends + 1);
+		send_one(&q);
+		assert_int_equal(sb.control_len, passes ? CMSG_SPACE(sizeof(fds[0])) : 0);
+		if (passes) {
+			assert_int_equal(h->cmsg_type, SCM_RIGHTS);
+			assert_int_equal(h->cmsg_len, CMSG_LEN(sizeof(fds[0])));
+			assert_memory_equal(CMSG_DATA(h), fds[sends - 1], sizeof(fds[0]));
+		}
+		answers_unmake(sendq_sent(&q), &next);
+	}
+	assert_int_equal(next, 5);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_answers_arrive_whole_and_in_order),
 		cmocka_unit_test(test_small_answers_share_a_send),
 		cmocka_unit_test(test_large_samples_go_one_a_send),
+		cmocka_unit_test(test_descriptors_go_with_the_first_byte_of_their_answer),
 		cmocka_unit_test(test_a_drop_keeps_what_a_send_in_flight_touches),
 		cmocka_unit_test(test_pool_classes_hold_what_was_asked_for),
 	};
