@@ -113,7 +113,6 @@ static int ids_decode(struct simple_op *s, struct slice meta, struct slice data)
 	if (!cur_done(&c))
 		return -GRANARY_EPROTO;
 	*(uint64_t *)s->out = first;
-	s->op.client->io.unstable.is_used = true; /* a server that is started anew waits for this session */
 	return 0;
 }
 
@@ -132,6 +131,5 @@ int granary_ids(struct granary_client *client, uint32_t count, uint64_t *first, 
 	wr_u32(&w, count);
 	s->decode = ids_decode;
 	s->out = first;
-	atomic_store_explicit(&client->uses_unstable, true, memory_order_relaxed); /* the reservation goes at close */
 	return (int)simple_run(s, &w);
 }

@@ -38,7 +38,7 @@ static int attach_root(const struct options *o, const char *source, char *why, s
 	snprintf(data, sizeof(data), "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions%s,max_read=%d",
 		fd, (unsigned)getuid(), (unsigned)getgid(), o->allow_other || getuid() == 0 ? ",allow_other" : "",
 		MOUNT_READ_MAX);
-	if (mount(source, o->target, "fuse.granary", MS_NOSUID | MS_NODEV | MS_RDONLY, data) < 0) {
+	if (mount(source, o->target, "fuse.granary", MS_NOSUID | MS_NODEV | (o->live ? 0 : MS_RDONLY), data) < 0) {
 		snprintf(why, size, "cannot mount at %s: %s", o->target, strerror(errno));
 		close(fd);
 		return -1;
@@ -97,7 +97,8 @@ static int attach_user(const struct options *o, const char *source, char *why, s
 	snprintf(number, sizeof(number), "%d", pair[0]);
 	setenv("_FUSE_COMMFD", number, 1);
 	snprintf(data, sizeof(data),
-		"ro,nosuid,nodev,default_permissions,subtype=granary,fsname=%.100s%s,max_read=%d", source,
+		"%snosuid,nodev,default_permissions,subtype=granary,fsname=%.100s%s,max_read=%d",
+		o->live ? "" : "ro,", source,
 		o->allow_other ? ",allow_other" : "", MOUNT_READ_MAX);
 	char *argv[] = { program, opt, data, dashes, target, NULL };
 	int code = run(argv, pair[0]);

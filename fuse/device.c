@@ -15,10 +15,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "fuse/live.h"
 #include "fuse/log.h"
-#include "fuse/mount.h"
 
-enum { MESSAGE_MAX = FUSE_MIN_READ_BUFFER + KERNEL_PAGE, SLOTS_MAX = 64 };
+enum { MESSAGE_MAX = MOUNT_READ_MAX + KERNEL_PAGE /* a WRITE */, SLOTS_MAX = 128 };
 
 struct slot {
 	struct request request; /* first: an answer finds its slot by it */
@@ -192,6 +192,7 @@ static void servers_run(struct device *d, uint32_t threads)
 	for (uint32_t i = 0; servers && i < threads; i++)
 		if (servers[i].started) pthread_join(servers[i].thread, NULL);
 	rings_stop(d->mount->rings);
+	live_stop(d->mount->live);
 	fetch_free(d->mount->fetch); /* what waits is answered, while its descriptor is still open */
 	d->mount->fetch = NULL;
 	for (uint32_t i = 0; servers && i < threads; i++)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* main.c -- granary-mount: opens the snapshot, mounts, serves until it is unmounted.
+/* main.c -- granary-mount: opens the snapshot or the bucket, mounts, serves until it is unmounted.
  *
  * (1) nothing is mounted before the snapshot was opened; what cannot work is said by the command that was typed, not by
  *     a program in the background.
@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #include "fuse/control.h"
+#include "fuse/live.h"
 #include "fuse/log.h"
-#include "fuse/mount.h"
 #include "fuse/watch.h"
 
 enum { CODE_FAILED = 1, CODE_USAGE = 2, FETCH_THREADS = 8, HOLD_EVERY_S = 60, HOLD_TIMEOUT_MS = 5000 };
@@ -60,19 +60,35 @@ static void tell(struct run *r, const char *text)
 
 /* ---- opening ---- */
 
-static int snapshot_open(struct run *r, char *why, size_t size)
+static int snapshot_open(struct run *r, const struct granary_url *url, char *why, size_t size)
 {
-	const struct options *o = &r->options;
-	struct granary_url url;
-	struct granary_options options = GRANARY_INIT(granary_options);
 	struct granary_snapshot_detail detail = GRANARY_INIT(granary_snapshot_detail);
 
+	if (granary_snapshot_open(r->client, url->snapshot, &r->snapshot, NULL) < 0 ||
+		granary_snapshot_describe(r->snapshot, &detail) < 0) {
+		snprintf(why, size, "%s", granary_last_error(r->client));
+		return -1;
+	}
+	int err = tree_open(&r->mount.tree, r->snapshot, url->path);
+	if (err == -GRANARY_ENOTFOUND)
+		snprintf(why, size, "snapshot '%.250s' has nothing below '%.800s'", url->snapshot, url->path);
+	else if (err < 0)
+		snprintf(why, size, "%s", granary_last_error(r->client));
+	r->mount.time_ns = detail.created_ns;
+	return err < 0 ? -1 : 0;
+}
+
+static int source_open(struct run *r, char *why, size_t size)
+{
+	struct options *o = &r->options;
+	struct granary_url url;
+	struct granary_options options = GRANARY_INIT(granary_options);
+
 	if (granary_url_parse(o->url, &url, why, size) < 0) return -1;
-	if (url.snapshot[0] == '\0') {
+	if (url.bucket[0] == '\0') {
 		snprintf(why, size,
-			"'%.300s' names no snapshot: what is mounted is granary://HOST/BUCKET@NAME. `granary "
-			"snapshot "
-			"create` makes one in seconds, `granary snapshot ls` lists them",
+			"'%.300s' names no bucket: granary://HOST/BUCKET is mounted to read and write, "
+			"granary://HOST/BUCKET@NAME is a snapshot",
 			o->url);
 		return -1;
 	}
@@ -89,18 +105,9 @@ static int snapshot_open(struct run *r, char *why, size_t size)
 		snprintf(why, size, "%s", granary_last_error(NULL));
 		return -1;
 	}
-	if (granary_snapshot_open(r->client, url.snapshot, &r->snapshot, NULL) < 0 ||
-		granary_snapshot_describe(r->snapshot, &detail) < 0) {
-		snprintf(why, size, "%s", granary_last_error(r->client));
-		return -1;
-	}
-	int err = tree_open(&r->mount.tree, r->snapshot, url.path);
-	if (err == -GRANARY_ENOTFOUND)
-		snprintf(why, size, "snapshot '%.250s' has nothing below '%.800s'", url.snapshot, url.path);
-	else if (err < 0)
-		snprintf(why, size, "%s", granary_last_error(r->client));
-	r->mount.time_ns = detail.created_ns;
-	return err < 0 ? -1 : 0;
+	o->live = url.snapshot[0] == '\0';
+	return o->live ? live_open(&r->mount, r->client, url.bucket, url.path, why, size)
+		       : snapshot_open(r, &url, why, size);
 }
 
 static int transport_choose(struct run *r, char *why, size_t size)
@@ -144,17 +151,21 @@ static int mount_open(struct run *r, char *why, size_t size)
 		snprintf(why, size, "no memory");
 		return -1;
 	}
-	if (snapshot_open(r, why, size) < 0 || transport_choose(r, why, size) < 0) return -1;
+	if (source_open(r, why, size) < 0 || transport_choose(r, why, size) < 0) return -1;
+	m->control = control_new(m, r->client, r->source);
+	if (!m->control) {
+		snprintf(why, size, "no memory");
+		return -1;
+	}
+	if (m->live) {
+		m->device = attach(&r->options, r->source, why, size);
+		return m->device < 0 ? -1 : 0;
+	}
 	m->direct = r->options.io == IO_DIRECT || (r->options.io == IO_AUTO && direct_pays(r));
 	m->cache = cache_new(r->options.memory / CONTENTS_OF * CONTENTS_SHARE);
 	m->fetch = m->cache ? fetch_new(&m->tree, m->cache, FETCH_THREADS, r->options.deadline_ms) : NULL;
 	if (!m->fetch) {
 		snprintf(why, size, "no memory or threads");
-		return -1;
-	}
-	m->control = control_new(m, r->client, r->source);
-	if (!m->control) {
-		snprintf(why, size, "no memory");
 		return -1;
 	}
 	m->device = attach(&r->options, r->source, why, size);
@@ -164,7 +175,7 @@ static int mount_open(struct run *r, char *why, size_t size)
 /* ---- serving ---- */
 
 /* A file is read in one request up to a MiB instead of 128 KiB at a time; only root may say so. */
-static void read_ahead_raise(const char *target)
+static void read_ahead_raise(const char *target, uint32_t bytes)
 {
 	char line[8192], path[64], device[32], at[4097];
 	FILE *f = fopen("/proc/self/mountinfo", "re");
@@ -181,7 +192,7 @@ static void read_ahead_raise(const char *target)
 	snprintf(path, sizeof(path), "/sys/class/bdi/%s/read_ahead_kb", device);
 	f = device[0] ? fopen(path, "we") : NULL;
 	if (f) {
-		fprintf(f, "%d\n", MOUNT_READ_MAX / 1024);
+		fprintf(f, "%u\n", bytes / 1024);
 		fclose(f);
 	}
 }
@@ -266,8 +277,8 @@ static void served(void *arg)
 			return;
 		}
 	}
-	read_ahead_raise(r->target);
-	r->holds = pthread_create(&r->holder, NULL, hold_run, r) == 0;
+	read_ahead_raise(r->target, m->live ? MOUNT_AHEAD_MAX : MOUNT_READ_MAX);
+	r->holds = !m->live && pthread_create(&r->holder, NULL, hold_run, r) == 0;
 	if (m->use_rings)
 		snprintf(text, sizeof(text), "%.400s is mounted at %.400s; transport io_uring", r->source, r->target);
 	else
@@ -305,6 +316,7 @@ static int serve(struct run *r)
 				err == -EPROTO ? "the kernel's FUSE is older than Linux 5.17" : strerror(-err));
 	}
 	if (err < 0) tell(r, why);
+	live_free(r->mount.live);
 	fetch_free(r->mount.fetch);
 	rings_free(r->mount.rings);
 	cache_free(r->mount.cache);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* mount.h -- one mounted snapshot: what the handlers, the two transports and the start share. */
+/* mount.h -- one mounted snapshot or bucket: what the handlers, the two transports and the start share. */
 #pragma once
 
 #include "fuse/cache.h"
@@ -11,11 +11,14 @@
 enum {
 	MOUNT_READ_MAX = 1024 * 1024, /* bytes of one READ's answer, and of a directory's */
 	MOUNT_READ_PAGES = MOUNT_READ_MAX / KERNEL_PAGE,
+	MOUNT_AHEAD_MAX = 4 * 1024 * 1024, /* of a live one: read ahead in as many requests as that takes */
 };
 
 struct watch;   /* watch.h */
 struct control; /* control.h */
 struct waiting; /* a READ that waits for its bytes: snapshot_ops.c */
+
+struct live;    /* live.h */
 
 struct mount {
 	const struct options *options;
@@ -24,6 +27,7 @@ struct mount {
 	struct fetch *fetch;
 	struct watch *watch;
 	struct control *control;
+	struct live *live; /* a bucket; the three above are of a snapshot */
 	int device;       /* of the mount: /dev/fuse */
 	uint64_t time_ns; /* all files' times: when the snapshot was made */
 	bool use_rings;   /* asked for at INIT and granted by the kernel */

@@ -35,6 +35,9 @@ static const struct option table[] = {
 		"512MiB" },
 	{ "deadline", TIME, AT(deadline_ms), 100, 24 * 3600 * 1000, "TIME",
 		"a request that the server does not answer ends with an error after this; 30s" },
+	{ "hard", FLAG, AT(hard), 0, 0, NULL, "of a bucket: wait for the server for ever; who waits can be killed" },
+	{ "close", CHOICE, AT(close_durable), 0, 0, "visible|durable",
+		"of a bucket: close returns when all see what was written, or when it is on disk as well" },
 	{ "connections", NUMBER, AT(connections), 1, 64, "N", "to the server; 2" },
 	{ "threads", NUMBER, AT(threads), 1, 256, "N", "of the classic transport; 4" },
 	{ "transport", CHOICE, AT(transport), 0, 0, "auto|uring|classic",
@@ -262,7 +265,7 @@ int options_read(int argc, char **argv, struct options *o, char *why, size_t siz
 	}
 	if (err == 0 && !o->help && !o->version && !(o->unmount ? o->url : o->target)) {
 		snprintf(why, size,
-			"usage: granary-mount granary://HOST/BUCKET@SNAPSHOT[/PATH] DIR [-o OPTION,...]; "
+			"usage: granary-mount granary://HOST/BUCKET[@SNAPSHOT][/PATH] DIR [-o OPTION,...]; "
 			"--help lists options");
 		err = -1;
 	}
@@ -272,8 +275,8 @@ int options_read(int argc, char **argv, struct options *o, char *why, size_t siz
 void options_help(void)
 {
 	printf("granary-mount URL DIR [-o OPTION[,OPTION...]] [--OPTION...]\n"
-	       "Mounts a snapshot, granary://HOST/BUCKET@NAME or a directory of it, read-only. `granary mount` and\n"
-	       "`mount -t granary URL DIR` do the same.\n\n");
+	       "Mounts a bucket, granary://HOST/BUCKET, or, read-only, a snapshot, granary://HOST/BUCKET@NAME, or a\n"
+	       "directory of one. `granary mount` and `mount -t granary URL DIR` do the same.\n\n");
 	for (int i = 0; i < COUNT; i++) {
 		char left[64];
 		if (!table[i].help) continue;

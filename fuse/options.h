@@ -12,7 +12,8 @@ enum transport { TRANSPORT_AUTO, TRANSPORT_URING, TRANSPORT_CLASSIC };
 struct options {
 	const char *url, *target;
 	const char *credentials, *profile;
-	bool foreground, allow_other, unmount, help, version;
+	bool foreground, allow_other, hard, unmount, help, version;
+	uint32_t close_durable;
 	uint32_t uid, gid, umask;
 	uint32_t deadline_ms;
 	uint32_t threads;     /* of the classic transport */
@@ -22,6 +23,7 @@ struct options {
 	enum io_mode io;
 	const char *cache;    /* directory on the flash */
 	uint64_t cache_size;
+	bool live;            /* not an option: the address names a bucket */
 };
 
 /* Reads `granary-mount [OPTION...] URL DIR [-o OPTION[,OPTION...]]`; with `unmount` the directory is in `url`. Texts

@@ -3,7 +3,8 @@
  *
  * (1) what a decoded request points at lies in the transport's buffer and stays until it is answered.
  * (2) a name has at least one byte, no slash and no NUL; a fixed argument has the size that the opcode asks for.
- * (3) the answer is an error alone, or bytes in `out`, or bytes lent by a block of the cache, never two of these. */
+ * (3) the answer is an error alone, or bytes in `out`, or bytes lent by a block of the cache or a buffer, never two of
+ *     these. */
 #pragma once
 
 #include <stdbool.h>
@@ -11,8 +12,6 @@
 #include <stdint.h>
 
 #include "fuse/kernel.h"
-
-struct cache_block;
 
 enum { REQUEST_NAME_KEPT = 47 };
 struct request_log { /* watch.h: what is known of it when it was answered */
@@ -37,7 +36,7 @@ struct request {
 	size_t out_cap, out_len;
 	const uint8_t *lent; /* instead of out */
 	size_t lent_len;
-	struct cache_block *lender; /* put when the answer is on its way */
+	void *lender;               /* put when the answer is on its way */
 	int error;                  /* 0 or -errno */
 	bool silent;                /* the kernel wants no answer */
 	struct request_log log;

@@ -22,10 +22,11 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "fuse/live.h"
 #include "fuse/log.h"
-#include "fuse/mount.h"
 
-enum { DEPTH = 4, PAYLOAD = MOUNT_READ_MAX, SQE_BYTES = 128 /* IORING_SETUP_SQE128 */ };
+enum { DEPTH = 4, LIVE_DEPTH = 32, /* of a bucket: who waits for the server keeps an entry */
+	PAYLOAD = MOUNT_READ_MAX, SQE_BYTES = 128 /* IORING_SETUP_SQE128 */ };
 
 struct queue;
 struct ring_entry {
@@ -49,7 +50,8 @@ struct queue {
 	atomic_bool stop;
 	uint32_t with_kernel;
 	void *memory;
-	struct ring_entry entries[DEPTH];
+	uint32_t depth;
+	struct ring_entry entries[LIVE_DEPTH];
 };
 struct rings {
 	struct mount *mount;
@@ -66,7 +68,7 @@ static int ring_open(struct io_uring *ring)
 	struct io_uring_params params = { .flags = IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER |
 						   IORING_SETUP_DEFER_TASKRUN };
 
-	return io_uring_queue_init_params(2 * DEPTH, ring, &params);
+	return io_uring_queue_init_params(2 * LIVE_DEPTH, ring, &params);
 }
 
 bool rings_possible(const char **why)
@@ -243,14 +245,14 @@ static int queue_open(struct queue *q)
 		return err;
 	}
 	(void)io_uring_register_ring_fd(&q->ring); /* it spares a look-up each time */
-	q->memory = mmap(NULL, DEPTH * entry_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	q->memory = mmap(NULL, q->depth * entry_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (q->memory == MAP_FAILED) {
 		q->memory = NULL;
 		io_uring_queue_exit(&q->ring);
 		return -ENOMEM;
 	}
-	madvise(q->memory, DEPTH * entry_size, MADV_HUGEPAGE);
-	for (uint32_t i = 0; i < DEPTH; i++) {
+	madvise(q->memory, q->depth * entry_size, MADV_HUGEPAGE);
+	for (uint32_t i = 0; i < q->depth; i++) {
 		struct ring_entry *e = &q->entries[i];
 		e->queue = q;
 		e->header = (struct kernel_uring_header *)((uint8_t *)q->memory + i * entry_size);
@@ -292,6 +294,7 @@ struct rings *rings_start(struct mount *m, const char **why)
 	for (uint32_t i = 0; i < count; i++) {
 		struct queue *q = &r->queues[i];
 		q->rings = r;
+		q->depth = m->live ? LIVE_DEPTH : DEPTH;
 		q->id = (uint16_t)i;
 		q->wake = eventfd(0, EFD_CLOEXEC);
 		pthread_mutex_init(&q->lock, NULL);
@@ -326,7 +329,7 @@ void rings_free(struct rings *r)
 	for (uint32_t i = 0; r && i < r->count; i++) {
 		struct queue *q = &r->queues[i];
 		close(q->wake);
-		if (q->memory) munmap(q->memory, DEPTH * entry_size);
+		if (q->memory) munmap(q->memory, q->depth * entry_size);
 		pthread_mutex_destroy(&q->lock);
 	}
 	if (r) sem_destroy(&r->started);

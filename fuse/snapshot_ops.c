@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "fuse/control.h"
+#include "fuse/live.h"
 #include "fuse/snapshot.h"
 #include "fuse/watch.h"
 
@@ -375,6 +376,7 @@ bool mount_handle(struct mount *m, struct request *r, mount_answer_fn *answer_fn
 {
 	watch_begin(m->watch, r);
 	if (control_handle(m->control, r)) return true;
+	if (m->live) return live_handle_request(m->live, r, answer_fn);
 	if (r->opcode == FUSE_READ) return do_read(m, r, answer_fn);
 	r->error = handle_now(m, r);
 	return true;
@@ -383,6 +385,9 @@ bool mount_handle(struct mount *m, struct request *r, mount_answer_fn *answer_fn
 void mount_answered(struct mount *m, struct request *r)
 {
 	watch_end(m->watch, r);
-	if (r->lender) cache_put(m->cache, r->lender);
+	if (m->live && r->lender)
+		live_buffer_put(m->live, r->lender);
+	else if (r->lender)
+		cache_put(m->cache, r->lender);
 	r->lender = NULL;
 }

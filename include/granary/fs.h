@@ -30,7 +30,7 @@ GRANARY_API GRANARY_MUST_CHECK int granary_readdir(struct granary_client *client
 
 enum { GRANARY_IDS_MAX = 4096 };
 /** Ids for files that this client is going to put (GRANARY_PUT_ID): no other object ever gets them. Each is for one
- * file, and only while the session lasts: a put that comes too late is refused with -GRANARY_ESTALE.
+ * file, while the session lasts, and of the last four calls; else the put is refused with -GRANARY_ESTALE.
  * @param count  1..GRANARY_IDS_MAX. @param first  the first of as many consecutive ones.
  * @return 0 or an error. Blocks. Any thread. Since 0.2. */
 GRANARY_API GRANARY_MUST_CHECK int granary_ids(struct granary_client *client, uint32_t count, uint64_t *first,

@@ -7,38 +7,44 @@
 #include "common/error.h"
 #include "common/tlv.h"
 
+static void ranges_put(struct wr *w, uint16_t tag, const struct session_ranges *ranges)
+{
+	assert(ranges->count <= SESSION_RANGES_MAX);
+	for (uint32_t i = 0; i < ranges->count; i++) {
+		uint8_t *at = tlv_open(w, tag);
+		wr_u64(w, ranges->at[i].first);
+		wr_u64(w, ranges->at[i].count);
+		tlv_close(w, at);
+	}
+}
+
 size_t session_row_encode(const struct session_row *row, uint8_t value[SESSION_ROW_MAX])
 {
 	struct wr w = wr_of(value, SESSION_ROW_MAX);
 	uint8_t unstable = row->is_unstable, opens = row->has_opens;
 
-	assert(row->range_count <= SESSION_RANGES_MAX);
 	value_begin(&w);
 	tlv_put(&w, HTAG_KEY, row->key);
 	tlv_put_u64(&w, HTAG_CREATED, row->created_ns);
-	for (uint32_t i = 0; i < row->range_count; i++) {
-		uint8_t *at = tlv_open(&w, HTAG_RANGE);
-		wr_u64(&w, row->ranges[i].first);
-		wr_u64(&w, row->ranges[i].count);
-		tlv_close(&w, at);
-	}
+	ranges_put(&w, HTAG_RANGE, &row->ranges);
 	if (unstable)
 		tlv_put(&w, HTAG_UNSTABLE, slice_of(&unstable, 1));
 	if (opens)
 		tlv_put(&w, HTAG_OPENS, slice_of(&opens, 1));
 	tlv_put_u64(&w, HTAG_LEASE, row->lease_ns);
+	ranges_put(&w, HTAG_GIVEN, &row->given);
 	assert(wr_ok(&w));
 	return wr_len(&w);
 }
 
-static bool range_take(struct session_row *row, struct slice v)
+static bool range_take(struct session_ranges *ranges, struct slice v)
 {
 	struct cur c = cur_of(v.p, v.len);
 	uint64_t first = cur_u64(&c), count = cur_u64(&c);
 
-	if (!cur_done(&c) || row->range_count == SESSION_RANGES_MAX || first > UINT64_MAX - count)
+	if (!cur_done(&c) || ranges->count == SESSION_RANGES_MAX || first > UINT64_MAX - count)
 		return false;
-	row->ranges[row->range_count++] = (struct session_range){ first, count };
+	ranges->at[ranges->count++] = (struct session_range){ first, count };
 	return true;
 }
 
@@ -53,7 +59,8 @@ int session_row_decode(struct slice value, struct session_row *out)
 	    !value_u64(value, HTAG_LEASE, 0, &out->lease_ns) || cur_u8(&c) != 1)
 		return -GRANARY_ECORRUPT;
 	while (tlv_next(&c, &tag, &v)) {
-		if (tag == HTAG_RANGE && !range_take(out, v))
+		if ((tag == HTAG_RANGE && !range_take(&out->ranges, v)) ||
+		    (tag == HTAG_GIVEN && !range_take(&out->given, v)))
 			return -GRANARY_ECORRUPT;
 		if (tag == HTAG_UNSTABLE)
 			out->is_unstable = v.len == 1 && v.p[0] != 0;
@@ -63,21 +70,21 @@ int session_row_decode(struct slice value, struct session_row *out)
 	return cur_done(&c) ? 0 : -GRANARY_ECORRUPT;
 }
 
-bool session_row_has(const struct session_row *row, uint64_t first, uint64_t count)
+bool session_ranges_have(const struct session_ranges *ranges, uint64_t first, uint64_t count)
 {
-	for (uint32_t i = 0; i < row->range_count; i++) {
-		const struct session_range *r = &row->ranges[i];
+	for (uint32_t i = 0; i < ranges->count; i++) {
+		const struct session_range *r = &ranges->at[i];
 		if (first >= r->first && first - r->first <= r->count && count <= r->count - (first - r->first))
 			return true;
 	}
 	return false;
 }
 
-void session_row_add(struct session_row *row, uint64_t first, uint64_t count)
+void session_ranges_add(struct session_ranges *ranges, uint64_t first, uint64_t count)
 {
-	if (row->range_count == SESSION_RANGES_MAX) {
-		memmove(&row->ranges[0], &row->ranges[1], (SESSION_RANGES_MAX - 1) * sizeof(row->ranges[0]));
-		row->range_count--;
+	if (ranges->count == SESSION_RANGES_MAX) {
+		memmove(&ranges->at[0], &ranges->at[1], (SESSION_RANGES_MAX - 1) * sizeof(ranges->at[0]));
+		ranges->count--;
 	}
-	row->ranges[row->range_count++] = (struct session_range){ first, count };
+	ranges->at[ranges->count++] = (struct session_range){ first, count };
 }

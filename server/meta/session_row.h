@@ -12,13 +12,16 @@ struct session_row {
 	uint64_t created_ns, lease_ns;
 	bool is_unstable;
 	bool has_opens; /* it may have something open, or locked */
-	uint32_t range_count;
-	struct session_range { uint64_t first, count; } ranges[SESSION_RANGES_MAX]; /* oldest first */
+	/* ranges: what mutations take; given: what the session was told to use as it likes (IDS) */
+	struct session_ranges {
+		uint32_t count;
+		struct session_range { uint64_t first, count; } at[SESSION_RANGES_MAX]; /* oldest first */
+	} ranges, given;
 };
 
 size_t session_row_encode(const struct session_row *row, uint8_t value[SESSION_ROW_MAX]);
 int session_row_decode(struct slice value, struct session_row *out); /* 0 or -GRANARY_ECORRUPT */
-/* Is all of [first, first + count) reserved? */
-bool session_row_has(const struct session_row *row, uint64_t first, uint64_t count);
+/* Is all of [first, first + count) among them? */
+bool session_ranges_have(const struct session_ranges *ranges, uint64_t first, uint64_t count);
 /* Adds a range; the oldest goes when there is no room. */
-void session_row_add(struct session_row *row, uint64_t first, uint64_t count);
+void session_ranges_add(struct session_ranges *ranges, uint64_t first, uint64_t count);

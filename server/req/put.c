@@ -148,7 +148,7 @@ static void put_id(struct req *r, struct put_entry *e)
 
 	if (!is_given)
 		e->id = ids_object(r->store->ids);
-	else if (r->peer->session == NULL || !session_owns_ids(r->peer->session, e->id, 1))
+	else if (r->peer->session == NULL || !session_was_given(r->peer->session, e->id))
 		e->err = e->err < 0 ? e->err : -GRANARY_ESTALE;
 }
 

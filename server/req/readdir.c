@@ -145,34 +145,31 @@ const struct req_kind readdir_kind = {
 	.cleanup = readdir_cleanup,
 };
 
-/* ---- ids: of the session's reserved ones, which a restart does not give to anybody else ---- */
+/* ---- ids: noted in the session's row, synced, before they are told ---- */
 
 struct ids_req {
 	uint32_t count;
-	bool has_reserved;
+	int err;
+	uint64_t first;
 };
 
-static void ids_reserve_work(struct req *r)
-{
-	(void)session_reserve(r->store, r->peer->session);
-}
-
-static enum step_result ids_take(struct req *r)
+static void ids_work(struct req *r)
 {
 	struct ids_req *x = r->body;
+
+	x->err = session_give_ids(r->store, r->peer->session, x->count, &x->first);
+}
+
+static enum step_result ids_answer(struct req *r)
+{
+	const struct ids_req *x = r->body;
 	struct answer *a;
 	struct wr w;
-	uint64_t first;
 
-	if (!session_take_ids(r->peer->session, x->count, &first)) {
-		if (x->has_reserved)
-			return req_fail(r, -GRANARY_EBUSY, "ids are being reserved for this session; try again");
-		x->has_reserved = true;
-		return req_work(r, ids_reserve_work); /* and this step again */
-	}
+	if (x->err < 0) return req_fail(r, x->err, "no ids can be given to this session now: %s", error_text(x->err));
 	a = answer_new(r, 8);
 	w = wr_of(a->meta, 8);
-	wr_u64(&w, first);
+	wr_u64(&w, x->first);
 	a->meta_len = (uint32_t)wr_len(&w);
 	answer_send(r, a, true);
 	return STEP_DONE;
@@ -189,7 +186,8 @@ static enum step_result ids_parse(struct req *r)
 		return req_fail(r, -GRANARY_EPROTO, "IDS does not parse, or asks not for 1 to %d", WIRE_IDS_MAX);
 	if (r->peer->session == NULL) return req_fail(r, -GRANARY_EUNSUPPORTED, "IDS needs a session");
 	if (!auth_any(r->peer->key, GRANT_WRITE)) return req_fail(r, -GRANARY_EACCESS, "IDS needs WRITE somewhere");
-	return STEP_NEXT;
+	r->step++;
+	return req_work(r, ids_work);
 }
 
 static void ids_cleanup(struct req *r)
@@ -198,7 +196,7 @@ static void ids_cleanup(struct req *r)
 	r->body = NULL;
 }
 
-static const struct req_step ids_steps[] = { { "parse", ids_parse }, { "take", ids_take } };
+static const struct req_step ids_steps[] = { { "parse", ids_parse }, { "answer", ids_answer } };
 const struct req_kind ids_kind = {
 	.op = OP_IDS,
 	.name = "ids",

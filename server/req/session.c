@@ -400,7 +400,7 @@ bool session_owns_ids(struct session *s, uint64_t first, uint32_t n)
 	bool owns;
 
 	pthread_mutex_lock(&s->lock);
-	owns = session_row_has(&s->row, first, n);
+	owns = session_ranges_have(&s->row.ranges, first, n);
 	pthread_mutex_unlock(&s->lock);
 	return owns;
 }
@@ -458,7 +458,7 @@ int session_reserve(struct store *store, struct session *s)
 
 	if (err < 0) return err;
 	row.is_unstable = true;
-	session_row_add(&row, first, SESSION_IDS_COUNT);
+	session_ranges_add(&row.ranges, first, SESSION_IDS_COUNT);
 	err = row_end(store, s, &row);
 	if (err < 0) return err;
 	pthread_mutex_lock(&s->lock);
@@ -466,6 +466,27 @@ int session_reserve(struct store *store, struct session *s)
 	s->ids_end = first + SESSION_IDS_COUNT;
 	pthread_mutex_unlock(&s->lock);
 	return 0;
+}
+
+bool session_was_given(struct session *s, uint64_t id)
+{
+	bool was_given;
+
+	pthread_mutex_lock(&s->lock);
+	was_given = session_ranges_have(&s->row.given, id, 1);
+	pthread_mutex_unlock(&s->lock);
+	return was_given;
+}
+
+int session_give_ids(struct store *store, struct session *s, uint32_t n, uint64_t *first)
+{
+	struct session_row row;
+	int err = row_begin(store, s, &row);
+
+	if (err < 0) return err;
+	*first = ids_object_range(store->ids, n);
+	session_ranges_add(&row.given, *first, n);
+	return row_end(store, s, &row);
 }
 
 bool session_has_opens(struct session *s)
@@ -672,7 +693,7 @@ static int session_make(struct sessions *all, uint64_t id, const char *key_id, c
 static int session_make_by_row(
 	struct sessions *all, uint64_t id, const char *key_id, struct session **out)
 {
-	struct session_row row = { .range_count = 0 };
+	struct session_row row = { .lease_ns = 0 };
 	bool stored;
 	int err;
 

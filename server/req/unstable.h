@@ -44,6 +44,9 @@ void unstable_release(struct unstable **u);
 bool session_take_ids(struct session *s, uint32_t n, uint64_t *first);
 bool session_is_marked(struct session *s); /* its row says that it may have unstable answers */
 bool session_owns_ids(struct session *s, uint64_t first, uint32_t n);
+/* n ids for the client to use as it likes, of the last so many that it was given: worker; BUSY: another is at it. */
+int session_give_ids(struct store *store, struct session *s, uint32_t n, uint64_t *first);
+bool session_was_given(struct session *s, uint64_t id);
 int session_reserve(struct store *store, struct session *s); /* worker; BUSY: another request is at it */
 /* Writes to its row that nothing is unstable any more. Worker or job; BUSY. */
 int session_leave(struct store *store, struct session *s);

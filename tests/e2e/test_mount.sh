@@ -198,7 +198,8 @@ refused "not connected" "$build/granary-mount" "$url/data@v1" "$mnt"; says "gran
 run 0 umount "$mnt"
 
 # --- wrong words
-run 1 mount "$url/data" "$mnt"; says "names no snapshot"
+run 1 mount "$url" "$mnt"; says "names no bucket"
+run 1 mount "$url/none" "$mnt"; says "no bucket 'none'"
 run 1 mount "$url/data@none" "$mnt"; says "there is no snapshot 'none'"
 run 1 mount "$url/data@v1/nothing" "$mnt"; says "nothing below"
 run 1 mount "$url/data@v1" "$dir/absent"; says "make the directory first"

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* live_node.c -- the inodes that the kernel knows: what stands behind their numbers, and what they look like.
+ *
+ * (1) a node stays while the kernel has looked it up more often than it forgot it, or while something here uses it: so
+ *     there are as many as the kernel keeps.
+ * (2) attributes are those that the server told last, or that we set since; size and times of what is being written are
+ *     the file's own (live_file.c).
+ * (3) what is changed in a directory shows in its times at once, though the server tells them only when the change is
+ *     durable: within two seconds. */
+#include "fuse/live.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+enum { BLOCK = 512, BLOCKS_OF_PAGE = KERNEL_PAGE / BLOCK };
+#define PENDING_NS UINT64_C(2000000000)
+
+static struct live_node **slot_of(const struct live *l, uint64_t number)
+{
+	return &l->nodes[(number ^ number >> 16) % LIVE_NODE_SLOTS];
+}
+
+uint64_t node_object(const struct live *l, uint64_t number) { return number == FUSE_ROOT_ID ? l->root : number; }
+
+static uint64_t number_of(const struct live *l, uint64_t object)
+{
+	return object == l->root ? FUSE_ROOT_ID : object;
+}
+
+/* Lock held. NULL: no memory. */
+static struct live_node *node_find(struct live *l, uint64_t number, bool make)
+{
+	struct live_node **at = slot_of(l, number), *n = *at;
+
+	while (n && n->number != number) n = n->next;
+	if (n || !make) return n;
+	n = calloc(1, sizeof(*n));
+	if (!n) return NULL;
+	n->number = number;
+	n->next = *at;
+	*at = n;
+	l->node_count++;
+	return n;
+}
+
+static struct live_node **name_slot_of(const struct live *l, uint64_t dir, const char *name)
+{
+	uint64_t hash = dir * UINT64_C(0x9e3779b97f4a7c15);
+
+	for (; *name; name++) hash = (hash ^ (uint8_t)*name) * UINT64_C(0x100000001b3);
+	return &l->names[(hash ^ hash >> 32) % LIVE_NODE_SLOTS];
+}
+
+/* Lock held. */
+static void place_drop(struct live *l, struct live_node *n)
+{
+	if (!n->name) return;
+	struct live_node **at = name_slot_of(l, n->parent, n->name);
+	while (*at != n) at = &(*at)->next_name;
+	*at = n->next_name;
+	free(n->name);
+	n->name = NULL;
+}
+
+/* Lock held. */
+static void node_drop_unused(struct live *l, struct live_node *n)
+{
+	struct live_node **at = slot_of(l, n->number);
+
+	if (n->lookups > 0 || n->uses > 0) return;
+	while (*at != n) at = &(*at)->next;
+	*at = n->next;
+	l->node_count--;
+	place_drop(l, n);
+	free(n);
+}
+
+struct live_node *node_get(struct live *l, uint64_t number)
+{
+	pthread_mutex_lock(&l->lock);
+	struct live_node *n = node_find(l, number, number == FUSE_ROOT_ID);
+	if (n) n->uses++;
+	pthread_mutex_unlock(&l->lock);
+	return n;
+}
+
+void node_put(struct live *l, struct live_node *n)
+{
+	if (!n) return;
+	pthread_mutex_lock(&l->lock);
+	n->uses--;
+	node_drop_unused(l, n);
+	pthread_mutex_unlock(&l->lock);
+}
+
+void node_forget(struct live *l, uint64_t number, uint64_t lookups)
+{
+	pthread_mutex_lock(&l->lock);
+	struct live_node *n = node_find(l, number, false);
+	if (n) {
+		n->lookups -= lookups < n->lookups ? lookups : n->lookups;
+		node_drop_unused(l, n);
+	}
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* Lock held. Who was thought to be there is not any more. */
+static void place_put(struct live *l, struct live_node *n, uint64_t dir, const char *name)
+{
+	n->was_moved = false;
+	if (n->number == FUSE_ROOT_ID || (n->parent == dir && n->name && strcmp(n->name, name) == 0)) return;
+	char *copy = strdup(name);
+	if (!copy) return; /* the old one is a hint as well */
+	place_drop(l, n);
+	struct live_node **at = name_slot_of(l, dir, name), *other = *at;
+	while (other && (other->parent != dir || strcmp(other->name, name) != 0)) other = other->next_name;
+	if (other) place_drop(l, other);
+	n->name = copy;
+	n->parent = dir;
+	n->next_name = *at;
+	*at = n;
+}
+
+void node_place(struct live *l, struct live_node *n, uint64_t dir, const char *name)
+{
+	pthread_mutex_lock(&l->lock);
+	place_put(l, n, dir, name);
+	pthread_mutex_unlock(&l->lock);
+}
+
+struct live_node *node_named(struct live *l, uint64_t dir, const char *name)
+{
+	pthread_mutex_lock(&l->lock);
+	struct live_node *n = *name_slot_of(l, dir, name);
+	while (n && (n->parent != dir || strcmp(n->name, name) != 0)) n = n->next_name;
+	if (n) n->uses++;
+	pthread_mutex_unlock(&l->lock);
+	return n;
+}
+
+void node_lost_name(struct live *l, struct live_node *n)
+{
+	pthread_mutex_lock(&l->lock);
+	if (n->inode.nlink > 1)
+		n->inode.nlink--;
+	else
+		n->unlinked = true;
+	place_drop(l, n);
+	pthread_mutex_unlock(&l->lock);
+}
+
+struct live_node *node_learn(struct live *l, uint64_t dir, const char *name, const struct granary_stat *st,
+	const struct granary_inode *in, uint64_t lookups)
+{
+	pthread_mutex_lock(&l->lock);
+	struct live_node *n = node_find(l, number_of(l, st->object_id), true);
+	if (n) {
+		n->uses++;
+		n->lookups += lookups;
+		n->stat = *st;
+		n->stat.meta = NULL;
+		n->unlinked = false;
+		n->inode = *in;
+		n->learnt_ns = live_clock_ns();
+		place_put(l, n, dir, name);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return n;
+}
+
+void node_dir_changed(struct live *l, uint64_t dir)
+{
+	pthread_mutex_lock(&l->lock);
+	struct live_node *n = node_find(l, number_of(l, dir), false);
+	if (n) {
+		n->changed_ns = live_now_ns();
+		n->changed_clock_ns = live_clock_ns();
+	}
+	pthread_mutex_unlock(&l->lock);
+}
+
+struct granary_ref node_ref(struct live *l, const struct live_node *n, char *name)
+{
+	pthread_mutex_lock(&l->lock);
+	snprintf(name, LIVE_NAME_MAX + 1, "%s", n->name ? n->name : "");
+	struct granary_ref ref = granary_ref_id(node_object(l, n->number), n->parent, name);
+	pthread_mutex_unlock(&l->lock);
+	return ref;
+}
+
+int node_stat(struct job *j, struct live_node *n)
+{
+	struct live *l = j->live;
+	struct granary_call call = live_call(j, false);
+	char name[LIVE_NAME_MAX + 1];
+	struct granary_ref ref = node_ref(l, n, name);
+	struct granary_stat st;
+	struct granary_inode in;
+	int64_t got = granary_stat_full(l->client, &ref, 1, 0, &st, &in, &call);
+
+	if (got < 0) return live_errno((int)got);
+	if (st.status < 0) return live_errno(st.status);
+	pthread_mutex_lock(&l->lock);
+	n->stat = st;
+	n->inode = in;
+	n->learnt_ns = live_clock_ns();
+	pthread_mutex_unlock(&l->lock);
+	return 0;
+}
+
+static uint32_t type_of(uint32_t kind)
+{
+	switch (kind) {
+	case GRANARY_DIR: return S_IFDIR;
+	case GRANARY_SYMLINK: return S_IFLNK;
+	case GRANARY_FIFO: return S_IFIFO;
+	case GRANARY_SOCKET: return S_IFSOCK;
+	case GRANARY_CHAR: return S_IFCHR;
+	case GRANARY_BLOCK: return S_IFBLK;
+	default: return S_IFREG;
+	}
+}
+
+static void time_put(uint64_t ns, uint64_t *s, uint32_t *rest)
+{
+	*s = ns / 1000000000;
+	*rest = (uint32_t)(ns % 1000000000);
+}
+
+/* As of the kernel: minor and major in 32 bits. */
+static uint32_t device_of(uint64_t rdev)
+{
+	return (minor(rdev) & 0xff) | major(rdev) << 8 | (minor(rdev) & ~0xffu) << 12;
+}
+
+void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out)
+{
+	struct fuse_attr a = { .ino = n->number, .blksize = KERNEL_PAGE };
+	struct live_file *f;
+	uint64_t mtime, ctime, atime;
+
+	pthread_mutex_lock(&l->lock);
+	a.ino = node_object(l, n->number);
+	a.size = n->stat.kind == GRANARY_DIR ? KERNEL_PAGE : n->stat.size;
+	a.mode = type_of(n->stat.kind) | (n->stat.mode & 07777);
+	a.nlink = n->unlinked ? 0 : n->inode.nlink ? n->inode.nlink : 1;
+	a.uid = n->stat.uid;
+	a.gid = n->stat.gid;
+	a.rdev = device_of(n->inode.rdev);
+	mtime = n->stat.mtime_ns;
+	ctime = n->inode.ctime_ns;
+	atime = n->inode.atime_ns ? n->inode.atime_ns : mtime;
+	if (n->changed_ns > mtime && live_clock_ns() - n->changed_clock_ns < PENDING_NS) mtime = n->changed_ns;
+	if (mtime == n->changed_ns && ctime < mtime) ctime = mtime;
+	f = n->file;
+	if (f) f->refs++;
+	pthread_mutex_unlock(&l->lock);
+	if (f) {
+		pthread_mutex_lock(&f->lock);
+		if (f->fresh || f->dirty) {
+			a.size = f->size;
+			mtime = f->mtime_ns;
+			ctime = f->ctime_ns;
+		}
+		pthread_mutex_unlock(&f->lock);
+		file_close(f);
+	}
+	a.blocks = (a.size + KERNEL_PAGE - 1) / KERNEL_PAGE * BLOCKS_OF_PAGE;
+	time_put(mtime, &a.mtime, &a.mtimensec);
+	time_put(ctime, &a.ctime, &a.ctimensec);
+	time_put(atime, &a.atime, &a.atimensec);
+	*out = a;
+}
+
+void node_entry(struct live *l, struct live_node *n, struct fuse_entry_out *out)
+{
+	*out = (struct fuse_entry_out){ .nodeid = n->number, .entry_valid = LIVE_VALID_S, .attr_valid = LIVE_VALID_S };
+	node_attr(l, n, &out->attr);
+}
+
+void nodes_free(struct live *l)
+{
+	for (uint32_t i = 0; i < LIVE_NODE_SLOTS; i++)
+		while (l->nodes[i]) {
+			struct live_node *n = l->nodes[i];
+			l->nodes[i] = n->next;
+			free(n->name);
+			free(n);
+		}
+}
