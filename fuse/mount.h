@@ -16,6 +16,11 @@ enum {
 
 struct watch;   /* watch.h */
 struct control; /* control.h */
+enum { MOUNT_FAILURES = 64 };
+struct mount_failure { /* of a READ, just now: the kernel asks again at once, and is told the same at once */
+	uint64_t node, until_ns;
+	int error;
+};
 struct waiting; /* a READ that waits for its bytes: snapshot_ops.c */
 
 struct live;    /* live.h */
@@ -35,6 +40,7 @@ struct mount {
 	struct rings *rings;        /* NULL: the classic transport */
 	pthread_mutex_t lock;
 	struct waiting *waiting; /* lock */
+	struct mount_failure failures[MOUNT_FAILURES]; /* lock: by node */
 };
 
 /* Answers a request, or keeps it (false) and calls `answer` later, in whatever thread. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "fuse/control.h"
 #include "fuse/live.h"
@@ -206,6 +207,38 @@ static int read_from_cache(struct mount *m, struct request *r, uint64_t *missing
 	return 0;
 }
 
+/* ---- reads that failed ---- */
+
+#define FAILED_NS UINT64_C(1000000000)
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* A read ahead that failed is followed by one of the page itself: without this, who reads would wait for the deadline
+ * twice. */
+static void failure_keep(struct mount *m, uint64_t node, int error)
+{
+	pthread_mutex_lock(&m->lock);
+	m->failures[node % MOUNT_FAILURES] = (struct mount_failure){ node, now_ns() + FAILED_NS, error };
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* What a READ of a node came to less than a second ago; 0: nothing bad. */
+static int failure_of(struct mount *m, uint64_t node)
+{
+	pthread_mutex_lock(&m->lock);
+	struct mount_failure f = m->failures[node % MOUNT_FAILURES];
+	pthread_mutex_unlock(&m->lock);
+	return f.node == node && f.error < 0 && now_ns() < f.until_ns ? f.error : 0;
+}
+
+/* ---- reads that wait ---- */
+
 static void waiting_remove(struct waiting *w)
 {
 	*w->at = w->next;
@@ -231,6 +264,7 @@ static void read_fetched(struct fetch_job *job, int error)
 			return;
 		}
 		r->error = err > 0 ? -EIO : err; /* the cache is too small to hold what one READ wants */
+		if (r->error < 0) failure_keep(m, r->node, r->error);
 		w->answer(r);
 	}
 	free(w);
@@ -260,6 +294,8 @@ static bool do_read(struct mount *m, struct request *r, mount_answer_fn *answer_
 		r->error = err;
 		return true;
 	}
+	r->error = failure_of(m, r->node);
+	if (r->error < 0) return true;
 	struct waiting *w = calloc(1, sizeof(*w));
 	if (!w) {
 		r->error = -ENOMEM;
