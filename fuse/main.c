@@ -4,6 +4,7 @@
  * (1) nothing is mounted before the snapshot was opened; what cannot work is said by the command that was typed, not by
  *     a program in the background.
  * (2) the command returns when the mount answers. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -17,6 +18,7 @@
 #include "fuse/control.h"
 #include "fuse/live.h"
 #include "fuse/log.h"
+#include "fuse/service.h"
 #include "fuse/watch.h"
 
 enum { CODE_FAILED = 1, CODE_USAGE = 2, FETCH_THREADS = 8, HOLD_EVERY_S = 60, HOLD_TIMEOUT_MS = 5000 };
@@ -139,6 +141,18 @@ static bool direct_pays(const struct run *r)
 	return d.bytes > memory / 2 && large > all / 2;
 }
 
+/* Of a snapshot: where its files' contents come from. */
+static int contents_open(struct run *r, char *why, size_t size)
+{
+	struct mount *m = &r->mount;
+
+	m->direct = r->options.io == IO_DIRECT || (r->options.io == IO_AUTO && direct_pays(r));
+	m->cache = cache_new(r->options.memory / CONTENTS_OF * CONTENTS_SHARE);
+	m->fetch = m->cache ? fetch_new(&m->tree, m->cache, FETCH_THREADS, r->options.deadline_ms) : NULL;
+	if (!m->fetch) snprintf(why, size, "no memory or threads");
+	return m->fetch ? 0 : -1;
+}
+
 static int mount_open(struct run *r, char *why, size_t size)
 {
 	struct mount *m = &r->mount;
@@ -157,17 +171,8 @@ static int mount_open(struct run *r, char *why, size_t size)
 		snprintf(why, size, "no memory");
 		return -1;
 	}
-	if (m->live) {
-		m->device = attach(&r->options, r->source, why, size);
-		return m->device < 0 ? -1 : 0;
-	}
-	m->direct = r->options.io == IO_DIRECT || (r->options.io == IO_AUTO && direct_pays(r));
-	m->cache = cache_new(r->options.memory / CONTENTS_OF * CONTENTS_SHARE);
-	m->fetch = m->cache ? fetch_new(&m->tree, m->cache, FETCH_THREADS, r->options.deadline_ms) : NULL;
-	if (!m->fetch) {
-		snprintf(why, size, "no memory or threads");
-		return -1;
-	}
+	if (!m->live && contents_open(r, why, size) < 0) return -1;
+	if (r->options.dry_run) return 0;
 	m->device = attach(&r->options, r->source, why, size);
 	return m->device < 0 ? -1 : 0;
 }
@@ -293,6 +298,31 @@ static void served(void *arg)
 	if (!r->options.foreground) log_detach();
 }
 
+static void mount_release(struct run *r)
+{
+	live_free(r->mount.live);
+	fetch_free(r->mount.fetch);
+	rings_free(r->mount.rings);
+	cache_free(r->mount.cache);
+	control_free(r->mount.control);
+	watch_free(r->mount.watch);
+	granary_snapshot_close(&r->snapshot);
+	if (r->client) granary_close(&r->client);
+}
+
+/* All but the mount itself. */
+static int try_out(struct run *r)
+{
+	char why[1200] = "";
+	int err = mount_open(r, why, sizeof(why));
+
+	if (err == 0)
+		printf("%s can be mounted at %s: transport %s, io %s\n", r->source, r->target,
+			r->mount.use_rings ? "io_uring" : "classic", r->mount.direct ? "direct" : "cached");
+	mount_release(r);
+	return err < 0 ? say(why) : 0;
+}
+
 static int serve(struct run *r)
 {
 	char why[1200] = "";
@@ -316,14 +346,7 @@ static int serve(struct run *r)
 				err == -EPROTO ? "the kernel's FUSE is older than Linux 5.17" : strerror(-err));
 	}
 	if (err < 0) tell(r, why);
-	live_free(r->mount.live);
-	fetch_free(r->mount.fetch);
-	rings_free(r->mount.rings);
-	cache_free(r->mount.cache);
-	control_free(r->mount.control);
-	watch_free(r->mount.watch);
-	granary_snapshot_close(&r->snapshot);
-	if (r->client) granary_close(&r->client);
+	mount_release(r);
 	return err < 0 || r->failed ? CODE_FAILED : 0;
 }
 
@@ -360,6 +383,50 @@ static int unmount(const struct options *o)
 	return detach(o->url, false, why, sizeof(why)) < 0 ? say(why) : 0;
 }
 
+/* Is there an empty directory to mount at? What is in it would be hidden. */
+static bool target_is_good(const char *target, char *why, size_t size)
+{
+	DIR *dir = opendir(target);
+	int entries = 0;
+
+	if (!dir) {
+		snprintf(why, size, "%.200s: %s; the mount point must be a directory", target, strerror(errno));
+		return false;
+	}
+	while (entries < 3 && readdir(dir)) entries++;
+	closedir(dir);
+	if (entries < 3) return true; /* . and .. */
+	snprintf(why, size, "%.200s: %s; it would be hidden: mount at an empty directory", target, strerror(ENOTEMPTY));
+	return false;
+}
+
+/* The directory is looked at first: what is wrong with it is said at once. */
+static int mount_named(struct run *r, char *why, size_t size)
+{
+	struct statfs fs; /* of a mount whose program died the kernel still knows names, but asks for this */
+
+	if (strncmp(r->options.target, "/dev/fd/", 8) == 0)
+		snprintf(r->target, sizeof(r->target), "%s", r->options.target);
+	else if (statfs(r->options.target, &fs) < 0 || !realpath(r->options.target, r->target)) {
+		snprintf(why, size, "%.200s: %s%s", r->options.target, strerror(errno),
+			errno == ENOENT     ? "; make the directory first"
+			: errno == ENOTCONN ? "; its mount's program died: `granary umount` it first"
+					    : "");
+		return say(why);
+	}
+	snprintf(r->source, sizeof(r->source), "%s", r->options.url);
+	if (r->options.print_unit) {
+		service_unit(&r->options, r->target);
+		return fflush(stdout) == 0 ? 0 : CODE_FAILED;
+	}
+	if (strncmp(r->target, "/dev/fd/", 8) != 0 && !target_is_good(r->target, why, size)) return say(why);
+	r->options.target = r->target;
+	if (r->options.dry_run) return try_out(r);
+	int code = r->options.foreground ? serve(r) : serve_in_background(r);
+	if (code != 0 || !r->options.update_fstab) return code;
+	return service_fstab(&r->options, r->target, why, size) < 0 ? say(why) : 0;
+}
+
 int main(int argc, char **argv)
 {
 	static struct run r = { .parent = -1, .hold_lock = PTHREAD_MUTEX_INITIALIZER,
@@ -378,17 +445,5 @@ int main(int argc, char **argv)
 		return fflush(stdout) == 0 ? 0 : CODE_FAILED;
 	}
 	if (r.options.unmount) return unmount(&r.options);
-	struct statfs fs; /* of a mount whose program died the kernel still knows names, but asks for this */
-	if (strncmp(r.options.target, "/dev/fd/", 8) == 0)
-		snprintf(r.target, sizeof(r.target), "%s", r.options.target);
-	else if (statfs(r.options.target, &fs) < 0 || !realpath(r.options.target, r.target)) {
-		snprintf(why, sizeof(why), "%.200s: %s%s", r.options.target, strerror(errno),
-			errno == ENOENT     ? "; make the directory first"
-			: errno == ENOTCONN ? "; its mount's program died: `granary umount` it first"
-					    : "");
-		return say(why);
-	}
-	r.options.target = r.target;
-	snprintf(r.source, sizeof(r.source), "%s", r.options.url);
-	return r.options.foreground ? serve(&r) : serve_in_background(&r);
+	return mount_named(&r, why, sizeof(why));
 }

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum kind { FLAG, TEXT, NUMBER, OCTAL, BYTES, TIME, CHOICE, IGNORED };
+enum kind { FLAG, TEXT, PATH, NUMBER, OCTAL, BYTES, TIME, CHOICE, ACTION, IGNORED };
 
 struct option {
 	const char *name;
@@ -21,7 +21,7 @@ struct option {
 
 #define AT(member) offsetof(struct options, member)
 static const struct option table[] = {
-	{ "credentials", TEXT, AT(credentials), 0, 0, "FILE",
+	{ "credentials", PATH, AT(credentials), 0, 0, "FILE",
 		"file with access_key= and secret=, readable by its owner alone; else as `granary` finds it" },
 	{ "profile", TEXT, AT(profile), 0, 0, "NAME", "the credentials that `granary login --profile NAME` kept" },
 	{ "foreground", FLAG, AT(foreground), 0, 0, NULL, "stay in the terminal; Ctrl-C unmounts" },
@@ -48,13 +48,16 @@ static const struct option table[] = {
 		"cached: the kernel keeps what was read, and opens without a request; direct: it does not, which reads "
 		"large files that come once twice as fast; auto: direct where most of the bytes are in files of 64 KiB "
 		"and more and all of them are more than half of this machine's memory" },
-	{ "cache", TEXT, AT(cache), 0, 0, "DIR",
+	{ "cache", PATH, AT(cache), 0, 0, "DIR",
 		"keep contents that were read on this machine's flash, in DIR/granary-cache, for the next time and for "
 		"all programs that name it" },
 	{ "size", BYTES, AT(cache_size), 64 << 20, UINT64_C(1) << 50, "SIZE", "of the cache, never more" },
-	{ "unmount", FLAG, AT(unmount), 0, 0, NULL, "unmount: granary-mount --unmount DIR" },
-	{ "help", FLAG, AT(help), 0, 0, NULL, "print this" },
-	{ "version", FLAG, AT(version), 0, 0, NULL, "print the version" },
+	{ "dry-run", ACTION, AT(dry_run), 0, 0, NULL, "try everything but the mount itself" },
+	{ "print-unit", ACTION, AT(print_unit), 0, 0, NULL, "print a unit of systemd that mounts it with the machine" },
+	{ "update-fstab", ACTION, AT(update_fstab), 0, 0, NULL, "mount it, and put its line into /etc/fstab" },
+	{ "unmount", ACTION, AT(unmount), 0, 0, NULL, "unmount: granary-mount --unmount DIR" },
+	{ "help", ACTION, AT(help), 0, 0, NULL, "print this" },
+	{ "version", ACTION, AT(version), 0, 0, NULL, "print the version" },
 	/* What fstab and mount(8) add, and what is so anyway. */
 	{ "ro", IGNORED, 0, 0, 0, NULL, NULL },
 	{ "dev", IGNORED, 0, 0, 0, NULL, NULL },
@@ -127,7 +130,7 @@ static void value_put(struct options *o, const struct option *t, uint64_t value)
 
 	if (t->kind == BYTES)
 		memcpy(at, &value, sizeof(value));
-	else if (t->kind == FLAG)
+	else if (t->kind == FLAG || t->kind == ACTION)
 		memcpy(at, &yes, sizeof(yes));
 	else
 		memcpy(at, &small, sizeof(small));
@@ -171,6 +174,18 @@ static const struct option *option_find(const char *name, size_t len, const char
 	return NULL;
 }
 
+/* Keeps what was given, for a unit or a line of fstab: paths from the root on. */
+static bool given_add(struct options *o, const struct option *t, const char *value)
+{
+	size_t at = strlen(o->given), room = sizeof(o->given) - at;
+	char *full = t->kind == PATH ? realpath(value, NULL) : NULL;
+	int n = snprintf(o->given + at, room, "%s%s%s%s", at > 0 ? "," : "", t->name, value ? "=" : "",
+		full ? full : value ? value : "");
+
+	free(full);
+	return n >= 0 && (size_t)n < room;
+}
+
 /* One `name` or `name=value`, NUL-terminated. */
 static int option_take(struct options *o, char *text, char *why, size_t size)
 {
@@ -186,18 +201,23 @@ static int option_take(struct options *o, char *text, char *why, size_t size)
 		return -1;
 	}
 	if (t->kind == IGNORED) return 0;
-	if ((t->kind == FLAG) != (value == NULL)) {
+	bool bare = t->kind == FLAG || t->kind == ACTION;
+	if (bare != (value == NULL)) {
 		snprintf(why, size,
-			t->kind == FLAG ? "option '%s' takes no value" : "option '%s' needs a value: %s=%s", t->name,
+			bare ? "option '%s' takes no value" : "option '%s' needs a value: %s=%s", t->name,
 			t->name, t->value);
 		return -1;
 	}
+	if (t->kind != ACTION && !given_add(o, t, value ? value + 1 : NULL)) {
+		snprintf(why, size, "these options are too long together");
+		return -1;
+	}
 	value = value ? value + 1 : NULL;
-	if (t->kind == TEXT) {
+	if (t->kind == TEXT || t->kind == PATH) {
 		memcpy((uint8_t *)o + t->at, &value, sizeof(value));
 		return 0;
 	}
-	bool good = t->kind == FLAG ||
+	bool good = bare ||
 		    (t->kind == CHOICE ? choice_read(t, value, &number)
 				       : value_read(t, value, &number) && number >= t->least && number <= t->most);
 	if (!good) {
@@ -272,6 +292,33 @@ int options_read(int argc, char **argv, struct options *o, char *why, size_t siz
 	return err;
 }
 
+/* In lines of 80 columns. */
+static void help_line(const char *left, const char *text)
+{
+	enum { LEFT = 33, LINE = 80 };
+	size_t at = (size_t)printf("  %-30s", left);
+
+	while (*text) {
+		size_t len = strcspn(text, " ");
+		if (at + 1 + len > LINE) {
+			printf("\n%*s", LEFT - 1, "");
+			at = LEFT - 1;
+		}
+		printf(" %.*s", (int)len, text);
+		at += 1 + len;
+		text += len + strspn(text + len, " ");
+	}
+	printf("\n");
+}
+
+unsigned options_count(void)
+{
+	unsigned count = 0;
+
+	for (int i = 0; i < COUNT; i++) count += table[i].kind != ACTION && table[i].kind != IGNORED;
+	return count;
+}
+
 void options_help(void)
 {
 	printf("granary-mount URL DIR [-o OPTION[,OPTION...]] [--OPTION...]\n"
@@ -280,9 +327,10 @@ void options_help(void)
 	for (int i = 0; i < COUNT; i++) {
 		char left[64];
 		if (!table[i].help) continue;
+		if (table[i].kind == ACTION && table[i - 1].kind != ACTION) printf("\nWith -- only:\n");
 		snprintf(left, sizeof(left), "%s%s%s", table[i].name, table[i].value ? "=" : "",
 			table[i].value ? table[i].value : "");
-		printf("  %-30s %s\n", left, table[i].help);
+		help_line(left, table[i].help);
 	}
 	printf("\nUnmount: granary umount DIR, or umount DIR.\n"
 	       "Exit codes: 0 mounted, 1 could not, 2 wrong usage.\n");

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { OPTIONS_GIVEN_MAX = 2048 };
 enum io_mode { IO_AUTO, IO_CACHED, IO_DIRECT };
 enum transport { TRANSPORT_AUTO, TRANSPORT_URING, TRANSPORT_CLASSIC };
 
@@ -13,6 +14,7 @@ struct options {
 	const char *url, *target;
 	const char *credentials, *profile;
 	bool foreground, allow_other, hard, unmount, help, version;
+	bool dry_run, print_unit, update_fstab;
 	uint32_t close_durable;
 	uint32_t uid, gid, umask;
 	uint32_t deadline_ms;
@@ -24,10 +26,13 @@ struct options {
 	const char *cache;    /* directory on the flash */
 	uint64_t cache_size;
 	bool live;            /* not an option: the address names a bucket */
+	char given[OPTIONS_GIVEN_MAX]; /* those that say how it is mounted, as they were given, joined by commas */
 };
 
 /* Reads `granary-mount [OPTION...] URL DIR [-o OPTION[,OPTION...]]`; with `unmount` the directory is in `url`. Texts
  * borrow from argv. 0, or -1 and a text that names the option, what is wrong, and what would be right. */
 int options_read(int argc, char **argv, struct options *o, char *why, size_t why_size);
+/* How many ways of mounting it can be told, without what mount(8) adds. */
+unsigned options_count(void);
 /* The help text, from the table, to standard output. */
 void options_help(void);

@@ -68,6 +68,20 @@ whole() {
 	refused "No such file" cat "$mnt/tree/none"
 	refused "Not a directory" cat "$mnt/tree/few/zero/x"
 	refused "too long" cat "$mnt/tree/$(printf 'n%.0s' $(seq 256))"
+	if /usr/bin/python3 -c 'import numpy' 2>/dev/null; then
+		in_mount "$1: np.memmap" /usr/bin/python3 - "$src_tree/few/large" "$mnt/tree/few/large" <<-'PY'
+		import sys
+		import numpy as np
+		good, mapped = np.fromfile(sys.argv[1], np.uint8), np.memmap(sys.argv[2], np.uint8, "r")
+		assert np.array_equal(good, mapped)
+		try:
+		    import pyarrow
+		except ImportError:
+		    sys.exit(0)
+		with pyarrow.memory_map(sys.argv[2]) as f:
+		    assert f.read_buffer().to_pybytes() == good.tobytes()
+		PY
+	fi
 	in_mount "$1: extended attributes" python3 - "$mnt/tree/few/large" "$mnt/tree" <<-'PY'
 	import errno, os, sys
 	path, tree = sys.argv[1:]

@@ -118,6 +118,13 @@ static void test_options(void **state)
 	assert_int_equal(o.uid, 3);
 }
 
+/* What a person has to know is little. */
+static void test_options_count(void **state)
+{
+	(void)state;
+	assert_true(options_count() <= 20);
+}
+
 static void test_bad_options(void **state)
 {
 	static const struct {
@@ -256,6 +263,7 @@ int main(void)
 		cmocka_unit_test(test_requests),
 		cmocka_unit_test(test_bad_requests),
 		cmocka_unit_test(test_options),
+		cmocka_unit_test(test_options_count),
 		cmocka_unit_test(test_bad_options),
 		cmocka_unit_test(test_cache),
 		cmocka_unit_test(test_cache_race),
