@@ -87,6 +87,10 @@ static int rename_file_rows(struct rename *r, const struct object *o, const stru
 	}
 	struct object moved = *o;
 	moved.has_links = !o->in_inode;
+	if (o->in_inode)
+		kv_max(plan->txn, row_inode(link_buf, o->id), TAG_CTIME, plan->now_ns);
+	else
+		moved.ctime_ns = plan->now_ns;
 	err = plan_encode(plan, &moved, &value);
 	if (err < 0)
 		return err;
