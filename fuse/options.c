@@ -39,7 +39,7 @@ static const struct option table[] = {
 	{ "close", CHOICE, AT(close_durable), 0, 0, "visible|durable",
 		"of a bucket: close returns when all see what was written, or when it is on disk as well" },
 	{ "connections", NUMBER, AT(connections), 1, 64, "N", "to the server; 2" },
-	{ "threads", NUMBER, AT(threads), 1, 256, "N", "of the classic transport; 4" },
+	{ "threads", NUMBER, AT(threads), 1, 256, "N", "of the classic transport; one a CPU, 2 at least" },
 	{ "transport", CHOICE, AT(transport), 0, 0, "auto|uring|classic",
 		"how the kernel hands requests over: uring needs Linux 6.14 and fuse.enable_uring=1; auto takes it "
 		"where "
@@ -249,6 +249,14 @@ static int list_take(struct options *o, char *list, char *why, size_t size)
 	return err;
 }
 
+/* More than one a CPU costs more than it gives: a request that waits for the server keeps no thread. */
+static uint32_t threads_usual(void)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return cpus < 2 ? 2 : cpus > 256 ? 256 : (uint32_t)cpus;
+}
+
 int options_read(int argc, char **argv, struct options *o, char *why, size_t size)
 {
 	int err = 0;
@@ -256,7 +264,7 @@ int options_read(int argc, char **argv, struct options *o, char *why, size_t siz
 	*o = (struct options){ .uid = (uint32_t)getuid(),
 		.gid = (uint32_t)getgid(),
 		.deadline_ms = 30000,
-		.threads = 4,
+		.threads = threads_usual(),
 		.connections = 2,
 		.memory = UINT64_C(512) << 20 };
 	for (int i = 1; err == 0 && i < argc; i++) {
