@@ -41,6 +41,9 @@ struct jobs_options {
 	void (*extra)(
 		void *arg); /* called once a pass: what layers above want done (expiry of sessions) */
 	void *extra_arg;
+	/* One of two copies of a pack is damaged, the other is whole: order that it be made anew. May be NULL. */
+	void (*repair)(void *arg, uint64_t pack_id, bool is_hot);
+	void *repair_arg;
 };
 int jobs_open(const struct jobs_options *options, struct jobs **out);
 void jobs_close(struct jobs *

@@ -24,10 +24,13 @@
 #include "tier/stores.h"
 
 enum { MOVES_NICE = 19, TASK_KIND_MOVE = 1, WAIT_MS = 1000, DELETIONS_A_TURN = 256, SWEEP_MAX = 1000, PAUSES_MAX = 6,
-	BUSY_TRIES = 30, STOP_S = 10, WANTED_MAX = 64 };
+	BUSY_TRIES = 30, IO_TRIES = 5, STOP_S = 10, WANTED_MAX = 64 };
+
+#define RETRY_NS UINT64_C(500000000)
 
 static const char *const kind_names[] = { [MOVE_COPY] = "copy", [MOVE_EVICT] = "evict", [MOVE_DEMOTE] = "demote",
-	[MOVE_PROMOTE] = "promote", [MOVE_DROP] = "drop" };
+	[MOVE_PROMOTE] = "promote", [MOVE_DROP] = "drop", [MOVE_REPAIR_HOT] = "repair-hot",
+		[MOVE_REPAIR_COLD] = "repair-cold" };
 
 /* ---- rows ---- */
 
@@ -93,7 +96,7 @@ static int row_decode(struct slice value, struct move_task *t)
 	t->p.order.rate = cur_u64(&c);
 	origin = cur_bytes16(&c);
 	if (!cur_ok(&c) || origin.len >= sizeof(t->p.order.origin) || t->p.order.kind < MOVE_COPY ||
-		t->p.order.kind > MOVE_DROP)
+		t->p.order.kind > MOVE_REPAIR_COLD)
 		return -GRANARY_ECORRUPT;
 	memcpy(t->p.order.origin, origin.p, origin.len);
 	t->count = (uint32_t)(packs.len / 8);
@@ -173,7 +176,7 @@ static int order_check(struct moves *m, const struct move_order *o)
 {
 	bool to_store = o->kind == MOVE_COPY || o->kind == MOVE_DEMOTE;
 
-	if (o->kind < MOVE_COPY || o->kind > MOVE_DROP || o->level > 19) return -GRANARY_EINVAL;
+	if (o->kind < MOVE_COPY || o->kind > MOVE_REPAIR_COLD || o->level > 19) return -GRANARY_EINVAL;
 	if (to_store && stores_find(m->o.stores, o->store) == NULL) return -GRANARY_ENOTFOUND;
 	return 0;
 }
@@ -274,7 +277,7 @@ void moves_get_stats(struct moves *m, struct moves_stats *out)
 	*out = (struct moves_stats){ .bytes_in = atomic_load(&m->bytes_in), .bytes_out = atomic_load(&m->bytes_out),
 		.failed = atomic_load(&m->failed), .swept = atomic_load(&m->swept),
 			.removed = atomic_load(&m->removed) };
-	for (uint32_t i = 0; i <= MOVE_DROP; i++) out->packs[i] = atomic_load(&m->done[i]);
+	for (uint32_t i = 0; i < MOVE_KINDS; i++) out->packs[i] = atomic_load(&m->done[i]);
 	pthread_mutex_lock(&m->lock);
 	for (struct move_task *t = m->first; t != NULL; t = t->next) out->tasks += !is_over(t);
 	out->paused = m->paused;
@@ -287,8 +290,14 @@ void moves_get_stats(struct moves *m, struct moves_stats *out)
 static bool is_of_store(int err)
 {
 	return err == -GRANARY_EOFFLINE || err == -GRANARY_ETIMEDOUT || err == -GRANARY_ENOSPACE ||
-		err == -GRANARY_EACCESS ||
-	       err == -GRANARY_ENOMEM || err == -GRANARY_EIO;
+		err == -GRANARY_EACCESS;
+}
+
+/* It may go better next time, but not for ever. */
+static bool is_worth_a_try(const struct move_task *t, int err)
+{
+	return (err == -GRANARY_EBUSY && t->pauses < BUSY_TRIES) ||
+	       ((err == -GRANARY_EIO || err == -GRANARY_ENOMEM) && t->pauses < IO_TRIES);
 }
 
 /* Under the lock: the one to go on with. */
@@ -333,7 +342,7 @@ static void task_pause(struct moves *m, struct move_task *t, int err, uint64_t p
 	t->p.state = MOVE_PAUSED;
 	t->p.err = err;
 	t->p.err_pack = pack;
-	t->not_before_ns = clock_mono_ns() + (UINT64_C(500000000) << shift);
+	t->not_before_ns = clock_mono_ns() + (m->o.retry_ns << shift);
 	pthread_mutex_unlock(&m->lock);
 }
 
@@ -374,7 +383,7 @@ static int task_step(struct moves *m, struct move_task *t)
 	s.pack = t->packs[t->at];
 	res = move_pack_run(&s);
 	if (res == -GRANARY_ESHUTDOWN) return 0;
-	if (is_of_store(res) || (res == -GRANARY_EBUSY && t->pauses < BUSY_TRIES)) {
+	if (is_of_store(res) || is_worth_a_try(t, res)) {
 		task_pause(m, t, res, s.pack);
 		return res == -GRANARY_EBUSY ? 0 : res;
 	}
@@ -549,6 +558,7 @@ int moves_open(const struct moves_options *options, struct moves **out)
 	*out = NULL;
 	if (m == NULL) return -GRANARY_ENOMEM;
 	m->o = *options;
+	if (m->o.retry_ns == 0) m->o.retry_ns = RETRY_NS;
 	m->last = &m->first;
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_condattr_init(&attr);

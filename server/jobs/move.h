@@ -5,6 +5,8 @@
  * A pack:  hot --COPY--> hot+cold --EVICT--> cold --PROMOTE--> hot+cold --DROP--> hot;  DEMOTE is COPY, then
  * EVICT.
  *
+ * REPAIR_HOT, REPAIR_COLD: the copy that is damaged is made anew out of the other one.
+ *
  * Invariants: (1) no copy goes before another one was read back whole and verified; (2) each pack is a few
  * transactions of its own: a crash or a stop between leaves nothing to undo, and the task goes on after a
  * start by the state of its packs, which it looks at anew; (3) what is already as ordered costs nothing; (4)
@@ -31,6 +33,7 @@ struct moves_options {
 	struct store_clock *clock;
 	uint64_t removal_delay_ns; /* store time between a cold copy's end and the removal of its object (10 s) */
 	uint64_t timeout_ns;       /* of a call into a store (60 s) */
+	uint64_t retry_ns;         /* first pause of a task whose store is away, doubled up to 64 times (500 ms) */
 	bool thread;               /* false: moves_turn() is called by hand (tests, sim) */
 };
 /* Takes up the tasks that an earlier process left. */
@@ -41,13 +44,14 @@ bool moves_close(struct moves **moves);
 /* Without a thread: all that can be done now. The first error of a pack, or 0. */
 int moves_turn(struct moves *moves);
 
-enum move_kind { MOVE_COPY = 1, MOVE_EVICT, MOVE_DEMOTE, MOVE_PROMOTE, MOVE_DROP };
+enum move_kind { MOVE_COPY = 1, MOVE_EVICT, MOVE_DEMOTE, MOVE_PROMOTE, MOVE_DROP, MOVE_REPAIR_HOT, MOVE_REPAIR_COLD };
+enum { MOVE_KINDS = MOVE_REPAIR_COLD + 1 };
 enum move_state { MOVE_WAITING = 1, MOVE_RUNNING, MOVE_PAUSED, MOVE_DONE, MOVE_FAILED, MOVE_CANCELED };
 
 struct move_order {
 	uint8_t kind;     /* enum move_kind */
 	uint8_t level;    /* of zstd, 1..19; 0: stored as it is */
-	uint64_t store;   /* id of the cold store (stores.h): COPY, DEMOTE, DROP; 0 else */
+	uint64_t store;   /* id of the cold store (stores.h): COPY, DEMOTE, DROP (0: any); 0 else */
 	uint64_t rate;    /* bytes a second at most; 0: what the foreground leaves */
 	char origin[64];  /* who ordered it: "push", a rule's name */
 };
@@ -71,6 +75,6 @@ int moves_get(struct moves *m, uint64_t task, struct move_progress *out);
 uint32_t moves_list(struct moves *m, struct move_progress *out, uint32_t max); /* newest last */
 /* All stop after the pack at hand and none begins, or they go on. Kept over a restart (row `M`moves). */
 int moves_pause(struct moves *m, bool paused);
-struct moves_stats { uint64_t packs[MOVE_DROP + 1], bytes_in, bytes_out, failed, swept, removed,
+struct moves_stats { uint64_t packs[MOVE_KINDS], bytes_in, bytes_out, failed, swept, removed,
 	tasks; bool paused; };
 void moves_get_stats(struct moves *m, struct moves_stats *out);

@@ -13,6 +13,7 @@
 #include "jobs/move_priv.h"
 #include "meta/ids.h"
 #include "meta/rows.h"
+#include "pack/check.h"
 #include "pack/cold_write.h"
 #include "tier/frames.h"
 #include "tier/packs.h"
@@ -147,6 +148,47 @@ static int drop(struct move_step *s, const struct pack *pack)
 	return err < 0 ? err : 1;
 }
 
+static int repair_hot(struct move_step *s)
+{
+	struct packs_move order = { .stop = stop_asked, .arg = s };
+	uint64_t bytes;
+	int err = packs_repair_hot(s->m->o.packs, s->pack, &order, &bytes);
+
+	if (err < 0) return err;
+	s->bytes_in += bytes;
+	s->bytes_out += bytes;
+	log_warn("a damaged hot copy was made anew; pack=%016llx", (unsigned long long)s->pack);
+	return 1;
+}
+
+/* The hot one is judged first: then the cold one may go, and another takes its place. */
+static int repair_cold(struct move_step *s, struct pack *pack)
+{
+	struct move_order order = *s->order;
+	struct move_step copy = { .m = s->m, .order = &order, .pack = s->pack };
+	struct pack_walk walk = { .pack_id = s->pack, .verify_data = true };
+	struct pack *fresh;
+	int err;
+
+	if (pack_cold(pack) == NULL) return 0;
+	if (!pack_is_hot(pack)) return -GRANARY_EINVAL;
+	order.store = place_id(copy_info(pack_cold(pack))->place);
+	if (order.level == 0) order.level = 3;
+	err = packs_open_file(s->m->o.packs, pack);
+	if (err == 0 && copy_of_file(pack_file(pack)) != NULL) err = -GRANARY_EOFFLINE;
+	if (err == 0) err = pack_check_sealed(pack_file(pack), &walk);
+	if (err == 0) err = packs_drop_cold(s->m->o.packs, s->pack);
+	if (err < 0) return err;
+	fresh = packs_ref(s->m->o.packs, s->pack);
+	if (fresh == NULL) return 0;
+	err = to_store(&copy, fresh, false);
+	packs_unref(s->m->o.packs, fresh);
+	s->bytes_in += copy.bytes_in;
+	s->bytes_out += copy.bytes_out;
+	if (err > 0) log_warn("a damaged cold copy was made anew; pack=%016llx", (unsigned long long)s->pack);
+	return err;
+}
+
 /* Another store has its copy: one is enough for now. */
 static int has_copy_elsewhere(const struct move_step *s, const struct pack *pack)
 {
@@ -166,6 +208,8 @@ static int pack_run(struct move_step *s, struct pack *pack)
 	case MOVE_EVICT: return evict(s, pack);
 	case MOVE_PROMOTE: return promote(s, pack);
 	case MOVE_DROP: return drop(s, pack);
+	case MOVE_REPAIR_HOT: return repair_hot(s);
+	case MOVE_REPAIR_COLD: return repair_cold(s, pack);
 	}
 	return -GRANARY_EINVAL;
 }

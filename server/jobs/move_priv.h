@@ -29,7 +29,7 @@ struct moves {
 	_Atomic bool stopping;
 	uint64_t swept_stores;      /* a bit a store of the table, once its leftovers were looked for */
 	uint64_t rate_from_ns, rate_bytes; /* the mover's own */
-	_Atomic uint64_t done[MOVE_DROP + 1], bytes_in, bytes_out, failed, swept, removed;
+	_Atomic uint64_t done[MOVE_KINDS], bytes_in, bytes_out, failed, swept, removed;
 };
 
 /* move_pack.c: one pack, as the order says. 1: done; 0: nothing to do; BUSY: not now; or an error. */

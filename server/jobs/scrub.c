@@ -18,10 +18,14 @@
 #include "common/name.h"
 #include "io/fs.h"
 #include "pack/check.h"
+#include "tier/copy.h"
+#include "tier/stores.h"
 
 struct scrub {
 	struct jobs *j;
 	uint64_t pack_id, records, bytes;
+	const char *store; /* of the copy that is read; NULL: the hot one */
+	uint64_t damaged;  /* problems of this copy that are somebody's */
 };
 
 __attribute__((format(printf, 2, 3))) static void problem_line(
@@ -91,8 +95,9 @@ static void on_problem(void *arg, const struct pack_problem *p)
 		/* 0: dead, compaction will drop it; an error: it may be somebody's */
 		if (ns_record_owners(s->j->o.ns, &who, take_owner, &owner) == 0) return;
 	}
-	problem_line(&s->j->check, "%s: %s; pack=%016" PRIx64 " offset=%" PRIu64, what, p->what,
-		s->pack_id, p->offset);
+	s->damaged++;
+	problem_line(&s->j->check, "%s: %s; pack=%016" PRIx64 " offset=%" PRIu64 "%s%s", what, p->what,
+		s->pack_id, p->offset, s->store ? " store=" : "", s->store ? s->store : "");
 }
 
 static int on_record(void *arg, uint64_t offset, const struct record *r, const uint8_t *data)
@@ -105,6 +110,52 @@ static int on_record(void *arg, uint64_t offset, const struct record *r, const u
 	return jobs_stopping(s->j) ? -GRANARY_ESHUTDOWN : 0;
 }
 
+/* One copy of a pack, whole. */
+static void check_file(struct scrub *s, const struct pack_info *info, struct fs_file *file, uint64_t end)
+{
+	struct pack_walk walk = { .pack_id = info->id,
+		.end = end,
+		.verify_data = true,
+		.each = on_record,
+		.problem = on_problem,
+		.arg = s };
+	const char *store = s->store ? s->store : "hot";
+	int err = 0;
+	s->damaged = 0;
+	if (info->state == PACK_SEALED) { /* the footer also tells missing and exchanged records */
+		err = pack_check_sealed(file, &walk);
+		if (err < 0 && err != -GRANARY_ESHUTDOWN) {
+			s->damaged++;
+			problem_line(&s->j->check, "footer: %s; pack=%016" PRIx64 " store=%s", error_text(err),
+				info->id,
+				store);
+		}
+	}
+	if (info->state != PACK_SEALED || (err < 0 && err != -GRANARY_ESHUTDOWN)) err = pack_walk(file, &walk);
+	if (err < 0 && err != -GRANARY_ESHUTDOWN) {
+		s->damaged++;
+		problem_line(&s->j->check, "cannot read: %s; pack=%016" PRIx64 " store=%s", error_text(err),
+			info->id, store);
+	}
+}
+
+/* Both copies, where there are two; the damaged one is made anew out of the other. */
+static void check_copies(struct scrub *s, const struct pack_info *info, struct pack *pack, uint64_t end)
+{
+	struct copy *cold = copy_of_file(pack_file(pack));
+	uint64_t hot_damaged;
+	struct fs_file *other;
+	s->store = cold ? place_name(copy_info(cold)->place) : NULL;
+	check_file(s, info, pack_file(pack), end);
+	hot_damaged = s->damaged;
+	if (jobs_stopping(s->j) || pack_open_other(pack, &other) < 0) return;
+	s->store = place_name(copy_info(pack_cold(pack))->place);
+	check_file(s, info, other, end);
+	fs_close(&other);
+	if (jobs_stopping(s->j) || (hot_damaged > 0) == (s->damaged > 0) || !s->j->o.repair) return;
+	s->j->o.repair(s->j->o.repair_arg, info->id, hot_damaged > 0);
+}
+
 static void check_one_pack(struct scrub *s, const struct pack_info *info)
 {
 	struct pack_row row;
@@ -113,29 +164,11 @@ static void check_one_pack(struct scrub *s, const struct pack_info *info)
 	s->pack_id = info->id;
 	int err = packs_row(s->j->o.packs, info->id, &row);
 	if (err == 0) err = packs_open_file(s->j->o.packs, pack);
-	if (err < 0) {
+	if (err < 0)
 		problem_line(&s->j->check, "cannot open: %s; pack=%016" PRIx64, error_text(err),
 			info->id);
-		goto out;
-	}
-	struct pack_walk walk = { .pack_id = info->id,
-		.end = row.committed_end,
-		.verify_data = true,
-		.each = on_record,
-		.problem = on_problem,
-		.arg = s };
-	if (info->state == PACK_SEALED) { /* the footer also tells missing and exchanged records */
-		err = pack_check_sealed(pack_file(pack), &walk);
-		if (err < 0 && err != -GRANARY_ESHUTDOWN)
-			problem_line(&s->j->check, "footer: %s; pack=%016" PRIx64, error_text(err),
-				info->id);
-	}
-	if (info->state != PACK_SEALED || (err < 0 && err != -GRANARY_ESHUTDOWN))
-		err = pack_walk(pack_file(pack), &walk);
-	if (err < 0 && err != -GRANARY_ESHUTDOWN)
-		problem_line(&s->j->check, "cannot read: %s; pack=%016" PRIx64, error_text(err),
-			info->id);
-out:
+	else
+		check_copies(s, info, pack, row.committed_end);
 	packs_unref(s->j->o.packs, pack);
 }
 
@@ -182,7 +215,8 @@ static void check_inode(struct jobs *j, struct slice key, struct slice value)
 	struct object o;
 	struct slice none = { NULL, 0 };
 	if (object_decode(value, &o) < 0 || key.len != 9) {
-		problem_line(&j->check, "inode row %016" PRIx64 " is damaged", key.len == 9 ? be64_get(key.p + 1) : 0);
+		problem_line(&j->check, "inode row %016" PRIx64 " is damaged",
+			key.len == 9 ? be64_get(key.p + 1) : 0);
 		return;
 	}
 	for (uint32_t i = 0; i < o.extent_count; i++) check_extent(j, &o.extents[i], o.id, none);

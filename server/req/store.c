@@ -451,6 +451,17 @@ static int open_snapshots(struct store *store)
 	return snapshots_open(&o, &store->snapshots);
 }
 
+static void repair(void *arg, uint64_t pack_id, bool is_hot)
+{
+	struct store *store = arg;
+	struct move_order order = { .kind = is_hot ? MOVE_REPAIR_HOT : MOVE_REPAIR_COLD, .level = 3,
+		.origin = "check" };
+	uint64_t task;
+
+	if (store->moves != NULL && moves_start(store->moves, &order, &pack_id, 1, &task) < 0)
+		log_warn("cannot order the repair of a pack; pack=%016" PRIx64, pack_id);
+}
+
 static int open_jobs(struct store *store)
 {
 	const struct store_options *o = &store->options;
@@ -475,6 +486,8 @@ static int open_jobs(struct store *store)
 		.thread = o->jobs && !o->simulated,
 		.extra = jobs_extra,
 		.extra_arg = store,
+		.repair = repair,
+		.repair_arg = store,
 	};
 
 	return jobs_open(&jobs, &store->jobs);

@@ -221,7 +221,8 @@ int tier_pause(struct store *store, int pause, char *buf, size_t cap)
 
 int tier_tasks(struct store *store, char *buf, size_t cap)
 {
-	static const char *const kinds[] = { "", "copy", "evict", "demote", "promote", "drop" };
+	static const char *const kinds[] = { "", "copy", "evict", "demote", "promote", "drop", "repair-hot",
+		"repair-cold" };
 	static const char *const states[] = { "", "waiting", "running", "paused", "done", "failed", "canceled" };
 	struct move_progress *p = calloc(MOVES_MAX, sizeof(*p));
 	struct text t = { buf, cap, 0 };

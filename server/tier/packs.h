@@ -145,6 +145,11 @@ int packs_evict(struct packs *packs, uint64_t pack_id); /* its hot copy goes; IN
 int packs_drop_cold(struct packs *packs, uint64_t pack_id);
 /* A hot copy is made of the cold one, and verified against the checksum of the whole pack. Errors as packs_move(). */
 int packs_promote(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
+/* The hot copy is made anew out of the cold one, and takes the old one's place. INVAL: it has not both. */
+int packs_repair_hot(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
+/* The cold copy of a pack whose file is its hot one, as a file, to be closed: bytes that are wrong there may be right
+ * here. NOTFOUND: there is no other copy. */
+int pack_open_other(const struct pack *pack, struct fs_file **out);
 /* Removes files of hot copies that were let go `delay` ago (store time). Job. */
 int packs_remove_left(struct packs *packs, uint64_t delay_ns);
 uint32_t packs_left_on(struct packs *packs, const struct drive *drive); /* how many are left there */

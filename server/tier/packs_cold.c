@@ -222,6 +222,13 @@ int packs_drop_cold(struct packs *packs, uint64_t pack_id)
 	return err;
 }
 
+int pack_open_other(const struct pack *pack, struct fs_file **out)
+{
+	*out = NULL;
+	if (pack_cold(pack) == NULL || copy_of_file(pack_file(pack)) != NULL) return -GRANARY_ENOTFOUND;
+	return copy_open_file(pack_cold(pack), out);
+}
+
 /* ---- what is left of copies ---- */
 
 uint32_t packs_left_on(struct packs *packs, const struct drive *drive)

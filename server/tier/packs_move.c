@@ -39,6 +39,7 @@ struct moving {
 	uint64_t size;
 	uint32_t crc;
 	const struct packs_move *order;
+	bool is_cold; /* it is made of the cold copy */
 };
 
 static int is_stopped(const struct moving *m)
@@ -136,10 +137,10 @@ static int commit(struct moving *m)
 	tlv_put(&w, CTAG_STATE, slice_of("\2", 1));
 	tlv_put(&w, CTAG_SPARSE, slice_of("\0", 1));
 	assert(wr_ok(&w));
-	kv_pre_absent(txn, 0, row_copy(key, drive_id(m->new->drive), m->new->id));
+	if (m->old->drive != m->new->drive) kv_pre_absent(txn, 0, row_copy(key, drive_id(m->new->drive), m->new->id));
 	kv_put(txn, row_copy(key, drive_id(m->new->drive), m->new->id), slice_of(value, wr_len(&w)));
 	if (m->old->drive != NULL) {
-		kv_delete(txn, row_copy(key, drive_id(m->old->drive), m->old->id));
+		if (m->old->drive != m->new->drive) kv_delete(txn, row_copy(key, drive_id(m->old->drive), m->old->id));
 		w = wr_of(value, sizeof(value));
 		value_begin(&w);
 		tlv_put_u64(&w, GTAG_STORE, drive_id(m->old->drive));
@@ -205,7 +206,7 @@ static int settle(struct moving *m)
 	if (m->old->drive == NULL) atomic_fetch_sub(&m->packs->cold_only, 1);
 	packs_replace(m->packs, m->old, m->new); /* the table's reference of the old one is gone */
 	log_info("moved a pack; pack=%016" PRIx64 " from='%s' to='%s' bytes=%" PRIu64, m->new->id,
-		m->old->drive != NULL ? drive_path(m->old->drive) : place_name(copy_info(pack_cold(m->old))->place),
+		m->is_cold ? place_name(copy_info(pack_cold(m->old))->place) : drive_path(m->old->drive),
 		drive_path(m->new->drive), m->size);
 	m->new = NULL;
 	return 0;
@@ -217,12 +218,15 @@ static int move(struct moving *m)
 
 	m->size = atomic_load(&m->old->file_size);
 	m->piece = aligned_alloc(4096, PIECE_SIZE);
-	err = m->piece != NULL ? packs_open_file(m->packs, m->old) : -GRANARY_ENOMEM;
+	err = m->piece == NULL ? -GRANARY_ENOMEM
+	      : m->is_cold     ? copy_open_file(pack_cold(m->old), &m->from)
+			       : packs_open_file(m->packs, m->old);
 	if (err < 0) return err;
-	m->from = pack_file(m->old);
+	if (!m->is_cold) m->from = pack_file(m->old);
 	err = copy(m);
+	if (m->is_cold) fs_close(&m->from);
 	if (err < 0) return err;
-	if (m->old->drive == NULL) err = crc_check(m);
+	if (m->is_cold) err = crc_check(m);
 	if (err < 0) {
 		packs_file_unmake(m->new, &m->to);
 		return err;
@@ -241,8 +245,7 @@ static int move_to(struct moving *m, uint64_t *bytes)
 
 	if (err == 0)
 		to = drives_choose(m->packs->o.drives, m->old->drive != NULL, atomic_load(&m->old->file_size),
-			m->old->drive,
-			&err);
+			m->is_cold ? NULL : m->old->drive, &err);
 	if (to == NULL) return err;
 	m->new = pack_twin(m->packs, m->old, to, true);
 	err = m->new != NULL ? move(m) : -GRANARY_ENOMEM;
@@ -280,7 +283,22 @@ int packs_promote(struct packs *packs, uint64_t pack_id, const struct packs_move
 	if (m.old == NULL) return -GRANARY_ENOTFOUND;
 	if (atomic_load(&m.old->state) != PACK_SEALED || (!pack_is_hot(m.old) && pack_cold(m.old) == NULL))
 		err = -GRANARY_EBUSY;
+	m.is_cold = true;
 	if (err == 0 && !pack_is_hot(m.old)) err = move_to(&m, bytes);
+	packs_unref(packs, m.old);
+	return err;
+}
+
+int packs_repair_hot(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes)
+{
+	struct moving m = { .packs = packs, .old = packs_ref(packs, pack_id), .order = order, .is_cold = true };
+	int err = 0;
+
+	*bytes = 0;
+	if (m.old == NULL) return -GRANARY_ENOTFOUND;
+	if (atomic_load(&m.old->state) != PACK_SEALED) err = -GRANARY_EBUSY;
+	if (err == 0 && (m.old->drive == NULL || pack_cold(m.old) == NULL)) err = -GRANARY_EINVAL;
+	if (err == 0) err = move_to(&m, bytes);
 	packs_unref(packs, m.old);
 	return err;
 }
