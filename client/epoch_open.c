@@ -50,8 +50,9 @@ static int address_read(struct granary_client *c, const char *text, struct addre
 		return error_fail(c, -GRANARY_EINVAL, "granary_epoch_options.snapshot: which snapshot?");
 	if (strncmp(text, "granary://", 10) == 0)
 		return address_url(c, text, a);
-	at = strchr(text, '@');
 	slash = strchr(text, '/');
+	at = strchr(text, '@');
+	at = slash && at > slash ? NULL : at; /* of a key */
 	size_t bucket_len = at ? (size_t)(at - text) : slash ? (size_t)(slash - text) : own[0] ? 0 : strlen(text);
 	if (bucket_len >= sizeof(a->bucket))
 		return error_fail(c, -GRANARY_ENAME, "the bucket's name in '%.300s' is too long", text);
@@ -60,10 +61,11 @@ static int address_read(struct granary_client *c, const char *text, struct addre
 	else
 		snprintf(a->bucket, sizeof(a->bucket), "%.*s", (int)bucket_len, text);
 	const char *name = at ? at + 1 : slash || !own[0] ? "" : text;
-	if (strlen(name) >= sizeof(a->snapshot) || (slash && !at && strlen(slash + 1) >= sizeof(a->prefix)))
+	size_t name_len = at && slash ? (size_t)(slash - name) : strlen(name);
+	if (name_len >= sizeof(a->snapshot) || (slash && strlen(slash + 1) >= sizeof(a->prefix)))
 		return error_fail(c, -GRANARY_ENAME, "'%.300s' is too long", text);
-	snprintf(a->snapshot, sizeof(a->snapshot), "%s", name);
-	snprintf(a->prefix, sizeof(a->prefix), "%s", slash && !at ? slash + 1 : "");
+	snprintf(a->snapshot, sizeof(a->snapshot), "%.*s", (int)name_len, name);
+	snprintf(a->prefix, sizeof(a->prefix), "%s", slash ? slash + 1 : "");
 	return 0;
 }
 
@@ -127,6 +129,22 @@ static int snapshot_await(struct granary_epoch *e, const struct address *a)
 	}
 }
 
+/* A path behind a snapshot's name: the samples below it. */
+static int epoch_part(struct granary_epoch *e, const struct address *a, const struct granary_call *call)
+{
+	char name[PART_NAME_MAX + 1];
+
+	if (e->recipe)
+		return error_fail(e->client, -GRANARY_EINVAL, "'%s@%s' is a recipe: its own include says what it takes "
+			"of each snapshot, so a path behind its name ('%.200s') means nothing", a->bucket, a->snapshot,
+			a->prefix);
+	if (part_is_whole(e->snapshot, a->prefix))
+		return 0;
+	granary_snapshot_close(&e->snapshot);
+	snprintf(name, sizeof(name), "%s/%s", a->snapshot, a->prefix);
+	return recipe_open(e->client, name, &e->recipe, call, false);
+}
+
 static int epoch_source(struct granary_epoch *e)
 {
 	struct granary_client *c = e->client;
@@ -148,6 +166,8 @@ static int epoch_source(struct granary_epoch *e)
 		err = snapshot_open(c, a.snapshot, &e->snapshot, &call, &exists);
 		if (err == -GRANARY_ENOTFOUND && !exists)
 			err = recipe_open(c, a.snapshot, &e->recipe, &call, true);
+		if (err == 0 && a.prefix[strspn(a.prefix, "/")] != '\0')
+			err = epoch_part(e, &a, &call);
 	}
 	return err < 0 ? err : epoch_parts(e);
 }

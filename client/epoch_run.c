@@ -56,7 +56,8 @@ static bool report_settled(struct granary_epoch *e, bool ended)
 void epoch_report(struct granary_epoch *e, bool ended)
 {
 	struct granary_call call = { .size = sizeof(call), .bucket = e->bucket, .timeout_ms = REPORT_TIMEOUT_MS };
-	struct stream_report r = { .snapshot = e->name, .job = e->lease, .log = e->job != NULL, .host = e->host,
+	char name[PART_TEXT_MAX + 1];
+	struct stream_report r = { .snapshot = name, .job = e->lease, .log = e->job != NULL, .host = e->host,
 		.rank = e->ranks.spec.rank, .world = e->ranks.spec.ranks, .weight = e->options.weight,
 		.epoch = e->order.spec.epoch, .of = e->order.spec.samples, .ended = ended,
 		.begun_ns = e->begun_wall_ns, .id = e->log_id, .batch = e->ranks.spec.batch,
@@ -64,6 +65,7 @@ void epoch_report(struct granary_epoch *e, bool ended)
 
 	if (!report_settled(e, ended))
 		return;
+	part_name_escape(name, e->name);
 	pthread_mutex_lock(&e->client->lock);
 	r.position = epoch_position(e);
 	r.delivered = e->delivered;

@@ -166,6 +166,7 @@ static int source_open(struct again *a)
 	if (!at)
 		return error_fail(a->client, -GRANARY_EINVAL, "this is no line of a job's log");
 	*at = '\0';
+	part_name_unescape(at + 1);
 	if (a->token.of_recipe)
 		err = granary_recipe_open(a->client, at + 1, &a->recipe, GRANARY_CALL(.bucket = a->source));
 	else

@@ -246,6 +246,26 @@ int granary_recipe_create(struct granary_client *client, const char *name, const
 
 /* ---- reading ---- */
 
+/* A part of a snapshot: nobody keeps its text, and what it leaves out is filled in as where a recipe is made. */
+static int recipe_of_part(struct granary_recipe *r, uint32_t timeout_ms)
+{
+	char *text = part_recipe_text(r->bucket, r->name);
+
+	if (!text)
+		return error_fail(r->client, -GRANARY_ENOMEM, "out of memory");
+	int err = recipe_read(r, text, strlen(text));
+	if (err == 0)
+		err = parts_open(r, timeout_ms);
+	if (err == 0) {
+		defaults_fill(r);
+		err = text_fill(r);
+	}
+	if (err == 0)
+		r->hash = hash_content(r->text, strlen(r->text));
+	free(text);
+	return err;
+}
+
 static int recipe_load(struct granary_recipe *r, uint32_t timeout_ms, bool looked)
 {
 	struct granary_recipe_info *info;
@@ -269,7 +289,7 @@ static int recipe_load(struct granary_recipe *r, uint32_t timeout_ms, bool looke
 	else
 		err = recipe_read(r, r->text, len);
 	granary_free(info);
-	return err;
+	return err < 0 ? err : parts_open(r, timeout_ms);
 }
 
 int recipe_open(struct granary_client *client, const char *name, struct granary_recipe **out,
@@ -283,9 +303,7 @@ int recipe_open(struct granary_client *client, const char *name, struct granary_
 	r = err == 0 ? recipe_new(client, name, call, &err) : NULL;
 	if (!r)
 		return err;
-	err = recipe_load(r, timeout_ms, looked);
-	if (err == 0)
-		err = parts_open(r, timeout_ms);
+	err = strchr(name, '/') ? recipe_of_part(r, timeout_ms) : recipe_load(r, timeout_ms, looked);
 	if (err == 0)
 		err = mixture_check(r, r->mode);
 	if (err < 0) {

@@ -23,6 +23,17 @@ int subset_make(struct granary_snapshot *s, const struct recipe_source *from, st
 void subset_release(struct subset *s);
 uint64_t subset_id(const struct subset *s, uint64_t index); /* index below samples -> dense id of the snapshot */
 
+/* ---- recipe_part.c: SNAPSHOT/PREFIX, the samples below a directory, is a recipe that nobody stores ---- */
+
+enum { PART_NAME_MAX = SNAPSHOT_NAME_MAX + 1 + GRANARY_KEY_LEN_MAX, PART_TEXT_MAX = 3 * PART_NAME_MAX };
+/* Its text (docs/ORDER.md 8.5), by free(). NULL: no memory. */
+char *part_recipe_text(const char *bucket, const char *name);
+/* Is all of the snapshot below the directory? Then it is no part. */
+bool part_is_whole(const struct granary_snapshot *s, const char *prefix);
+/* The name as one word, as logs have it: bytes that are not visible ASCII, and %, as %XX; and back, in its place. */
+void part_name_escape(char out[PART_TEXT_MAX + 1], const char *name);
+void part_name_unescape(char *name);
+
 /* ---- recipe.c ---- */
 
 struct recipe_part {
@@ -32,7 +43,7 @@ struct recipe_part {
 struct granary_recipe {
 	struct granary_client *client;
 	char bucket[GRANARY_BUCKET_LEN_MAX + 1];
-	char name[SNAPSHOT_NAME_MAX + 1];
+	char name[PART_NAME_MAX + 1];
 	char *text;                 /* canonical */
 	struct hash128 hash;
 	struct recipe recipe;

@@ -12,6 +12,7 @@ typedef struct {
 	PyObject *client;
 	uint64_t samples;
 	uint32_t fields;
+	char *below; /* NULL, or the directory that labels count from, ended by a slash; files elsewhere have none */
 	struct names *keys, *labels; /* NULL: not made yet */
 } SnapshotObject;
 
@@ -46,7 +47,7 @@ struct names_job {
 	uint64_t samples;
 	uint32_t fields;
 	bool labels;
-	char *prefix;
+	char *prefix, *below;
 };
 
 static int key_note(void *arg, const char *key, uint64_t id, uint32_t field)
@@ -103,7 +104,9 @@ static int label_note(void *arg, const char *key, uint64_t id, uint32_t field)
 	struct names_job *j = arg;
 	struct names *n = j->names;
 	const char *begin, *last = n->classes_count > 0 ? n->classes[n->classes_count - 1] : NULL;
-	size_t len = class_of(key, j->prefix, &begin);
+
+	if (j->below != NULL && strncmp(key, j->below, strlen(j->below)) != 0) return 1; /* past it */
+	size_t len = class_of(key, j->below != NULL ? j->below : j->prefix, &begin);
 
 	if (field != 0 || len == 0 || id >= j->samples) return 0;
 	if (last == NULL || strlen(last) != len || memcmp(last, begin, len) != 0) {
@@ -160,7 +163,9 @@ static void names_run(struct job *job)
 		job->result = -GRANARY_ENOMEM;
 		return;
 	}
-	job_error(job, granary_snapshot_names(j->owner->snapshot, NULL, j->labels ? label_note : key_note, j));
+	job_error(job, granary_snapshot_names(j->owner->snapshot, j->labels ? j->below : NULL,
+			       j->labels ? label_note : key_note, j));
+	if (job->result > 0) job->result = 0;
 	if (job->result == 0 && j->labels) job->result = labels_sort(n, j->samples);
 }
 
@@ -171,6 +176,7 @@ static void names_drop(struct job *job)
 	names_free(j->names);
 	owner_snapshot_unref(j->owner);
 	free(j->prefix);
+	free(j->below);
 	free(j);
 }
 
@@ -187,10 +193,11 @@ static struct names *names_make(SnapshotObject *s, bool labels)
 	j->owner = owner_snapshot_ref(s->owner);
 	j->names = calloc(1, sizeof(*j->names));
 	j->prefix = strdup(d.prefix);
+	j->below = s->below != NULL ? strdup(s->below) : NULL;
 	j->samples = s->samples;
 	j->fields = s->fields;
 	j->labels = labels;
-	if (j->names == NULL || j->prefix == NULL) {
+	if (j->names == NULL || j->prefix == NULL || (s->below != NULL && j->below == NULL)) {
 		job_drop(&j->job);
 		return (struct names *)PyErr_NoMemory();
 	}
@@ -224,7 +231,7 @@ static const struct names *names_get(SnapshotObject *s, bool labels)
 
 struct open_job {
 	struct job job;
-	char *name, *bucket;
+	char *name, *bucket, *below;
 	struct granary_snapshot *snapshot;
 };
 
@@ -243,6 +250,7 @@ static void open_drop(struct job *job)
 	granary_snapshot_close(&o->snapshot);
 	free(o->name);
 	free(o->bucket);
+	free(o->below);
 	free(o);
 }
 
@@ -265,22 +273,25 @@ static PyObject *snapshot_object(PyTypeObject *type, PyObject *client, struct op
 	self->client = Py_NewRef(client);
 	self->samples = d.samples;
 	self->fields = d.fields;
+	self->below = o->below;
+	o->below = NULL;
 	return (PyObject *)self;
 }
 
 static PyObject *snapshot_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
 	PyObject *client, *self = NULL;
-	const char *name, *bucket = "";
+	const char *name, *bucket = "", *below = NULL;
 
 	(void)kwargs;
-	if (!PyArg_ParseTuple(args, "Os|s:Snapshot", &client, &name, &bucket)) return NULL;
+	if (!PyArg_ParseTuple(args, "Os|sz:Snapshot", &client, &name, &bucket, &below)) return NULL;
 	struct owner_client *owner = client_of(client);
 	struct open_job *o = owner != NULL ? job_new(sizeof(*o), owner, open_run, open_drop) : NULL;
 	if (o == NULL) return NULL;
 	o->name = strdup(name);
 	o->bucket = strdup(bucket);
-	if (o->name == NULL || o->bucket == NULL) {
+	o->below = below != NULL ? strdup(below) : NULL;
+	if (o->name == NULL || o->bucket == NULL || (below != NULL && o->below == NULL)) {
 		job_drop(&o->job);
 		return PyErr_NoMemory();
 	}
@@ -310,6 +321,7 @@ static void snapshot_dealloc(PyObject *self)
 	snapshot_end(s);
 	names_free(s->keys);
 	names_free(s->labels);
+	free(s->below);
 	Py_XDECREF(s->client);
 	object_free(self);
 }

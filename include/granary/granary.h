@@ -1548,7 +1548,9 @@ struct granary_batch_memory {
 struct granary_epoch_options {
 	size_t size;
 	const char *snapshot;   /* of a snapshot or recipe: NAME, BUCKET@NAME or granary://HOST/BUCKET@NAME (the host
-	                         * is not looked at). Without @: BUCKET or BUCKET/PREFIX, and an automatic snapshot of
+	                         * is not looked at); BUCKET@NAME/PREFIX: of a snapshot the samples below that
+	                         * directory, which is a recipe (docs/ORDER.md 8.5).
+	                         * Without @: BUCKET or BUCKET/PREFIX, and an automatic snapshot of
 	                         * it is made, one for each job and prefix, kept until 24 h after its last use;
 	                         * granary_epoch_info() has its name */
 	uint64_t seed, epoch;

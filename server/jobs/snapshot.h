@@ -136,6 +136,7 @@ int snapshots_note(struct snapshots *s, uint64_t bucket, struct slice name, stru
 
 struct snapshot_report {
 	struct slice bucket_name, name, job, host;
+	struct slice source; /* the name, and of a part of a snapshot the directory behind it; for the log */
 	uint64_t bucket;
 	uint32_t rank, world, weight;
 	uint64_t epoch, position, of, samples, bytes, waited_ns;

@@ -77,7 +77,7 @@ int provenance_put(struct snapshots *s, const struct snapshot_report *r, uint64_
 		.first = r->first,
 		.step = r->step,
 		.ended = r->ended,
-		.name = r->name,
+		.name = r->source,
 		.host = r->host,
 		.token = r->token,
 		.skips = r->skips };

@@ -22,7 +22,7 @@ static bool row_take(struct provenance_row *r, uint16_t tag, struct slice v)
 
 	switch (tag) {
 	case NTAG_SEEN: r->seen_ns = n; return v.len == 8;
-	case NTAG_NAME: r->name = v; return v.len <= SNAPSHOT_NAME_MAX;
+	case NTAG_NAME: r->name = v; return v.len <= PROVENANCE_NAME_MAX;
 	case NTAG_HOST: r->host = v; return v.len <= LEASE_JOB_MAX;
 	case NTAG_TOKEN: r->token = v; return v.len <= TOKEN_SIZE_MAX;
 	case NTAG_WORLD: r->world = (uint32_t)n; return v.len == 4;

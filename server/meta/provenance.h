@@ -31,6 +31,7 @@ enum {
 	NTAG_STEP
 };
 
+enum { PROVENANCE_NAME_MAX = 4096 }; /* of a part of a snapshot: NAME/PREFIX, the prefix escaped */
 struct provenance_row { /* slices borrow */
 	uint64_t seen_ns, delivered, to, samples, bytes, checksum, skipped;
 	uint32_t world, rank, batch, first, step;

@@ -9,6 +9,7 @@
 #include "common/token.h"
 #include "jobs/recipe.h"
 #include "jobs/snapshot.h"
+#include "meta/provenance.h"
 #include "meta/snapshot.h"
 #include "req/kind.h"
 
@@ -41,12 +42,25 @@ static struct report_req *body_new(struct req *r)
 	return b;
 }
 
-/* Jobs and hosts stand in lines of name=value pairs. */
-static bool is_word(struct slice s)
+static bool is_visible(struct slice s)
 {
 	for (size_t i = 0; i < s.len; i++)
 		if (s.p[i] <= ' ' || s.p[i] >= 127) return false;
-	return s.len > 0 && s.len <= LEASE_JOB_MAX;
+	return true;
+}
+
+/* Jobs and hosts stand in lines of name=value pairs. */
+static bool is_word(struct slice s)
+{
+	return s.len > 0 && s.len <= LEASE_JOB_MAX && is_visible(s);
+}
+
+/* NAME/PREFIX is a part of snapshot NAME, which the lease is on. */
+static void source_split(struct snapshot_report *p)
+{
+	const uint8_t *slash = memchr(p->source.p, '/', p->source.len);
+
+	if (slash != NULL) p->name.len = (size_t)(slash - p->source.p);
 }
 
 /* ---- report ---- */
@@ -112,7 +126,7 @@ static enum step_result report_parse(struct req *r)
 	int err;
 
 	p->bucket_name = cur_bytes16(&c);
-	p->name = cur_bytes16(&c);
+	p->source = p->name = cur_bytes16(&c);
 	p->job = cur_bytes16(&c);
 	p->host = cur_bytes16(&c);
 	p->rank = cur_u32(&c);
@@ -135,6 +149,9 @@ static enum step_result report_parse(struct req *r)
 		return req_fail(r, -GRANARY_EPROTO, "STREAM_REPORT does not parse");
 	if (p->has_provenance && token_decode(&token, p->token.p, p->token.len, why, sizeof(why)) < 0)
 		return req_fail(r, -GRANARY_EINVAL, "STREAM_REPORT: the token where it begins: %s", why);
+	source_split(p);
+	if (p->source.len > PROVENANCE_NAME_MAX || !is_visible(p->source))
+		return req_fail(r, -GRANARY_EINVAL, "STREAM_REPORT: the directory behind the snapshot's name");
 	if (snapshot_name_check(p->name) < 0 || !is_word(p->job) || !is_word(p->host))
 		return req_fail(r, -GRANARY_EINVAL,
 			"job and host are 1 to %d visible ASCII characters without spaces",

@@ -201,8 +201,8 @@ class Batches(Case):
                 granary.IterableDataset(wrong, **self.login)
         with self.assertRaises(KeyError):
             list(granary.IterableDataset(f"{self.url}@none", **self.login))
-        with self.assertRaisesRegex(ValueError, "prefix train"):
-            list(granary.IterableDataset(f"{self.url}@v1/train/boot", **self.login))
+        with self.assertRaisesRegex(ValueError, "nothing of source"):
+            list(granary.IterableDataset(f"{self.url}@v1/train/bo", **self.login))
         self.assertEqual(len(list(granary.IterableDataset(f"{self.url}@v1/train", **self.login))), 5)
         loader = granary.DataLoader(self.stream())
         for state in ({}, 5, {"version": 9}, {**loader.state_dict(), "token": "A" * 80}, {**loader.state_dict(), "seed": 1}):
@@ -219,6 +219,49 @@ class Batches(Case):
         mine.load_state_dict(loader.state_dict())
         with self.assertRaises(ValueError):
             next(iter(mine))
+
+    def test_a_directory_of_a_snapshot(self):
+        """BUCKET@SNAPSHOT/PREFIX: its samples below that directory, each once over all ranks, resumed, with their labels; the
+        same order in every process; a read-only key is enough; what a job was given can be told again."""
+        self.client.put_many({f"part/{split}/{'ab'[i % 2]}/{i}": b"%s %d" % (split.encode(), i)
+                              for split in ("tr*[in", "train", "val") for i in range(150)})
+        self.client.snapshot("whole", create=True, prefix="part/").close()
+        for path, split in (("part/train", "train"), ("part/tr*[in/", "tr*[in"), ("part/train/b/", "train/b")):
+            keys, count = [], 75 if split.endswith("b") else 150
+            for rank in range(3):
+                ds = granary.IterableDataset(f"{self.url}@whole/{path}", batch_size=8, seed=4, shuffle="blocks", dp_rank=rank,
+                                             dp_size=3, job="parts", **self.login)
+                if not split.endswith("b"):
+                    self.assertEqual((ds.samples_count(), len(ds)), (count, -(-count // 24)))
+                for batch in ds:
+                    keys += [k for k, v in zip(batch.keys(), batch.valid) if v]
+                    for key, label, data in zip(batch.keys(), batch.labels, batch):
+                        self.assertEqual(key.rsplit("/", 2)[0] + "/", "part/" + split.split("/")[0] + "/")
+                        self.assertEqual(label, -1 if split.endswith("b") else "ab".index(key.split("/")[2]))
+                        self.assertEqual(bytes(data).decode(), f"{key.split('/')[1]} {key.rsplit('/', 1)[1]}")
+            self.assertEqual((len(keys), len(set(keys))), (count, count))
+        make = lambda: granary.IterableDataset(f"{self.url}@whole/part/train", batch_size=8, seed=4, **self.login)
+        whole = ids_of(make())
+        loader = granary.DataLoader(make())
+        running = iter(loader)
+        first = ids_of(next(running) for _ in range(5))
+        again = granary.DataLoader(make())
+        again.load_state_dict(loader.state_dict())
+        self.assertEqual(first + ids_of(again), whole)
+        with self.assertRaisesRegex(ValueError, "token"):
+            other = granary.DataLoader(granary.IterableDataset(f"{self.url}@whole/part/val", batch_size=8, seed=4, **self.login))
+            other.load_state_dict(loader.state_dict())
+            list(other)
+        log = self.server.cli("provenance", "parts", f"{self.server.url}/data", "--verify").stdout.decode()
+        for path in ("train", "tr*[in/", "train/b/"):
+            self.assertIn(f"data@whole/part/{path}", log)
+        self.assertEqual(self.client.snapshot("whole").describe()["samples"], 450)
+        for url, error in ((f"{self.url}@whole/part/none", ValueError), (f"{self.url}@none/part", KeyError)):
+            with self.assertRaises(error):
+                list(granary.IterableDataset(url, **self.login))
+        with self.assertRaisesRegex(ValueError, "is a part of snapshot"):
+            len(granary.MapDataset(f"{self.url}@whole/part/train", **self.login))
+        self.assertEqual(len(granary.MapDataset(f"{self.url}@whole/part", **self.login)), 450)
 
     def test_automatic(self):
         ds = granary.IterableDataset.from_prefix(f"{self.url}/train/", batch_size=100, **self.login)

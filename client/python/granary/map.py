@@ -51,7 +51,7 @@ class MapDataset:
         return self
 
     def __len__(self):
-        return len(self.objects) if self.objects is not None else len(self.place.open())
+        return len(self.objects) if self.objects is not None else len(self.place.whole())
 
     def _index(self, i):
         try:
@@ -67,7 +67,7 @@ class MapDataset:
         indices = [self._index(i) for i in indices]
         if self.objects is not None:
             return self.place.client().get_many([self.objects[i] for i in indices])
-        batch = self.place.open().read_many(indices)
+        batch = self.place.whole().read_many(indices)
         batch.source = self.place
         return batch
 
@@ -87,7 +87,7 @@ class MapDataset:
     @property
     def classes(self):
         """Sorted list of str: names of the classes."""
-        return self.place.open().classes() if self.objects is None else []
+        return self.place.whole().classes() if self.objects is None else []
 
     @property
     def class_to_idx(self):
@@ -97,12 +97,12 @@ class MapDataset:
     @property
     def targets(self):
         """List of int: the label of every sample."""
-        return self.place.open().labels() if self.objects is None else [-1] * len(self)
+        return self.place.whole().labels() if self.objects is None else [-1] * len(self)
 
     def key(self, index):
         """The key of a sample."""
         index = self._index(index)
-        return self.objects[index] if self.objects is not None else self.place.open().keys([index])[0]
+        return self.objects[index] if self.objects is not None else self.place.whole().keys([index])[0]
 
     def __repr__(self):
         return f"granary.MapDataset('{self.place.name()}')"

@@ -23,7 +23,8 @@ os.register_at_fork(after_in_child=_forget)
 
 
 class Place:
-    """A snapshot of a bucket, or a prefix of which one is made: granary://HOST/BUCKET[@SNAPSHOT][/PREFIX]."""
+    """A snapshot of a bucket, the part of one below a directory, or a prefix of which one is made:
+    granary://HOST/BUCKET[@SNAPSHOT][/PREFIX]."""
 
     __slots__ = ("url", "login", "bucket", "snapshot", "path")
 
@@ -49,8 +50,9 @@ class Place:
             return client
 
     def name(self):
-        """What the library calls it: BUCKET@SNAPSHOT, or BUCKET/PREFIX."""
-        return f"{self.bucket}@{self.snapshot}" if self.snapshot else f"{self.bucket}/{self.path}"
+        """What the library calls it: BUCKET@SNAPSHOT, BUCKET@SNAPSHOT/PREFIX or BUCKET/PREFIX."""
+        name = f"{self.bucket}@{self.snapshot}" if self.snapshot else self.bucket
+        return f"{name}/{self.path}" if self.path or not self.snapshot else name
 
     def named(self, snapshot):
         """The same place with the name of the snapshot that was made."""
@@ -67,16 +69,22 @@ class Place:
         found = _snapshots.get(key)
         if found is None:
             found = Snapshot(self.client(), self.snapshot, self.bucket)
-            self.check(found.describe()["prefix"])
+            if self.is_part(found):
+                found = Snapshot(self.client(), self.snapshot, self.bucket, self.path.rstrip("/") + "/")
             found = _snapshots.setdefault(key, found)
         return found
 
-    def check(self, prefix):
-        """A path in the address must hold all that the snapshot holds."""
-        if self.path and self.snapshot and not (prefix.strip("/") + "/").startswith(self.path.strip("/") + "/"):
-            raise ValueError(f"'{self.url}': snapshot '{self.snapshot}' holds what is below '{prefix}', of which "
-                             f"'{self.path}' would be a part: make one with granary snapshot create "
-                             f"{self.bucket}@NAME --prefix {self.path}")
+    def is_part(self, snapshot=None):
+        """Whether the path in the address leaves out some of the snapshot."""
+        prefix = (snapshot or self.open()).describe()["prefix"]
+        return bool(self.path.strip("/")) and not (prefix.strip("/") + "/").startswith(self.path.strip("/") + "/")
+
+    def whole(self):
+        """The snapshot, for those that number its samples."""
+        if self.is_part():
+            raise ValueError(f"'{self.url}' is a part of snapshot '{self.snapshot}', which only an IterableDataset streams: "
+                             f"make a snapshot of it, granary snapshot create {self.bucket}@NAME --prefix {self.path}")
+        return self.open()
 
     # -- what batches ask --
     def keys_of(self, ids):

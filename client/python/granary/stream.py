@@ -88,8 +88,10 @@ class Resumable:
 class IterableDataset(Resumable):
     """Batches of one rank's part of shuffled epochs of a snapshot: every sample once an epoch over all ranks.
 
-    url            granary://HOST/BUCKET@SNAPSHOT, or granary://HOST/BUCKET/PREFIX: then a snapshot of it is made, one for
-                   each `job` and prefix, kept for a day after its last use
+    url            granary://HOST/BUCKET@SNAPSHOT; granary://HOST/BUCKET@SNAPSHOT/PREFIX: its samples below that
+                   directory, in an order of their own (docs/ORDER.md 8.5), classes being directories below it; or
+                   granary://HOST/BUCKET/PREFIX: then a snapshot of it is made, one for each `job` and prefix, kept for
+                   a day after its last use
     shuffle        "blocks": neighbours are read together, then mixed in a window; "exact": one permutation of all samples;
                    "auto": what the snapshot recorded; "none"
     seed           with the number of the epoch it gives the order
@@ -218,7 +220,8 @@ class IterableDataset(Resumable):
             if self.window is not None and self.window != about["window"]:
                 raise ValueError(f"snapshot '{self.place.snapshot}' has a window of {about['window']} blocks, not "
                                  f"{self.window}: give window= where the snapshot is made")
-            self._samples = len(snapshot)
+            if not self.place.is_part(snapshot):
+                self._samples = len(snapshot)
 
     def _open(self, epoch, token, first, step, share):
         """The stream of a part of an epoch: batches first, first + step, ...; memory for one of `share` processes."""
@@ -236,7 +239,8 @@ class IterableDataset(Resumable):
             opened = part(0)
         if not self.place.snapshot:
             self.place = self.place.named(opened.info()["snapshot"])
-            notice(f"reading snapshot {self.place.name()}")
+            notice(f"reading snapshot {self.place.bucket}@{self.place.snapshot}")
+        if self._samples is None:
             self._samples = opened.info()["samples"]
         return opened
 
