@@ -127,6 +127,9 @@ struct kv_txn *kv_txn_new(struct kv *kv);
 void kv_txn_free(struct kv_txn **txn);         /* only when not submitted, or after done */
 /* Keys and values are copied. The order of ops on one key counts: the last put or delete wins. */
 void kv_put(struct kv_txn *txn, struct slice key, struct slice value);
+/* The same, but the value's u64 tag is raised to what the row says when the transaction is applied: a kv_max of
+ * another one in between is not lost. */
+void kv_put_raising(struct kv_txn *txn, struct slice key, struct slice value, uint16_t tag);
 void kv_delete(struct kv_txn *txn, struct slice key);
 void kv_add(struct kv_txn *txn, struct slice key, uint16_t tag, int64_t delta);  /* FORMAT 6.20; never below 0 */
 void kv_max(struct kv_txn *txn, struct slice key, uint16_t tag, uint64_t value); /* on the value's u64 tag */

@@ -181,7 +181,7 @@ static int judge_points(struct kv_group *g, const struct kv_txn *t)
 			counted = r;
 		if (r->kind == REC_ABSENT || r->kind == REC_VERSION || r->kind == REC_ID || r->kind == REC_COUNTER)
 			err = judge_point(g, r);
-		else if (rec_counts(r))
+		else if (rec_counts(r) || rec_raises(r))
 			err = group_load_counter(g, r);
 		else if (r->kind == REC_UNTOUCHED)
 			err = is_untouched(g, r->hash, r->seen) ? 0 : -GRANARY_EBUSY;
@@ -362,6 +362,38 @@ static struct counter *apply_counter(struct kv_group *g, const struct kv_rec *r)
 	return apply_count(g, c, r);
 }
 
+/* What the row's tag is before the put. */
+static uint64_t raised_to(struct kv_group *g, const struct kv_rec *r)
+{
+	const struct overlay_entry *e = overlay_find(&g->overlay, r->hash, rec_key(r));
+	const struct counter *c = e != NULL ? e->counter : counters_find(&g->counters, r->hash, rec_key(r));
+	uint64_t v = 0;
+
+	if (e != NULL && e->kind == OVERLAY_DELETE)
+		return 0;
+	if (e != NULL && e->kind == OVERLAY_PUT)
+		return value_u64(e->value, r->tag, 0, &v) ? v : 0;
+	return c != NULL && c->exists && value_u64(slice_of(c->value, c->value_len), r->tag, 0, &v) ? v : 0;
+}
+
+static void apply_put(struct kv_group *g, const struct kv_rec *r)
+{
+	uint64_t raised = rec_raises(r) ? raised_to(g, r) : 0, v = 0;
+	struct kv_rec max = { .kind = REC_MAX, .tag = r->tag, .a = raised };
+	struct slice value = rec_value(r);
+	struct overlay_entry *e;
+	bool is_new;
+
+	apply_row(g, r);
+	if (raised == 0 || (value_u64(value, r->tag, 0, &v) && v >= raised))
+		return;
+	e = overlay_touch(&g->overlay, r->hash, r->prefix_hash, rec_key(r), &is_new);
+	e->kind = OVERLAY_COUNTER;
+	e->counter = counters_add(&g->counters, r->hash, rec_key(r), &value);
+	assert(e->counter != NULL); /* as in apply_counter() */
+	(void)apply_count(g, e->counter, &max);
+}
+
 static void apply_all(struct kv_group *g, const struct kv_txn *t)
 {
 	const struct kv_rec *counted = NULL;
@@ -369,7 +401,10 @@ static void apply_all(struct kv_group *g, const struct kv_txn *t)
 
 	for (const struct kv_rec *r = rec_first(t); r != NULL; r = rec_next(t, r)) {
 		if (r->kind == REC_PUT || r->kind == REC_DELETE) {
-			apply_row(g, r);
+			if (r->kind == REC_PUT)
+				apply_put(g, r);
+			else
+				apply_row(g, r);
 			counted = NULL;
 		} else if (rec_counts(r)) {
 			c = rec_has_key_of(r, counted) ? apply_count(g, c, r) : apply_counter(g, r);
@@ -424,7 +459,7 @@ int group_add_pending(struct kv_group *g, const struct kv_txn *t)
 	int err = overlay_reserve(&g->overlay, t->ops_count + 1);
 
 	for (const struct kv_rec *r = rec_first(t); err == 0 && r != NULL; r = rec_next(t, r))
-		if (rec_counts(r))
+		if (rec_counts(r) || rec_raises(r))
 			err = group_load_counter(g, r);
 	if (err == 0)
 		apply_all(g, t);

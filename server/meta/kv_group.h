@@ -14,7 +14,7 @@ struct kv_rec {
 	uint32_t size; /* with this header, a multiple of 8 */
 	uint8_t kind;
 	uint8_t flag;  /* REC_ID: or absent; REC_RANGE: empty */
-	uint16_t tag;
+	uint16_t tag;  /* of counters; REC_PUT: the one that is raised to the row's, 0: none */
 	uint32_t key_len, value_len;
 	uint64_t hash;        /* of the key */
 	uint64_t prefix_hash; /* of its first KV_PREFIX_LEN bytes, 0 when it is shorter */
@@ -60,6 +60,7 @@ static inline bool rec_has_key_of(const struct kv_rec *r, const struct kv_rec *o
 {
 	return other != NULL && r->hash == other->hash && slice_eq(rec_key(r), rec_key(other));
 }
+static inline bool rec_raises(const struct kv_rec *r) { return r->kind == REC_PUT && r->tag != 0; }
 static inline bool rec_counts(const struct kv_rec *r) { return r->kind == REC_ADD || r->kind == REC_MAX; }
 static inline const struct kv_rec *rec_first(const struct kv_txn *t)
 {

@@ -123,6 +123,16 @@ void kv_put(struct kv_txn *t, struct slice key, struct slice value)
 	t->ops_count++;
 }
 
+void kv_put_raising(struct kv_txn *t, struct slice key, struct slice value, uint16_t tag)
+{
+	struct kv_rec *r = txn_add_keyed(t, REC_PUT, key, value);
+
+	assert(tag != TAG_ID && tag != TAG_VERSION);
+	t->ops_count++;
+	if (r != NULL)
+		r->tag = tag;
+}
+
 void kv_delete(struct kv_txn *t, struct slice key)
 {
 	txn_add_keyed(t, REC_DELETE, key, none);

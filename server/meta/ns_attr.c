@@ -36,6 +36,7 @@ int ns_plan_setattr(struct ns_plan *plan, const struct ns_ref *ref, const struct
 		h.o.atime_ns = a->atime_ns;
 	if (a->set & NS_SET_MTIME)
 		h.o.mtime_ns = a->mtime_ns;
+	h.sets_mtime = (a->set & NS_SET_MTIME) != 0;
 	h.o.ctime_ns = plan->now_ns;
 	err = holder_put(plan, seen, &h);
 	holder_release(&h);

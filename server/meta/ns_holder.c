@@ -99,7 +99,7 @@ static int holder_file(struct ns *ns, struct ns_plan *plan, struct holder *h)
 int holder_find(struct ns *ns, struct ns_plan *plan, const struct ns_ref *ref, struct holder *h)
 {
 	bool has_slash = ref->by == NS_BY_KEY && ref->name.len > 0 && ref->name.p[ref->name.len - 1] == '/';
-	h->is_dir = false;
+	h->is_dir = h->sets_mtime = false;
 	if (ref->by == NS_BY_NAME && ref->name.len == 0)
 		return -GRANARY_EINVAL;
 	int err = spot_find_any(ns, plan, ref, true, &h->spot);
@@ -136,7 +136,9 @@ int holder_put(struct ns_plan *plan, uint64_t seen, struct holder *h)
 		plan_touch(plan, dir, name, h->o.id);
 	}
 	int err = plan_encode(plan, &h->o, &value);
-	if (err == 0)
+	if (err == 0 && h->is_dir && !h->sets_mtime)
+		plan_put_dir(plan, row_inode(buf, h->o.id), value);
+	else if (err == 0)
 		plan_put_row(plan, object_row(buf, dir, name, &h->o), value);
 	return err < 0 ? err : plan->error;
 }

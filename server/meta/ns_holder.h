@@ -25,6 +25,7 @@ struct slice object_row(uint8_t *buf, uint64_t dir, struct slice name, const str
 struct holder {
 	struct spot spot; /* of a root: no name, dir is itself */
 	bool is_dir;
+	bool sets_mtime; /* by the caller, before holder_put: o.mtime_ns holds, whatever came meanwhile */
 	struct object o;
 	struct kv_value value;
 };

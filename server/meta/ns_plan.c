@@ -205,15 +205,27 @@ static void row_counts(struct ns_plan *plan, const struct plan_row *row, enum ro
 		pd->last_deleted = row->key;
 }
 
-void plan_put_row(struct ns_plan *plan, struct slice key, struct slice value)
+static bool row_put(struct ns_plan *plan, struct slice key, struct slice value)
 {
 	struct plan_row *row = row_make(plan, key);
 	if (row == NULL)
-		return;
+		return false;
 	row_counts(plan, row, ROW_PUT);
 	row->change = ROW_PUT;
 	row->value = plan_copy(plan, value);
-	kv_put(plan->txn, key, value);
+	return true;
+}
+
+void plan_put_row(struct ns_plan *plan, struct slice key, struct slice value)
+{
+	if (row_put(plan, key, value))
+		kv_put(plan->txn, key, value);
+}
+
+void plan_put_dir(struct ns_plan *plan, struct slice key, struct slice value)
+{
+	if (row_put(plan, key, value))
+		kv_put_raising(plan->txn, key, value, TAG_MTIME);
 }
 
 void plan_delete_row(struct ns_plan *plan, struct slice key)

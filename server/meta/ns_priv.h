@@ -201,6 +201,8 @@ void *plan_alloc(struct ns_plan *plan, size_t size); /* NULL: plan->error is set
 struct slice plan_copy(struct ns_plan *plan, struct slice s);
 struct plan_row *plan_row_find(const struct ns_plan *plan, struct slice key);
 void plan_put_row(struct ns_plan *plan, struct slice key, struct slice value);
+/* The `i` row of a directory, rewritten: its mtime is not taken back behind a child that came meanwhile. */
+void plan_put_dir(struct ns_plan *plan, struct slice key, struct slice value);
 void plan_delete_row(struct ns_plan *plan, struct slice key);
 /* States once a row; nothing for rows this plan changed already (they were stated first). */
 void plan_state_absent(struct ns_plan *plan, uint64_t seen, struct slice key);

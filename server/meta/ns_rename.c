@@ -195,7 +195,7 @@ static int rename_dir_inode(struct rename *r, uint64_t id)
 	o.ctime_ns = plan->now_ns;
 	err = plan_encode(plan, &o, &encoded);
 	if (err == 0)
-		plan_put_row(plan, key, encoded);
+		plan_put_dir(plan, key, encoded);
 	row_release(&value);
 	return err;
 }

@@ -242,6 +242,42 @@ static void test_counters_follow_puts_and_deletes_of_their_row(void **state)
 	assert_int_equal(row_tag(s->kv, K("n"), 64), 1);
 }
 
+static void test_a_put_that_raises_a_tag_loses_no_max(void **state)
+{
+	struct store *s = *state;
+	uint8_t b[256];
+	struct kv_txn *t[7];
+	int r[7];
+
+	assert_int_equal(put_row(s->kv, K("n"), 1, 1, 100), 0);
+	for (int i = 0; i < 7; i++)
+		t[i] = kv_txn_new(s->kv);
+	kv_max(t[0], K("n"), 64, 300);
+	kv_put_raising(t[1], K("n"), value_of(b, 2, 2, 100), 64);  /* read before the max: 300 */
+	kv_put_raising(t[2], K("n"), value_of(b, 3, 3, 400), 64);  /* 400 */
+	kv_put_raising(t[3], K("m"), value_of(b, 4, 4, 7), 64);    /* there was none */
+	kv_put(t[4], K("q"), value_of(b, 5, 5, 50));
+	kv_put_raising(t[5], K("q"), value_of(b, 6, 6, 40), 64);   /* behind a put of the group: 50 */
+	kv_delete(t[6], K("m"));
+	kv_put_raising(t[6], K("m"), value_of(b, 7, 7, 3), 64);    /* behind a delete: 3 */
+	run_group(s, t, r, 7);
+	assert_int_equal(row_tag(s->kv, K("n"), 64), 400);
+	assert_int_equal(row_tag(s->kv, K("n"), TAG_ID), 3);
+	assert_int_equal(row_tag(s->kv, K("m"), 64), 3);
+	assert_int_equal(row_tag(s->kv, K("q"), 64), 50);
+	assert_int_equal(row_tag(s->kv, K("q"), TAG_ID), 6);
+	store_reopen(s); /* nothing of it is in memory */
+	t[0] = kv_txn_new(s->kv);
+	kv_put_raising(t[0], K("n"), value_of(b, 8, 8, 100), 64);
+	assert_int_equal(run_txn(s->kv, t[0]), 0);
+	assert_int_equal(row_tag(s->kv, K("n"), 64), 400);
+	assert_int_equal(row_tag(s->kv, K("n"), TAG_ID), 8);
+	t[0] = kv_txn_new(s->kv); /* and counters go on from there */
+	kv_add(t[0], K("n"), 64, 1);
+	assert_int_equal(run_txn(s->kv, t[0]), 0);
+	assert_int_equal(row_tag(s->kv, K("n"), 64), 401);
+}
+
 static void test_counter_never_goes_below_zero_and_keeps_its_width(void **state)
 {
 	struct store *s = *state;
@@ -576,6 +612,7 @@ int main(void)
 		BOTH(test_failed_transaction_leaves_no_trace),
 		BOTH(test_counters_add_up_across_and_inside_groups),
 		BOTH(test_counters_follow_puts_and_deletes_of_their_row),
+		BOTH(test_a_put_that_raises_a_tag_loses_no_max),
 		BOTH(test_counter_never_goes_below_zero_and_keeps_its_width),
 		BOTH(test_damaged_row_fails_the_counter_and_not_the_group),
 		BOTH(test_quota_counts_what_the_group_added),

@@ -165,6 +165,45 @@ static void test_put_by_name_checks_directories_and_by_key_does_not(void **state
 	check_rows(w);
 }
 
+static uint64_t dir_time(struct world *w, const char *key)
+{
+	struct ns_ref ref = by_key(w, key);
+	struct kv_value value;
+	struct object o;
+	assert_int_equal(ns_file_find(w->ns, &ref, &o, &value), 0);
+	kv_value_release(&value);
+	assert_true(o.is_dir);
+	return o.mtime_ns;
+}
+
+/* A child that comes between reading the row and writing it. */
+static void test_who_rewrites_a_directory_does_not_take_its_time_back(void **state)
+{
+	struct world *w = *state;
+	struct ns_setattr mode = { .set = NS_SET_MODE, .mode = 0700 }, time = { .set = NS_SET_MTIME, .mtime_ns = 5 };
+	struct ns_ref dir = by_key(w, "d/"), to = by_key(w, "e/");
+	assert_int_equal(put_key(w, "d/x"), 0);
+	for (int how = 0; how < 3; how++) {
+		struct ns_plan *plan = ns_plan_new(w->ns);
+		uint64_t before = dir_time(w, "d/"), then;
+		char key[16];
+		int err = how == 0 ? ns_plan_setattr(plan, &dir, &mode)
+			  : how == 1 ? ns_plan_setattr(plan, &dir, &time)
+				     : ns_plan_rename(plan, &dir, &to, false);
+		assert_int_equal(err, 0);
+		assert_int_equal(ns_plan_finish(plan), 0);
+		snprintf(key, sizeof(key), "d/y%d", how);
+		assert_int_equal(put_key(w, key), 0);
+		then = dir_time(w, "d/");
+		assert_true(then > before);
+		err = kv_submit_wait(w->store.kv, ns_plan_txn(plan));
+		ns_plan_committed(plan, err);
+		assert_int_equal(err, 0);
+		ns_plan_free(&plan);
+		assert_int_equal(dir_time(w, how == 2 ? "e/" : "d/"), how == 1 ? 5 : then);
+	}
+}
+
 static void test_put_with_another_parent_than_appended_for_is_refused(void **state)
 {
 	struct world *w = *state;
@@ -804,6 +843,7 @@ int main(void)
 		T(test_conditional_puts),
 		T(test_implicit_directories_vanish_with_their_last_child),
 		T(test_put_by_name_checks_directories_and_by_key_does_not),
+		T(test_who_rewrites_a_directory_does_not_take_its_time_back),
 		T(test_put_with_another_parent_than_appended_for_is_refused),
 		T(test_entries_of_one_plan_see_each_other),
 		T(test_of_two_plans_that_cannot_both_hold_one_is_refused),
