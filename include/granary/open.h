@@ -92,6 +92,41 @@ GRANARY_API GRANARY_MUST_CHECK int granary_file_lock_test(struct granary_file *f
 GRANARY_API GRANARY_MUST_CHECK int granary_file_lock_test_start(struct granary_file *file, struct granary_lock *lock,
 	const struct granary_call *call, struct granary_op **op);
 
+/* ---- what others change --------------------------------------------------------------------- */
+
+enum granary_changed_kind {
+	GRANARY_CHANGED_ENTRY = 1, /* `name` of directory `dir_id` is `object_id` now: made, replaced, or its bytes or
+	                            * attributes are others */
+	GRANARY_CHANGED_GONE = 2,  /* `name` of directory `dir_id` is gone: with a directory goes what was below */
+	GRANARY_CHANGED_INODE = 3  /* bytes or attributes of `object_id`: a file that has or had several names, or a
+	                            * directory */
+};
+struct granary_changed {
+	uint32_t kind; /* enum granary_changed_kind */
+	uint32_t reserved;
+	uint64_t dir_id, object_id;
+	const char *name;
+};
+struct granary_changes {
+	uint64_t cursor; /* for the next call */
+	uint32_t count;
+	uint32_t all;    /* 1: anything may have changed: the server was started anew, or does not go so far back */
+	struct granary_changed *changes;
+};
+
+/** Waits until other clients change something in the bucket, and tells what, as far as this key may read there. What is
+ * told can be seen by who looks. Changes come in their order, some tens of milliseconds later, each at least once; a
+ * page may have none. What this client did itself is not told, nor what is in directories that are gone by now.
+ * @param cursor  0: answers at once, with a cursor of now; else that of the page before
+ * @param page  one block, granary_free() it; NULL on error
+ * @param call  its timeout is how long to wait: GRANARY_FOREVER, or -GRANARY_ETIMEDOUT: call again with the same cursor
+ * @return 0; -GRANARY_EACCESS; -GRANARY_ENOBUCKET; -GRANARY_ETIMEDOUT. Blocks. Any thread. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_watch(struct granary_client *client, uint64_t cursor,
+	struct granary_changes **page, const struct granary_call *call);
+/** granary_watch() without waiting. @return 0 and *op, or an error. Does not block. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_watch_start(struct granary_client *client, uint64_t cursor,
+	struct granary_changes **page, const struct granary_call *call, struct granary_op **op);
+
 #ifdef __cplusplus
 }
 #endif

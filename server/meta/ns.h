@@ -134,6 +134,16 @@ int ns_plan_finish(struct ns_plan *plan);
 void ns_plan_committed(struct ns_plan *plan, int result);
 
 /* NS_IF_NEWER: what is there has a lower version than the one that is put. */
+/* Each entry that the plan put or took, each inode that it put: of a directory, or of a file that stands in its own.
+ * Between the plan's last ns_plan_... and its end. Non-zero from each() stops. Slices are borrowed for the call. */
+enum ns_changed_kind { NS_CHANGED_ENTRY = 1, NS_CHANGED_GONE = 2, NS_CHANGED_INODE = 3 };
+struct ns_changed {
+	enum ns_changed_kind kind;
+	uint64_t dir, id, bucket; /* bucket: of an inode. id: not of what is gone */
+	struct slice name;
+};
+int ns_plan_changes(const struct ns_plan *plan, int (*each)(void *arg, const struct ns_changed *c), void *arg);
+
 enum ns_condition { NS_ANY = 0, NS_IF_ABSENT = 1, NS_IF_VERSION = 2, NS_IF_NEWER = 3 };
 struct ns_put {
 	struct ns_ref ref; /* BY_KEY or BY_NAME */

@@ -78,6 +78,8 @@ bool auth_key(struct auth *a, struct slice key); /* of a->bucket */
 int auth_entry(struct auth *a, uint64_t dir, struct slice name, bool may_block);
 /* Worker: of a look-up by id, also of a root. An orphan: the session has it open with what is needed, else STALE. */
 int auth_place(struct auth *a, const struct ns_place *place);
+/* Worker: as auth_entry, of a directory of a->bucket. NOTFOUND: it is of another one, or gone. */
+int auth_in_bucket(struct auth *a, uint64_t dir, struct slice name);
 /* Judges a ref as far as it can be before its object is found: by key and by name. By id: 0. */
 int auth_ref(struct auth *a, const struct ns_ref *ref, bool may_block);
 /* Worker: judges a ref of any kind; by id after a look-up, which sets ref->dir and ref->name (in
@@ -104,7 +106,7 @@ extern const struct req_kind attr_kind, setattr_kind, xattr_kind, tags_kind, mak
 extern const struct req_kind copy_kind, upload_create_kind, upload_complete_kind, upload_abort_kind, part_list_kind,
 	upload_list_kind, write_kind, range_copy_kind, map_kind;
 extern const struct req_kind sync_kind, readdir_kind, ids_kind, open_kind, close_kind, announce_kind,
-	lock_kind;
+	lock_kind, watch_kind;
 extern const struct req_kind bucket_create_kind, bucket_remove_kind;
 extern const struct req_kind snapshot_list_kind, snapshot_show_kind, snapshot_page_kind, snapshot_create_kind,
 	snapshot_remove_kind, snapshot_note_kind, snapshot_repack_kind, snapshot_tags_kind, range_kind,

@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "common/tlv.h"
 #include "meta/ids.h"
+#include "req/watch.h"
 
 static struct mutation *mutation_of(const struct req *r)
 {
@@ -476,6 +477,8 @@ static int plan_settle(struct req *r)
 
 	if (m->plan != NULL) {
 		if (m->submitted) ns_plan_committed(m->plan, err);
+		if (m->submitted && err == 0 && watches_are_wanted(m->r->store->watches))
+			watches_note(m->r->store->watches, m->session != NULL ? session_id(m->session) : 0, m->plan);
 		if (m->submitted && m->is_unstable) plan_hand_over(m);
 		ns_plan_free(&m->plan);
 	}

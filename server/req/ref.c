@@ -139,6 +139,14 @@ int auth_entry(struct auth *a, uint64_t dir, struct slice name, bool may_block)
 		       : -GRANARY_EACCESS;
 }
 
+int auth_in_bucket(struct auth *a, uint64_t dir, struct slice name)
+{
+	int err = auth_load_dir(a, dir, true);
+
+	if (err < 0) return err == -GRANARY_ESTALE ? -GRANARY_ENOTFOUND : err;
+	return a->dir_bucket == a->bucket.id ? auth_entry(a, dir, name, true) : -GRANARY_ENOTFOUND;
+}
+
 /* What an open must be for, to do this to an object without a name. */
 static uint8_t open_access_of(uint8_t actions)
 {

@@ -93,6 +93,7 @@ static const struct req_kind *const kinds[REQ_OPS] = {
 	[OP_CLOSE] = &close_kind,
 	[OP_ANNOUNCE] = &announce_kind,
 	[OP_LOCK] = &lock_kind,
+	[OP_WATCH] = &watch_kind,
 };
 
 const struct req_kind *req_kind_of(uint8_t op)

@@ -45,6 +45,7 @@
 #include "req/orphans.h"
 #include "req/store_priv.h"
 #include "req/unstable.h"
+#include "req/watch.h"
 #include "tier/drives.h"
 #include "tier/packs.h"
 #include "tier/heat.h"
@@ -395,7 +396,8 @@ static int open_threads(struct store *store)
 	int err;
 
 	store->slow = slow_ring_new();
-	if (store->slow == NULL) return -GRANARY_ENOMEM;
+	store->watches = watches_new(store);
+	if (store->slow == NULL || store->watches == NULL) return -GRANARY_ENOMEM;
 	slow_ring_set_limit(store->slow, o->slow_request_ns);
 	err = workers_new(o->simulated ? 0 : o->worker_threads, &store->workers);
 	if (err == 0) cache_ahead(store->cache, store->workers);
@@ -427,6 +429,7 @@ static void jobs_extra(void *arg)
 
 	sessions_tick(store->sessions, clock_mono_ns());
 	sessions_sweep(store->sessions, clock_mono_ns());
+	watches_tick(store->watches, clock_mono_ns());
 	orphans_are_dead(store); /* those that could not be removed before */
 	snapshots_tick(store->snapshots);
 	ballast_refill(store);
@@ -666,6 +669,7 @@ void store_close(struct store **sp)
 	close_reactors(store);
 	replays_close(&store->replays);
 	orphans_close(&store->orphans);
+	watches_free(&store->watches);
 	if (store->loc != NULL) loc_free(&store->loc);
 	if (store->lock != NULL) fs_close(&store->lock);
 	free(store);

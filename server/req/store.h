@@ -38,6 +38,7 @@ struct snapshots;
 struct store_clock;
 struct store_settings;
 struct stores;
+struct watches;
 struct workers;
 struct writers;
 
@@ -117,6 +118,7 @@ struct store {
 	struct replays *replays;
 	struct orphans *orphans;
 	struct locks *locks;
+	struct watches *watches;
 	struct snapshots *snapshots;
 	struct jobs *jobs;
 	struct moves *moves;

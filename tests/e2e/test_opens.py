@@ -17,6 +17,7 @@ BUILD = os.path.abspath(os.environ.get("GRANARY_BUILD", os.path.join(os.path.dir
 UNSTABLE, READ, WRITE = 1, 1, 2
 ESTALE, ENOTFOUND, ELOCKED, EDEADLOCK, ETIMEDOUT = -22, -1, -31, -42, -11
 NONE, SHARED, EXCLUSIVE = 0, 1, 2
+ENTRY, GONE = 1, 2
 DATA = bytes(range(256)) * 1000
 
 
@@ -57,6 +58,16 @@ class Entry(ctypes.Structure):
 class Lock(ctypes.Structure):
     _fields_ = [(n, ctypes.c_uint64) for n in ("owner", "start", "end")] + \
         [(n, ctypes.c_uint32) for n in ("kind", "type", "pid", "is_ours")]
+
+
+class Changed(ctypes.Structure):
+    _fields_ = [("kind", ctypes.c_uint32), ("reserved", ctypes.c_uint32), ("dir_id", ctypes.c_uint64),
+                ("object_id", ctypes.c_uint64), ("name", ctypes.c_char_p)]
+
+
+class Changes(ctypes.Structure):
+    _fields_ = [("cursor", ctypes.c_uint64), ("count", ctypes.c_uint32), ("all", ctypes.c_uint32),
+                ("changes", ctypes.POINTER(Changed))]
 
 
 def whole(kind):
@@ -141,6 +152,26 @@ class Client:
         err = self.lib.granary_file_lock_test(file, ctypes.byref(lock), self.call())
         check(err == 0, f"lock_test: {err}")
         return lock
+
+    def watch_start(self, cursor):
+        op, page = ctypes.c_void_p(), ctypes.POINTER(Changes)()
+        err = self.lib.granary_watch_start(self.handle, ctypes.c_uint64(cursor), ctypes.byref(page), self.call(),
+                                           ctypes.byref(op))
+        check(err == 0, f"watch_start: {err}")
+        return op, page
+
+    def watched(self, op, page):
+        """Cursor, [(kind, name)], whether anything may have changed."""
+        err = self.wait(op)
+        check(err == 0 and page, f"watch: {err} {self.error()}")
+        p = page.contents
+        found = [(p.changes[i].kind, p.changes[i].name.decode()) for i in range(p.count)]
+        result = p.cursor, found, bool(p.all)
+        self.lib.granary_free(page)
+        return result
+
+    def watch(self, cursor):
+        return self.watched(*self.watch_start(cursor))
 
     def error(self):
         return (self.lib.granary_last_error(self.handle) or b"").decode()
@@ -240,6 +271,35 @@ def test_locks(cmd, server):
     b.close()
 
 
+def test_watch(cmd, server):
+    """A client that waits for changes hears of them, and after a restart that anything may have changed."""
+    del cmd
+    a, b = Client(), Client()
+    cursor, changes, everything = a.watch(0)
+    check(not changes and not everything, "the first page")
+    op, page = a.watch_start(cursor)
+    b.put("w/new", b"1")
+    cursor, changes, everything = a.watched(op, page)
+    check((ENTRY, "new") in changes and not everything, f"what is told: {changes}")
+    b.delete("w/new")
+    cursor, changes, everything = a.watch(cursor)
+    check((GONE, "w") in changes, f"what is told of a delete: {changes}")
+    op, page = a.watch_start(cursor)
+    server.kill()
+    server.start()
+    cursor, changes, everything = a.watched(op, page)
+    check(everything, "a restart is not told")
+    op, page = a.watch_start(cursor)
+    a.put("w/own", b"1")
+    b.put("w/others", b"1")
+    cursor, changes, everything = a.watched(op, page)
+    check(changes == [(ENTRY, "others")] and not everything, f"after the restart: {changes}")
+    a.delete("w/own")
+    a.delete("w/others")
+    a.close()
+    b.close()
+
+
 def test_client_closed(cmd, server):
     """Files are closed with their client."""
     del server
@@ -283,7 +343,7 @@ def main():
     cmd = Command(server)
     os.environ.update(GRANARY_URL=server.url, GRANARY_CREDENTIALS=str(server.credentials))
     cmd.run("bucket", "create", f"{server.url}/data")
-    for test in (test_deleted_and_replaced, test_unstable, test_locks, test_client_closed, test_client_killed):
+    for test in (test_deleted_and_replaced, test_unstable, test_locks, test_watch, test_client_closed, test_client_killed):
         begun = time.monotonic()
         test(cmd, server)
         print(f"{test.__name__}: {time.monotonic() - begun:.1f} s", flush=True)

@@ -341,6 +341,7 @@ class Fields(Case):
             w.IDS: struct.pack("<I", 8),
             w.OPEN: b16("bucket") + struct.pack("<QB", 1, 3) + good, w.CLOSE: struct.pack("<IQ", 1, 2),
             w.ANNOUNCE: struct.pack("<BIQB", 1, 1, 3, 1) + ref_id(7, 8, b"x") + struct.pack("<IQ", 1, 3) + lock,
+            w.WATCH: b16("bucket") + struct.pack("<Q", 0),
             w.LOCK: struct.pack("<BQQ", 3, self.handle(c), 1) + lock,
         }
 
