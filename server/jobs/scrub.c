@@ -148,6 +148,8 @@ static void check_copies(struct scrub *s, const struct pack_info *info, struct p
 	s->store = cold ? place_name(copy_info(cold)->place) : NULL;
 	check_file(s, info, pack_file(pack), end);
 	hot_damaged = s->damaged;
+	if (cold && pack_lost_hot(pack) && s->damaged == 0 && s->j->o.repair)
+		s->j->o.repair(s->j->o.repair_arg, info->id, true);
 	if (jobs_stopping(s->j) || pack_open_other(pack, &other) < 0) return;
 	s->store = place_name(copy_info(pack_cold(pack))->place);
 	check_file(s, info, other, end);

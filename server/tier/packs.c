@@ -271,7 +271,7 @@ bool pack_is_ready(const struct pack *pack)
 	const struct fs_file *file = pack_file(pack);
 
 	if (copy_of_file(file) != NULL)
-		return pack->drive == NULL || !drive_may_read(pack->drive);
+		return pack->drive == NULL || atomic_load(&pack->hot_lost) || !drive_may_read(pack->drive);
 	return file != NULL && drive_may_read(pack->drive) &&
 	       atomic_load_explicit(&pack->generation, memory_order_relaxed) == drive_generation(pack->drive);
 }
@@ -283,6 +283,7 @@ bool pack_may_write(const struct pack *pack)
 	return pack->drive != NULL ? drive_may_write(pack->drive) : pack_cold(pack) != NULL;
 }
 struct copy *pack_cold(const struct pack *pack) { return atomic_load_explicit(&pack->cold, memory_order_acquire); }
+bool pack_lost_hot(const struct pack *pack) { return atomic_load(&pack->hot_lost); }
 bool pack_is_hot(const struct pack *pack) { return pack->name[0] != '\0'; }
 
 struct task *pack_suspect(const struct pack *pack)

@@ -75,6 +75,7 @@ struct drive *pack_drive(const struct pack *pack); /* or NULL: unknown */
 /* Its cold copy, or NULL; valid while the pack is referenced. */
 struct copy *pack_cold(const struct pack *pack);
 bool pack_is_hot(const struct pack *pack); /* it has a hot copy */
+bool pack_lost_hot(const struct pack *pack); /* but that was found missing, and the cold one serves */
 bool pack_may_append(const struct pack *pack); /* its drive takes new data: else its writer ends it */
 bool pack_may_write(const struct pack *pack);  /* its drive can be written: sealed, removed */
 /* Reading it failed: a task to be posted to a worker, which looks after its drive; NULL: that is under way. */

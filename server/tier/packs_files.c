@@ -233,6 +233,8 @@ static int file_open(struct packs *packs, struct pack *pack)
 
 	if (err == 0 || err == -GRANARY_ENOMEM || cold == NULL || copy_of_file(pack_file(pack)) != NULL)
 		return err == 0 || copy_of_file(pack_file(pack)) == NULL ? err : 0;
+	if (err == -GRANARY_ENOTFOUND || err == -GRANARY_EBADFORMAT)
+		atomic_store(&pack->hot_lost, true);
 	err = pack_file(pack) != NULL ? file_retire(packs, pack) : 0;
 	if (err == 0)
 		err = copy_open_file(cold, &file);

@@ -3,7 +3,8 @@
  * Invariants: store.h's, and: (1) an object is written under the name NAME.part, synced, renamed, its
  * directory synced: it is seen whole or not at all; (2) no directory is made but below the path of the
  * settings, and that one never: an empty mount point is for the caller to notice (stores.h); (3) the path is
- * opened anew after it could not be used: the mount may have come back; (4) reads are not retried: the kernel
+ * opened anew after it could not be used, and when the mark is read: another file system may be there by now;
+ * (4) reads are not retried: the kernel
  * did what can be done. */
 #include <pthread.h>
 #include <stdio.h>
@@ -92,6 +93,15 @@ static int dir_give(struct dir *d, struct dir_fs *in, int err)
 	unref(in, gone ? 2 : 1);
 	pthread_mutex_unlock(&d->lock);
 	return err == -GRANARY_ESTALE ? -GRANARY_EOFFLINE : err;
+}
+
+/* The next call opens the path anew. */
+static void dir_renew(struct dir *d)
+{
+	pthread_mutex_lock(&d->lock);
+	if (d->now != NULL) unref(d->now, 1);
+	d->now = NULL;
+	pthread_mutex_unlock(&d->lock);
 }
 
 static int late(uint64_t deadline_ns)
@@ -278,6 +288,7 @@ static int64_t dir_get(struct cold *cold, const char *name, void *buf, size_t le
 	struct dir_fs *in;
 	int64_t n = name_ok(name) ? late(deadline_ns) : -GRANARY_EINVAL;
 
+	if (strchr(name, '/') == NULL) dir_renew(d); /* the mark: of what is at the path now */
 	if (n == 0) n = dir_take(d, &in);
 	if (n < 0) return n;
 	n = fs_open(in->fs, name, FS_READ | FS_DIRECT, &f);
