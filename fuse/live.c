@@ -17,6 +17,7 @@
 
 enum {
 	REQUEST_THREADS = 64,
+	LOCKER_THREADS = 1024,
 	WRITER_THREADS = 16,
 	TICK_MS = 100,
 	AGE_TICKS = 5,         /* what is written waits so long for more, at most twice */
@@ -62,6 +63,9 @@ static const struct handler handlers[] = {
 	[FUSE_LISTXATTR] = { live_listxattr, NULL },
 	[FUSE_REMOVEXATTR] = { live_removexattr, NULL },
 	[FUSE_STATFS] = { live_statfs, NULL },
+	[FUSE_GETLK] = { live_getlk, NULL },
+	[FUSE_SETLK] = { live_setlk, NULL },
+	[FUSE_SETLKW] = { live_setlk, NULL },
 };
 
 /* ---- time, errors, buffers ---- */
@@ -231,6 +235,8 @@ static void job_unlink(struct job *j)
 	pthread_mutex_unlock(&l->lock);
 }
 
+static void job_unpin(struct job *j);
+
 static void job_run(struct pool_task *task)
 {
 	struct job *j = (struct job *)task;
@@ -245,7 +251,45 @@ static void job_run(struct pool_task *task)
 		live_buffer_put(j->live, j->lent);
 		if (j->error == 0 && j->undo) j->undo(j);
 	}
+	job_unpin(j);
 	free(j);
+}
+
+/* A process that is killed closes its files while its job still runs: what the job works on stays. */
+static void job_pin(struct job *j)
+{
+	uint64_t fh;
+
+	memset(j->held, 0, sizeof(j->held));
+	j->held_dir = NULL;
+	memcpy(&fh, j->arg, sizeof(fh)); /* the first field of each of these */
+	switch (j->opcode) {
+	case FUSE_COPY_FILE_RANGE:
+		memcpy(&j->held[1], j->arg + offsetof(struct fuse_copy_file_range_in, fh_out), sizeof(j->held[1]));
+		__attribute__((fallthrough));
+	case FUSE_READ:
+	case FUSE_WRITE:
+	case FUSE_FLUSH:
+	case FUSE_FSYNC:
+	case FUSE_FALLOCATE:
+	case FUSE_LSEEK:
+	case FUSE_GETLK:
+	case FUSE_SETLK:
+	case FUSE_SETLKW: j->held[0] = (struct live_handle *)(uintptr_t)fh; break;
+	case FUSE_READDIR:
+	case FUSE_READDIRPLUS: j->held_dir = (struct live_dir *)(uintptr_t)fh; break;
+	default: break;
+	}
+	for (int i = 0; i < 2; i++)
+		if (j->held[i]) atomic_fetch_add(&j->held[i]->refs, 1);
+	if (j->held_dir) dir_pin(j->held_dir);
+}
+
+static void job_unpin(struct job *j)
+{
+	for (int i = 0; i < 2; i++)
+		if (j->held[i]) handle_put(j->held[i]);
+	if (j->held_dir) dir_put(j->held_dir);
 }
 
 /* A job that may block, in a thread of its own. */
@@ -262,6 +306,7 @@ static int job_start(struct job *filled)
 		j->rest = (const uint8_t *)(j + 1);
 	}
 	j->task.run = job_run;
+	job_pin(j);
 	pthread_mutex_lock(&l->lock);
 	j->next = l->jobs;
 	j->at = &l->jobs;
@@ -269,13 +314,14 @@ static int job_start(struct job *filled)
 	l->jobs = j;
 	pthread_mutex_unlock(&l->lock);
 	watch_waits(j->request);
-	pool_add(l->requests, &j->task);
+	pool_add(j->opcode == FUSE_SETLKW ? l->lockers : l->requests, &j->task);
 	return 0;
 }
 
 /* ---- a process that is killed waits no longer ---- */
 
-/* Any signal interrupts a request, but a filesystem's calls end early for none but SIGKILL, as a disk's do not. */
+/* Any signal interrupts a request, but only who waits for a lock wants to hear of it: as on a disk, other calls end
+ * early for none but SIGKILL. */
 static bool is_killed(uint32_t thread)
 {
 	char path[64], line[256];
@@ -300,7 +346,8 @@ static bool killed_find(struct live *l, struct request **found, mount_answer_fn 
 {
 	for (struct job *j = l->jobs; j; j = j->next) {
 		int runs = JOB_RUNS;
-		if (!j->interrupted || j->unique <= *after || !is_killed(j->pid)) continue;
+		if (!j->interrupted || j->unique <= *after) continue;
+		if (j->opcode != FUSE_SETLKW && !is_killed(j->pid)) continue;
 		*after = j->unique;
 		if (!atomic_compare_exchange_strong(&j->state, &runs, JOB_ANSWERED)) continue;
 		*found = j->request;
@@ -462,7 +509,7 @@ static int do_init(struct live *l, struct request *r)
 	uint64_t can, want = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS |
 			     FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES |
 			     FUSE_INIT_EXT | FUSE_EXPLICIT_INVAL_DATA | FUSE_HANDLE_KILLPRIV_V2 |
-			     FUSE_CACHE_SYMLINKS | FUSE_ABORT_ERROR |
+			     FUSE_CACHE_SYMLINKS | FUSE_ABORT_ERROR | FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS |
 			     (l->mount->use_rings ? KERNEL_OVER_IO_URING : 0);
 
 	memcpy(&in, r->rest, r->rest_len < sizeof(in) ? r->rest_len : sizeof(in));
@@ -506,7 +553,7 @@ bool live_handle_request(struct live *l, struct request *r, mount_answer_fn *ans
 	case FUSE_DESTROY: return true;
 	default: break;
 	}
-	/* ACCESS, locks, POLL, IOCTL, BMAP, TMPFILE, SYNCFS, STATX and what is not known: the kernel does without. */
+	/* ACCESS, POLL, IOCTL, BMAP, TMPFILE, SYNCFS, STATX and what is not known: the kernel does without. */
 	r->error = -ENOSYS;
 	if (r->opcode >= sizeof(handlers) / sizeof(handlers[0]) || !handlers[r->opcode].run) return true;
 	r->error = job_fill(&j, l, r, answer);
@@ -581,7 +628,8 @@ int live_open(struct mount *m, struct granary_client *client, const char *bucket
 	l->names = calloc(LIVE_NODE_SLOTS, sizeof(l->names[0]));
 	l->requests = pool_new(REQUEST_THREADS);
 	l->writers = pool_new(WRITER_THREADS);
-	if (!l->nodes || !l->names || !l->requests || !l->writers) return -1;
+	l->lockers = pool_new(LOCKER_THREADS);
+	if (!l->nodes || !l->names || !l->requests || !l->writers || !l->lockers) return -1;
 	why[0] = '\0';
 	if (bucket_find(l, why, why_size) < 0 || path_find(l, path, why, why_size) < 0) return -1;
 	l->minds = pthread_create(&l->minder, NULL, mind, l) == 0;
@@ -599,7 +647,10 @@ void live_stop(struct live *l)
 		pthread_join(l->minder, NULL);
 		l->minds = false;
 	}
+	l->stop = true;
+	pool_free(l->lockers);
 	pool_free(l->requests);
+	l->lockers = NULL;
 	l->requests = NULL;
 	if (l->writers) {
 		pthread_mutex_lock(&l->lock);

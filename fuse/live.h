@@ -66,12 +66,14 @@ struct live_file {
 	uint32_t running_count;
 	int error;                         /* of the first write that failed since error_count grew */
 	uint64_t error_count;
+	_Atomic bool locked;               /* it may have locks at the server */
 	struct granary_file *kept;         /* the mount's lock: keeps it at the server when it loses its name */
 	struct live_file *next_dirty, **at_dirty; /* the mount's lock: those with something in `filling` */
 	struct live_file *next_fresh, **at_fresh; /* the mount's lock: those that are fresh */
 };
 
 struct live_handle {
+	_Atomic uint32_t refs;             /* the kernel's, and of jobs that outlive their answer */
 	struct live_file *file;
 	uint32_t flags;                    /* O_... */
 	uint64_t errors_seen;
@@ -88,7 +90,7 @@ struct live {
 	struct granary_client *client;
 	char bucket[GRANARY_BUCKET_LEN_MAX + 1];
 	uint64_t root;                     /* its directory id */
-	struct pool *requests, *writers;
+	struct pool *requests, *writers, *lockers; /* lockers: those that wait for locks */
 	pthread_mutex_t lock;              /* all below */
 	pthread_cond_t room;               /* of memory for what is written */
 	struct live_node **nodes, **names; /* LIVE_NODE_SLOTS each */
@@ -102,7 +104,8 @@ struct live {
 	uint8_t *buffers;                  /* free ones of LIVE_BUFFER */
 	uint32_t buffers_count;
 	pthread_t minder;
-	bool minds, stop;
+	bool minds;
+	_Atomic bool stop;
 	pthread_cond_t wake;
 };
 
@@ -128,6 +131,8 @@ struct job {
 	bool direct;                       /* out_len bytes are in the request's own memory (where nothing blocks) */
 	uint8_t *lent;                     /* instead: a buffer of live_buffer_get() */
 	size_t lent_len;
+	struct live_handle *held[2];       /* pinned while it runs */
+	struct live_dir *held_dir;
 	void (*undo)(struct job *j);       /* nobody got the answer */
 	void *undo_arg;
 	uint64_t undo_node;
@@ -195,6 +200,12 @@ int handle_error(struct live_handle *h);
 int live_look(struct job *j, uint64_t dir, const char *name, uint64_t lookups, struct live_node **out);
 int live_entry(struct job *j, struct live_node *n); /* the answer of LOOKUP */
 int live_set(struct job *j, struct live_node *n, struct live_file *f, const struct granary_setattr *set);
+/* ---- live_lock.c ---- */
+int live_unlock_all(struct job *j, struct live_handle *h, uint64_t owner, bool whole);
+bool live_lock_is_lost(const struct live_handle *h);
+void handle_put(struct live_handle *h);
+void dir_pin(struct live_dir *d);
+void dir_put(struct live_dir *d);
 int live_keep(struct job *j, struct live_file *f); /* open at the server, too */
 void live_owner(struct job *j, uint32_t *uid, uint32_t *gid, bool *inherits); /* of what is made in j->node */
 
@@ -234,6 +245,8 @@ int live_getxattr(struct job *j);
 int live_listxattr(struct job *j);
 int live_removexattr(struct job *j);
 int live_statfs(struct job *j);
+int live_getlk(struct job *j);
+int live_setlk(struct job *j);
 /* Fresh files of a directory go to the server first, so that it knows of them; 0: of all. */
 int live_settle_dir(struct job *j, uint64_t dir);
 /* What is not at the server yet of the file of this place goes there. */

@@ -102,7 +102,7 @@ int live_getattr(struct job *j)
 		if (send) err = file_flush(j, f);
 		file_close(f);
 	}
-	if (err == 0 && !fresh && !ours && !(f && n->unlinked)) err = node_stat(j, n);
+	if (err == 0 && !fresh && !ours && !n->unlinked) err = node_stat(j, n);
 	if (err == 0) err = attr_answer(j, n, fresh);
 	node_put(l, n);
 	return err;

@@ -14,6 +14,7 @@
 enum { DOTS = 2, PAGE_BITS = 10, PAGE_ENTRIES = GRANARY_LIST_MAX };
 
 struct live_dir {
+	_Atomic uint32_t refs;
 	uint64_t id;
 	pthread_mutex_t lock; /* all below */
 	struct granary_dir_page *page;
@@ -34,14 +35,17 @@ static void pages_drop(struct live_dir *d)
 	d->count = 0;
 }
 
-static void dir_free(struct live_dir *d)
+void dir_pin(struct live_dir *d) { atomic_fetch_add(&d->refs, 1); }
+
+void dir_put(struct live_dir *d)
 {
+	if (atomic_fetch_sub(&d->refs, 1) > 1) return;
 	pages_drop(d);
 	pthread_mutex_destroy(&d->lock);
 	free(d);
 }
 
-static void dir_undo(struct job *j) { dir_free(j->undo_arg); }
+static void dir_undo(struct job *j) { dir_put(j->undo_arg); }
 
 int live_opendir(struct job *j)
 {
@@ -49,6 +53,7 @@ int live_opendir(struct job *j)
 	struct fuse_open_out out = { .fh = (uintptr_t)d };
 
 	if (!d) return -ENOMEM;
+	d->refs = 1;
 	d->id = node_object(j->live, j->node);
 	pthread_mutex_init(&d->lock, NULL);
 	j->undo = dir_undo;
@@ -61,7 +66,7 @@ int live_releasedir(struct job *j)
 	struct fuse_release_in in;
 
 	memcpy(&in, j->arg, sizeof(in));
-	dir_free(dir_of(in.fh));
+	dir_put(dir_of(in.fh));
 	return 0;
 }
 

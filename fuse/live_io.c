@@ -32,6 +32,7 @@ static struct live_handle *handle_new(struct live *l, struct live_node *n, uint3
 	struct live_handle *h = calloc(1, sizeof(*h));
 
 	if (!h) return NULL;
+	h->refs = 1;
 	h->flags = flags;
 	h->file = file_open(l, n);
 	if (!h->file) {
@@ -44,8 +45,9 @@ static struct live_handle *handle_new(struct live *l, struct live_node *n, uint3
 	return h;
 }
 
-static void handle_free(struct live_handle *h)
+void handle_put(struct live_handle *h)
 {
+	if (atomic_fetch_sub(&h->refs, 1) > 1) return;
 	file_send(h->file);
 	file_close(h->file);
 	granary_file_close(&h->opened);
@@ -55,7 +57,7 @@ static void handle_free(struct live_handle *h)
 
 static void open_undo(struct job *j)
 {
-	handle_free(j->undo_arg);
+	handle_put(j->undo_arg);
 	if (j->undo_node) node_forget(j->live, j->undo_node, 1);
 }
 
@@ -169,7 +171,7 @@ int live_create(struct job *j)
 	}
 	if (err == 0) return create_answer(j, h, n);
 	node_lost_name(l, n);
-	handle_free(h);
+	handle_put(h);
 	node_forget(l, n->number, 1);
 	node_put(l, n);
 	return err;
@@ -330,7 +332,7 @@ int live_open_file(struct job *j)
 		j->undo_arg = h;
 		err = job_out(j, &out, sizeof(out));
 	} else if (h) {
-		handle_free(h);
+		handle_put(h);
 	}
 	node_put(l, n);
 	return err;
@@ -378,6 +380,7 @@ int live_read(struct job *j)
 	memcpy(&in, j->arg, sizeof(in));
 	struct live_handle *h = handle_of(in.fh);
 	struct live_file *f = h->file;
+	if (live_lock_is_lost(h)) return -EIO;
 	int err = file_is_clean(f) ? 0 : file_flush(j, f);
 	if (err < 0) return err;
 	j->lent = live_buffer_get(l);
@@ -411,6 +414,7 @@ bool live_write_now(struct job *j)
 	struct fuse_write_in in;
 
 	memcpy(&in, j->arg, sizeof(in));
+	if (live_lock_is_lost(handle_of(in.fh))) return false;
 	if (in.write_flags & FUSE_WRITE_KILL_SUIDGID || in.size > j->rest_len || in.size > MOUNT_READ_MAX) return false;
 	if (in.size > 0 && file_write(handle_of(in.fh)->file, in.offset, j->rest, in.size, false) < 0) return false;
 	j->error = write_answer(j, in.size);
@@ -424,6 +428,7 @@ int live_write(struct job *j)
 	int err = 0;
 
 	memcpy(&in, j->arg, sizeof(in));
+	if (live_lock_is_lost(handle_of(in.fh))) return -EIO;
 	struct live_file *f = handle_of(in.fh)->file;
 	if (in.size > j->rest_len || in.size > MOUNT_READ_MAX) return -EINVAL;
 	if (in.write_flags & FUSE_WRITE_KILL_SUIDGID) err = suid_drop(j, f->node, f);
@@ -450,18 +455,21 @@ static int sync_all(struct job *j)
 	return live_errno(err);
 }
 
-static struct live_handle *flush_handle(const struct job *j)
+static struct live_handle *flush_handle(const struct job *j, uint64_t *owner)
 {
 	struct fuse_flush_in in;
 
 	memcpy(&in, j->arg, sizeof(in));
+	*owner = in.lock_owner;
 	return handle_of(in.fh);
 }
 
 bool live_flush_now(struct job *j)
 {
-	struct live_handle *h = flush_handle(j);
+	uint64_t owner;
+	struct live_handle *h = flush_handle(j, &owner);
 
+	if (h->file->locked) return false;
 	if (!file_is_clean(h->file) || (j->live->options->close_durable && h->file->touched)) return false;
 	j->error = (h->flags & O_ACCMODE) == O_RDONLY ? 0 : handle_error(h);
 	return true;
@@ -469,10 +477,12 @@ bool live_flush_now(struct job *j)
 
 int live_flush(struct job *j)
 {
-	struct live_handle *h = flush_handle(j);
+	uint64_t owner;
+	struct live_handle *h = flush_handle(j, &owner);
 	int err = (h->flags & O_ACCMODE) == O_RDONLY ? 0 : file_flush(j, h->file);
 
 	if (err == 0) err = handle_error(h);
+	(void)live_unlock_all(j, h, owner, false); /* after: what was written under a lock is there when it goes */
 	return err == 0 && j->live->options->close_durable ? sync_all(j) : err;
 }
 
@@ -481,13 +491,19 @@ bool live_release_now(struct job *j)
 	struct fuse_release_in in;
 
 	memcpy(&in, j->arg, sizeof(in));
-	handle_free(handle_of(in.fh));
+	if (in.release_flags & FUSE_RELEASE_FLOCK_UNLOCK && handle_of(in.fh)->file->locked) return false;
+	handle_put(handle_of(in.fh));
 	return true;
 }
 
 int live_release(struct job *j)
 {
-	(void)j;
+	struct fuse_release_in in;
+
+	memcpy(&in, j->arg, sizeof(in));
+	(void)file_flush(j, handle_of(in.fh)->file);
+	(void)live_unlock_all(j, handle_of(in.fh), in.lock_owner, true);
+	handle_put(handle_of(in.fh));
 	return 0;
 }
 
@@ -497,7 +513,7 @@ int live_fsync(struct job *j)
 
 	memcpy(&in, j->arg, sizeof(in));
 	struct live_handle *h = handle_of(in.fh);
-	int err = file_flush(j, h->file);
+	int err = live_lock_is_lost(h) ? -EIO : file_flush(j, h->file);
 	if (err == 0) err = handle_error(h);
 	return err == 0 ? sync_all(j) : err;
 }

@@ -340,6 +340,40 @@ def test_two_mounts(a, b):
     os.close(inside)
 
 
+def test_locks(a, b):
+    """What one mount locks the other one sees; who dies gives it back."""
+    (a / "lock-me").write_text("x")
+    fd, other = os.open(a / "lock-me", os.O_RDWR), os.open(b / "lock-me", os.O_RDWR)
+    for kind in (fcntl.flock, fcntl.lockf):
+        kind(fd, fcntl.LOCK_EX)
+        refused(errno.EAGAIN, kind, other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind(fd, fcntl.LOCK_UN)
+        kind(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind(other, fcntl.LOCK_UN)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, b / "lock-me"], stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    refused(errno.EAGAIN, fcntl.lockf, fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    threading.Timer(0.3, holder.kill).start()
+    fcntl.lockf(fd, fcntl.LOCK_EX)
+    holder.wait()
+    waiter = subprocess.Popen([sys.executable, "-c", HOLD, b / "lock-me"], stdout=subprocess.PIPE)
+    time.sleep(0.3)
+    waiter.kill()
+    check(waiter.wait(30) == -signal.SIGKILL, "who waits for a lock is killed")
+    os.close(fd)
+    fcntl.lockf(other, fcntl.LOCK_EX)
+    os.close(other)
+
+
+HOLD = """
+import fcntl, sys, time
+f = open(sys.argv[1], "r+b")
+fcntl.lockf(f, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
 # ---- random operations against the local disk ----
 
 class Pair:
@@ -540,6 +574,7 @@ def whole(transport, engine, seed):
     if not engine:
         other = Mount(cmd, "data", base / "other", f"transport={transport}").start()
         test_two_mounts(m.at, other.at)
+        test_locks(m.at, other.at)
         other.stop()
     m.stop()
     if transport == "classic" and not engine:
