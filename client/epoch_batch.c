@@ -190,6 +190,24 @@ static struct granary_snapshot *row_snapshot(const struct granary_epoch *e, cons
 	return e->parts[b->sources[i]].snapshot;
 }
 
+static int sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, uint64_t *sizes)
+{
+	struct page_cursor c = { .page = NULL };
+	int err = range_sample_size(s, &c, id, size, sizes);
+
+	page_cursor_end(s, &c);
+	return err;
+}
+
+static int sample_add(struct range_plan *p, struct granary_snapshot *s, uint64_t id, uint8_t *dst)
+{
+	struct page_cursor c = { .page = NULL };
+	int err = range_add_sample(p, s, &c, id, dst);
+
+	page_cursor_end(s, &c);
+	return err;
+}
+
 static int batch_measure(struct granary_epoch *e, struct batch *b)
 {
 	uint32_t fields = b->pub.fields;
@@ -198,7 +216,7 @@ static int batch_measure(struct granary_epoch *e, struct batch *b)
 	for (uint32_t i = 0; i < b->pub.count; i++) {
 		uint64_t *sizes = b->sizes + (size_t)i * fields;
 		const struct row_place *p = &b->places[i];
-		int err = p->hold ? 0 : range_sample_size(row_snapshot(e, b, i), b->ids[i], &size, sizes);
+		int err = p->hold ? 0 : sample_size(row_snapshot(e, b, i), b->ids[i], &size, sizes);
 		if (err < 0)
 			return err;
 		for (uint32_t f = 0; f < fields; f++) {
@@ -216,7 +234,7 @@ static int row_plan(struct granary_epoch *e, struct batch *b, uint32_t i)
 {
 	struct range_plan *plan = &b->reads[b->sources[i]].plan;
 	uint32_t before = plan->units_count;
-	int err = range_add_sample(plan, row_snapshot(e, b, i), b->ids[i],
+	int err = sample_add(plan, row_snapshot(e, b, i), b->ids[i],
 		b->data + b->offsets[(size_t)i * b->pub.fields]);
 
 	for (uint32_t u = before; u < plan->units_count; u++)
@@ -344,7 +362,7 @@ static int row_read(struct granary_epoch *e, struct batch *b, uint32_t i)
 {
 	struct granary_snapshot *snapshot = row_snapshot(e, b, i);
 	struct range_plan plan = { .stream = &e->stream, .past_cache = true };
-	int err = range_add_sample(&plan, snapshot, b->ids[i], b->data + b->offsets[(size_t)i * b->pub.fields]);
+	int err = sample_add(&plan, snapshot, b->ids[i], b->data + b->offsets[(size_t)i * b->pub.fields]);
 
 	if (err == 0)
 		err = range_run(&plan, snapshot, e->options.stall_timeout_ms);
@@ -372,7 +390,7 @@ static uint64_t substitute_id(const struct granary_epoch *e, uint64_t position, 
 static int batch_replace(struct granary_epoch *e, struct batch *b, uint32_t i, uint64_t id)
 {
 	uint64_t *sizes = b->sizes + (size_t)i * b->pub.fields, *offsets = b->offsets + (size_t)i * b->pub.fields, size;
-	int err = range_sample_size(row_snapshot(e, b, i), id, &size, sizes);
+	int err = sample_size(row_snapshot(e, b, i), id, &size, sizes);
 
 	if (err < 0)
 		return err;

@@ -164,6 +164,7 @@ static int hold_pack(struct granary_epoch *e, struct hold *h, struct range_plan 
 {
 	uint32_t fields = e->fields;
 	struct hold_row *rows = (struct hold_row *)(void *)h->mem;
+	struct page_cursor c = { .page = NULL };
 	int err = 0;
 
 	range_plan_clear(plan);
@@ -171,11 +172,12 @@ static int hold_pack(struct granary_epoch *e, struct hold *h, struct range_plan 
 		rows[i].offset += (uint32_t)rows_size;
 	for (uint32_t i = 0; err == 0 && i < h->count; i++) {
 		uint32_t before = plan->units_count;
-		err = range_add_sample(plan, hold_snapshot(e, h), hold_sample_id(e, h, i),
+		err = range_add_sample(plan, hold_snapshot(e, h), &c, hold_sample_id(e, h, i),
 			h->mem + rows[(size_t)i * fields].offset);
 		for (uint32_t u = before; u < plan->units_count; u++)
 			plan->units[u].tag = i * fields;
 	}
+	page_cursor_end(hold_snapshot(e, h), &c);
 	return err < 0 ? err : range_merge(plan);
 }
 

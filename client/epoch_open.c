@@ -333,22 +333,21 @@ static int epoch_pages(struct granary_epoch *e, uint64_t *bytes)
 /* Looks through the table, where pages hold as much: this is no time to hurry. "" when that part cannot be read. */
 static void sample_of_size(struct granary_snapshot *s, uint64_t wanted, char *key, size_t cap)
 {
-	uint64_t size;
+	struct page_cursor c = { .page = NULL };
+	uint64_t size = 0;
+	int err = 0;
 
 	key[0] = '\0';
 	for (uint32_t p = 0; p < s->manifest.page_count; p++) {
 		if (s->manifest.pages[p].bytes < wanted)
 			continue;
-		for (uint64_t id = s->first_ids[p]; id < s->first_ids[p + 1]; id++) {
-			if (range_sample_size(s, id, &size, NULL) < 0)
-				return;
-			if (size != wanted)
-				continue;
-			if (snapshot_key_of(s, id, key, cap) < 0)
+		for (uint64_t id = s->first_ids[p]; err == 0 && size != wanted && id < s->first_ids[p + 1]; id++) {
+			err = range_sample_size(s, &c, id, &size, NULL);
+			if (err == 0 && size == wanted && snapshot_key_of(s, id, key, cap) < 0)
 				key[0] = '\0';
-			return;
 		}
 	}
+	page_cursor_end(s, &c);
 }
 
 /* Known before the first batch, of the histograms: how many samples, at least, and of which snapshot. */

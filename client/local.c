@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "client_priv.h"
@@ -310,14 +311,14 @@ static void file_refuse(struct granary_client *c, const struct local_file *f)
 bool local_read(struct granary_client *c, struct local_file *f, struct iovec *iov, int count, uint64_t offset)
 {
 	size_t len = 0;
-	ssize_t n;
+	ssize_t n; /* preadv2() is a place where threads may be canceled, which takes a while */
 
 	for (int i = 0; i < count; i++)
 		len += iov[i].iov_len;
 	if (offset > f->size || len > f->size - offset)
 		return false; /* the server has words for it */
 	do
-		n = preadv2(f->fd, iov, count, (off_t)offset, RWF_NOWAIT);
+		n = syscall(SYS_preadv2, f->fd, iov, count, (long)offset, 0L, RWF_NOWAIT);
 	while (n < 0 && errno == EINTR);
 	if (n == (ssize_t)len) {
 		atomic_fetch_add_explicit(&f->hot, len, memory_order_relaxed);

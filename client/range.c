@@ -56,20 +56,18 @@ int range_row(const struct granary_snapshot *s, const struct snap_page *page, ui
 	return snap_page_row(page, slot * s->manifest.fields + field, row);
 }
 
-int range_sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, uint64_t *sizes)
+int range_sample_size(struct granary_snapshot *s, struct page_cursor *c, uint64_t id, uint64_t *size, uint64_t *sizes)
 {
-	struct page_cursor c = { .page = NULL };
 	struct snap_row row;
-	int err = page_cursor_to(s, &c, id);
+	int err = page_cursor_to(s, c, id);
 
 	*size = 0;
 	for (uint32_t f = 0; err == 0 && f < s->manifest.fields; f++) {
-		err = range_row(s, c.page, id - c.first, f, &row);
+		err = range_row(s, c->page, id - c->first, f, &row);
 		if (err == 0 && sizes)
 			sizes[f] = row.size;
 		*size += err == 0 ? row.size : 0;
 	}
-	page_cursor_end(s, &c);
 	return err;
 }
 
@@ -93,17 +91,16 @@ int range_sample_checksum(struct granary_snapshot *s, uint64_t id, uint64_t posi
 	return err;
 }
 
-int range_add_sample(struct range_plan *p, struct granary_snapshot *s, uint64_t id, uint8_t *dst)
+int range_add_sample(struct range_plan *p, struct granary_snapshot *s, struct page_cursor *c, uint64_t id, uint8_t *dst)
 {
-	struct page_cursor c = { .page = NULL };
 	struct snap_extent extent;
 	struct snap_row row;
-	int err = page_cursor_to(s, &c, id);
+	int err = page_cursor_to(s, c, id);
 
 	for (uint32_t f = 0; err == 0 && f < s->manifest.fields; f++) {
-		err = range_row(s, c.page, id - c.first, f, &row);
+		err = range_row(s, c->page, id - c->first, f, &row);
 		for (uint32_t i = 0; err == 0 && i < row.extent_count; i++) {
-			err = snap_page_extent(c.page, &row, i, &extent);
+			err = snap_page_extent(c->page, &row, i, &extent);
 			if (err == 0 && extent.pack == 0)
 				memset(dst, 0, extent.length);
 			else if (err == 0)
@@ -111,7 +108,6 @@ int range_add_sample(struct range_plan *p, struct granary_snapshot *s, uint64_t 
 			dst += extent.length;
 		}
 	}
-	page_cursor_end(s, &c);
 	return err;
 }
 

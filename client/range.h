@@ -50,12 +50,13 @@ struct range_plan {
 /* File `field` of the sample at a place of a page, empty where the handle leaves it out. */
 int range_row(const struct granary_snapshot *s, const struct snap_page *page, uint64_t slot, uint32_t field,
 	struct snap_row *row);
-/* Bytes of a sample; sizes: NULL, or those of its fields. */
-int range_sample_size(struct granary_snapshot *s, uint64_t id, uint64_t *size, uint64_t *sizes);
+/* Bytes of a sample; sizes: NULL, or those of its fields. The cursor is the caller's, who ends it. */
+int range_sample_size(struct granary_snapshot *s, struct page_cursor *c, uint64_t id, uint64_t *size, uint64_t *sizes);
 /* What a sample at a position adds to the checksum of checksums: docs/ORDER.md 9. */
 int range_sample_checksum(struct granary_snapshot *s, uint64_t id, uint64_t position, uint64_t *sum);
 /* Adds the units of a sample whose bytes go to dst, fields one after the other; holes are zeroed at once. */
-int range_add_sample(struct range_plan *p, struct granary_snapshot *s, uint64_t id, uint8_t *dst);
+int range_add_sample(struct range_plan *p, struct granary_snapshot *s, struct page_cursor *c, uint64_t id,
+	uint8_t *dst);
 int range_add_unit(struct range_plan *p, const struct snap_extent *e, uint8_t *dst, uint32_t tag);
 /* Sorts the units and makes the wants. */
 int range_merge(struct range_plan *p);

@@ -10,7 +10,10 @@
 #include "common/clock.h"
 #include "range.h"
 
-enum { HOLDER_MAX = 128 }; /* of a name in reports: PROTOCOL 4.9 */
+enum {
+	HOLDER_MAX = 128, /* of a name in reports: PROTOCOL 4.9 */
+	FETCH_AHEAD = 8,  /* rows of a batch whose bytes come out of memory meanwhile */
+};
 
 static struct granary_call snapshot_call(const struct granary_snapshot *s)
 {
@@ -292,7 +295,8 @@ int snapshot_key_of(struct granary_snapshot *s, uint64_t id, char *out, size_t c
 /* ---- one sample ---- */
 
 /* Where each file of each sample goes; the sum of all, or an error. */
-static int64_t batch_layout(struct granary_snapshot *s, const uint64_t *ids, size_t count, uint64_t *offsets)
+static int64_t batch_layout(struct granary_snapshot *s, struct page_cursor *c, const uint64_t *ids, size_t count,
+	uint64_t *offsets)
 {
 	uint32_t fields = s->manifest.fields;
 	uint64_t at = 0, size;
@@ -302,7 +306,9 @@ static int64_t batch_layout(struct granary_snapshot *s, const uint64_t *ids, siz
 		if (ids[i] >= s->manifest.samples)
 			return error_fail(s->client, -GRANARY_ERANGE, "snapshot '%s' has no sample %llu, it has %llu",
 				s->name, (unsigned long long)ids[i], (unsigned long long)s->manifest.samples);
-		int err = range_sample_size(s, ids[i], &size, sizes);
+		if (i + FETCH_AHEAD < count && ids[i + FETCH_AHEAD] < s->manifest.samples)
+			page_cursor_fetch(s, c, ids[i + FETCH_AHEAD]);
+		int err = range_sample_size(s, c, ids[i], &size, sizes);
 		if (err < 0)
 			return err;
 		for (uint32_t f = 0; f < fields; f++) {
@@ -332,8 +338,8 @@ static int batch_corrupt(struct granary_snapshot *s, const struct range_plan *pl
 		"read again", (unsigned long long)id, s->bucket, s->name, key);
 }
 
-static int batch_run(struct granary_snapshot *s, const uint64_t *ids, size_t count, uint8_t *block,
-	const uint64_t *offsets, uint32_t timeout_ms)
+static int batch_run(struct granary_snapshot *s, struct page_cursor *c, const uint64_t *ids, size_t count,
+	uint8_t *block, const uint64_t *offsets, uint32_t timeout_ms)
 {
 	struct range_plan plan = { .units = NULL };
 	int err = -GRANARY_ECORRUPT;
@@ -344,10 +350,11 @@ static int batch_run(struct granary_snapshot *s, const uint64_t *ids, size_t cou
 		err = 0;
 		for (size_t i = 0; err == 0 && i < count; i++) {
 			uint32_t before = plan.units_count;
-			err = range_add_sample(&plan, s, ids[i], block + offsets[i * s->manifest.fields]);
+			err = range_add_sample(&plan, s, c, ids[i], block + offsets[i * s->manifest.fields]);
 			for (uint32_t u = before; u < plan.units_count; u++)
 				plan.units[u].tag = (uint32_t)i;
 		}
+		page_cursor_end(s, c);
 		if (err == 0)
 			err = range_run(&plan, s, timeout_ms);
 	}
@@ -361,18 +368,19 @@ int granary_snapshot_read_batch(struct granary_snapshot *snapshot, const uint64_
 	uint64_t *offsets, const struct granary_call *call)
 {
 	uint32_t timeout_ms = call && call->timeout_ms ? call->timeout_ms : snapshot->timeout_ms;
+	struct page_cursor c = { .page = NULL };
 	int err = client_enter(snapshot->client);
 
 	*data = NULL;
 	if (err == 0 && count > UINT32_MAX)
 		err = error_fail(snapshot->client, -GRANARY_ETOOBIG, "too many samples for one batch");
-	int64_t size = err == 0 ? batch_layout(snapshot, ids, count, offsets) : err;
-	if (size < 0)
-		return (int)size;
-	uint8_t *block = malloc(size > 0 ? (size_t)size : 1);
-	if (!block)
-		return error_fail(snapshot->client, -GRANARY_ENOMEM, "out of memory");
-	err = batch_run(snapshot, ids, count, block, offsets, timeout_ms);
+	int64_t size = err == 0 ? batch_layout(snapshot, &c, ids, count, offsets) : err;
+	uint8_t *block = size >= 0 ? malloc(size > 0 ? (size_t)size : 1) : NULL;
+	if (!block) {
+		page_cursor_end(snapshot, &c);
+		return size < 0 ? (int)size : error_fail(snapshot->client, -GRANARY_ENOMEM, "out of memory");
+	}
+	err = batch_run(snapshot, &c, ids, count, block, offsets, timeout_ms);
 	if (err < 0)
 		free(block);
 	else

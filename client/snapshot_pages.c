@@ -336,21 +336,35 @@ int page_cursor_to(struct granary_snapshot *s, struct page_cursor *c, uint64_t i
 {
 	if (c->page && id >= c->first && id < c->end)
 		return 0;
-	page_cursor_end(s, c);
-	c->index = snapshot_page_of(s, id);
-	int err = snapshot_page_get(s, c->index, &c->page);
-	if (err < 0) {
-		c->page = NULL;
-		return err;
+	uint32_t index = snapshot_page_of(s, id), at = index % CURSOR_PAGES;
+	int err = 0;
+	if (c->held[at].page && c->held[at].index != index) {
+		snapshot_page_put(s, c->held[at].index);
+		c->held[at].page = NULL;
 	}
-	c->first = s->first_ids[c->index];
-	c->end = s->first_ids[c->index + 1];
-	return 0;
+	if (!c->held[at].page)
+		err = snapshot_page_get(s, index, &c->held[at].page);
+	if (err < 0)
+		c->held[at].page = NULL;
+	c->held[at].index = index;
+	c->page = c->held[at].page;
+	c->first = s->first_ids[index];
+	c->end = s->first_ids[index + 1];
+	return err;
+}
+
+void page_cursor_fetch(const struct granary_snapshot *s, const struct page_cursor *c, uint64_t id)
+{
+	uint32_t index = snapshot_page_of(s, id), at = index % CURSOR_PAGES;
+
+	if (c->held[at].page && c->held[at].index == index)
+		snap_page_fetch(c->held[at].page, (id - s->first_ids[index]) * s->manifest.fields);
 }
 
 void page_cursor_end(struct granary_snapshot *s, struct page_cursor *c)
 {
-	if (c->page)
-		snapshot_page_put(s, c->index);
-	c->page = NULL;
+	for (uint32_t i = 0; i < CURSOR_PAGES; i++)
+		if (c->held[i].page)
+			snapshot_page_put(s, c->held[i].index);
+	*c = (struct page_cursor){ .page = NULL };
 }

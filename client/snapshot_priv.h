@@ -102,8 +102,16 @@ void snapshot_pages_limit(struct granary_snapshot *s, uint64_t bytes);
 int snapshot_page_get(struct granary_snapshot *s, uint32_t index, const struct snap_page **out);
 void snapshot_page_put(struct granary_snapshot *s, uint32_t index);
 /* The page of one sample after the other, held until the cursor ends; zeroed at the start. */
-struct page_cursor { const struct snap_page *page; uint32_t index; uint64_t first, end; };
+/* Pages that it was at stay held, some of them: to go back there is cheap. */
+enum { CURSOR_PAGES = 16 };
+struct page_cursor {
+	const struct snap_page *page;
+	uint64_t first, end;
+	struct { const struct snap_page *page; uint32_t index; } held[CURSOR_PAGES]; /* by index */
+};
 int page_cursor_to(struct granary_snapshot *s, struct page_cursor *c, uint64_t id);
+/* A row that is wanted soon, if its page is held: its bytes are fetched from memory. */
+void page_cursor_fetch(const struct granary_snapshot *s, const struct page_cursor *c, uint64_t id);
 void page_cursor_end(struct granary_snapshot *s, struct page_cursor *c);
 /* Loads several, some at a time, as far as they fit in the limit, so that who needs them soon waits once. */
 int snapshot_pages_load(struct granary_snapshot *s, const uint32_t *indices, uint32_t count);

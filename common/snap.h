@@ -67,6 +67,7 @@ struct snap_page { /* borrows the bytes */
 int snap_page_parse(const uint8_t *bytes, size_t len, struct snap_page *out);
 /* The same for bytes of which the caller compared the hash: reads the header alone, and its checksum. */
 int snap_page_parse_known(const uint8_t *bytes, size_t len, struct snap_page *out);
+void snap_page_fetch(const struct snap_page *p, uint64_t row); /* its bytes are wanted soon */
 /* row < samples * fields; rows were not checked one by one at parse: ECORRUPT when this one is damaged. */
 int snap_page_row(const struct snap_page *p, uint64_t row, struct snap_row *out);
 /* Extent i of a row that snap_page_row() gave; -GRANARY_ERANGE past its last, -GRANARY_ECORRUPT. */

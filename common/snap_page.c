@@ -255,6 +255,11 @@ static int row_many(const struct snap_page *p, const struct page_row *r, struct 
 	return 0;
 }
 
+void snap_page_fetch(const struct snap_page *p, uint64_t row)
+{
+	__builtin_prefetch(p->rows + (size_t)row * sizeof(struct page_row));
+}
+
 int snap_page_row(const struct snap_page *p, uint64_t row, struct snap_row *out)
 {
 	struct page_row r;
