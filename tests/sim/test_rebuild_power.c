@@ -534,6 +534,124 @@ static void test_what_was_answered_comes_back_out_of_packs(void **state)
 		rebuilt, cuts, cuts_again, torn, back, damaged);
 }
 
+static struct call *order(uint8_t op, struct msg *m, const void *data, size_t len)
+{
+	struct call *c;
+
+	turns = 0;
+	c = msg_call(&peer, op, 0, m, data, len);
+	assert_int_equal(call_status(c), 0);
+	return c;
+}
+
+static uint64_t upload_begin(const char *key)
+{
+	struct msg m = msg_new("data");
+	struct call *c;
+	struct cur a;
+	uint64_t id;
+
+	msg_sequence(&m, next_sequence++, 0, 0);
+	msg_key(&m, key);
+	wr_u32(&m.w, 0644);
+	wr_u64(&m.w, 0);
+	wr_u16(&m.w, 0);
+	c = order(OP_UPLOAD_CREATE, &m, NULL, 0);
+	a = cur_of(c->first->meta, c->first->meta_len);
+	id = cur_u64(&a);
+	call_free(c);
+	return id;
+}
+
+static void part_put(uint64_t upload, const char *name, const char *text)
+{
+	struct msg m = msg_new("data");
+	struct call *c;
+
+	msg_sequence(&m, next_sequence++, 0, 0);
+	wr_u32(&m.w, 1);
+	msg_name(&m, upload, name);
+	msg_put_rest(&m, PUT_ANY, 0, 0, text, strlen(text));
+	c = order(OP_PUT, &m, text, strlen(text));
+	assert_int_equal(put_result_of(c, 0).err, 0);
+	call_free(c);
+}
+
+static void expect_text(const char *key, const char *text)
+{
+	struct read_result r;
+
+	turns = 0;
+	r = read_key(&peer, "data", key, READ_VERIFY);
+	if (text == NULL)
+		assert_int_equal(r.err, -GRANARY_ENOTFOUND);
+	else if (r.err < 0 || r.len != strlen(text) || memcmp(r.data, text, r.len) != 0)
+		fail_msg("%s: %s", key, error_text(r.err));
+	free(r.data);
+}
+
+static void world_begin(void)
+{
+	struct fs *fs;
+
+	has_backup = false;
+	sim = sim_new((struct sim_options){ .seed = 1 });
+	sim_clock_use(sim);
+	assert_int_equal(fs_new_sim(sim, "/b", &fs), 0);
+	fs_free(&fs);
+	assert_int_equal(up(), 0);
+	key_make(&world, "root", ALL_ACTIONS, "", "");
+	peer_init(&peer, &world, "root", 0);
+	turns = 0;
+	bucket_begin();
+}
+
+/* No record says that they were put together: the parts lie where the object would. */
+static void test_parts_of_an_upload_lie_below_the_name_of_its_object(void **state)
+{
+	struct msg m = msg_new("data");
+	struct fs *fs;
+	uint64_t id;
+
+	(void)state;
+	world_begin();
+	id = upload_begin("dir/whole");
+	part_put(id, "00001", "one");
+	part_put(id, "00002", "two");
+	msg_sequence(&m, next_sequence++, 0, 0);
+	msg_key(&m, "dir/whole");
+	wr_u64(&m.w, id);
+	wr_u8(&m.w, PUT_ANY);
+	wr_u64(&m.w, 0);
+	wr_u32(&m.w, 2);
+	for (uint32_t i = 1; i <= 2; i++) {
+		wr_u32(&m.w, i);
+		wr_u64(&m.w, 0);
+	}
+	call_free(order(OP_UPLOAD_COMPLETE, &m, NULL, 0));
+	part_put(upload_begin("other"), "00001", "never put together");
+	expect_text("dir/whole", "onetwo");
+	peer_release(&peer);
+	down();
+	assert_int_equal(fs_new_sim(sim, "/data", &fs), 0);
+	lose(fs, false);
+	rebuild_all(fs, 0);
+	fs_free(&fs);
+	assert_int_equal(up(), 0);
+	key_make(&world, "root", ALL_ACTIONS, "", "");
+	peer_init(&peer, &world, "root", 0);
+	expect_text("dir/whole", NULL);
+	expect_text("dir/whole/00001", "one");
+	expect_text("dir/whole/00002", "two");
+	expect_text("other/00001", "never put together");
+	pass();
+	check_packs();
+	peer_release(&peer);
+	down();
+	sim_clock_use(NULL);
+	sim_free(&sim);
+}
+
 static int tell_run(void **state)
 {
 	(void)state;
@@ -546,6 +664,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_what_was_answered_comes_back_out_of_packs, tell_run),
+		cmocka_unit_test(test_parts_of_an_upload_lie_below_the_name_of_its_object),
 	};
 
 	harness_turn = turn;
