@@ -18,7 +18,7 @@
 #include "fuse/live.h"
 #include "fuse/log.h"
 
-enum { MESSAGE_MAX = MOUNT_READ_MAX + KERNEL_PAGE /* a WRITE */, SLOTS_MAX = 128 };
+enum { MESSAGE_MAX = MOUNT_READ_MAX + KERNEL_PAGE /* a WRITE */, SLOTS_MAX = 128, SLOTS_KEPT = 16 };
 
 struct slot {
 	struct request request; /* first: an answer finds its slot by it */
@@ -33,7 +33,7 @@ struct device {
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t given_back;
 	struct slot *free;
-	uint32_t slots;
+	uint32_t slots, free_count;
 	int error; /* the first thread's that failed */
 };
 struct server {
@@ -54,6 +54,7 @@ static struct slot *slot_take(struct device *d)
 		if (d->free) {
 			s = d->free;
 			d->free = s->next;
+			d->free_count--;
 		} else if (d->slots < SLOTS_MAX && (s = malloc(sizeof(*s))) != NULL) {
 			s->device = d;
 			d->slots++;
@@ -72,10 +73,17 @@ static void slot_give(struct slot *s)
 	struct device *d = s->device;
 
 	pthread_mutex_lock(&d->lock);
-	s->next = d->free;
-	d->free = s;
+	if (d->free_count < SLOTS_KEPT) {
+		s->next = d->free;
+		d->free = s;
+		d->free_count++;
+		s = NULL;
+	} else {
+		d->slots--; /* what it touched is not kept for a crowd that is gone */
+	}
 	pthread_cond_signal(&d->given_back);
 	pthread_mutex_unlock(&d->lock);
+	free(s);
 }
 
 /* ---- requests ---- */

@@ -8,23 +8,29 @@
 
 enum {
 	RUN_BYTES = 1024 * 1024, /* about so much in one run */
+	MISSES_SOON = 16,
 	MISSES = 4096, /* slots that count misses of runs; others' misses in one slot do little harm */
 	PIECES_AHEAD = 4, /* parts of CACHE_PIECE: as many as one piece from the server has */
 };
 #define RUN_MARK (UINT64_C(1) << 63)
 
+struct miss { /* the last one in this slot */
+	uint64_t run, number; /* run: plus 1; number: misses before it */
+};
 struct fetch {
 	struct tree *tree;
 	struct cache *cache;
 	uint32_t timeout_ms, threads_count;
 	uint64_t run;         /* samples of one run, a power of two */
+	bool fits;            /* the cache can hold all */
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t work;
 	struct fetch_job *first, **last; /* wanted now */
 	struct fetch_job *ahead_first, **ahead_last;
 	uint32_t ahead_count;
 	bool stop;
-	uint64_t misses[MISSES]; /* number of the run that missed here last, plus 1 */
+	uint64_t misses_count;
+	struct miss misses[MISSES];
 	pthread_t threads[];
 };
 
@@ -88,13 +94,13 @@ static int piece_fetch(struct fetch *f, uint64_t id, uint32_t field, uint64_t of
 	return errno_of(err);
 }
 
-/* Was a file of this run missed before, another time? */
+/* Was a file of this run missed before, another time, and not long ago? */
 static bool missed_before(struct fetch *f, uint64_t run)
 {
 	pthread_mutex_lock(&f->lock);
-	uint64_t *slot = &f->misses[run % MISSES];
-	bool before = *slot == run + 1;
-	*slot = run + 1;
+	struct miss *slot = &f->misses[run % MISSES];
+	bool before = slot->run == run + 1 && (f->fits || f->misses_count - slot->number <= MISSES_SOON);
+	*slot = (struct miss){ run + 1, f->misses_count++ };
 	pthread_mutex_unlock(&f->lock);
 	return before;
 }
@@ -169,6 +175,9 @@ struct fetch *fetch_new(struct tree *tree, struct cache *cache, uint32_t threads
 	f->cache = cache;
 	f->timeout_ms = timeout_ms;
 	f->run = run_samples(tree);
+	struct cache_numbers numbers;
+	cache_numbers(cache, &numbers);
+	f->fits = tree->bytes < numbers.budget / 4 * 3;
 	f->last = &f->first;
 	f->ahead_last = &f->ahead_first;
 	pthread_mutex_init(&f->lock, NULL);

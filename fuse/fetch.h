@@ -2,8 +2,9 @@
 /* fetch.h -- brings bytes of a snapshot's files into the cache, in threads of its own, and reads ahead.
  *
  * (1) what is asked for one file at a time is fetched one file at a time; a run of neighbours is fetched as one when a
- *     second one of them is missed, or when the run before it was read: so reading in random order costs nothing extra,
- *     and reading in the order of the data costs one request a run.
+ *     second one of them is missed soon after the first (or whenever, where the cache can hold the whole snapshot), or
+ *     when the run before it was read: so reading in random order costs nothing extra, and reading in the order of the
+ *     data costs one request a run.
  * (2) a job is done once: `done` runs in a thread of fetch, with 0 or -errno. A job without `done` reads ahead, and is
  *     dropped when there is more to do than FETCH_AHEAD_MAX. */
 #pragma once

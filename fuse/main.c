@@ -23,7 +23,7 @@
 
 enum { CODE_FAILED = 1, CODE_USAGE = 2, FETCH_THREADS = 8, HOLD_EVERY_S = 60, HOLD_TIMEOUT_MS = 5000 };
 /* Of the memory: an eighth is for the transports, stacks, and the list of the snapshot's pages. */
-enum { LIBRARY_SHARE = 4, CONTENTS_SHARE = 5, CONTENTS_OF = 8 };
+enum { LIBRARY_SHARE = 4, CONTENTS_SHARE = 5, CONTENTS_OF = 8, REQUESTS_SHARE = 16 };
 
 struct run {
 	struct options options;
@@ -141,6 +141,18 @@ static bool direct_pays(const struct run *r)
 	return d.bytes > memory / 2 && large > all / 2;
 }
 
+/* Memory for requests under way: of a snapshot within its share, however many CPUs there are. */
+static void sizes_choose(struct run *r)
+{
+	struct mount *m = &r->mount;
+	uint64_t cpus = (uint64_t)sysconf(_SC_NPROCESSORS_CONF), share = r->options.memory / REQUESTS_SHARE;
+
+	m->read_max = MOUNT_READ_MAX;
+	m->depth = m->live ? MOUNT_DEPTH_MAX : MOUNT_DEPTH;
+	while (!m->live && cpus * m->depth * m->read_max > share && m->depth > 1) m->depth /= 2;
+	while (!m->live && cpus * m->depth * m->read_max > share && m->read_max > MOUNT_READ_LEAST) m->read_max /= 2;
+}
+
 /* Of a snapshot: where its files' contents come from. */
 static int contents_open(struct run *r, char *why, size_t size)
 {
@@ -171,6 +183,7 @@ static int mount_open(struct run *r, char *why, size_t size)
 		snprintf(why, size, "no memory");
 		return -1;
 	}
+	sizes_choose(r);
 	if (!m->live && contents_open(r, why, size) < 0) return -1;
 	if (r->options.dry_run) return 0;
 	m->device = attach(&r->options, r->source, why, size);
@@ -282,7 +295,7 @@ static void served(void *arg)
 			return;
 		}
 	}
-	read_ahead_raise(r->target, m->live ? MOUNT_AHEAD_MAX : MOUNT_READ_MAX);
+	read_ahead_raise(r->target, m->live ? MOUNT_AHEAD_MAX : m->read_max);
 	r->holds = !m->live && pthread_create(&r->holder, NULL, hold_run, r) == 0;
 	if (m->use_rings)
 		snprintf(text, sizeof(text), "%.400s is mounted at %.400s; transport io_uring", r->source, r->target);

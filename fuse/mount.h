@@ -11,6 +11,9 @@
 enum {
 	MOUNT_READ_MAX = 1024 * 1024, /* bytes of one READ's answer, and of a directory's */
 	MOUNT_READ_PAGES = MOUNT_READ_MAX / KERNEL_PAGE,
+	MOUNT_READ_LEAST = 128 * 1024,
+	MOUNT_DEPTH = 4,      /* entries of a ring's queue */
+	MOUNT_DEPTH_MAX = 32, /* of a bucket: who waits for the server keeps one */
 	MOUNT_AHEAD_MAX = 4 * 1024 * 1024, /* of a live one: read ahead in as many requests as that takes */
 };
 
@@ -36,6 +39,8 @@ struct mount {
 	int device;       /* of the mount: /dev/fuse */
 	uint64_t time_ns; /* all files' times: when the snapshot was made */
 	bool use_rings;   /* asked for at INIT and granted by the kernel */
+	uint32_t read_max; /* bytes of one READ */
+	uint32_t depth;    /* entries of a ring's queue: each has memory for a READ */
 	bool direct;      /* the same: files are read past the kernel's cache, so each is opened by a request */
 	struct rings *rings;        /* NULL: the classic transport */
 	pthread_mutex_t lock;

@@ -30,7 +30,7 @@ static const struct option table[] = {
 	{ "uid", NUMBER, AT(uid), 0, UINT32_MAX - 1, "N", "owner of everything; else who mounts" },
 	{ "gid", NUMBER, AT(gid), 0, UINT32_MAX - 1, "N", "group of everything; else that of who mounts" },
 	{ "umask", OCTAL, AT(umask), 0, 0777, "OCTAL", "bits taken from 444 of files and 555 of directories; 0" },
-	{ "memory", BYTES, AT(memory), 32 << 20, UINT64_C(1) << 44, "SIZE",
+	{ "memory", BYTES, AT(memory), 64 << 20, UINT64_C(1) << 44, "SIZE",
 		"all that the program may use, most of it for contents of files; the kernel's own cache is not in it; "
 		"512MiB" },
 	{ "deadline", TIME, AT(deadline_ms), 100, 24 * 3600 * 1000, "TIME",
@@ -223,8 +223,7 @@ static int option_take(struct options *o, char *text, char *why, size_t size)
 	if (!good) {
 		snprintf(why, size, "option '%s': '%s' is not %s%s", t->name, value,
 			t->kind == CHOICE  ? "one of "
-			: t->kind == BYTES ? t->least < 64 << 20 ? "a size such as 512MiB, 32MiB at least"
-								 : "a size such as 200GiB, 64MiB at least"
+			: t->kind == BYTES ? "a size such as 512MiB, 64MiB at least"
 			: t->kind == TIME  ? "a time such as 30s, from 100ms to 24h"
 					   : "a number in its range",
 			t->kind == CHOICE ? t->value : "");

@@ -25,8 +25,7 @@
 #include "fuse/live.h"
 #include "fuse/log.h"
 
-enum { DEPTH = 4, LIVE_DEPTH = 32, /* of a bucket: who waits for the server keeps an entry */
-	PAYLOAD = MOUNT_READ_MAX, SQE_BYTES = 128 /* IORING_SETUP_SQE128 */ };
+enum { SQE_BYTES = 128 /* IORING_SETUP_SQE128 */ };
 
 struct queue;
 struct ring_entry {
@@ -51,7 +50,8 @@ struct queue {
 	uint32_t with_kernel;
 	void *memory;
 	uint32_t depth;
-	struct ring_entry entries[LIVE_DEPTH];
+	size_t entry_size; /* header and payload */
+	struct ring_entry entries[MOUNT_DEPTH_MAX];
 };
 struct rings {
 	struct mount *mount;
@@ -61,14 +61,12 @@ struct rings {
 	struct queue queues[];
 };
 
-static const size_t entry_size = KERNEL_PAGE + PAYLOAD; /* header and payload */
-
 static int ring_open(struct io_uring *ring)
 {
 	struct io_uring_params params = { .flags = IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER |
 						   IORING_SETUP_DEFER_TASKRUN };
 
-	return io_uring_queue_init_params(2 * LIVE_DEPTH, ring, &params);
+	return io_uring_queue_init_params(2 * MOUNT_DEPTH_MAX, ring, &params);
 }
 
 bool rings_possible(const char **why)
@@ -165,10 +163,10 @@ static void entry_request(struct ring_entry *e)
 
 	memcpy(&in, e->header->in_out, sizeof(in));
 	e->commit_id = e->header->commit_id;
-	uint32_t rest = e->header->payload_size < PAYLOAD ? e->header->payload_size : PAYLOAD;
+	uint32_t rest = e->header->payload_size < m->read_max ? e->header->payload_size : m->read_max;
 	int err = request_decode(&in, e->header->op_in, KERNEL_URING_HEADER_IO, e->payload, rest, &e->request, &what);
 	e->request.out = e->payload;
-	e->request.out_cap = PAYLOAD;
+	e->request.out_cap = m->read_max;
 	e->request.error = err;
 	if (err < 0)
 		log_say("the kernel sent %s (%s): refused", what, request_name(in.opcode));
@@ -245,20 +243,20 @@ static int queue_open(struct queue *q)
 		return err;
 	}
 	(void)io_uring_register_ring_fd(&q->ring); /* it spares a look-up each time */
-	q->memory = mmap(NULL, q->depth * entry_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	q->memory = mmap(NULL, q->depth * q->entry_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (q->memory == MAP_FAILED) {
 		q->memory = NULL;
 		io_uring_queue_exit(&q->ring);
 		return -ENOMEM;
 	}
-	madvise(q->memory, q->depth * entry_size, MADV_HUGEPAGE);
+	madvise(q->memory, q->depth * q->entry_size, MADV_HUGEPAGE);
 	for (uint32_t i = 0; i < q->depth; i++) {
 		struct ring_entry *e = &q->entries[i];
 		e->queue = q;
-		e->header = (struct kernel_uring_header *)((uint8_t *)q->memory + i * entry_size);
+		e->header = (struct kernel_uring_header *)((uint8_t *)q->memory + i * q->entry_size);
 		e->payload = (uint8_t *)e->header + KERNEL_PAGE;
 		e->parts[0] = (struct iovec){ e->header, sizeof(*e->header) };
-		e->parts[1] = (struct iovec){ e->payload, PAYLOAD };
+		e->parts[1] = (struct iovec){ e->payload, q->entry_size - KERNEL_PAGE };
 		command(e, KERNEL_URING_REGISTER);
 	}
 	watch_wakes(q);
@@ -294,7 +292,8 @@ struct rings *rings_start(struct mount *m, const char **why)
 	for (uint32_t i = 0; i < count; i++) {
 		struct queue *q = &r->queues[i];
 		q->rings = r;
-		q->depth = m->live ? LIVE_DEPTH : DEPTH;
+		q->depth = m->depth;
+		q->entry_size = KERNEL_PAGE + m->read_max;
 		q->id = (uint16_t)i;
 		q->wake = eventfd(0, EFD_CLOEXEC);
 		pthread_mutex_init(&q->lock, NULL);
@@ -329,7 +328,7 @@ void rings_free(struct rings *r)
 	for (uint32_t i = 0; r && i < r->count; i++) {
 		struct queue *q = &r->queues[i];
 		close(q->wake);
-		if (q->memory) munmap(q->memory, q->depth * entry_size);
+		if (q->memory) munmap(q->memory, q->depth * q->entry_size);
 		pthread_mutex_destroy(&q->lock);
 	}
 	if (r) sem_destroy(&r->started);

@@ -350,12 +350,12 @@ static int do_init(struct mount *m, struct request *r)
 	m->direct = (want & KERNEL_DIRECT_MMAP) != 0;
 	out.flags = (uint32_t)want;
 	out.flags2 = (uint32_t)(want >> 32);
-	out.max_readahead = MOUNT_READ_MAX;
+	out.max_readahead = m->read_max;
 	out.max_background = 64;
 	out.congestion_threshold = 48;
 	out.max_write = KERNEL_PAGE;
 	out.time_gran = 1;
-	out.max_pages = MOUNT_READ_PAGES;
+	out.max_pages = (uint16_t)(m->read_max / KERNEL_PAGE);
 	return answer(r, &out, sizeof(out));
 }
 

@@ -192,7 +192,7 @@ run 1 mount "$url/data@v1" "$mnt" "cache=$dir/flash"; says "needs a size"
 run 1 mount "$url/data@v1" "$mnt" "cache=/proc/none" size=64MiB; says "/proc/none"
 
 # --- a server that is away: an error by the deadline, never other bytes; it comes back by itself
-run 0 mount "$url/data@v1" "$mnt" deadline=1s memory=32MiB transport=classic
+run 0 mount "$url/data@v1" "$mnt" deadline=1s memory=64MiB transport=classic
 in_mount "listing" ls -R "$mnt"
 kill -STOP "$server"
 refused "timed out" cat "$mnt/tree/few/middle"

@@ -67,7 +67,7 @@ readers_end() { # NAME
 }
 whole() {
 	local transport=$1
-	run 0 mount "$url/data@v1/tree" "$mnt" "transport=$transport" deadline=1s memory=32MiB
+	run 0 mount "$url/data@v1/tree" "$mnt" "transport=$transport" deadline=1s memory=64MiB
 	pids=()
 	# Killed, and started again.
 	readers 4

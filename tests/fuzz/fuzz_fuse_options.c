@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	assert(err == 0 || why[0] != '\0');
 	if (err == 0 && !o->help && !o->version) {
 		assert(o->url && (o->unmount || o->target));
-		assert(o->memory >= 32 << 20 && o->deadline_ms >= 100 && o->threads >= 1 && o->connections >= 1);
+		assert(o->memory >= 64 << 20 && o->deadline_ms >= 100 && o->threads >= 1 && o->connections >= 1);
 		assert(strlen(o->given) < sizeof(o->given));
 	}
 	free(o);

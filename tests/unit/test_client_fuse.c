@@ -132,7 +132,7 @@ static void test_bad_options(void **state)
 	} bad[] = {
 		{ "memori=1GiB", "did you mean 'memory'?" },
 		{ "memory", "needs a value: memory=SIZE" },
-		{ "memory=1", "32MiB at least" },
+		{ "memory=1", "64MiB at least" },
 		{ "memory=12XB", "a size such as" },
 		{ "foreground=1", "takes no value" },
 		{ "uid=-1", "a number in its range" },
