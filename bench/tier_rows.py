@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of hot and cold: moving to a cold directory and reading out of it. The limits are the hot store and the zstd program,
+in the same run. Samples that compress are 4 KiB of JSON; those that do not are bench_client's own."""
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+
+WORDS = ["image", "label", "caption", "cat", "dog", "bird", "the", "quick", "brown", "fox", "jumps", "over", "lazy", "street",
+         "night", "person", "holding", "umbrella", "rain", "blue"]
+
+
+def json_sample(rng, i):
+    """Just under 4 KiB, as annotations of one image are."""
+    boxes = [{"label": rng.choice(WORDS), "box": [round(rng.random() * 640, 1) for _ in range(4)],
+              "score": round(rng.random(), 4)} for _ in range(28)]
+    text = json.dumps({"id": i, "width": 640, "height": 480, "objects": boxes,
+                       "caption": " ".join(rng.choice(WORDS) for _ in range(130))})
+    return text[:4096].ljust(4096)
+
+
+class Tier:
+    def __init__(self, run, sh, build, bucket):
+        self.run, self.sh, self.build, self.bucket = run, sh, build, bucket
+        self.count = 12000 if run.o.quick else 60000
+        self.data = os.path.join(run.o.dir, "tier")
+        self.cold = os.path.join(run.o.dir, "tier-cold")
+
+    def server(self, **kw):
+        self.run.stop_servers()
+        os.makedirs(self.cold, exist_ok=True)
+        stores = f"\n  archive:\n    type: directory\n    path: {self.cold}"
+        return self.run.server("tier", data="tier", stores=stores, cache_size=kw.get("cache_size", "16MiB"))
+
+    def fresh(self):
+        self.run.stop_servers()
+        shutil.rmtree(self.data, ignore_errors=True)
+        shutil.rmtree(self.cold, ignore_errors=True)
+        return self.server()
+
+    def task(self, s, *args):
+        """Seconds of the move itself, as the server counts them, bytes of packs and bytes stored."""
+        start = time.monotonic()
+        out = json.loads(s.granary("tier", *args, "--json").strip().splitlines()[-1])
+        return time.monotonic() - start, out
+
+    def json_tree(self):
+        tree = os.path.join(self.run.o.dir, f"json-{self.count}")
+        if not os.path.exists(tree):
+            rng = random.Random(4)
+            os.makedirs(tree + ".part")
+            for i in range(self.count):
+                with open(os.path.join(tree + ".part", f"{i:07d}.json"), "w", encoding="ascii") as f:
+                    f.write(json_sample(rng, i))
+            os.rename(tree + ".part", tree)
+        return tree
+
+    def demote(self):
+        """The corpus, sealed; CPU of the mover's process against zstd -3 of the same bytes on one core, both by wall time. Also
+        how small it became against tar | zstd -3, and the metadata rows that it took."""
+        tree, _, total, _ = self.run.corpus()
+        tar = os.path.join(self.run.o.dir, "corpus.tar")
+        if not os.path.exists(tar):
+            self.sh("tar", "cf", tar, "-C", os.path.dirname(tree), os.path.basename(tree))
+
+        def ours():
+            s = self.fresh()
+            s.granary("import", tree, f"{s.url}/{self.bucket}/corpus", "--quiet")
+            before = s.status()
+            seconds, out = self.task(s, "push", f"{s.url}/{self.bucket}/corpus", "--to", "archive", "--level", "3")
+            after = s.status()
+            rows = sum(after.get(k, 0) - before.get(k, 0) for k in ("kv_puts", "kv_deletes"))
+            return out["bytes"] / seconds / 1e6, total / out["stored"], rows, out["packs"]
+
+        def zstd():
+            start = time.monotonic()
+            self.sh("bash", "-c", f"zstd -3 -q -c --single-thread {tar} > {tar}.zst")
+            seconds = time.monotonic() - start
+            return os.path.getsize(tar) / seconds / 1e6, os.path.getsize(tar) / os.path.getsize(tar + ".zst")
+
+        mine, machine = self.run.interleave(ours, zstd)
+        self.run.row("demote", [m[0] for m in mine], [m[0] for m in machine], "MB/s")
+        self.run.row("zratio", [m[1] for m in mine], [m[1] for m in machine], "to 1")
+        self.run.row("move-rows", [m[2] / m[3] for m in mine], None, "rows a pack")
+
+    def hot_and_cold(self, prefix, tree, measure):
+        """measure(s) of the same data, hot and cold, in turns."""
+        s = self.fresh()
+        url = f"{s.url}/{self.bucket}/{prefix}"
+        if tree:
+            s.granary("import", tree, url, "--quiet")
+        else:
+            self.run.have(s, prefix, self.run.big // 4, 114688)
+        snapshot = self.run.snapshot(s, prefix)
+
+        def hot():
+            s = self.server()
+            self.task(s, "pull", f"{s.url}/{self.bucket}/{prefix}")
+            s = self.server()
+            return measure(s, snapshot, prefix)
+
+        def cold():
+            s = self.server()
+            self.task(s, "push", f"{s.url}/{self.bucket}/{prefix}", "--to", "archive")
+            s = self.server()
+            return measure(s, snapshot, prefix)
+
+        return self.run.interleave(cold, hot)
+
+    def reads(self):
+        """Random reads of 4 KiB in batches of 64, one consumer, nothing cached."""
+        def measure(s, _, prefix):
+            out = s.granary("bench", "read", f"{s.url}/{self.bucket}/{prefix}", "--batch", "64", "--shuffle", "7", "--json")
+            return json.loads(out.strip().splitlines()[-1])["samples_per_s"]
+
+        cold, hot = self.hot_and_cold("json", self.json_tree(), measure)
+        self.run.row("cold-read-4k", cold, hot, "samples/s")
+
+    def zstd_rate(self, samples):
+        """Samples a second that zstd -d makes of the cold copies, a program a core."""
+        files = [os.path.join(d, f) for d, _, names in os.walk(self.cold) for f in names if f.endswith(".cold")]
+        fsck = os.path.join(os.path.dirname(self.build), "..", "tools", "granary-fsck")
+        seconds = 0.0
+        for path in files:
+            with open(path, "rb") as f:
+                if f.read(4) != (0x184D2A50).to_bytes(4, "little"):
+                    continue
+            self.sh("python3", fsck, "cold", path, "--headers", "--dict", path + ".dict")
+            with_dict = ["-D", path + ".dict"] if os.path.getsize(path + ".dict") else []
+            start = time.monotonic()
+            subprocess.run(["zstd", "-d", "-q", "-c", *with_dict, path], stdout=subprocess.DEVNULL, check=True)
+            seconds += time.monotonic() - start
+            os.unlink(path + ".dict")
+        return samples / seconds * (os.cpu_count() or 1) if seconds else float("inf")
+
+    def epochs(self, size):
+        tree = self.json_tree() if size == 4096 else None
+        prefix, batch = ("json", 256) if size == 4096 else ("s112k", 64)
+
+        def measure(s, snapshot, _):
+            return s.client("stream", snapshot, "blocks", batch, 1, self.run.seconds + 1)["per_s"]
+
+        cold, hot = self.hot_and_cold(prefix, tree, measure)
+        s = self.server()
+        self.task(s, "push", f"{s.url}/{self.bucket}/{prefix}", "--to", "archive")
+        limit = self.zstd_rate(self.count if tree else self.run.big // 4)
+        limits = [min(h, limit) for h in hot]
+        self.run.row(f"epoch-cold-dir-{'4k' if tree else '112k'}", cold, limits, "samples/s")
+
+    def mixed(self):
+        """Four of five directories are cold, one is hot; against all hot."""
+        s = self.fresh()
+        tree = self.json_tree()
+        names = sorted(os.listdir(tree))
+        for part in range(5):
+            folder = os.path.join(self.run.o.dir, "part", str(part))
+            os.makedirs(folder)
+            for name in names[part::5]:
+                os.link(os.path.join(tree, name), os.path.join(folder, name))
+            s.granary("dataset", "create", f"{s.url}/{self.bucket}/mix/{part}", check=False)
+            s.granary("import", folder, f"{s.url}/{self.bucket}/mix/{part}", "--quiet")
+        shutil.rmtree(os.path.join(self.run.o.dir, "part"))
+        snapshot = self.run.snapshot(s, "mix")
+
+        def epoch(cold):
+            s = self.server()
+            for part in range(1, 5):
+                order = ["push", f"{s.url}/{self.bucket}/mix/{part}", "--to", "archive"] if cold else \
+                    ["pull", f"{s.url}/{self.bucket}/mix/{part}"]
+                self.task(s, *order)
+            s = self.server()
+            return s.client("stream", snapshot, "blocks", 256, 1, self.run.seconds + 1)["per_s"]
+
+        cold, hot = self.run.interleave(lambda: epoch(True), lambda: epoch(False))
+        self.run.row("epoch-mixed", cold, hot, "samples/s")
+
+    def move_p99(self):
+        """p99 of batches of 64 out of the cache while packs move at full rate, over p99 alone."""
+        self.run.stop_servers()
+        shutil.rmtree(self.data, ignore_errors=True)
+        shutil.rmtree(self.cold, ignore_errors=True)
+        s = self.server(cache_size="256MiB")
+        s.granary("import", self.json_tree(), f"{s.url}/{self.bucket}/json", "--quiet")
+        self.run.have(s, "s4k", 8192, 4096)
+
+        def p99():
+            out = s.granary("bench", "read", f"{s.url}/{self.bucket}/s4k", "--batch", "64", "--epochs", "8", "--json")
+            return statistics.median(json.loads(line)["p99_ms"] for line in out.splitlines() if "p99_ms" in line)
+
+        def alone():
+            self.task(s, "pull", f"{s.url}/{self.bucket}/json", "--drop")
+            return p99()
+
+        def moving():
+            stop = threading.Event()
+
+            def move():
+                while not stop.is_set():
+                    self.task(s, "push", f"{s.url}/{self.bucket}/json", "--to", "archive")
+                    self.task(s, "pull", f"{s.url}/{self.bucket}/json", "--drop")
+
+            mover = threading.Thread(target=move)
+            mover.start()
+            try:
+                return p99()
+            finally:
+                stop.set()
+                mover.join()
+
+        p99()
+        mine, machine = self.run.interleave(moving, alone)
+        self.run.row("move-p99", mine, machine, "ms", lower=True)
