@@ -172,7 +172,7 @@ class Reads(Local):
 
 
 PROGRAM = """
-import resource, sys, time
+import pathlib, resource, sys, time
 sys.path[:0] = {path!r}
 import granary, granary_case
 limit = {limit}
@@ -182,14 +182,16 @@ with granary.connect({url!r}, credentials={credentials!r}) as client:
     s = client.snapshot("v1")
     end = time.monotonic() + 60
     while time.monotonic() < end:
+        for path in pathlib.Path({packs!r}).glob("*/*.pack"):  # what was wrong was dropped from the page cache
+            path.read_bytes()
         for ids in (range(0, 300, 3), range(100, {count})):
             keys = s.keys(ids)
-            for key, data in zip(keys, s.read_many(ids)):
+            for key, data in zip(keys, s.read_many(ids) if "snapshot" in {kinds!r} else ()):
                 assert bytes(data) == granary_case.content(int(key[-5:]), {size}), key
-            for key, data in zip(keys, client.get_many(keys)):
+            for key, data in zip(keys, client.get_many(keys) if "live" in {kinds!r} else ()):
                 assert bytes(data) == granary_case.content(int(key[-5:]), {size}), key
         info = client.info()
-        if info["local_bytes"] > 20 * {size} and info["crc_errors"] >= {errors}:
+        if info["local_bytes"] > 0 and info["crc_errors"] >= {errors}:
             break
         time.sleep(0.05)
     else:
@@ -198,10 +200,13 @@ with granary.connect({url!r}, credentials={credentials!r}) as client:
 
 
 class Faults(Local):
-    def run_program(self, errors=0, limit=0, **env):
-        self.heat()
-        text = PROGRAM.format(path=[str(BUILD / "python"), os.path.dirname(os.path.abspath(__file__))], url=self.url, limit=limit,
-                              credentials=self.login["credentials"], count=COUNT, size=SIZE, errors=errors)
+    def program(self, **fields):
+        fields = {"errors": 0, "limit": 0, "kinds": "snapshot live", "count": COUNT} | fields
+        return PROGRAM.format(path=[str(BUILD / "python"), os.path.dirname(os.path.abspath(__file__))], url=self.url, size=SIZE,
+                              credentials=self.login["credentials"], packs=str(self.server.data / "packs"), **fields)
+
+    def run_program(self, errors=0, limit=0, kinds="snapshot live", **env):
+        text = self.program(errors=errors, limit=limit, kinds=kinds)
         p = subprocess.run([sys.executable, "-c", text], env={**os.environ, **env}, capture_output=True, text=True, timeout=200,
                            check=False)
         self.assertEqual(p.returncode, 0, p.stderr[-3000:])
@@ -209,8 +214,9 @@ class Faults(Local):
     def test_damage_on_the_way_is_found_and_read_again_from_the_server(self):
         if crash_lib.SANITIZED:
             self.skipTest("a library is preloaded")
+        self.run_program(errors=3, kinds="snapshot", LD_PRELOAD=str(FLIP), READ_FLIP_EVERY="3")
         before = self.client_status("corrupt_reported")
-        self.run_program(errors=20, LD_PRELOAD=str(FLIP), READ_FLIP_EVERY="5")
+        self.run_program(errors=3, kinds="live", LD_PRELOAD=str(FLIP), READ_FLIP_EVERY="5")
         self.assertGreater(self.client_status("corrupt_reported"), before)  # READ told the server of its own
 
     def client_status(self, name):
@@ -252,15 +258,14 @@ class Faults(Local):
 
     def test_few_descriptors(self):
         self.run_program(limit=24)
-        for limit in range(14, 20):  # too few even for those that were passed
+        for limit in (14, 18):  # too few even for those that were passed
             p = subprocess.run(["prlimit", f"--nofile={limit}", "true"], check=False)
             if p.returncode == 0:
                 self.run_program_limited(limit)
 
     def run_program_limited(self, limit):
         """As run_program, but nothing needs to be read by descriptor."""
-        text = PROGRAM.format(path=[str(BUILD / "python"), os.path.dirname(os.path.abspath(__file__))], url=self.url, limit=limit,
-                              credentials=self.login["credentials"], count=400, size=SIZE, errors=0)
+        text = self.program(limit=limit, count=400)
         text = text.replace("+ 60", "+ 1").replace("sys.exit(", "print(")
         p = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=200, check=False)
         self.assertTrue(p.returncode == 0 or "descriptor" in p.stderr or "open files" in p.stderr, p.stderr[-3000:])
