@@ -122,6 +122,7 @@ struct ns_change {
 struct ns_write {
 	struct ns_ref ref;
 	uint64_t id;         /* that the records name; 0: any */
+	uint32_t generation; /* that they name with it */
 	uint64_t if_version; /* 0: any */
 	uint64_t mtime_ns;   /* 0: now */
 	const struct ns_change *changes; /* in order: the later wins */

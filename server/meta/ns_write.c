@@ -23,6 +23,8 @@
 
 #include "meta/ns_extents.h"
 
+enum { UNBLOCKING_MAX = 256 }; /* extents; what takes longer is not for those who must not block */
+
 struct patch { /* what the bytes [start, end) become */
 	uint64_t start, end;
 	const struct extent *data; /* its first byte is that of the patch; NULL: zeros */
@@ -137,6 +139,8 @@ static int base_refers(struct writing *w, struct base_extent *b);
 static int base_add(struct writing *w, const struct extent *e, bool in_row)
 {
 	struct ns_plan *plan = w->plan;
+	if (plan->may_not_block && w->base_count == UNBLOCKING_MAX)
+		return -GRANARY_EAGAIN;
 	w->base = room_for(plan, w->base, w->base_count, &w->base_cap, sizeof(*w->base));
 	if (w->base == NULL)
 		return -GRANARY_ENOMEM;
@@ -520,7 +524,7 @@ static int write_found(struct ns_plan *plan, uint64_t seen, struct ns_write *x, 
 		return -GRANARY_EISDIR;
 	if (!object_has_bytes(o))
 		return -GRANARY_ENOTFILE;
-	if (x->id != 0 && o->id != x->id)
+	if (x->id != 0 && (o->id != x->id || o->generation != x->generation))
 		return -GRANARY_ECHANGED;
 	if (x->if_version != 0 && o->version != x->if_version)
 		return -GRANARY_EPRECONDITION;

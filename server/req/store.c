@@ -627,6 +627,7 @@ static void close_threads(struct store *store)
 static void close_reactors(struct store *store)
 {
 	for (uint32_t i = 0; i < store->reactor_count; i++) reactor_free(&store->reactors[i]);
+	for (uint32_t i = 0; i < REACTORS_MAX; i++) free(store->locals[i].written);
 	for (uint32_t i = 0; i < REACTORS_MAX; i++) free(store->locals[i].stats);
 }
 

@@ -90,6 +90,7 @@ struct store_local {
 	struct shares_local *shares;
 	struct fair_local *fair;
 	struct req_stats *stats;
+	struct written *written;   /* write.c: what was written lately; or NULL */
 	void *net;                 /* the front ends' */
 };
 

@@ -28,7 +28,7 @@ struct write_req {
 	uint32_t count, data_count, appending, generation;
 	uint64_t dir, group, record_version;
 	struct lane_wait lane;
-	bool is_verified;
+	bool is_verified, is_looked_up; /* is_looked_up: by a worker, so that it is worth remembering */
 	int err;
 	uint16_t name_len;
 	char name[KEY_LEN_MAX];
