@@ -12,12 +12,11 @@
 #include "pack/format.h"
 #include "tier/packs.h"
 
-enum { GATHER_BUF_SIZE = EXTENT_LEN_MAX + 2 * CRC_BLOCK_SIZE + 2 * PACK_BLOCK };
-
 struct gather {
 	struct packs *packs;
 	struct pack *pack; /* that is read at the moment */
 	uint8_t *buf;
+	size_t buf_size;
 	uint64_t at, end;  /* of its file: what buf has and is verified; nothing when they are equal */
 	const uint8_t *bytes; /* of `at` */
 };
@@ -73,7 +72,7 @@ static int gather_blocks(struct gather *g, const struct extent *e)
 	to -= to % PACK_BLOCK;
 	if (g->end > g->at && at >= g->at && data + end <= g->end) return 0;
 	g->at = g->end = 0;
-	if (end <= first || to - from > GATHER_BUF_SIZE) return -GRANARY_ECORRUPT;
+	if (end <= first || to - from > g->buf_size) return -GRANARY_ECORRUPT;
 	n = fs_read(pack_file(g->pack), g->buf, to - from, from);
 	if (n < 0) return (int)n;
 	if ((uint64_t)n < data + end - from || !is_sound(e, g->buf + (at - from), end - first))
@@ -96,13 +95,20 @@ static int gather_one(struct gather *g, const struct extent *e, uint8_t *to)
 
 int pack_gather(struct packs *packs, const struct extent *extents, uint32_t count, uint64_t from, uint8_t *out)
 {
-	struct gather g = { .packs = packs, .buf = aligned_alloc(PACK_BLOCK, GATHER_BUF_SIZE) };
+	struct gather g = { .packs = packs };
 	const struct extent **order = malloc((count + 1) * sizeof(*order));
-	uint32_t n = 0;
-	int err = g.buf != NULL && order != NULL ? 0 : -GRANARY_ENOMEM;
+	uint32_t n = 0, longest = 0;
+	int err;
 
-	for (uint32_t i = 0; err == 0 && i < count; i++)
-		if ((extents[i].flags & EXTENT_HOLE) == 0 && extents[i].length > 0) order[n++] = &extents[i];
+	for (uint32_t i = 0; order != NULL && i < count; i++) {
+		if ((extents[i].flags & EXTENT_HOLE) != 0 || extents[i].length == 0) continue;
+		order[n++] = &extents[i];
+		if (extents[i].length > longest) longest = extents[i].length;
+	}
+	/* The blocks of its record that an extent touches, from line to line of the file. */
+	g.buf_size = ((size_t)longest + 2 * CRC_BLOCK_SIZE + 3 * PACK_BLOCK) / PACK_BLOCK * PACK_BLOCK;
+	g.buf = aligned_alloc(PACK_BLOCK, g.buf_size);
+	err = g.buf != NULL && order != NULL ? 0 : -GRANARY_ENOMEM;
 	if (n > 1) qsort(order, n, sizeof(*order), extent_order);
 	for (uint32_t i = 0; err == 0 && i < n; i++) err = gather_one(&g, order[i], out + (order[i]->logical - from));
 	gather_close(&g);

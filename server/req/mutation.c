@@ -403,7 +403,7 @@ static bool mutation_plan_here(struct req *r)
 	if (m->ops->is_short == NULL || !m->ops->is_short(r)) return false;
 	m->err = plan_make(r, false);
 	if (m->err != 0 && m->plan != NULL) ns_plan_free(&m->plan);
-	return m->err == 0;
+	return m->err == 0 || m->err == -GRANARY_ECHANGED;
 }
 
 struct kv_txn *mutation_plan_early(struct req *r, uint32_t finish_step)
@@ -444,7 +444,7 @@ enum step_result mutation_plan(struct req *r)
 	r->step++;
 	r->pending++;
 	if (mutation_plan_here(r)) {
-		if (!plan_submit(r)) return STEP_WAIT;
+		if (m->err == 0 && !plan_submit(r)) return STEP_WAIT;
 		r->pending--;
 		r->step--;
 		return STEP_NEXT;

@@ -40,7 +40,8 @@ static int entry_parse(struct read *b, struct read_entry *e, struct cur *c)
 	e->made_first = e->several = false;
 	e->extents = NULL;
 	e->text = NULL;
-	e->next_extent = 0;
+	e->extents_end = UINT64_MAX;
+	e->next_extent = e->unframed = 0;
 	return 0;
 }
 
@@ -91,6 +92,7 @@ void read_entry_found(struct read_entry *e, int err)
 {
 	e->err = (int16_t)err;
 	e->state = READ_FOUND;
+	if (e->made_first) return; /* the next of its extents */
 	if (err == 0)
 		read_entry_set_range(e);
 	else
@@ -149,11 +151,13 @@ static int entry_look(struct ns *ns, struct auth *a, struct read_entry *e)
 	struct kv_value value = { 0 };
 	struct ns_place place;
 	struct object o;
+	uint64_t version = e->made_first ? e->loc.version : 0;
 	int err = auth_ref(a, &e->ref, true);
 
 	if (err == 0) err = ns_lookup(ns, &e->ref, &place, &o, &value);
 	if (err < 0) return err;
 	if (e->ref.by == NS_BY_ID) err = auth_place(a, &place);
+	if (err == 0 && version != 0 && o.version != version) err = -GRANARY_ECHANGED;
 	if (err == 0) err = read_entry_take(ns, e, &place, &o);
 	kv_value_release(&value);
 	return err;
@@ -269,6 +273,18 @@ static bool has_room(const struct read *b, uint32_t making)
 	return peer->ahead_bytes < READ_AHEAD_BYTES && peer->ahead_entries < READ_AHEAD_ENTRIES;
 }
 
+/* All pieces of the extents that are known are made, and that is not the end of it: a worker looks for the next ones
+ * once these pieces are in frames, as their checksums are in the memory that goes then. */
+static bool entry_wants_more(struct read *b, struct read_entry *e)
+{
+	if (e->state != READ_FOUND || !e->made_first || e->err < 0 || e->at >= e->end || e->at < e->extents_end)
+		return false;
+	if (e->unframed > 0 || b->looking) return true;
+	e->state = READ_LOOKING;
+	look_start(b, 1);
+	return true;
+}
+
 /* The next piece of the batch; NULL when there is none now. */
 static struct read_piece *next_piece(struct read *b)
 {
@@ -282,6 +298,11 @@ static struct read_piece *next_piece(struct read *b)
 			continue;
 		}
 		if (e->state == READ_LOOKING) read_entry_found(e, e->err);
+		if (entry_wants_more(b, e)) {
+			if (b->in_order) return NULL;
+			b->next++;
+			continue;
+		}
 		if (e->state == READ_STARTED || (e->made_first && e->at >= e->end)) {
 			b->next++;
 			continue;
@@ -298,6 +319,7 @@ static struct read_piece *next_piece(struct read *b)
 		}
 		e->several |= !p->last;
 		if (p->last) e->state = READ_STARTED;
+		e->unframed++;
 		b->peer->ahead_bytes += p->len;
 		b->peer->ahead_entries++;
 		if (b->in_order || e->several)
@@ -309,7 +331,7 @@ static struct read_piece *next_piece(struct read *b)
 
 void read_piece_start(struct read *b, struct read_piece *p)
 {
-	if (p->err < 0 || p->zeros) {
+	if (p->err < 0 || p->zeros || p->own != NULL) {
 		read_piece_ready(b, p);
 	} else if (b->verify) {
 		read_piece_verify(b, p);

@@ -3,6 +3,7 @@
  * pieces (a part of one unit of the reader), pieces gathered into frames.
  *
  * An entry:  NEW -> LOOKING (a worker has it) -> FOUND -> (all pieces made) STARTED
+ *            FOUND -> LOOKING again where its extents are too many to be had at once: for the next of them
  * A piece:   made -> started (cached: ready at once) -> ready -> in a frame -> released
  *
  * Invariants: (1) pieces of an entry leave in order of logical offset; with READ_IN_ORDER entries
@@ -24,7 +25,7 @@ enum {
 	READ_AHEAD_ENTRIES = 1024,
 	READ_FRAME_PIECES = 512,
 	READ_FRAME_EARLY = 128 * 1024,
-	READ_EXTENTS_MAX = 4096, /* of one entry: 16 GiB; more is read by ranges */
+	READ_EXTENTS_MAX = 4096, /* of one entry at a time; those that follow are looked up when these are in frames */
 };
 
 enum read_state { READ_NEW, READ_LOOKING, READ_FOUND, READ_STARTED };
@@ -68,7 +69,8 @@ struct read_entry {
 	struct obj_loc loc;
 	struct read_extents *extents; /* NULL: loc has the only one */
 	struct read_queue queue;      /* when it has several pieces */
-	uint32_t next_extent;
+	uint64_t extents_end;         /* behind it they are not known yet */
+	uint32_t next_extent, unframed; /* unframed: pieces that are made and not in a frame */
 	int16_t err;
 	uint8_t state, flags;
 	bool made_first, several;
@@ -101,6 +103,8 @@ void read_entry_set_range(struct read_entry *e);
 /* Takes an object row into the entry. Worker. */
 int read_entry_take(
 	struct ns *ns, struct read_entry *e, const struct ns_place *place, const struct object *o);
+/* The extents of its range, or of what is left of it, into the entry. Worker. */
+int read_entry_gather(struct ns *ns, struct read_entry *e, const struct object *o);
 /* The piece that begins with byte `from` of the extent, up to `end` or where its unit ends. */
 void piece_of_extent(struct read_piece *p, const struct extent *x, uint64_t from, uint64_t end);
 /* The entry's next piece; false when there is none. Not for entries with an error. */

@@ -35,6 +35,7 @@ void read_entry_set_range(struct read_entry *e)
 struct gather {
 	struct read_extents *out;
 	uint8_t *crcs;
+	uint64_t end; /* they are all that begin below it */
 	uint32_t cap;
 	size_t crcs_len, crcs_cap;
 };
@@ -45,7 +46,10 @@ static int gather_extent(void *arg, const struct extent *x)
 	size_t len = 4 * (size_t)x->crc_count;
 
 	if (x->length == 0) return 0;
-	if (g->out->count == READ_EXTENTS_MAX) return -GRANARY_ETOOBIG;
+	if (g->out->count == READ_EXTENTS_MAX) {
+		g->end = x->logical;
+		return 1;
+	}
 	if (g->out->count == g->cap) {
 		g->cap *= 2;
 		g->out = realloc(g->out, sizeof(*g->out) + g->cap * sizeof(struct extent));
@@ -77,13 +81,16 @@ static struct read_extents *gather_finish(struct gather *g)
 	return all;
 }
 
-static int take_extents(struct ns *ns, struct read_entry *e, const struct object *o)
+int read_entry_gather(struct ns *ns, struct read_entry *e, const struct object *o)
 {
-	struct gather g = { .cap = 8 };
+	struct gather g = { .cap = 8, .end = UINT64_MAX };
 	uint64_t from = 0, len = o->size;
 	int err;
 
-	if ((e->flags & READ_ENTRY_RANGE) != 0 && e->offset <= o->size) {
+	if (e->made_first) { /* what follows those that were taken before */
+		from = e->at;
+		len = e->end - e->at;
+	} else if ((e->flags & READ_ENTRY_RANGE) != 0 && e->offset <= o->size) {
 		from = e->offset;
 		len = e->length < o->size - from ? e->length : o->size - from;
 	}
@@ -97,6 +104,8 @@ static int take_extents(struct ns *ns, struct read_entry *e, const struct object
 	}
 	if (err == 0) err = ns_extents(ns, o, from, len, gather_extent, &g); /* those outside the row */
 	if (err >= 0) e->extents = gather_finish(&g);
+	e->extents_end = g.end;
+	e->next_extent = 0;
 	free(g.out);
 	free(g.crcs);
 	return err < 0 ? err : 0;
@@ -119,6 +128,7 @@ int read_entry_take(
 
 	free(e->extents);
 	e->extents = NULL;
+	e->extents_end = UINT64_MAX;
 	memset(l, 0, sizeof(*l));
 	l->id = o->id;
 	l->version = o->version;
@@ -130,7 +140,7 @@ int read_entry_take(
 	l->size = o->size;
 	l->hash = o->hash;
 	l->has_hash = o->has_hash;
-	if (!is_simple(o)) return take_extents(ns, e, o);
+	if (!is_simple(o)) return read_entry_gather(ns, e, o);
 	if (o->size > 0) {
 		l->pack = o->extents[0].pack;
 		l->record = o->extents[0].record;
@@ -219,8 +229,9 @@ bool read_piece_make(struct read_entry *e, struct read_piece *p)
 {
 	struct extent only;
 	const struct extent *x = &only;
+	uint64_t end = e->end < e->extents_end ? e->end : e->extents_end;
 
-	if (e->made_first && e->at >= e->end) return false;
+	if (e->made_first && e->at >= end) return false;
 	p->entry = e;
 	p->first = !e->made_first;
 	e->made_first = true;
@@ -234,12 +245,12 @@ bool read_piece_make(struct read_entry *e, struct read_piece *p)
 	else
 		only = only_extent(e);
 	if (x == NULL || x->logical > e->at)
-		piece_of_zeros(p, e->at, x == NULL || x->logical > e->end ? e->end : x->logical);
+		piece_of_zeros(p, e->at, x == NULL || x->logical > end ? end : x->logical);
 	else if ((x->flags & EXTENT_HOLE) != 0)
 		piece_of_zeros(p, e->at,
-			x->logical + x->length < e->end ? x->logical + x->length : e->end);
+			x->logical + x->length < end ? x->logical + x->length : end);
 	else
-		piece_of_extent(p, x, e->at, e->end);
+		piece_of_extent(p, x, e->at, end);
 	e->at = p->logical + (p->cut_len > 0 ? p->cut_len : p->len);
 	p->last = e->at >= e->end;
 	return true;

@@ -17,6 +17,7 @@
 #include "jobs/move.h"
 #include "pack/cache.h"
 #include "pack/check.h"
+#include "pack/gather.h"
 #include "tier/packs.h"
 
 struct piece_job {
@@ -161,60 +162,94 @@ void read_piece_verify(struct read *b, struct read_piece *p)
 
 /* ---- retry ---- */
 
-/* The entry has this piece only: all of it is taken anew, also as another version. */
-static int retry_whole(
-	struct ns *ns, struct piece_job *j, const struct ns_place *place, const struct object *o)
+/* What the piece has to have, put together anew: where its bytes lie is cut in another way by now (merged, or
+ * compacted), so its blocks are others. They are verified here, and get checksums of their own. */
+static int retry_gather(struct ns *ns, struct piece_job *j, const struct object *o)
 {
-	struct read_entry *e = j->p->entry;
-	int err = read_entry_take(ns, e, place, o);
+	struct packs *packs = j->b->local->store->packs;
+	const struct read_piece *p = j->p;
+	uint32_t live = p->cut_len > 0 ? p->cut_len : p->len, crcs = crc_block_count(live);
+	struct read_entry part = { .flags = READ_ENTRY_RANGE, .offset = p->logical, .length = live };
+	uint8_t *own = calloc(1, live + 4 + 4 * (size_t)crcs), *crcs_at;
+	int err = own == NULL ? -GRANARY_ENOMEM : read_entry_gather(ns, &part, o);
 
-	if (err < 0) return err;
-	e->made_first = false;
-	e->next_extent = 0;
-	read_entry_set_range(e);
-	if (e->err < 0) return e->err;
-	if (!read_piece_make(e, &j->fresh) || !j->fresh.last) return -GRANARY_EBUSY;
+	if (err == 0 && part.extents_end < p->logical + live) err = -GRANARY_EBUSY;
+	for (uint32_t i = 0; err == 0 && i < part.extents->count; i++) {
+		struct extent *x = &part.extents->e[i];
+		uint64_t from = p->logical > x->logical ? p->logical - x->logical : 0;
+		uint64_t end = p->logical + live - x->logical;
+
+		if ((x->flags & EXTENT_HOLE) == 0)
+			*x = extent_part(x, (uint32_t)from, (uint32_t)((end < x->length ? end : x->length) - from));
+	}
+	if (err == 0) err = pack_gather(packs, part.extents->e, part.extents->count, p->logical, own);
+	free(part.extents);
+	if (err < 0) {
+		free(own);
+		return err;
+	}
+	crcs_at = own + (live + 3) / 4 * 4;
+	crc32c_blocks((uint32_t *)(void *)crcs_at, own, live);
+	j->fresh = (struct read_piece){ .entry = p->entry, .logical = p->logical, .len = live, .crcs = crcs_at,
+		.crc_count = (uint16_t)crcs, .own = own, .first = p->first, .last = p->last };
 	j->is_fresh = true;
 	return 0;
 }
 
-/* p was made before its extent was moved; a move keeps what is live of a record, so its blocks may be others by now. */
-static void retry_extent(struct read_piece *p, const struct extent *x)
+/* The entry has this piece only: all of it is taken anew, also as another version. */
+static int retry_whole(struct ns *ns, struct piece_job *j, const struct ns_place *place, const struct object *o)
+{
+	struct read_entry *e = j->p->entry;
+	uint64_t version = e->loc.version;
+	int err;
+
+	e->made_first = false;
+	err = read_entry_take(ns, e, place, o);
+	if (err < 0) return err;
+	read_entry_set_range(e);
+	if (e->err < 0) return e->err;
+	if (!read_piece_make(e, &j->fresh) || !j->fresh.last) {
+		e->at = e->end; /* it stays the only one */
+		return o->version == version ? retry_gather(ns, j, o) : -GRANARY_EBUSY;
+	}
+	j->is_fresh = true;
+	return 0;
+}
+
+/* Where the piece lies in x, if its blocks there are the same: a move keeps what is live of a record, so they may be
+ * others by now. */
+static bool retry_extent(struct read_piece *p, const struct extent *x)
 {
 	uint32_t live = p->cut_len > 0 ? p->cut_len : p->len;
 	struct read_piece now = { .err = 0 };
 
-	if (p->logical < x->logical || p->logical - x->logical >= x->length) return;
+	if (p->logical < x->logical || p->logical - x->logical >= x->length || (x->flags & EXTENT_HOLE) != 0)
+		return false;
 	piece_of_extent(&now, x, p->logical, p->logical + live);
 	if (now.err < 0 || now.len != p->len || now.cut_from != p->cut_from || now.cut_len != p->cut_len ||
-		memcmp(now.crcs, p->crcs, 4 * (size_t)now.crc_count) != 0) {
-		p->err = -GRANARY_ECHANGED; /* cut in another way: the whole is read again */
-		return;
-	}
+		memcmp(now.crcs, p->crcs, 4 * (size_t)now.crc_count) != 0)
+		return false;
 	p->record = now.record; /* what is verified is read from there */
 	p->read.pack = now.read.pack;
 	p->read.unit_offset = now.read.unit_offset;
 	p->read.unit_len = now.read.unit_len;
 	p->read.want_offset = now.read.want_offset;
+	return true;
 }
 
 /* One of several pieces: the same version, elsewhere. */
-static int retry_part(struct ns *ns, const struct read_entry *e, struct read_piece *p,
-	const struct ns_place *place, const struct object *o)
+static int retry_part(struct ns *ns, struct piece_job *j, const struct object *o)
 {
-	struct read_entry *now;
+	struct read_piece *p = j->p;
+	struct read_entry now = { .flags = READ_ENTRY_RANGE, .offset = p->logical, .length = 1 };
+	bool is_same;
 	int err;
 
-	if (o->version != e->loc.version) return -GRANARY_ECHANGED;
-	now = req_alloc(sizeof(*now));
-	memset(now, 0, sizeof(*now));
-	now->ref = e->ref;
-	err = read_entry_take(ns, now, place, o);
-	for (uint32_t i = 0; err == 0 && now->extents != NULL && i < now->extents->count; i++)
-		retry_extent(p, &now->extents->e[i]);
-	free(now->extents);
-	free(now);
-	return err;
+	if (o->version != p->entry->loc.version) return -GRANARY_ECHANGED;
+	err = read_entry_gather(ns, &now, o);
+	is_same = err == 0 && now.extents->count == 1 && retry_extent(p, &now.extents->e[0]);
+	free(now.extents);
+	return err == 0 && !is_same ? retry_gather(ns, j, o) : err;
 }
 
 static void retry_done(struct task *task)
@@ -248,10 +283,11 @@ static void retry_work(struct task *task)
 	struct ns_place place;
 	struct object o;
 
-	j->err = ns_lookup(ns, &e->ref, &place, &o, &value);
-	if (j->err == 0) {
-		j->err = e->several ? retry_part(ns, e, j->p, &place, &o)
-				    : retry_whole(ns, j, &place, &o);
+	j->err = -GRANARY_ESTALE;
+	for (int tries = 0; j->err == -GRANARY_ESTALE && tries < READ_RETRIES_MAX; tries++) {
+		j->err = ns_lookup(ns, &e->ref, &place, &o, &value);
+		if (j->err < 0) break;
+		j->err = e->several ? retry_part(ns, j, &o) : retry_whole(ns, j, &place, &o);
 		kv_value_release(&value);
 	}
 	job_post(j, retry_done);

@@ -202,6 +202,14 @@ static void frame_fill(struct read_frame *f, const struct read *b)
 	assert(to == f->a.meta + f->a.meta_len);
 }
 
+/* One that is done with the extents it knows looks for the next. */
+static void piece_is_framed(struct read *b, struct read_entry *e)
+{
+	if (--e->unframed > 0 || e->at >= e->end || e->at < e->extents_end) return;
+	b->next = 0;
+	read_schedule(b);
+}
+
 static void frame_send(struct read *b, struct read_piece *pieces, uint32_t count, bool last)
 {
 	size_t meta_len = 2;
@@ -222,6 +230,7 @@ static void frame_send(struct read *b, struct read_piece *pieces, uint32_t count
 	f->a.meta = (uint8_t *)&f->iov[count];
 	f->a.meta_len = (uint32_t)meta_len;
 	frame_fill(f, b);
+	for (const struct read_piece *p = pieces; p != NULL; p = p->next) piece_is_framed(b, p->entry);
 	f->ahead = f->a.data_len;
 	f->a.memory = sizeof(*f) + count * sizeof(struct iovec) + meta_len + f->a.data_len;
 	answer_send(b->r, &f->a, last);
@@ -286,6 +295,7 @@ static void piece_drop(struct read *b, struct read_piece *p)
 {
 	b->peer->ahead_bytes -= p->len;
 	b->peer->ahead_entries--;
+	p->entry->unframed--;
 	piece_release(b, p);
 }
 

@@ -140,11 +140,12 @@ static void written_note(struct req *r, const struct write_req *w)
 static bool written_find(struct req *r, struct write_req *w)
 {
 	uint64_t hash = ref_hash(&w->n.ref);
-	const struct written *at = r->local->written;
+	struct written *at = r->local->written;
 	int err;
 
-	if (at == NULL || w->n.m.tries > 0) return false;
+	if (at == NULL) return false;
 	at += hash / 2 % WRITTEN_COUNT;
+	if (at->hash == hash && w->n.m.tries > 0) at->hash = 0; /* it is another object by now */
 	if (at->hash != hash) return false;
 	err = w->n.ref.by == NS_BY_ID ? auth_entry(&w->n.auth, at->dir, slice_of(at->name, at->name_len), false)
 				      : auth_ref(&w->n.auth, &w->n.ref, false);

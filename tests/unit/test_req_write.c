@@ -26,6 +26,10 @@ static struct rng rng;
 static struct model_file files[FILES] = { { .key = "a", .leaf = "a" }, { .key = "dir/b", .leaf = "b" } };
 static uint8_t data[DATA_MAX];
 static uint32_t unstable_count;
+struct slow {
+	struct task task;
+	struct peer *p;
+};
 
 static void random_range(const struct model_file *f, uint64_t *offset, uint64_t *length)
 {
@@ -345,6 +349,127 @@ static void test_many_writes_of_one_object_at_once(void **state)
 	many_at_once(FRAME_UNSTABLE);
 }
 
+/* ---- more extents than a read takes at a time, and what jobs do to them meanwhile ---- */
+
+enum { PIECES = 4500, PIECE = 300, STRIDE = 500, PIECES_A_CALL = 1500 };
+
+/* Every other stretch is written: each is an extent, with a hole behind it; then the holes of the first half. */
+static void pieces_write(struct model_file *f, uint32_t from, uint32_t count, uint64_t shift, uint32_t length)
+{
+	for (uint32_t done = 0; done < count; done += PIECES_A_CALL) {
+		struct msg m = msg_new("data");
+		struct call *c;
+
+		msg_sequence(&m, next_sequence++, 0, 0);
+		msg_key(&m, f->key);
+		wr_u64(&m.w, 0);
+		wr_u64(&m.w, 0);
+		wr_u32(&m.w, PIECES_A_CALL);
+		for (uint32_t i = 0; i < PIECES_A_CALL; i++) {
+			uint64_t at = (uint64_t)(from + done + i) * STRIDE + shift;
+			uint32_t crc;
+
+			fill(data + (size_t)i * length, length, at);
+			crc32c_blocks(&crc, data + (size_t)i * length, length);
+			wr_u8(&m.w, CHANGE_DATA);
+			wr_u64(&m.w, at);
+			wr_u64(&m.w, length);
+			wr_u32(&m.w, crc);
+			memcpy(f->bytes + at, data + (size_t)i * length, length);
+			if (at + length > f->size) f->size = at + length;
+		}
+		c = msg_call(&peer, OP_WRITE, 0, &m, data, (size_t)PIECES_A_CALL * length);
+		assert_int_equal(call_status(c), 0);
+		f->version = (uint64_t)-1;
+		call_free(c);
+	}
+}
+
+static void whole_compare(const struct model_file *f, struct call *c)
+{
+	struct read_result r;
+
+	read_results(c, &r, 1);
+	assert_int_equal(r.err, 0);
+	assert_int_equal(r.len, f->size);
+	assert_memory_equal(r.data, f->bytes, f->size);
+	read_free(&r, 1);
+	call_free(c);
+}
+
+static struct call *whole_start(struct peer *p, const struct model_file *f, uint8_t flags)
+{
+	struct msg m = read_msg("data", flags, 1);
+	struct call *c;
+
+	wr_u8(&m.w, 0);
+	msg_key(&m, f->key);
+	c = call_start(p, OP_READ, 0, &m.w, NULL, 0);
+	free(m.buf);
+	return c;
+}
+
+static void whole_read(const struct model_file *f, uint8_t flags)
+{
+	struct call *c = whole_start(&peer, f, flags);
+
+	call_wait(c);
+	whole_compare(f, c);
+}
+
+static void held_release(struct peer *p)
+{
+	struct answer *a;
+
+	pthread_mutex_lock(&p->lock);
+	p->hold = false;
+	a = p->held;
+	p->held = NULL;
+	pthread_mutex_unlock(&p->lock);
+	for (struct answer *next; a != NULL; a = next) {
+		next = a->next;
+		a->released(a);
+	}
+}
+
+static void release_task(struct task *task)
+{
+	held_release(container_of(task, struct slow, task)->p);
+	free(container_of(task, struct slow, task));
+}
+
+/* The slow peer has some of the pieces when all of them are merged and their packs are compacted. */
+static void test_a_file_of_many_extents_is_read_while_they_are_merged(void **state)
+{
+	static struct model_file file = { .key = "many" };
+	struct slow *slow = calloc(1, sizeof(*slow));
+	struct jobs_stats before, after;
+	struct peer other;
+	struct call *c;
+
+	(void)state;
+	assert_int_equal(put_key(&peer, "data", file.key, "", 0).err, 0);
+	pieces_write(&file, 0, PIECES, 0, PIECE);
+	whole_read(&file, 0);
+	whole_read(&file, READ_IN_ORDER);
+	pieces_write(&file, 0, PIECES / 3, PIECE, STRIDE - PIECE);
+	peer_init(&other, &world, "root", 0);
+	other.hold = true;
+	c = whole_start(&other, &file, 0);
+	for (int i = 0; i < 200 && !c->first; i++) usleep(1000); /* it is under way, or will find all of it merged */
+	jobs_get_stats(world.store->jobs, &before);
+	compact();
+	jobs_get_stats(world.store->jobs, &after);
+	assert_true(after.merged_extents > before.merged_extents && after.compacted > before.compacted);
+	slow->p = &other;
+	slow->task.fn = release_task;
+	reactor_post(other.peer.local->reactor, &slow->task);
+	call_wait(c);
+	whole_compare(&file, c);
+	whole_read(&file, 0);
+	peer_release(&other);
+}
+
 static int write_err(const char *key, uint8_t kind, uint64_t offset, uint64_t length)
 {
 	struct msg m = msg_new("data");
@@ -405,6 +530,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_many_writes_of_one_object_at_once),
+		cmocka_unit_test(test_a_file_of_many_extents_is_read_while_they_are_merged),
 		cmocka_unit_test(test_what_is_refused),
 	};
 
