@@ -103,6 +103,7 @@ struct granary_op {
 	bool canceled, dropped;      /* lock; dropped: its callback must not run */
 	bool collected;              /* lock */
 	int err;                     /* io: why it fails as a whole */
+	uint64_t request;            /* the one that failed, else the one sent last, as the server knows it; 0: none */
 	bool ended;                  /* io: in io.finished */
 	struct list all;             /* lock: in client->ops until done */
 	struct list link;            /* lock: submitted, then io.finished, then client->done */
@@ -357,6 +358,8 @@ void epoch_slabs_free(struct granary_client *c);
 int config_load(struct config *config, const struct granary_options *options, char *why, size_t why_size);
 /* last_error.c */
 void error_set(const struct granary_client *c, const char *text); /* for the calling thread */
+void error_enter(void);                   /* a call begins: no request of it failed yet */
+void error_of_request(uint64_t request);  /* what granary_last_request() tells this thread, until its next call */
 int error_fail(struct granary_client *c, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 struct slice error_meta(struct slice meta); /* the text that an error's meta holds: PROTOCOL 1.4 */
 void text_copy(char *dst, size_t cap, struct slice text); /* control characters become '?' */

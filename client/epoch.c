@@ -264,6 +264,8 @@ static int next_of(struct granary_epoch *e, uint64_t room, uint64_t *need, struc
 	pthread_mutex_unlock(&e->client->lock);
 	if (result == -GRANARY_ETOOBIG && first)
 		return error_fail(e->client, result, "the batch has more bytes than there is room for");
+	if (result < 0)
+		error_of_request(e->error_request);
 	return result < 0 ? error_fail(e->client, result, "%s", text) : result;
 }
 

@@ -200,6 +200,7 @@ struct granary_epoch {
 	bool closing, ended;
 	int err;
 	char error[ERROR_TEXT_SIZE];
+	uint64_t error_request;
 	uint64_t delivered, samples_read, bytes_read, waited_ns, skipped, bytes_fetched, memory_used;
 	uint64_t checksum;            /* of checksums, of what was handed out: docs/ORDER.md 9 */
 };

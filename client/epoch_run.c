@@ -25,6 +25,7 @@ void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...)
 	pthread_mutex_lock(&e->client->lock);
 	if (e->err == 0 && !e->closing) {
 		e->err = err;
+		e->error_request = granary_last_request(e->client);
 		memcpy(e->error, text, sizeof(e->error));
 	}
 	epoch_tell(e);

@@ -132,6 +132,7 @@ int client_enter(struct granary_client *c)
 {
 	int err = 0;
 
+	error_enter();
 	if (!c || c->magic != CLIENT_MAGIC)
 		return error_fail(c, -GRANARY_EINVAL, "not a client");
 	if (!atomic_load_explicit(&c->forked, memory_order_acquire))

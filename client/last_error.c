@@ -8,6 +8,7 @@
 
 static _Thread_local struct {
 	const struct granary_client *client; /* whose failure it was; NULL: granary_open()'s */
+	uint64_t request;                    /* of the last operation that failed in the call under way */
 	char text[ERROR_TEXT_SIZE];
 	char shown[ERROR_TEXT_SIZE];         /* what granary_last_error() handed out */
 } mine;
@@ -26,6 +27,15 @@ void text_copy(char *dst, size_t cap, struct slice text)
 	for (size_t i = 0; i < n; i++)
 		dst[i] = text.p[i] < 0x20 || text.p[i] == 0x7f ? '?' : (char)text.p[i];
 	dst[n] = '\0';
+}
+
+void error_enter(void) { mine.request = 0; }
+
+void error_of_request(uint64_t request) { mine.request = request; }
+
+uint64_t granary_last_request(struct granary_client *client)
+{
+	return client && mine.client == client ? mine.request : 0;
 }
 
 void error_set(const struct granary_client *c, const char *text)

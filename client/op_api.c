@@ -91,8 +91,10 @@ int64_t granary_wait(struct granary_op *op, uint32_t timeout_ms)
 	bool run = op_collect(c, op);
 	pthread_mutex_unlock(&c->lock);
 	int64_t result = op->result;
-	if (result < 0)
+	if (result < 0) {
 		error_set(c, op->error);
+		error_of_request(op->request);
+	}
 	if (run)
 		op->done(op, result, op->arg);
 	return result;
@@ -113,6 +115,11 @@ int64_t granary_op_result(const struct granary_op *op)
 const char *granary_op_error(const struct granary_op *op)
 {
 	return op_valid(op) && op_is_done(op) ? op->error : "";
+}
+
+uint64_t granary_op_request(const struct granary_op *op)
+{
+	return op_valid(op) && op_is_done(op) ? op->request : 0;
 }
 
 /* The lock is held. client_wake_now() is due. */

@@ -377,8 +377,10 @@ static int read_one(struct granary_client *c, struct granary_entry *e, const str
 	if (!ro)
 		return err;
 	int64_t result = read_run(ro);
-	if (result >= 0 && e->status < 0)
+	if (result >= 0 && e->status < 0) {
 		error_set(c, ro->op.error[0] ? ro->op.error : error_text(e->status));
+		error_of_request(ro->op.request);
+	}
 	op_free_quiet(&ro->op);
 	return result < 0 ? (int)result : e->status;
 }

@@ -184,6 +184,8 @@ static void rpc_take_slot(struct rpc *r, struct conn *k)
 	k->requests_count++;
 	r->request = k->requests_count << REQUEST_SLOT_BITS | (k->slot_hint + 1);
 	r->conn = k;
+	if (!r->op->error[0])
+		r->op->request = r->request;
 	r->state = RPC_TX;
 	list_remove(&r->link);
 	list_push(&k->tx, &r->link);
@@ -266,17 +268,21 @@ void rpc_answered(struct rpc *r, const struct frame *f, struct slice meta)
 		return;
 	}
 	if (f->status != 0) {
+		r->op->request = r->request;
 		rpc_detach(r);
 		rpc_failed(r, -(int)f->status, error_meta(meta));
 		return;
 	}
 	struct conn *k = r->conn;
 	r->is_unstable = f->flags & FRAME_UNSTABLE;
+	bool failed = r->op->error[0] != '\0';
 	int err = r->kind->frame ? r->kind->frame(r, &k->rx) : 0;
 	if (err == 0 && last && r->is_unstable && r->kind->mutation)
 		err = unstable_keep(r, &meta);
 	if (err == 0 && last)
 		err = r->kind->answer(r, meta, slice_of(r->answer, r->answer_len));
+	if (err < 0 || (!failed && r->op->error[0]))
+		r->op->request = r->request;
 	if (err < 0) {
 		k->broken = k->broken || err == -GRANARY_EPROTO;
 		if (last)

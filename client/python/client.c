@@ -159,7 +159,7 @@ static PyObject *client_status(PyObject *self, PyObject *none)
 	(void)none;
 	if (s == NULL || job_run(&s->job, "the state of the server") < 0) return NULL;
 	if (s->job.result < 0)
-		raise_error(s->job.result, s->job.error, NULL, owner);
+		raise_job(&s->job, NULL, owner);
 	else
 		text = key_text(s->text);
 	job_drop(&s->job);

@@ -379,7 +379,7 @@ static PyObject *upload_step(UploadObject *self, const Py_buffer *data)
 	self->up = u->up;
 	u->owned = false;
 	int64_t result = u->job.result;
-	if (result < 0) raise_error(result, u->job.error, self->key, self->owner);
+	if (result < 0) raise_job(&u->job, self->key, self->owner);
 	job_drop(&u->job);
 	return result < 0 ? NULL : Py_NewRef(Py_None);
 }

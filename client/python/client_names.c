@@ -230,7 +230,7 @@ PyObject *client_bucket(PyObject *self, PyObject *args)
 	b->make = make != 0;
 	if (job_run(&b->job, name) < 0) return NULL;
 	int64_t result = b->job.result;
-	if (result < 0) raise_error(result, b->job.error, name, b->job.client);
+	if (result < 0) raise_job(&b->job, name, b->job.client);
 	job_drop(&b->job);
 	return result < 0 ? NULL : Py_NewRef(Py_None);
 }

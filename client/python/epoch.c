@@ -115,7 +115,7 @@ static PyObject *epoch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	struct open_job *o = open_job_of(owner, args, kwargs);
 	if (o == NULL || job_run(&o->job, o->snapshot) < 0) return NULL;
 	if (o->job.result < 0)
-		raise_error(o->job.result, o->job.error, o->snapshot, owner);
+		raise_job(&o->job, o->snapshot, owner);
 	else
 		self = epoch_object(type, client, o);
 	job_drop(&o->job);

@@ -19,14 +19,15 @@ bool notice(const char *text)
 	return done != NULL;
 }
 
-PyObject *raise_error(int64_t code, const char *text, const char *key, struct owner_client *client)
+static PyObject *raise_request(int64_t code, const char *text, const char *key, struct owner_client *client,
+	uint64_t request)
 {
 	struct granary_info info = GRANARY_INIT(granary_info);
 	PyObject *rt = runtime_get(), *error;
 
 	if (PyErr_Occurred() || rt == NULL) return NULL;
 	if (client == NULL || granary_client_info(client->client, &info) < 0)
-		info.session_id = info.requests = 0;
+		info.session_id = 0;
 	if (text == NULL || text[0] == '\0') text = granary_strerror((int)code);
 	PyObject *message = PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
 	PyObject *name =
@@ -37,7 +38,7 @@ PyObject *raise_error(int64_t code, const char *text, const char *key, struct ow
 	}
 	error = PyObject_CallMethod(rt, "make_error", "isOOsKK", (int)code, granary_error_name((int)code),
 		message, name != NULL ? name : Py_None, client != NULL ? client->endpoint : "",
-		(unsigned long long)info.session_id, (unsigned long long)info.requests);
+		(unsigned long long)info.session_id, (unsigned long long)request);
 	Py_DECREF(message);
 	Py_XDECREF(name);
 	if (error != NULL) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
@@ -45,9 +46,20 @@ PyObject *raise_error(int64_t code, const char *text, const char *key, struct ow
 	return NULL;
 }
 
+PyObject *raise_error(int64_t code, const char *text, const char *key, struct owner_client *client)
+{
+	return raise_request(code, text, key, client, client != NULL ? granary_last_request(client->client) : 0);
+}
+
+PyObject *raise_job(const struct job *job, const char *key, struct owner_client *client)
+{
+	return raise_request(job->result, job->error, key, client, job->request);
+}
+
 PyObject *raise_op(int64_t code, const struct granary_op *op, const char *key, struct owner_client *client)
 {
-	return code == INTERRUPTED ? NULL : raise_error(code, granary_op_error(op), key, client);
+	return code == INTERRUPTED ? NULL
+				   : raise_request(code, granary_op_error(op), key, client, granary_op_request(op));
 }
 
 PyObject *raise_closed(const char *what)
@@ -112,7 +124,15 @@ static PyObject *module_error_text(PyObject *self, PyObject *arg)
 	return code == -1 && PyErr_Occurred() ? NULL : PyUnicode_FromString(granary_strerror((int)code));
 }
 
-static PyMethodDef module_methods[] = { { "error_name", module_error_name, METH_O,
+static PyObject *module_last_request(PyObject *self, PyObject *none)
+{
+	(void)self, (void)none;
+	return PyLong_FromUnsignedLongLong(op_waited());
+}
+
+static PyMethodDef module_methods[] = { { "last_request", module_last_request, METH_NOARGS,
+						"last_request() -> number of the request of this thread's last call." },
+	 { "error_name", module_error_name, METH_O,
 						"error_name(code) -> 'NOTFOUND'" },
 	{ "error_text", module_error_text, METH_O, "error_text(code) -> 'no such object'" },
 	{ "check_token", module_token_check, METH_O, "check_token(text): raises when the text is no token." },

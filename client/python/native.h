@@ -56,6 +56,7 @@ struct job {
 		struct job *job); /* frees what the job holds, results that nobody took too; then free(job) */
 	struct owner_client *client; /* held until dropped */
 	int64_t result;
+	uint64_t request; /* that failed */
 	char error[1024];
 	/* -- wait.c -- */
 	pthread_mutex_t lock;
@@ -71,12 +72,14 @@ void job_error(struct job *job, int64_t result); /* in run(): keeps the result a
 
 /* Waits for an operation: its result, or INTERRUPTED with an exception set (the operation is canceled, not freed). */
 #define INTERRUPTED INT64_MIN
+uint64_t op_waited(void); /* granary_op_request() of what this thread waited for last */
 int64_t op_wait(struct granary_op *op, struct owner_client *client, const char *what);
 
 /* ---- errors (module.c) ---- */
 
 /* Sets the exception of a code; always returns NULL. key may be NULL. */
 PyObject *raise_error(int64_t code, const char *text, const char *key, struct owner_client *client);
+PyObject *raise_job(const struct job *job, const char *key, struct owner_client *client);
 PyObject *raise_op(int64_t code, const struct granary_op *op, const char *key, struct owner_client *client);
 PyObject *raise_closed(const char *what);
 /* Calls granary._runtime.notice(text). False with an exception set. */

@@ -203,7 +203,7 @@ static struct names *names_make(SnapshotObject *s, bool labels)
 	}
 	if (job_run(&j->job, labels ? "the labels of a snapshot" : "the names of a snapshot") < 0) return NULL;
 	if (j->job.result < 0) {
-		raise_error(j->job.result, j->job.error, d.name, j->job.client);
+		raise_job(&j->job, d.name, j->job.client);
 	} else {
 		names = j->names;
 		j->names = NULL;
@@ -297,7 +297,7 @@ static PyObject *snapshot_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 	}
 	if (job_run(&o->job, name) < 0) return NULL;
 	if (o->job.result < 0)
-		raise_error(o->job.result, o->job.error, name, o->job.client);
+		raise_job(&o->job, name, o->job.client);
 	else
 		self = snapshot_object(type, client, o);
 	job_drop(&o->job);
@@ -455,7 +455,7 @@ static PyObject *snapshot_read(PyObject *self, PyObject *args)
 	struct read_job *r = read_job_of(s, list, timeout);
 	if (r == NULL || job_run(&r->job, "samples of a snapshot") < 0) return NULL;
 	if (r->job.result < 0)
-		raise_error(r->job.result, r->job.error, NULL, r->job.client);
+		raise_job(&r->job, NULL, r->job.client);
 	else
 		batch = read_batch(r, s->fields);
 	job_drop(&r->job);
@@ -596,7 +596,7 @@ static PyObject *snapshot_find(PyObject *self, PyObject *args)
 	}
 	if (job_run(&f->job, key) < 0) return NULL;
 	if (f->job.result < 0)
-		raise_error(f->job.result, f->job.error, key, f->job.client);
+		raise_job(&f->job, key, f->job.client);
 	else
 		found = Py_BuildValue("KI", (unsigned long long)f->id, f->field);
 	job_drop(&f->job);

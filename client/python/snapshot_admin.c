@@ -71,7 +71,7 @@ static bool admin_end(struct admin_job *a, const char *what)
 {
 	if (job_run(&a->job, what) < 0) return false;
 	if (a->job.result >= 0) return true;
-	raise_error(a->job.result, a->job.error, a->name, a->job.client);
+	raise_job(&a->job, a->name, a->job.client);
 	job_drop(&a->job);
 	return false;
 }

@@ -36,6 +36,8 @@ static bool patience_spend(struct patience *p, struct owner_client *c, const cha
 	return notice(text);
 }
 
+static _Thread_local uint64_t asked; /* of the operation that this thread waited for last */
+
 int64_t op_wait(struct granary_op *op, struct owner_client *client, const char *what)
 {
 	struct patience patience = { now_ms(), NOTICE_AFTER_MS };
@@ -49,7 +51,14 @@ int64_t op_wait(struct granary_op *op, struct owner_client *client, const char *
 			return INTERRUPTED;
 		}
 	}
-	return result == -GRANARY_EAGAIN ? granary_wait(op, 0) : result;
+	result = result == -GRANARY_EAGAIN ? granary_wait(op, 0) : result;
+	asked = granary_op_request(op);
+	return result;
+}
+
+uint64_t op_waited(void)
+{
+	return asked;
 }
 
 /* ---- jobs ---- */
@@ -87,7 +96,9 @@ void job_drop(struct job *job)
 void job_error(struct job *job, int64_t result)
 {
 	job->result = result;
-	if (result < 0) snprintf(job->error, sizeof(job->error), "%s", granary_last_error(job->client->client));
+	if (result >= 0) return;
+	snprintf(job->error, sizeof(job->error), "%s", granary_last_error(job->client->client));
+	job->request = granary_last_request(job->client->client);
 }
 
 static void *job_main(void *arg)

@@ -248,6 +248,9 @@ GRANARY_API void granary_close(struct granary_client **client);
  * operation that failed on it. NULL: of the thread's last failed granary_open(). Valid until the thread's next call
  * of this function. Never NULL, "" when nothing failed. Any thread. Since 0.1. */
 GRANARY_API const char *granary_last_error(struct granary_client *client);
+/** The request, as granary_op_request(), that failed in this thread's last call that failed; 0: none did, or it failed
+ * in another thread. Does not block. Any thread. Since 0.1. */
+GRANARY_API uint64_t granary_last_request(struct granary_client *client);
 
 /** The bucket of the client's address, "" without one; valid as long as the client. Any thread. Since 0.1. */
 GRANARY_API const char *granary_bucket(const struct granary_client *client);
@@ -362,6 +365,9 @@ GRANARY_API int64_t granary_op_result(const struct granary_op *op);
 /** The text of its failure, or of the first of its entries that failed; "" without one. Valid as long as the operation.
  * Since 0.1. */
 GRANARY_API const char *granary_op_error(const struct granary_op *op);
+/** Which request of the session (granary_info.session_id) failed, else which was sent last; 0: none was sent. With the
+ * session it is what the server knows the request by. Since 0.1. */
+GRANARY_API uint64_t granary_op_request(const struct granary_op *op);
 /** Asks for the operation to end soon, with -GRANARY_ECANCELED unless it is done first. A mutation may still happen.
  * Does not block: wait or poll for the end as always. Any thread. Since 0.1. */
 GRANARY_API void granary_op_cancel(struct granary_op *op);

@@ -2,11 +2,96 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goal: a server that is killed and comes back costs no sample and gives none twice; one that stays away is one clear error;
 a flipped bit is never handed out: it raises, or another sample takes its place."""
+import os
+import socket
 import threading
 import time
+import urllib.parse
 
 import granary_case
 from granary_case import Case, content, granary, ids_of
+
+
+class Line:
+    """A way to a server that can be cut: what goes over it ends, and nobody gets through until it is mended."""
+
+    def __init__(self, server, path):
+        self.server, self.path, self.cut, self.pairs = str(server.socket), str(path), False, []
+        self.url = "granary://" + urllib.parse.quote(self.path, safe="")
+        self.door = socket.socket(socket.AF_UNIX)
+        self.door.bind(self.path)
+        self.door.listen(16)
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            near = self.door.accept()[0]
+            if self.cut:
+                near.close()
+                continue
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(self.server)
+            self.pairs.append((near, far))
+            for of, to in ((near, far), (far, near)):
+                threading.Thread(target=self.carry, args=(of, to), daemon=True).start()
+
+    def carry(self, of, to):
+        try:
+            while data := of.recv(1 << 16):
+                to.sendall(data)
+        except OSError:
+            pass
+        for end in (of, to):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def away(self, seconds):
+        self.cut = True
+        for pair in self.pairs:
+            for end in pair:
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+        time.sleep(seconds)
+        self.cut = False
+
+
+class Ranks(Case):
+    SAMPLES = 400
+
+    def test_away_on_one_of_4_ranks(self):
+        """Ranks in step, as a collective keeps them; one cannot reach the server for a while. The others wait with it, each
+        sample comes once, all have as many batches. 1 s; 60 and 400 s too with tools/test --long."""
+        long = os.environ.get("GRANARY_TEST_LONG", "0") == "1"
+        for number, seconds in enumerate((1, 60, 400) if long else (1,)):
+            line = Line(self.server, self.base / f"line{number}")
+            step, seen, failed = threading.Barrier(4), [], []
+
+            def rank(r, line=line, seconds=seconds, step=step, seen=seen, failed=failed):
+                url = f"{line.url}/data@v1" if r == 2 else self.v1
+                ds = granary.IterableDataset(url, batch_size=4, shuffle="exact", seed=8, dp_rank=r, dp_size=4, read_ahead=1,
+                                             stall_timeout=seconds + 200, **self.login)
+                try:
+                    for k, batch in enumerate(ds):
+                        seen.append((k, r, [i for i, v in zip(batch.ids, batch.valid) if v]))
+                        if r == 2 and k == 5:
+                            threading.Thread(target=line.away, args=(seconds,), daemon=True).start()
+                        step.wait(seconds + 300)
+                except Exception as e:  # pylint: disable=broad-except
+                    failed.append((r, e))
+                    step.abort()
+            ranks = [threading.Thread(target=rank, args=(r,)) for r in range(4)]
+            for r in ranks:
+                r.start()
+            for r in ranks:
+                r.join()
+            self.assertEqual(failed, [])
+            self.assertEqual(sorted(i for _, _, ids in seen for i in ids), list(range(self.SAMPLES)))
+            self.assertEqual([sum(r == own for _, own, _ in seen) for r in range(4)], [25] * 4)
+            self.assertGreater(len(line.pairs), 1)
 
 
 class Killed(Case):

@@ -94,7 +94,7 @@ class Torch(Case):
         whole = ids_of(self.stream(shuffle="blocks", seed=6))
         cases = [(0, 2, False, None)]
         cases += [(w, p, keep, "fork") for w, p, keep in itertools.product((2, 8), (2, 8), (False, True))]
-        cases += [(2, 8, True, "spawn")]
+        cases += [(2, 2, False, "spawn"), (8, 8, True, "spawn")]
         for n, (workers, prefetch, persistent, context) in enumerate(cases):
             more = {"prefetch_factor": prefetch, "persistent_workers": persistent, "multiprocessing_context": context}
             loader = granary.DataLoader(self.stream(shuffle="blocks", seed=6), num_workers=workers, **(more if workers else {}))

@@ -6,11 +6,11 @@ import sys
 from . import errors
 
 
-def make_error(code, name, text, key, endpoint, session, requests):
+def make_error(code, name, text, key, endpoint, session, request):
     """The exception of a code of the library."""
     cls = errors.CLASSES.get(name, errors.Error)
-    request = f"{session:x}-{requests}" if session else ""
-    return cls(text, name=name, code=code, key=key, endpoint=endpoint, request_id=request, hint=errors.HINTS.get(name, ""))
+    asked = f"{session:x}-{request:x}" if session and request else ""
+    return cls(text, name=name, code=code, key=key, endpoint=endpoint, request_id=asked, hint=errors.HINTS.get(name, ""))
 
 
 def notice(text):

@@ -64,7 +64,7 @@ class Client(_native.Client):
         info = self.info()
         name = _native.error_name(code)
         return make_error(code, name, text or _native.error_text(code), key, info["endpoint"], info["session_id"],
-                          info["requests"])
+                          _native.last_request())
 
     def get(self, key, *, offset=0, length=None, timeout=None):
         """bytes of one object, or of `length` bytes from `offset` on.

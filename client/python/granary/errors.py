@@ -4,7 +4,7 @@
     name        the library's word for it, 'NOTFOUND'
     key         the object, snapshot or bucket that it is about, or None
     endpoint    the server and bucket that were asked, or ''
-    request_id  'SESSION-REQUEST', as the server's log has them, or ''
+    request_id  'SESSION-REQUEST' in hexadecimal, of the request that failed, as it was on the wire; '' where none was sent
     hint        what helps, or ''
 """
 import typing
