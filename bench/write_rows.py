@@ -47,12 +47,11 @@ class Writes:
         """As many bytes written as the object has; then until the jobs have nothing left to do."""
         s = self.serve()
         self.write(self.size // 4096)
-        end, seen = time.monotonic() + 900, None
-        while time.monotonic() < end:
+        end, seen, same = time.monotonic() + 900, None, 0
+        while time.monotonic() < end and same < 6:  # a pack that could not be compacted is tried again after a minute
             status = s.status()
             state = tuple(int(status[f"jobs_{k}"]) for k in ("merged_bytes", "compacted", "removed_packs"))
-            if state == seen and int(status["jobs_merged_bytes"]) > 0:
-                break
+            same = same + 1 if state == seen else 0
             seen = state
             time.sleep(15)  # what is retired is removed ten seconds later
         self.run.row("write-4k-space", [self.packs(s) / 1e6], [self.size / 1e6], "MB")
