@@ -270,8 +270,8 @@ static int owned_add(void *arg, const struct ns_owner *owner)
 	const struct slice *name = &owner->place.name;
 	uint32_t crcs_len = 4 * e->crc_count, name_len = (uint32_t)name->len;
 	struct owned *wide = owned_room(c->owned, c->owned_count + 1, &c->owned_cap, sizeof *wide);
-	uint8_t *bytes =
-		owned_room(c->owned_bytes, c->owned_len + name_len + crcs_len, &c->owned_bytes_cap, 1);
+	uint8_t *bytes = owned_room(c->owned_bytes, c->owned_len + name_len + crcs_len + 1, &c->owned_bytes_cap,
+		1); /* + 1: an empty object without a name needs none, which is no lack of memory */
 	if (wide) c->owned = wide;
 	if (bytes) c->owned_bytes = bytes;
 	if (!wide || !bytes) return -GRANARY_ENOMEM;

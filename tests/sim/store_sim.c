@@ -315,7 +315,10 @@ static void fill_disk(struct sim_world *w, uint32_t left)
 /* Things that happen now and then beside the requests. */
 static void happen(struct sim_world *w)
 {
+	struct client *c = &w->clients[rng_below(&w->rng, LANES)];
+
 	if (rng_below(&w->rng, 6) == 0) read_some(w);
+	if (rng_below(&w->rng, 10) == 0 && !c->busy && !c->unknown && !run_is_off(w)) run_open_or_close(w, c);
 	switch (rng_below(&w->rng, 60)) {
 	case 0:
 	case 1: run_jobs(w); break;
@@ -510,14 +513,19 @@ static void restart(struct sim_world *w)
 static void after_restart(struct sim_world *w)
 {
 	clients_up(w);
+	run_announce(w);
 	run_verify(w, 0);
 	resend_all(w);
+	run_settle_opens(w);
 	run_verify(w, 0);
 	run_check_packs(w);
 	for (int i = 0; i < 3; i++) { /* compacts, retires, removes */
 		sim_advance(w->sim, 70 * SECOND);
 		run_jobs(w);
 	}
+	for (uint32_t i = 0; i < LANES; i++)
+		if (w->clients[i].held.is_open) run_check_open(w, &w->clients[i]);
+	run_close_all(w);
 	run_verify(w, READ_VERIFY);
 	run_check_packs(w);
 	run_check_deletions(w);
@@ -550,6 +558,7 @@ void store_run(struct store_run *run)
 	if ((run->fail_at > 0 || run->fills) &&
 		!w->is_dead) { /* what failed left nothing wrong behind; then the fault is over */
 		sim_set_fail(w->sim, 0, 0, 0, false);
+		run_settle_opens(w);
 		run_verify(w, 0);
 	}
 	clients_down(w);

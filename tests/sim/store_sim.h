@@ -2,11 +2,12 @@
 /* store_sim.h -- a whole store on a simulated disk, several clients that change it at once, and an oracle that knows
  * what must be there after a restart. One run: start, work, (a fault or a power cut), restart, verify.
  *
- * What is verified after a restart: (1) each lane's names and bytes are those before or after its unanswered mutation,
- * whole; (2) that mutation, sent again with its sequence, is done once; the last answered one gets its old answer;
- * (3) the bucket's counters and the packs' live counters are what the rows sum up to; (4) every pack verifies; (5) the
- * access key, which has an expiry, still opens the door; (6) all of this again after compaction and removal;
- * (7) no delayed deletion of a pack outlives it. */
+ * What is verified after a restart: (1) each lane's names and bytes are those before or after its unanswered
+ * mutation, whole; (2) that mutation, sent again with its sequence, is done once; the last answered one gets its
+ * old answer; (3) the bucket's counters and the packs' live counters are what the rows sum up to; (4) every pack
+ * verifies; (5) the access key, which has an expiry, still opens the door; (6) all of this again after compaction
+ * and removal; (7) no delayed deletion of a pack outlives it; (8) what a client had open has its bytes, though its
+ * names may be gone, until it is closed, and then nothing of it is left. */
 #pragma once
 
 #include <stdbool.h>

@@ -271,6 +271,15 @@ static void check_usage(struct sim_world *w, const struct found *f)
 		want += f->keys[i].size;
 		count++;
 	}
+	for (uint32_t i = 0; i < LANES; i++) { /* open, and without a name */
+		const struct held *h = &w->clients[i].held;
+		uint32_t at = 0;
+
+		while (h->is_open && at < f->count && f->keys[at].id != h->k.id) at++;
+		if (!h->is_open || at < f->count) continue;
+		want += h->k.size;
+		count++;
+	}
 	for (uint32_t i = 0; i < LANES; i++) {
 		const struct lane *l = &w->clients[i].lane;
 

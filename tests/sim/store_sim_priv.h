@@ -14,6 +14,11 @@ struct client {
 	bool busy, putting; /* an op is under way; its own request, after its pieces */
 	bool unknown;       /* it will never be answered */
 	bool was_before;    /* the state found after the restart is the one before lane.op */
+	struct held {
+		bool is_open;
+		uint64_t handle;
+		struct tree_key k; /* as it was opened */
+	} held;            /* what it has open, whatever becomes of its names */
 	bool answered; /* lane.op was answered and is settled: a repetition gets the same answer */
 };
 
@@ -37,6 +42,13 @@ bool run_had_faults(const struct sim_world *w); /* I/O failed, or the disk is fu
 void run_pump(struct sim_world *w, const bool *done);
 struct call *run_call(struct sim_world *w, struct peer *p, uint8_t op, struct msg *m); /* frees m; waits */
 void run_jobs(struct sim_world *w);             /* one pass; fails the test when it should not fail */
+
+/* store_sim_opens.c */
+void run_open_or_close(struct sim_world *w, struct client *c); /* an idle one */
+void run_check_open(struct sim_world *w, struct client *c);    /* it has its bytes */
+void run_announce(struct sim_world *w);  /* after a start: all that is open */
+void run_close_all(struct sim_world *w);
+void run_settle_opens(struct sim_world *w); /* orphans that nobody has open go */
 
 /* store_sim_check.c */
 /* The object of this key has the bytes of k, or, while I/O fails, cannot be read. */
