@@ -79,9 +79,17 @@ class Local(w.Client):
         super().close()
 
     def descriptors(self, packs):
-        """[(status, flags, (dev, ino), size)]; packs: ids, or (id, dev, ino)."""
+        """[(status, flags, (dev, ino), size)]; packs: ids, or (id, dev, ino). Asked again while others are on their way."""
         packs = [p if isinstance(p, tuple) else (p, 0, 0) for p in packs]
-        body = self.call(w.DESCRIPTORS, struct.pack("<I", len(packs)) + b"".join(struct.pack("<QQQ", *p) for p in packs))[0].meta
+        meta = struct.pack("<I", len(packs)) + b"".join(struct.pack("<QQQ", *p) for p in packs)
+        end, body = time.monotonic() + 30, None
+        while body is None:
+            try:
+                body = self.call(w.DESCRIPTORS, meta)[0].meta
+            except Failed as e:
+                if e.status != E["BUSY"] or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
         assert len(body) == 4 + 35 * len(packs), len(body)
         rows = [struct.unpack("<QHBQQQ", body[4 + 35 * i:39 + 35 * i]) for i in range(len(packs))]
         assert [r[0] for r in rows] == [p[0] for p in packs]
