@@ -109,7 +109,7 @@ uint8_t *live_buffer_get(struct live *l)
 	pthread_mutex_lock(&l->lock);
 	uint8_t *b = l->buffers;
 	if (b) {
-		memcpy(&l->buffers, b, sizeof(b));
+		memcpy(&l->buffers, b, sizeof(l->buffers));
 		l->buffers_count--;
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -121,7 +121,7 @@ void live_buffer_put(struct live *l, uint8_t *b)
 	pthread_mutex_lock(&l->lock);
 	bool keep = b && l->buffers_count < BUFFERS_KEPT;
 	if (keep) {
-		memcpy(b, &l->buffers, sizeof(b));
+		memcpy(b, &l->buffers, sizeof(l->buffers));
 		l->buffers = b;
 		l->buffers_count++;
 	}
@@ -670,7 +670,7 @@ void live_free(struct live *l)
 	free(l->names);
 	while (l->buffers) {
 		uint8_t *b = l->buffers;
-		memcpy(&l->buffers, b, sizeof(b));
+		memcpy(&l->buffers, b, sizeof(l->buffers));
 		free(b);
 	}
 	pthread_cond_destroy(&l->room);
