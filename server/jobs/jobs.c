@@ -21,7 +21,7 @@
 #include "pack/cache.h"
 #include "pack/writer.h"
 
-enum { PASS_PACKS = 512, CLOCK_SAVE_S = 60, BACKOFF_S = 60, JOBS_NICE = 10, BACKOFF_FULL_S = 1,
+enum { PASS_PACKS = 512, CLOCK_SAVE_S = 60, BACKOFF_S = 60, BACKOFF_BUSY_S = 10, JOBS_NICE = 10, BACKOFF_FULL_S = 1,
        DELETIONS_MAX = 1000 };
 #define REMOVAL_DELAY_FULL_NS UINT64_C(1000000000)
 
@@ -39,9 +39,9 @@ static bool backoff_holds(struct jobs *j, uint64_t pack_id)
 
 static void backoff_add(struct jobs *j, uint64_t pack_id, int err)
 {
-	uint64_t pause_s = err == -GRANARY_ENOSPACE
-				   ? BACKOFF_FULL_S
-				   : BACKOFF_S; /* space comes back while we wait */
+	uint64_t pause_s = BACKOFF_S;
+	if (err == -GRANARY_ENOSPACE) pause_s = BACKOFF_FULL_S; /* space comes back while we wait */
+	if (err == -GRANARY_EBUSY) pause_s = BACKOFF_BUSY_S;    /* somebody writes to what lies in it */
 	uint32_t at = j->backoff_count < JOBS_RETRY_MAX ? j->backoff_count++
 							: (uint32_t)(pack_id % JOBS_RETRY_MAX);
 	j->backoff[at] =
