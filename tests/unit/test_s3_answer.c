@@ -59,19 +59,24 @@ static void test_lists(void **state)
 
 static void test_what_is_no_list(void **state)
 {
-	static const char *const bad[] = { "", "x", "<a/>", "<ListBucketResult>", "<ListBucketResult></a>",
+	static const char *const bad[] = {
+		"",
+		"x",
+		"<a/>",
+		"<ListBucketResult>",
+		"<ListBucketResult></a>",
 		"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
 		"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
 		"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>",
 		"<ListBucketResult><Contents><Key>a</Key><Size>-1</Size></Contents></ListBucketResult>",
-		"<ListBucketResult><Contents><Key>a</Key><Size>99999999999999999999</Size></Contents></"
-		"ListBucketResult>",
+		"<ListBucketResult><Contents><Size>18446744073709551616</Size></Contents></ListBucketResult>",
 		"<ListBucketResult><Contents><Key>a%0</Key><Size>1</Size></Contents></ListBucketResult>",
 		"<ListBucketResult><Contents><Key>a%00</Key><Size>1</Size></Contents></ListBucketResult>",
 		"<ListBucketResult><Contents><Key></Key><Size>1</Size></Contents></ListBucketResult>",
 		"<!DOCTYPE l [<!ENTITY a 'b'>]><ListBucketResult/>",
 		"<ListBucketResult><a><b><c><d><e><f><g><h/></g></f></e></d></c></b></a></ListBucketResult>",
-		"<Error><Code>NoSuchBucket</Code></Error>" };
+		"<Error><Code>NoSuchBucket</Code></Error>",
+	};
 	char token[S3_TOKEN_MAX];
 
 	(void)state;
