@@ -23,7 +23,6 @@ enum {
 	LIVE_NODE_SLOTS = 1 << 16,
 	LIVE_BUFFER = MOUNT_READ_MAX,      /* of reads' answers */
 	LIVE_INLINE_MAX = 128 * 1024,      /* a file up to this is read when it is opened */
-	LIVE_VALID_S = 1,                  /* the kernel may keep names and attributes for so long */
 };
 
 struct live_batch;

@@ -67,7 +67,7 @@ int live_lookup(struct job *j)
 
 static int attr_answer(struct job *j, struct live_node *n, bool fresh)
 {
-	struct fuse_attr_out out = { .attr_valid = fresh ? 0 : LIVE_VALID_S };
+	struct fuse_attr_out out = { .attr_valid = fresh ? 0 : options_valid_s(j->live->options) };
 
 	node_attr(j->live, n, &out.attr);
 	return job_out(j, &out, sizeof(out));

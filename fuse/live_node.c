@@ -278,7 +278,9 @@ void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out)
 
 void node_entry(struct live *l, struct live_node *n, struct fuse_entry_out *out)
 {
-	*out = (struct fuse_entry_out){ .nodeid = n->number, .entry_valid = LIVE_VALID_S, .attr_valid = LIVE_VALID_S };
+	uint64_t valid_s = options_valid_s(l->options);
+
+	*out = (struct fuse_entry_out){ .nodeid = n->number, .entry_valid = valid_s, .attr_valid = valid_s };
 	node_attr(l, n, &out->attr);
 }
 

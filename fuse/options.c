@@ -48,6 +48,9 @@ static const struct option table[] = {
 		"cached: the kernel keeps what was read, and opens without a request; direct: it does not, which reads "
 		"large files that come once twice as fast; auto: direct where most of the bytes are in files of 64 KiB "
 		"and more and all of them are more than half of this machine's memory" },
+	{ "preset", CHOICE, AT(preset), 0, 0, "consistent|shared|frozen",
+		"of a bucket: names and attributes that others change are seen within a second, within ten, or never; "
+		"a snapshot is always frozen" },
 	{ "cache", PATH, AT(cache), 0, 0, "DIR",
 		"keep contents that were read on this machine's flash, in DIR/granary-cache, for the next time and for "
 		"all programs that name it" },
@@ -316,6 +319,13 @@ static void help_line(const char *left, const char *text)
 		text += len + strspn(text + len, " ");
 	}
 	printf("\n");
+}
+
+uint64_t options_valid_s(const struct options *o)
+{
+	static const uint64_t seconds[] = { 1, 10, UINT64_C(1) << 40 };
+
+	return seconds[o->preset];
 }
 
 unsigned options_count(void)

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 enum { OPTIONS_GIVEN_MAX = 2048 };
+enum preset { PRESET_CONSISTENT, PRESET_SHARED, PRESET_FROZEN };
 enum io_mode { IO_AUTO, IO_CACHED, IO_DIRECT };
 enum transport { TRANSPORT_AUTO, TRANSPORT_URING, TRANSPORT_CLASSIC };
 
@@ -23,6 +24,7 @@ struct options {
 	uint64_t memory;      /* bytes: all of the program's */
 	enum transport transport;
 	enum io_mode io;
+	enum preset preset;
 	const char *cache;    /* directory on the flash */
 	uint64_t cache_size;
 	bool live;            /* not an option: the address names a bucket */
@@ -32,6 +34,8 @@ struct options {
 /* Reads `granary-mount [OPTION...] URL DIR [-o OPTION[,OPTION...]]`; with `unmount` the directory is in `url`. Texts
  * borrow from argv. 0, or -1 and a text that names the option, what is wrong, and what would be right. */
 int options_read(int argc, char **argv, struct options *o, char *why, size_t why_size);
+/* Seconds that the kernel may keep names and attributes of a bucket. */
+uint64_t options_valid_s(const struct options *o);
 /* How many ways of mounting it can be told, without what mount(8) adds. */
 unsigned options_count(void);
 /* The help text, from the table, to standard output. */
