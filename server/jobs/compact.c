@@ -454,6 +454,7 @@ static int each_look(void *arg, uint64_t offset, const struct record *r, const u
 	struct look *l = arg;
 	struct ns_record who = record_of(l->pack_id, offset, r);
 	(void)data;
+	if (jobs_stopping(l->j)) return -GRANARY_ESHUTDOWN;
 	return ns_record_owners(l->j->o.ns, &who, is_owned, NULL);
 }
 
