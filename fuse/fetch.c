@@ -5,10 +5,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fuse/log.h"
 
 enum {
 	RUN_BYTES = 1024 * 1024, /* about so much in one run */
 	MISSES_SOON = 16,
+	END_S = 3, /* to wait for requests under way, when it is unmounted */
 	MISSES = 4096, /* slots that count misses of runs; others' misses in one slot do little harm */
 	PIECES_AHEAD = 4, /* parts of CACHE_PIECE: as many as one piece from the server has */
 };
@@ -193,12 +198,20 @@ struct fetch *fetch_new(struct tree *tree, struct cache *cache, uint32_t threads
 
 void fetch_free(struct fetch *f)
 {
+	struct timespec until;
+
 	if (!f) return;
 	pthread_mutex_lock(&f->lock);
 	f->stop = true;
 	pthread_cond_broadcast(&f->work);
 	pthread_mutex_unlock(&f->lock);
-	for (uint32_t i = 0; i < f->threads_count; i++) pthread_join(f->threads[i], NULL);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += END_S;
+	for (uint32_t i = 0; i < f->threads_count; i++)
+		if (pthread_timedjoin_np(f->threads[i], NULL, &until) != 0) {
+			log_say("the server does not answer: ended without it");
+			_exit(0); /* it is unmounted, and of a snapshot nothing is lost */
+		}
 	for (struct fetch_job *job = job_take(f); job; job = job_take(f)) {
 		if (job->done)
 			job->done(job, -ESHUTDOWN);

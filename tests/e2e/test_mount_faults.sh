@@ -101,6 +101,20 @@ whole() {
 	kill -CONT "$server"
 	timeout 20 diff -r "$src_tree" "$mnt" || fail "$transport: after the server went on"
 	run 0 umount "$mnt"
+	# A program that is unmounted while it waits for the server ends.
+	run 0 mount "$url/data@v1/tree" "$mnt" "transport=$transport" deadline=1h
+	ls -l "$mnt" >/dev/null
+	local program
+	program=$(pgrep -f "granary-mount $url/data@v1/tree $mnt") || fail "no program"
+	kill -STOP "$server"
+	cat "$mnt/large1" >/dev/null 2>&1 &
+	waits=$!
+	sleep 0.2
+	umount -l "$mnt"
+	kill -KILL "$waits"
+	wait "$waits" 2>/dev/null || true
+	timeout 60 tail -s 0.05 --pid="$program" -f /dev/null || fail "$transport: does not end without the server"
+	kill -CONT "$server"
 }
 whole classic
 if [ "$(cat /sys/module/fuse/parameters/enable_uring 2>/dev/null)" = Y ]; then whole uring; fi
