@@ -3,12 +3,14 @@
  * (PROTOCOL 4.17): PARSE -> OPEN (worker) -> ANSWER.
  *
  * A descriptor shows all of a pack: what was deleted and not compacted away, too. So it goes only to who may read all
- * of the bucket that the pack was written for, as its placement group says; a pack that no bucket can be found for, or
- * the system's own, goes to nobody.
+ * of the bucket that the pack was written for, as its placement group says; a pack that no bucket can be found
+ * for, or the system's own, goes to nobody.
  *
  * Invariants: (1) what is passed was opened for that, read-only, and shares nothing with the store's own descriptors;
  * (2) one request for descriptors a connection, until its answer is sent; DESCRIPTORS_OUT_MAX descriptors over all:
- * what waits to be sent is bounded; (3) every descriptor opened is closed when the answer is released, sent or not. */
+ * what waits to be sent is bounded; (3) every descriptor opened is closed when the answer is released, sent or not;
+ * (4) a pack that is asked for counts as read once (tier/heat.h): its bytes are read unseen, and a process
+ * that reads on asks again every minute. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,7 @@
 #include "io/sock.h"
 #include "meta/snapshot.h"
 #include "req/kind.h"
+#include "tier/heat.h"
 #include "tier/packs.h"
 
 enum { DESCRIPTORS_OUT_MAX = 256 };
@@ -153,6 +156,7 @@ static void open_work(struct req *r)
 		if (w->err == 0) w->err = packs_open_shared(r->store->packs, w->pack, &w->shared);
 		if (w->err < 0) continue;
 		w->flags = DESCRIPTOR_PASSED;
+		heat_note(r->store->heat, w->pack, 1, 0);
 		if (w->shared.dev != w->dev || w->shared.ino != w->ino) continue;
 		w->flags = DESCRIPTOR_SAME;
 		fds_close(&w->shared.fd, 1);
