@@ -200,6 +200,8 @@ static void run_write(const struct set *set, uint32_t depth, uint64_t count, uin
 	if (depth == 0 || depth > WRITE_DEPTH_MAX || set->size < WRITE_SIZE)
 		die("depth or size", NULL, -GRANARY_EINVAL);
 	write_object(c, set, GRANARY_CALL(.bucket = set->bucket));
+	struct granary_stat st; /* by its id, as who has it open writes */
+	err = granary_stat(c, granary_ref_key(set->prefix), &st, GRANARY_CALL(.bucket = set->bucket));
 	struct meter m = meter_start(c);
 	for (uint64_t i = 0; err >= 0 && i < count + depth; i++) {
 		uint32_t slot = (uint32_t)(i % depth);
@@ -212,7 +214,7 @@ static void run_write(const struct set *set, uint32_t depth, uint64_t count, uin
 		memcpy(data[slot], &seed, sizeof seed);
 		struct granary_change x = { .kind = GRANARY_CHANGE_DATA, .length = WRITE_SIZE, .data = data[slot],
 			.offset = (seed >> 20) % (set->size / WRITE_SIZE) * WRITE_SIZE };
-		err = granary_change_start(c, granary_ref_key(set->prefix), &x, 1, NULL, NULL, call, &ops[slot]);
+		err = granary_change_start(c, granary_ref_id(st.object_id, 0, NULL), &x, 1, NULL, NULL, call, &ops[slot]);
 	}
 	if (err >= 0) err = granary_sync(c, NULL);
 	if (err < 0) die("write", c, (int)err);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* write.c -- changes of an object in place (PROTOCOL 5.17): PARSE -> ADMIT -> FIND -> APPEND -> TURN -> PLAN -> FINISH.
+/* write.c -- changes of an object in place (PROTOCOL 5.17): PARSE -> ADMIT -> FIND -> APPEND -> TURN -> PLAN
+ * -> FINISH.
  *
- * Invariants: (1) all records are flushed before the transaction that names them is submitted (contract B), or, of one
- * that may be answered before, they are placed, and flushed before it is written; (2) every append without an error is
- * settled exactly once; (3) the changes of a request are one commit, in their order; (4) requests for one object are
- * planned one after the other, in the order in which their records were flushed or placed; (5) an object that has the
- * name no more is found again, and what was appended for it is appended anew. */
+ * Invariants: (1) all records are flushed before the transaction that names them is submitted (contract B),
+ * or, of one that may be answered before, they are placed, and flushed before it is written; (2) every append
+ * without an error is settled exactly once; (3) the changes of a request are one commit, in their order; (4)
+ * requests for one object are planned one after the other, in the order in which their records were flushed or
+ * placed; (5) an object that has the name no more is found again, and what was appended for it is appended anew. */
 #include "req/write.h"
 
 #include <assert.h>
@@ -97,37 +98,28 @@ static int bytes_verify(struct write_req *w)
 	return 0;
 }
 
-/* What requests of this reactor wrote lately. It may be out of date: whether the ref still names that object the plan
- * sees, and then it is looked up; that its record carries the name it had is no harm (ns_write.c, invariant 7). */
+/* Objects that requests of this reactor wrote lately, by their ids: a name may be another object's by now, and
+ * a record that says so would mislead a rebuild. It may be out of date: the plan sees whether the object is
+ * still there, and then it is looked up; that its record carries the name it had is no harm (ns_write.c,
+ * invariant 7). */
 enum { WRITTEN_COUNT = 16, VERIFY_INLINE_MAX = 128 * 1024, SHORT_MAX = 4 };
 struct written {
-	uint64_t hash; /* of the ref; 0: none */
-	uint64_t id, dir, group;
+	uint64_t id, dir, group; /* id 0: none */
 	uint32_t generation;
 	uint16_t name_len;
 	char name[KEY_LEN_MAX];
 };
 
-static uint64_t ref_hash(const struct ns_ref *ref)
-{
-	uint64_t where = ref->by == NS_BY_ID ? ref->id : ref->by == NS_BY_NAME ? ref->dir : ref->bucket;
-	struct slice name = ref->by == NS_BY_ID ? slice_of(NULL, 0) : ref->name;
-
-	return hash_keyed(where, ref->by, name.p, name.len).lo | 1;
-}
-
 static void written_note(struct req *r, const struct write_req *w)
 {
-	uint64_t hash = ref_hash(&w->n.ref);
 	struct written *at;
 
-	if (w->dir == 0) return; /* it has no name */
+	if (w->dir == 0 || w->n.ref.by != NS_BY_ID) return; /* it has no name */
 	if (r->local->written == NULL) {
 		r->local->written = req_alloc(WRITTEN_COUNT * sizeof(struct written));
-		for (int i = 0; i < WRITTEN_COUNT; i++) r->local->written[i].hash = 0;
+		for (int i = 0; i < WRITTEN_COUNT; i++) r->local->written[i].id = 0;
 	}
-	at = &r->local->written[hash / 2 % WRITTEN_COUNT];
-	at->hash = hash;
+	at = &r->local->written[hash_u64(w->write.id) % WRITTEN_COUNT];
 	at->id = w->write.id;
 	at->dir = w->dir;
 	at->group = w->group;
@@ -139,17 +131,13 @@ static void written_note(struct req *r, const struct write_req *w)
 /* On the reactor, the first time. */
 static bool written_find(struct req *r, struct write_req *w)
 {
-	uint64_t hash = ref_hash(&w->n.ref);
 	struct written *at = r->local->written;
-	int err;
 
-	if (at == NULL) return false;
-	at += hash / 2 % WRITTEN_COUNT;
-	if (at->hash == hash && w->n.m.tries > 0) at->hash = 0; /* it is another object by now */
-	if (at->hash != hash) return false;
-	err = w->n.ref.by == NS_BY_ID ? auth_entry(&w->n.auth, at->dir, slice_of(at->name, at->name_len), false)
-				      : auth_ref(&w->n.auth, &w->n.ref, false);
-	if (err < 0) return false;
+	if (at == NULL || w->n.ref.by != NS_BY_ID) return false;
+	at += hash_u64(w->n.ref.id) % WRITTEN_COUNT;
+	if (at->id == w->n.ref.id && w->n.m.tries > 0) at->id = 0; /* it is not what it was */
+	if (at->id != w->n.ref.id) return false;
+	if (auth_entry(&w->n.auth, at->dir, slice_of(at->name, at->name_len), false) < 0) return false;
 	w->write.id = at->id;
 	w->dir = at->dir;
 	w->group = at->group;
