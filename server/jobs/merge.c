@@ -209,6 +209,7 @@ static int window_look(struct merging *m, const struct window *w)
 	if (err < 0) return err == -GRANARY_ESTALE || err == -GRANARY_ENOTFOUND ? 1 : err;
 	m->id = o.id;
 	m->generation = o.generation;
+	m->version = o.version; /* what is merged is that one's bytes: a rebuild takes any later write over them */
 	m->start = w->number * WINDOW;
 	m->name_len = (uint16_t)place.name.len;
 	memcpy(m->name, place.name.p, place.name.len);
@@ -312,7 +313,6 @@ static int runs_append(struct merging *m)
 	int err = packs_room(m->j->o.packs, WINDOW);
 
 	if (err < 0) return err;
-	m->version = ids_version(m->j->o.ids);
 	for (uint32_t i = 0; i < m->run_count; i++) append_fill(m, &m->runs[i]);
 	atomic_store(&m->left, m->run_count);
 	m->start_task.fn = append_start;
