@@ -178,7 +178,7 @@ for _ in $(seq 100); do "$granary" jobs "$url" | grep -q 'mount:' || break; slee
 mkdir "$dir/flash"
 run 0 mount "$url/data@v1" "$mnt" "cache=$dir/flash" size=64MiB
 in_mount "into the cache" diff -r "$src_tree" "$mnt/tree"
-kill -KILL "$(pgrep -f "granary-mount $url/data@v1 $mnt")"
+kill -KILL "$(pgrep -n -f "granary-mount $url/data@v1 $mnt")"
 run 0 umount "$mnt"
 run 0 mount "$url/data@v1" "$mnt" "cache=$dir/flash" size=64MiB deadline=1s
 in_mount "names" ls -lR "$mnt"

@@ -16,7 +16,7 @@ ip link set lo up
 mnt=$dir/mnt
 src_tree=$dir/tree
 mkdir "$mnt" "$src_tree" "$src_tree/many"
-trap 'jobs -p | xargs -r kill -9 2>/dev/null; umount -l "$mnt" 2>/dev/null; cleanup' EXIT
+trap 'jobs -p | xargs -r kill -9 2>/dev/null || true; umount -l "$mnt" 2>/dev/null || true; cleanup' EXIT
 chmod 711 "$dir"
 
 for i in $(seq 1 400); do head -c 4096 /dev/urandom >"$src_tree/many/$i"; done
