@@ -214,7 +214,8 @@ static void run_write(const struct set *set, uint32_t depth, uint64_t count, uin
 		memcpy(data[slot], &seed, sizeof seed);
 		struct granary_change x = { .kind = GRANARY_CHANGE_DATA, .length = WRITE_SIZE, .data = data[slot],
 			.offset = (seed >> 20) % (set->size / WRITE_SIZE) * WRITE_SIZE };
-		err = granary_change_start(c, granary_ref_id(st.object_id, 0, NULL), &x, 1, NULL, NULL, call, &ops[slot]);
+		err = granary_change_start(c, granary_ref_id(st.object_id, 0, NULL), &x, 1, NULL, NULL, call,
+			&ops[slot]);
 	}
 	if (err >= 0) err = granary_sync(c, NULL);
 	if (err < 0) die("write", c, (int)err);
