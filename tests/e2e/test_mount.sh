@@ -204,7 +204,7 @@ timeout -s KILL 0.3 cat "$mnt/tree/many/77.txt" >/dev/null 2>&1 || true
 kill -CONT "$server"
 
 # --- the program is killed: one command mends it
-daemon=$(pgrep -f "granary-mount $url/data@v1 $mnt") || fail "no granary-mount runs"
+daemon=$(pgrep -n -f "granary-mount $url/data@v1 $mnt") || fail "no granary-mount runs"
 kill -KILL "$daemon"
 while kill -0 "$daemon" 2>/dev/null; do sleep 0.05; done
 refused "not connected" ls "$mnt/asked-for-the-first-time" # what the kernel holds it goes on showing

@@ -105,7 +105,7 @@ whole() {
 	run 0 mount "$url/data@v1/tree" "$mnt" "transport=$transport" deadline=1h
 	ls -l "$mnt" >/dev/null
 	local program
-	program=$(pgrep -f "granary-mount $url/data@v1/tree $mnt") || fail "no program"
+	program=$(pgrep -n -f "granary-mount $url/data@v1/tree $mnt") || fail "no program"
 	kill -STOP "$server"
 	cat "$mnt/large1" >/dev/null 2>&1 &
 	waits=$!
