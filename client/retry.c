@@ -63,7 +63,7 @@ void session_changed(struct granary_client *c)
 		struct rpc *r = container_of(at, struct rpc, seq_link);
 		r->sequence = 0;
 		if (r->was_sent)
-			op_fail(r->op, -GRANARY_ECLOSED, "the server forgot this session; "
+			op_fail(r->op, -GRANARY_ECLOSED, "the server forgot the session; "
 				"the change may or may not have happened");
 	}
 }

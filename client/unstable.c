@@ -92,7 +92,7 @@ void unstable_forgotten(struct granary_client *c)
 	while (!list_empty(&u->op.rpcs))
 		rpc_drop(container_of(u->op.rpcs.next, struct rpc, op_link));
 	while (!list_empty(&u->kept)) {
-		lost(c, -GRANARY_ESTALE, "the server forgot this session");
+		lost(c, -GRANARY_ESTALE, "the server forgot the session");
 		kept_free(c, kept_of(u->kept.next));
 	}
 	u->is_replaying = false;

@@ -7,7 +7,7 @@
  *
  * Invariants: (1) a plan changes nothing; (2) what a pass does to an object was judged by its row as it is when it is
  * done: a deletion states the version that the plan saw; (3) nothing is due by a clock but store time; (4) rules that
- * cannot be read (a store that vanished from the settings) stop all moves by rules and say so: never a part of them;
+ * cannot be read (a store that nothing names any more) stop all moves by rules and say so: never a part of them;
  * (5) pins win; (6) what a snapshot needs is not deleted from disk by the deletion of its key, and is said to
  * be held. */
 #pragma once

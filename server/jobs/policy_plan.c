@@ -86,11 +86,6 @@ static void drives_join(struct plan *p)
 
 /* ---- one pack ---- */
 
-static uint64_t newest_read(const struct plan_pack *p)
-{
-	return p->heat.last_read_ns;
-}
-
 /* One rule over all of it: that rule; NULL with *apart: several, or one over a part. */
 static const struct rule *sole(const struct shares *s, bool *apart)
 {
@@ -106,11 +101,10 @@ static struct plan_rule *sum_of(struct plan *p, const struct rule *rule)
 static void apart_count(struct plan *p, const struct plan_pack *pack, const struct shares *s)
 {
 	for (uint8_t i = 0; i < s->count; i++) {
-		const struct share *share = &s->at[i];
-		if (!share->rule || rule_due_ns(share->rule, pack->written_newest_ns, newest_read(pack)) > p->now_ns)
-			continue;
-		sum_of(p, share->rule)->apart_packs++;
-		sum_of(p, share->rule)->apart_bytes += share->bytes;
+		const struct rule *r = s->at[i].rule;
+		if (!r || rule_due_ns(r, pack->written_newest_ns, pack->heat.last_read_ns) > p->now_ns) continue;
+		sum_of(p, r)->apart_packs++;
+		sum_of(p, r)->apart_bytes += s->at[i].bytes;
 	}
 }
 
@@ -148,7 +142,7 @@ static enum verdict judge(struct plan *p, struct plan_pack *pack, const struct s
 	int move = move_for(*rule, pack);
 	*due_ns = pack->kept_bytes && (*rule)->keep_last
 			  ? UINT64_MAX
-			  : rule_due_ns(*rule, pack->written_newest_ns, newest_read(pack));
+			  : rule_due_ns(*rule, pack->written_newest_ns, pack->heat.last_read_ns);
 	if (move == 0) return STAYS;
 	if (*due_ns > p->now_ns) {
 		if (*due_ns < UINT64_MAX) later(sum, pack, *due_ns);
@@ -182,7 +176,8 @@ static void pack_judge(struct plan *p, struct plan_pack *pack)
 
 static double coldness(const struct plan *p, const struct plan_pack *pack, const struct rule *r)
 {
-	uint64_t seen = newest_read(pack) > pack->written_newest_ns ? newest_read(pack) : pack->written_newest_ns;
+	uint64_t read_ns = pack->heat.last_read_ns, written_ns = pack->written_newest_ns;
+	uint64_t seen = read_ns > written_ns ? read_ns : written_ns;
 	uint64_t idle = p->now_ns > seen ? p->now_ns - seen : 0;
 
 	switch (r->order) {

@@ -151,16 +151,6 @@ static int scope_enter(struct scan *s, struct slice key)
 	return rule_scope_open(&s->scope, s->plan->rules, s->bucket.name, s->dir);
 }
 
-/* The rule that decides; one with keep_last only below directories that its glob names. */
-static const struct rule *decide(const struct scan *s, enum rule_class class, const struct rule_object *o)
-{
-	for (uint32_t i = 0; i < s->scope.count; i++) {
-		const struct rule *r = rules_at(s->plan->rules, s->scope.candidates[i]);
-		if (r->class == class && rule_matches(r, o) && (!r->keep_last || rule_kept_dir(r, o->key))) return r;
-	}
-	return NULL;
-}
-
 static bool is_kept(const struct scan *s, const struct rule *r)
 {
 	return r && r->keep_last && kept_is(s->plan->kept, r, s->bucket.id, s->key, rule_kept_dir(r, s->key));
@@ -223,10 +213,10 @@ static int each_object(void *arg, struct slice key, const struct object *o)
 	if (err < 0) return err;
 	s->plan->objects++;
 	s->plan->bytes += o->size;
-	s->pin = decide(s, RULE_PINS, &subject);
-	s->place = decide(s, RULE_PLACE, &subject);
-	s->copy = decide(s, RULE_COPIES, &subject);
-	s->relief = decide(s, RULE_RELIEF, &subject);
+	s->pin = rule_decide(&s->scope, RULE_PINS, &subject);
+	s->place = rule_decide(&s->scope, RULE_PLACE, &subject);
+	s->copy = rule_decide(&s->scope, RULE_COPIES, &subject);
+	s->relief = rule_decide(&s->scope, RULE_RELIEF, &subject);
 	s->kept = is_kept(s, s->place);
 	s->written_ns = o->written_ns;
 	if (o->extents_outside) {
@@ -234,7 +224,7 @@ static int each_object(void *arg, struct slice key, const struct object *o)
 	} else {
 		for (uint32_t i = 0; err == 0 && i < o->extent_count; i++) err = each_extent(s, &o->extents[i]);
 	}
-	return err < 0 ? err : object_delete(s, decide(s, RULE_DELETES, &subject), o);
+	return err < 0 ? err : object_delete(s, rule_decide(&s->scope, RULE_DELETES, &subject), o);
 }
 
 /* ---- all of it ---- */

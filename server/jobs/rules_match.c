@@ -30,7 +30,8 @@ bool rule_matches(const struct rule *r, const struct rule_object *o)
 	if (strncmp(r->prefix, o->key, r->prefix_len) != 0) return false;
 	if (o->size < r->size_over || (r->size_under && o->size >= r->size_under)) return false;
 	if (!tag_matches(r, o->tags)) return false;
-	return !r->glob[0] || r->keep_last || glob_match(r->glob, o->key);
+	if (r->keep_last) return rule_kept_dir(r, o->key) > 0;
+	return !r->glob[0] || glob_match(r->glob, o->key);
 }
 
 static uint64_t later(uint64_t a, uint64_t add)

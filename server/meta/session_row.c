@@ -3,9 +3,11 @@
 #include "meta/session_row.h"
 
 #include <assert.h>
+#include <stdlib.h>
 
 #include "common/error.h"
 #include "common/tlv.h"
+#include "meta/kv.h"
 
 static void ranges_put(struct wr *w, uint16_t tag, const struct session_ranges *ranges)
 {
@@ -87,4 +89,37 @@ void session_ranges_add(struct session_ranges *ranges, uint64_t first, uint64_t 
 		ranges->count--;
 	}
 	ranges->at[ranges->count++] = (struct session_range){ first, count };
+}
+
+static int id_add(uint64_t **ids, uint32_t *count, uint64_t id)
+{
+	uint64_t *wide = realloc(*ids, (*count + 1) * sizeof(*wide));
+
+	if (wide == NULL) return -GRANARY_ENOMEM;
+	*ids = wide;
+	wide[(*count)++] = id;
+	return 0;
+}
+
+int session_rows_find(struct kv *kv, bool (*says)(const struct session_row *row), uint64_t **ids, uint32_t *count)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	struct slice prefix = slice_of(row_session(buf, 0).p, 1);
+	struct kv_iter *it = kv_iter_new_under(kv, prefix);
+	int err = it == NULL ? -GRANARY_ENOMEM : 0;
+
+	*ids = NULL;
+	*count = 0;
+	if (err < 0) return err;
+	for (kv_iter_seek(it, prefix); err == 0 && kv_iter_valid(it); kv_iter_next(it)) {
+		struct slice key = kv_iter_key(it);
+		struct session_row row;
+
+		if (key.p[0] != prefix.p[0]) break;
+		if (key.len != 9 || session_row_decode(kv_iter_value(it), &row) < 0) continue;
+		if (says(&row)) err = id_add(ids, count, be64_get(key.p + 1));
+	}
+	if (err == 0) err = kv_iter_error(it);
+	kv_iter_free(&it);
+	return err;
 }

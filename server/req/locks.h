@@ -31,7 +31,7 @@ void locks_free(struct locks **locks);
  * belongs to the table until turn() or locks_withdraw(). is_test: nothing is granted. */
 int locks_ask(struct locks *locks, struct lock_wait *w);
 bool locks_withdraw(struct locks *locks, struct lock_wait *w); /* false: it does not wait any more, turn() comes */
-/* Whoever waits for this session under this number is refused with CANCELED; false: nobody does. */
+/* Whoever waits for the session under this number is refused with CANCELED; false: nobody does. */
 bool locks_cancel(struct locks *locks, uint64_t session, uint64_t number);
 /* Gives back: lock->type is not looked at. */
 int locks_give(struct locks *locks, uint64_t id, const struct lock *lock);

@@ -87,35 +87,9 @@ void orphans_are_dead(void *arg)
 
 /* ---- after a start ---- */
 
-static int owed_add(struct orphans *o, uint64_t session)
+static bool owes(const struct session_row *row)
 {
-	uint64_t *owed = realloc(o->owed, (o->owed_count + 1) * sizeof(*owed));
-
-	if (owed == NULL) return -GRANARY_ENOMEM;
-	o->owed = owed;
-	o->owed[o->owed_count++] = session;
-	return 0;
-}
-
-static int owed_load(struct orphans *o)
-{
-	uint8_t buf[ROW_KEY_MAX];
-	struct slice prefix = slice_of(row_session(buf, 0).p, 1);
-	struct kv_iter *it = kv_iter_new_under(o->store->kv, prefix);
-	int err = it == NULL ? -GRANARY_ENOMEM : 0;
-
-	if (err < 0) return err;
-	for (kv_iter_seek(it, prefix); err == 0 && kv_iter_valid(it); kv_iter_next(it)) {
-		struct slice key = kv_iter_key(it);
-		struct session_row row;
-
-		if (key.p[0] != prefix.p[0]) break;
-		if (key.len != 9 || session_row_decode(kv_iter_value(it), &row) < 0) continue; /* the check tells */
-		if (row.has_opens) err = owed_add(o, be64_get(key.p + 1));
-	}
-	if (err == 0) err = kv_iter_error(it);
-	kv_iter_free(&it);
-	return err;
+	return row->has_opens;
 }
 
 static int row_found(void *arg, uint64_t id)
@@ -183,7 +157,7 @@ int orphans_open(struct store *store, struct orphans **out)
 	o->store = store;
 	pthread_mutex_init(&o->lock, NULL);
 	o->dead.fn = remove_work;
-	err = owed_load(o);
+	err = session_rows_find(o->store->kv, owes, &o->owed, &o->owed_count);
 	found = err == 0 ? ns_orphans(store->ns, row_found, NULL) : err;
 	o->has_rows = found == 1;
 	atomic_init(&o->is_over, o->owed_count == 0 && !o->has_rows);

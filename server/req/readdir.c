@@ -166,7 +166,7 @@ static enum step_result ids_answer(struct req *r)
 	struct answer *a;
 	struct wr w;
 
-	if (x->err < 0) return req_fail(r, x->err, "no ids can be given to this session now: %s", error_text(x->err));
+	if (x->err < 0) return req_fail(r, x->err, "no ids can be given to the session now: %s", error_text(x->err));
 	a = answer_new(r, 8);
 	w = wr_of(a->meta, 8);
 	wr_u64(&w, x->first);

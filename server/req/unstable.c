@@ -102,35 +102,9 @@ struct replays {
 	_Atomic bool armed;      /* the writer's timer runs, or is about to */
 };
 
-static int owed_add(struct replays *r, uint64_t session)
+static bool owes(const struct session_row *row)
 {
-	uint64_t *owed = realloc(r->owed, (r->owed_count + 1) * sizeof(*owed));
-
-	if (owed == NULL) return -GRANARY_ENOMEM;
-	r->owed = owed;
-	r->owed[r->owed_count++] = session;
-	return 0;
-}
-
-static int owed_load(struct replays *r)
-{
-	uint8_t buf[ROW_KEY_MAX];
-	struct slice prefix = slice_of(row_session(buf, 0).p, 1);
-	struct kv_iter *it = kv_iter_new_under(r->store->kv, prefix);
-	int err = it == NULL ? -GRANARY_ENOMEM : 0;
-
-	if (err < 0) return err;
-	for (kv_iter_seek(it, prefix); err == 0 && kv_iter_valid(it); kv_iter_next(it)) {
-		struct slice key = kv_iter_key(it);
-		struct session_row row;
-
-		if (key.p[0] != prefix.p[0]) break;
-		if (key.len != 9 || session_row_decode(kv_iter_value(it), &row) < 0) continue; /* the check tells */
-		if (row.is_unstable) err = owed_add(r, be64_get(key.p + 1));
-	}
-	if (err == 0) err = kv_iter_error(it);
-	kv_iter_free(&it);
-	return err;
+	return row->is_unstable;
 }
 
 static void replays_end(struct replays *r)
@@ -173,7 +147,7 @@ int replays_open(struct store *store, struct replays **out)
 	r->store = store;
 	pthread_mutex_init(&r->lock, NULL);
 	list_init(&r->mutations);
-	err = owed_load(r);
+	err = session_rows_find(r->store->kv, owes, &r->owed, &r->owed_count);
 	atomic_init(&r->is_waiting, err == 0 && r->owed_count > 0);
 	*out = r;
 	return err;

@@ -278,7 +278,7 @@ static enum step_result extent_refused(struct req *r, int err)
 		return req_fail(r, err, "upload %" PRIu64 " is not known; send it from its beginning", x->number);
 	case -GRANARY_EBUSY:
 		return req_fail(r, err,
-			"upload %" PRIu64 ": too many uploads of this session, or these bytes are being stored",
+			"upload %" PRIu64 ": too many uploads of the session, or these bytes are being stored",
 			x->number);
 	default:
 		return req_fail(r, err, "upload %" PRIu64 ": bytes before offset %" PRIu64 " cannot be stored: %s",

@@ -84,7 +84,7 @@ static int attach(uint64_t id)
 	return err;
 }
 
-/* Another peer of the same key, in this session. */
+/* Another peer of the same key, in the same session. */
 static void peer_of(uint64_t session)
 {
 	peer_init(&peer, &world, "root", 0);

@@ -109,7 +109,7 @@ static uint64_t sync_all(struct peer *p, uint8_t flags)
 	return verifier;
 }
 
-/* 0 and the object's id, as this session sees it. */
+/* 0 and the object's id, as its session sees it. */
 static int stat_key(struct peer *p, const char *key, uint64_t *id)
 {
 	struct msg m = msg_new("data");

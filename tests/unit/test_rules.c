@@ -211,6 +211,8 @@ static void test_directories_that_are_kept(void **state)
 	assert_int_equal(0, rule_kept_dir(r, "runs/7/step-10"));
 	assert_int_equal(0, rule_kept_dir(r, "runs/7/log/x"));
 	assert_int_equal(0, rule_kept_dir(r, "runs/7/8/step-1/x"));
+	assert_ptr_equal(r, decides(rules, RULE_DELETES, "any", "runs/7/step-10/rank0.pt", 5));
+	assert_null(decides(rules, RULE_DELETES, "any", "runs/7/log/x", 5)); /* nobody's */
 	rules_free(&rules);
 }
 
