@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Goal: the cold store on S3 keeps its contract against a real service (Ceph's radosgw), also behind a network that loses
-requests and answers, and says what is wrong with keys, buckets and endpoints.
+requests and answers, and says what is wrong with keys, buckets and endpoints; packs of a whole server go there and back.
 
   test_s3_store.py [--seed S] [--ops N]
 """
 import argparse
+import json
 import os
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import tempfile
 import threading
 import time
 
+import crash_lib
 import s3_lib
 
 BUILD = pathlib.Path(os.environ.get("GRANARY_BUILD", "build/release")).resolve()
@@ -59,6 +62,43 @@ def outage(service, credentials, ops):
     must(text, "does not answer", "answers again")
 
 
+def moves(service, base, credentials):
+    """A whole server on it: packs go there, are read there, also after a restart, come back, and no byte is another."""
+    server = crash_lib.Server(base / "server", settings={
+        "stores": f"archive,type=s3,endpoint=http://127.0.0.1:{service.port},bucket=archive,prefix=packs,"
+                  f"credentials={credentials}"})
+    tree, rng = base / "tree", random.Random(7)
+    tree.mkdir()
+    files = {f"{i:03}": rng.randbytes(rng.randrange(1, 60000)) if i % 2 else b"text " * rng.randrange(1, 9000)
+             for i in range(300)}
+    for name, data in files.items():
+        (tree / name).write_bytes(data)
+    server.start()
+    url = f"{server.url}/vision"
+    server.cli("bucket", "create", url)
+    server.cli("import", tree, f"{url}/a/", "--quiet")
+    server.cli("tier", "push", f"{url}/a", "--to", "archive")
+    packs = json.loads(server.cli("tier", "ls", "--json").stdout.splitlines()[0])
+    if int(packs["cold_only"]) < 1:
+        sys.exit(f"test_s3_store: nothing is cold after a push: {packs}")
+
+    def read(how):
+        server.cli("export", f"{url}/a/", base / how, "--quiet")
+        for name, data in files.items():
+            if (base / how / name).read_bytes() != data:
+                sys.exit(f"test_s3_store: {how}: {name} has other bytes")
+
+    read("cold")
+    server.kill()
+    server.start()
+    read("after-a-kill")
+    server.cli("tier", "pull", f"{url}/a", "--drop")
+    read("hot-again")
+    if server.stop() != 0:
+        sys.exit("test_s3_store: the server did not end well")
+    print("moved there and back, read cold: every byte equal")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=1)
@@ -89,6 +129,8 @@ def main():
               "--deadline-ms", "2500", credentials=credentials)
         hanging.close()
         outage(service, credentials, a.ops)
+        (base / "server").mkdir()
+        moves(service, base, credentials)
 
         one = ["--ops", "3", "--seed", "5", "--deadline-ms", "3000"]
         must(check(direct, *one, credentials=credentials, bucket="nowhere", expect=1), "OFFLINE", "no bucket 'nowhere'")
