@@ -208,20 +208,32 @@ static uint64_t segment_of(uint64_t word)
 	return word >> PLACE_BITS & ((UINT64_C(1) << SEGMENT_BITS) - 1);
 }
 
-static void index_add(struct node_cache *c, uint64_t hash, uint64_t segment, uint64_t place)
+/* Where a word goes: the place of the same tag, else a free one, else one by chance; *seen: what is there. */
+static _Atomic uint64_t *index_place(struct node_cache *c, uint64_t hash, uint64_t *seen)
 {
 	_Atomic uint64_t *bucket = bucket_of(c, hash), *at = &bucket[hash >> 37 & (WAYS - 1)];
-	uint64_t tag = tag_of(hash);
+	uint64_t tag = tag_of(hash) >> (SEGMENT_BITS + PLACE_BITS);
 
+	*seen = atomic_load_explicit(at, memory_order_relaxed);
 	for (int i = WAYS - 1; i >= 0; i--) {
 		uint64_t word = atomic_load_explicit(&bucket[i], memory_order_relaxed);
-		if (word == 0) at = &bucket[i];
-		if (word >> (SEGMENT_BITS + PLACE_BITS) == tag >> (SEGMENT_BITS + PLACE_BITS)) {
-			at = &bucket[i];
-			break;
-		}
+		if (word != 0 && word >> (SEGMENT_BITS + PLACE_BITS) != tag) continue;
+		at = &bucket[i];
+		*seen = word;
+		if (word != 0) break;
 	}
-	atomic_store_explicit(at, tag | segment << PLACE_BITS | place / UNIT, memory_order_relaxed);
+	return at;
+}
+
+/* Others add to the same bucket: none takes the place that another one has just taken. */
+static void index_add(struct node_cache *c, uint64_t hash, uint64_t segment, uint64_t place)
+{
+	uint64_t word = tag_of(hash) | segment << PLACE_BITS | place / UNIT, seen;
+
+	for (int tries = 0; tries < WAYS; tries++) {
+		_Atomic uint64_t *at = index_place(c, hash, &seen);
+		if (atomic_compare_exchange_strong(at, &seen, word)) return;
+	}
 }
 
 /* ---- reading ---- */

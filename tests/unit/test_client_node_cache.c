@@ -3,6 +3,7 @@
  * never more than the size, and epochs larger than it do not empty it. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -222,6 +223,55 @@ static void test_killed(void **state)
 	assert_true(found > 0);
 }
 
+/* Many at once into the same buckets: none takes another one's place in the index. */
+enum { PUTTERS = 4, PUTTER_SHARE = 800, PUTTER_LEN = 64 };
+struct putter {
+	pthread_t thread;
+	struct node_cache *cache;
+	uint64_t nth;
+};
+
+/* The same key and bytes for a number, in memory of the caller's. */
+static struct node_cache_key small(uint64_t n, uint8_t data[PUTTER_LEN])
+{
+	memset(data, (int)(n & 0xff), PUTTER_LEN);
+	memcpy(data, &n, sizeof(n));
+	return (struct node_cache_key){ .store = { 9 }, .pack = 1 + n / 1000,
+		.offset = (uint32_t)(n % 1000) * PUTTER_LEN, .len = PUTTER_LEN, .crc = crc32c(0, data, PUTTER_LEN) };
+}
+
+static void *putter_run(void *arg)
+{
+	const struct putter *p = arg;
+	uint8_t data[PUTTER_LEN];
+
+	for (uint64_t i = 0; i < PUTTER_SHARE; i++) { /* all of them at neighbouring numbers */
+		struct node_cache_key k = small(i * PUTTERS + p->nth, data);
+		node_cache_put(p->cache, &k, data, SIZE);
+	}
+	return NULL;
+}
+
+static void test_many_at_once(void **state)
+{
+	struct node_cache *c = cache_open();
+	struct putter putters[PUTTERS];
+	uint8_t data[PUTTER_LEN], found[PUTTER_LEN];
+
+	(void)state;
+	for (uint64_t i = 0; i < PUTTERS; i++) {
+		putters[i] = (struct putter){ .cache = c, .nth = i };
+		assert_int_equal(0, pthread_create(&putters[i].thread, NULL, putter_run, &putters[i]));
+	}
+	for (int i = 0; i < PUTTERS; i++) pthread_join(putters[i].thread, NULL);
+	for (uint64_t n = 0; n < PUTTERS * PUTTER_SHARE; n++) {
+		struct node_cache_key k = small(n, data);
+		if (!node_cache_get(c, &k, found)) fail_msg("number %d is not there", (int)n);
+		assert_memory_equal(data, found, PUTTER_LEN);
+	}
+	node_cache_close(c);
+}
+
 static void test_refused(void **state)
 {
 	char why[600] = "";
@@ -241,6 +291,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_garbage, dir_new, dir_end),
 		cmocka_unit_test_setup_teardown(test_no_thrash, dir_new, dir_end),
 		cmocka_unit_test_setup_teardown(test_killed, dir_new, dir_end),
+		cmocka_unit_test_setup_teardown(test_many_at_once, dir_new, dir_end),
 		cmocka_unit_test(test_refused),
 	};
 
