@@ -20,9 +20,10 @@
 enum { LIST_MAX = 256, DELETIONS_A_PASS = 1000 };
 #define DRAIN_SLICE_NS UINT64_C(2000000000)
 
-static bool is_stopping(void *arg)
+static int is_stopping(void *arg, uint64_t bytes)
 {
-	return jobs_stopping(arg);
+	(void)bytes;
+	return jobs_stopping(arg) ? -GRANARY_ESHUTDOWN : 0;
 }
 
 static uint64_t drain_rate(void *arg)
@@ -79,7 +80,7 @@ static void note(struct jobs *j, uint64_t drive, uint64_t bytes, int err)
 /* 1: there is more to move; 0: not now; or an error. */
 static int move_some(struct jobs *j, struct drive *drive, uint64_t until_ns)
 {
-	struct packs_move order = { .stop = is_stopping, .rate = drain_rate, .arg = j };
+	struct packs_move order = { .pace = is_stopping, .rate = drain_rate, .arg = j };
 	struct pack_info infos[LIST_MAX];
 	uint64_t after = 0, bytes;
 	uint32_t n;

@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct governor;
 struct ids;
 struct kv;
 struct moves;
@@ -31,6 +32,7 @@ struct moves_options {
 	struct packs *packs;
 	struct stores *stores;
 	struct store_clock *clock;
+	struct governor *governor; /* what it leaves to reads; NULL: nothing; not owned */
 	uint64_t removal_delay_ns; /* store time between a cold copy's end and the removal of its object (10 s) */
 	uint64_t timeout_ns;       /* of a call into a store (60 s) */
 	uint64_t retry_ns;         /* first pause of a task whose store is away, doubled up to 64 times (500 ms) */

@@ -16,6 +16,7 @@
 #include "pack/check.h"
 #include "pack/cold_write.h"
 #include "tier/frames.h"
+#include "tier/governor.h"
 #include "tier/packs.h"
 #include "tier/stores.h"
 
@@ -24,20 +25,19 @@ static bool is_stopped(const struct move_step *s)
 	return atomic_load(&s->m->stopping);
 }
 
-static bool stop_asked(void *arg)
+static void sleep_ns(uint64_t ns)
 {
-	return is_stopped(arg);
+	struct timespec pause = { .tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u) };
+
+	nanosleep(&pause, NULL);
 }
 
 /* Keeps to the order's rate; what was read and what was written counts. */
-static int pace(void *arg, uint64_t bytes)
+static int rate_keep(struct move_step *s, uint64_t bytes)
 {
-	struct move_step *s = arg;
 	struct moves *m = s->m;
 	uint64_t now = clock_mono_ns(), due;
-	struct timespec pause;
 
-	if (is_stopped(s)) return -GRANARY_ESHUTDOWN;
 	if (s->order->rate == 0) return 0;
 	if (m->rate_from_ns == 0 || now - m->rate_from_ns > UINT64_C(10000000000)) {
 		m->rate_from_ns = now;
@@ -47,10 +47,24 @@ static int pace(void *arg, uint64_t bytes)
 	due = m->rate_from_ns + (uint64_t)((double)m->rate_bytes * 1e9 / (double)s->order->rate);
 	if (due <= now) return 0;
 	if (due - now > UINT64_C(1000000000)) due = now + UINT64_C(1000000000);
-	pause = (struct timespec){ .tv_sec = (time_t)((due - now) / 1000000000u),
-		.tv_nsec = (long)((due - now) % 1000000000u) };
-	nanosleep(&pause, NULL);
+	sleep_ns(due - now);
 	return 0;
+}
+
+/* And leaves reads of the foreground what they need. */
+static int pace(void *arg, uint64_t bytes)
+{
+	struct move_step *s = arg;
+	struct governor *g = s->m->o.governor;
+	uint64_t pause_ns;
+
+	if (is_stopped(s)) return -GRANARY_ESHUTDOWN;
+	if (bytes == 0) return 0;
+	while (g != NULL && (pause_ns = governor_pause(g, clock_mono_ns())) > 0) {
+		sleep_ns(pause_ns);
+		if (is_stopped(s)) return -GRANARY_ESHUTDOWN;
+	}
+	return rate_keep(s, bytes);
 }
 
 /* ---- to a store ---- */
@@ -126,7 +140,7 @@ static int evict(struct move_step *s, struct pack *pack)
 
 static int promote(struct move_step *s, const struct pack *pack)
 {
-	struct packs_move order = { .stop = stop_asked, .arg = s };
+	struct packs_move order = { .pace = pace, .arg = s };
 	uint64_t bytes;
 	int err;
 
@@ -150,7 +164,7 @@ static int drop(struct move_step *s, const struct pack *pack)
 
 static int repair_hot(struct move_step *s)
 {
-	struct packs_move order = { .stop = stop_asked, .arg = s };
+	struct packs_move order = { .pace = pace, .arg = s };
 	uint64_t bytes;
 	int err = packs_repair_hot(s->m->o.packs, s->pack, &order, &bytes);
 

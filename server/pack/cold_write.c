@@ -27,6 +27,7 @@ enum {
 	FRAME_MAX = 256 * 1024,         /* larger ones are cut so */
 	WINDOW = 8 * 1024 * 1024,       /* of the pack, at a time */
 	OUT = 4 * 1024 * 1024,
+	PACED = 1024 * 1024,            /* work between two looks at how the foreground fares */
 	DICT_MAX = 112 * 1024,
 	SAMPLES_MAX = 6 * 1024 * 1024,  /* bytes that the dictionary is made of */
 	SAMPLES_MIN = 64 * 1024,
@@ -305,7 +306,7 @@ static int frames_put(struct work *k)
 	for (uint32_t i = 0; err == 0 && i < k->cut_count; i++) {
 		err = frame_put(k, &k->cuts[i]);
 		since += k->cuts[i].len;
-		if (err < 0 || since < OUT) continue;
+		if (err < 0 || since < PACED) continue;
 		err = pace(k, since);
 		since = 0;
 	}

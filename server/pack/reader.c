@@ -121,10 +121,11 @@ static void run_answer(struct run *run)
 	struct reader *reader = run->reader;
 	struct pack_read *next, *r = run->first;
 	uint64_t have_hi = run->at;
+	bool is_cold = run->pack != NULL && copy_of_file(pack_file(run->pack)) != NULL;
 	int err = run->err;
 
 	if (err == 0 && run->op.res < 0) {
-		struct task *look = copy_of_file(pack_file(run->pack)) == NULL ? pack_suspect(run->pack) : NULL;
+		struct task *look = !is_cold ? pack_suspect(run->pack) : NULL;
 
 		err = (int)run->op.res;
 		if (look != NULL)
@@ -135,6 +136,7 @@ static void run_answer(struct run *run)
 	for (struct pack_read *i = r; i != NULL; i = i->next) {
 		bool whole = err == 0 && i->unit_offset + i->unit_len <= have_hi;
 
+		i->is_cold = is_cold;
 		if (err == 0)
 			read_fill(run, i, have_hi);
 		else

@@ -39,6 +39,7 @@ struct pack_read {
 	/* 0; STALE: the pack is gone, look the object up once more; CORRUPT (short file); EIO; OFFLINE;
 	 * TIMEDOUT (cold) */
 	int err;
+	bool is_cold;                   /* it came, or did not, out of a cold copy */
 	const uint8_t *data;            /* want_len bytes until read_release() */
 	struct cache_buf buf;
 	void *own;                      /* or a copy of its own */

@@ -440,12 +440,20 @@ static void piece_came(struct piece *p, int err)
 
 static void piece_read_done(struct pack_read *read)
 {
-	piece_came(container_of(read, struct piece, read), read->err);
+	struct piece *p = container_of(read, struct piece, read);
+	struct range *b = p->entry->range;
+
+	if (b->r != NULL) b->r->is_cold |= read->is_cold;
+	piece_came(p, read->err);
 }
 
 static void piece_take_done(struct share_take *take)
 {
-	piece_came(container_of(take, struct piece, take), take->err);
+	struct piece *p = container_of(take, struct piece, take);
+	struct range *b = p->entry->range;
+
+	if (b->r != NULL) b->r->is_cold = true; /* for whom it waited is not known */
+	piece_came(p, take->err);
 }
 
 /* Byte x on, as much as is wanted and in one unit. */
@@ -650,6 +658,7 @@ const struct req_kind range_kind = {
 	.op = OP_RANGE,
 	.name = "range",
 	.action = GRANT_READ,
+	.is_judged = true,
 	.steps = range_steps,
 	.step_count = 4,
 	.cleanup = range_cleanup,

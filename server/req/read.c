@@ -244,6 +244,7 @@ static void piece_read_done(struct pack_read *read)
 	struct read *b = p->entry->read;
 
 	b->inflight--;
+	b->r->is_cold |= read->is_cold;
 	p->err = (int16_t)read->err;
 	p->held = read->err == 0;
 	if (read->err == -GRANARY_ESTALE && p->retries < READ_RETRIES_MAX)
@@ -438,6 +439,7 @@ const struct req_kind read_kind = {
 	.op = OP_READ,
 	.name = "read",
 	.action = GRANT_READ,
+	.is_judged = true,
 	.steps = read_steps,
 	.step_count = 3,
 	.cleanup = read_cleanup,

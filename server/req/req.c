@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "req/kind.h"
+#include "tier/governor.h"
 
 enum { MARK_MIN_US = 100 };
 
@@ -115,6 +116,8 @@ static void req_finish(struct req *r)
 	stat_add(&stats->errors[op], r->err != 0);
 	stat_add(&stats->bytes_in[op], (uint64_t)r->frame.meta_len + r->frame.data_len);
 	stat_add(&stats->ns_total[op], took_ns);
+	if (r->kind->is_judged && r->err == 0 && !r->is_cold)
+		governor_note(r->store->governor, (uint32_t)(r->local - r->store->locals), took_ns);
 	if (r->kind->withdraw == NULL) slow_ring_note(r->store->slow, r, took_ns); /* else it waits for others */
 	if (r->kind->cleanup) r->kind->cleanup(r);
 	r->magic = 0;

@@ -77,6 +77,7 @@ struct req_kind {
 	const char *name;        /* "read": of counters and logs */
 	uint8_t action;          /* GRANT_* it needs at least on something; judged in detail by the steps */
 	bool mutation;
+	bool is_judged;          /* how long it takes tells how the foreground fares (tier/governor.h) */
 	bool sees_own;           /* it is shown what its session has pending (kv_read_as); mutations are */
 	const struct req_step *steps;
 	uint32_t step_count;
@@ -98,6 +99,7 @@ struct req {
 	uint32_t step;
 	uint32_t pending;        /* ops that will resume it */
 	bool running, resumed, answered, waking, is_parked;
+	bool is_cold;            /* a read that waited for a cold store, or for others */
 	int err;
 	char text[256];          /* error text for the answer, names the thing, the cause and the fix */
 	uint64_t started_ns;

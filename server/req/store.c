@@ -48,6 +48,7 @@
 #include "req/watch.h"
 #include "tier/drives.h"
 #include "tier/packs.h"
+#include "tier/governor.h"
 #include "tier/heat.h"
 #include "tier/stores.h"
 
@@ -395,9 +396,10 @@ static int open_threads(struct store *store)
 	uint32_t reactors = o->simulated ? 1 : o->reactors;
 	int err;
 
+	store->governor = governor_new();
 	store->slow = slow_ring_new();
 	store->watches = watches_new(store);
-	if (store->slow == NULL || store->watches == NULL) return -GRANARY_ENOMEM;
+	if (store->slow == NULL || store->watches == NULL || store->governor == NULL) return -GRANARY_ENOMEM;
 	slow_ring_set_limit(store->slow, o->slow_request_ns);
 	err = workers_new(o->simulated ? 0 : o->worker_threads, &store->workers);
 	if (err == 0) cache_ahead(store->cache, store->workers);
@@ -504,6 +506,7 @@ static int open_moves(struct store *store)
 		.packs = store->packs,
 		.stores = store->stores,
 		.clock = store->clock,
+		.governor = store->governor,
 		.removal_delay_ns = UINT64_C(10000000000),
 		.timeout_ns = UINT64_C(60000000000),
 		.thread = store->options.jobs && !store->options.simulated,
@@ -663,6 +666,7 @@ void store_close(struct store **sp)
 	if (store->ns != NULL) ns_close(&store->ns);
 	opens_free(&store->opens);
 	slow_ring_free(&store->slow);
+	governor_free(&store->governor);
 	if (store->clock != NULL) store_clock_free(&store->clock);
 	if (store->ids != NULL) ids_free(&store->ids);
 	if (store->kv != NULL) kv_close(&store->kv);

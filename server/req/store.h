@@ -125,6 +125,7 @@ struct store {
 	struct moves *moves;
 	struct policy *policy;
 	struct heat *heat;
+	struct governor *governor;
 	struct backup *backup;     /* NULL: none */
 	struct slow_ring *slow;
 	struct reactor *reactors[REACTORS_MAX];

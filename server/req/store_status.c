@@ -26,6 +26,7 @@
 #include "req/tier.h"
 #include "req/kind.h"
 #include "req/locks.h"
+#include "tier/governor.h"
 #include "tier/packs.h"
 
 struct text {
@@ -296,6 +297,16 @@ static void status_io(struct text *t, struct store *store)
 	number(t, "io_errors", all.errors);
 }
 
+static void status_governor(struct text *t, struct store *store)
+{
+	struct governor_info g;
+
+	governor_get_info(store->governor, &g);
+	number(t, "moves_share_percent", g.share_percent);
+	number(t, "moves_busy_p99_us", g.busy_p99_ns / 1000);
+	number(t, "moves_calm_p99_us", g.calm_p99_ns / 1000);
+}
+
 static void status_jobs(struct text *t, struct store *store)
 {
 	struct jobs_stats j = { 0 };
@@ -333,6 +344,7 @@ size_t store_status(struct store *store, char *buf, size_t cap)
 	status_shares(&t, store);
 	status_io(&t, store);
 	status_jobs(&t, store);
+	status_governor(&t, store);
 	if (store->backup != NULL) t.len += backup_status(store->backup, t.buf + t.len, t.cap - t.len);
 	return t.len;
 }

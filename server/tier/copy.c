@@ -340,7 +340,7 @@ static void read_count(struct copy *c)
 	stores_want(p->stores, c->info.pack_id);
 }
 
-static void start(struct copy *c, struct copy_read *read)
+void copy_read_part(struct copy *c, struct copy_read *read)
 {
 	struct reading *r = calloc(1, sizeof(*r));
 
@@ -358,11 +358,10 @@ static void start(struct copy *c, struct copy_read *read)
 	place_start(c->info.place, &r->job);
 }
 
-/* Jobs read through files: only what people ask for counts. */
 void copy_read_start(struct copy *c, struct copy_read *read)
 {
 	read_count(c);
-	start(c, read);
+	copy_read_part(c, read);
 }
 
 /* ---- as a file ---- */
@@ -395,7 +394,7 @@ static int64_t file_read(struct fs_file *f, void *buf, size_t len, uint64_t offs
 
 	pthread_mutex_init(&w.lock, NULL);
 	pthread_cond_init(&w.done, NULL);
-	start(((struct copy_file *)f)->copy, &w.read);
+	copy_read_part(((struct copy_file *)f)->copy, &w.read);
 	pthread_mutex_lock(&w.lock);
 	while (!w.is_done) pthread_cond_wait(&w.done, &w.lock);
 	pthread_mutex_unlock(&w.lock);

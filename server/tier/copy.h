@@ -50,8 +50,11 @@ struct copy_read {
 	size_t len;
 	uint64_t at;
 	void (*done)(struct copy_read *read);
+	void *arg;   /* the caller's */
 	int64_t res; /* bytes: fewer only at the pack's end; OFFLINE, TIMEDOUT, NOTFOUND, CORRUPT, NOMEM, ... */
 };
 void copy_read_start(struct copy *c, struct copy_read *read);
+/* The same for jobs: only what people ask for counts as a read of the pack. */
+void copy_read_part(struct copy *c, struct copy_read *read);
 int copy_open_file(struct copy *c, struct fs_file **out); /* touches no store */
 struct copy *copy_of_file(const struct fs_file *file);    /* NULL: it is no file of a copy */

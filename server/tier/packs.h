@@ -132,7 +132,9 @@ int packs_remove(struct packs *packs, struct pack *pack);
 /* A sealed pack goes to another drive: bytes moved; job. ENOSPACE, OFFLINE: no drive has room; BUSY: it is not sealed,
  * its appends are not settled, or its drive takes new data; SHUTDOWN: stopped. */
 struct packs_move {
-	bool (*stop)(void *arg); /* or NULL */
+	/* After each piece, of so many bytes read or written: sleeps as it likes; an error ends the move. 0 bytes: it
+	 * only looks whether to end. Or NULL. */
+	int (*pace)(void *arg, uint64_t bytes);
 	uint64_t (*rate)(void *arg); /* bytes a second at most, as of now; 0: no limit. Or NULL */
 	void *arg;
 };

@@ -5,7 +5,7 @@
  * (2) the new file and its name are synced and were read back past the page cache before the row names it; (3) a crash
  * before the transaction leaves a file that no row names, which a later start sweeps; after it, a `g` row of kind 3;
  * (4) addresses do not change: in the table a fresh struct takes the place of the old one, which lives, with its open
- * descriptor, until its last reader is through; (5) memory: one piece. */
+ * descriptor, until its last reader is through; (5) memory: one piece, or AHEAD of them. */
 #include "tier/packs_priv.h"
 
 #include <assert.h>
@@ -28,14 +28,15 @@
 #include "tier/stores.h"
 
 #define PACE_NS UINT64_C(100000000)
-enum { PIECE_SIZE = 4 * 1024 * 1024, VALUE_MAX = 256 };
+enum { PIECE_SIZE = 4 * 1024 * 1024, AHEAD = 4, VALUE_MAX = 256 };
 #define PROMOTE_NS UINT64_C(60000000000)
 
 struct moving {
 	struct packs *packs;
 	struct pack *old, *new;
 	struct fs_file *from, *to;
-	uint8_t *piece;
+	uint8_t *piece;          /* AHEAD of them, of a cold copy */
+	struct ahead *ahead;
 	uint64_t size;
 	uint32_t crc;
 	const struct packs_move *order;
@@ -44,15 +45,21 @@ struct moving {
 
 static int is_stopped(const struct moving *m)
 {
-	return m->order->stop != NULL && m->order->stop(m->order->arg) ? -GRANARY_ESHUTDOWN : 0;
+	return m->order->pace != NULL ? m->order->pace(m->order->arg, 0) : 0;
 }
 
-/* After `len` bytes: waits as long as they may take. */
+/* After `len` bytes were read back. */
+static int pace_back(const struct moving *m, size_t len)
+{
+	return m->order->pace != NULL ? m->order->pace(m->order->arg, len) : 0;
+}
+
+/* After `len` bytes were copied: waits as long as they may take. */
 static int pace(const struct moving *m, size_t len)
 {
 	uint64_t rate = m->order->rate != NULL ? m->order->rate(m->order->arg) : 0;
 	uint64_t left_ns = rate > 0 ? (uint64_t)((double)len * 1e9 / (double)rate) : 0;
-	int err = is_stopped(m);
+	int err = pace_back(m, len);
 
 	while (err == 0 && left_ns > 0) {
 		uint64_t some_ns = left_ns < PACE_NS ? left_ns : PACE_NS;
@@ -65,6 +72,77 @@ static int pace(const struct moving *m, size_t len)
 	return err;
 }
 
+static size_t piece_len(const struct moving *m, uint64_t at)
+{
+	return m->size - at < PIECE_SIZE ? (size_t)(m->size - at) : PIECE_SIZE;
+}
+
+/* ---- pieces of a cold copy, several asked for at a time ---- */
+
+struct ahead {
+	struct copy_read reads[AHEAD];
+	pthread_mutex_t lock;
+	pthread_cond_t came;
+	bool done[AHEAD];
+};
+
+static void ahead_came(struct copy_read *read)
+{
+	struct ahead *a = read->arg;
+
+	pthread_mutex_lock(&a->lock);
+	a->done[read - a->reads] = true;
+	pthread_cond_signal(&a->came);
+	pthread_mutex_unlock(&a->lock);
+}
+
+static void ahead_ask(struct moving *m, uint64_t at)
+{
+	uint64_t slot = at / PIECE_SIZE % AHEAD;
+	struct ahead *a = m->ahead;
+
+	a->done[slot] = false;
+	a->reads[slot] = (struct copy_read){ .buf = m->piece + slot * PIECE_SIZE, .len = piece_len(m, at), .at = at,
+		.done = ahead_came, .arg = a };
+	copy_read_part(pack_cold(m->old), &a->reads[slot]);
+}
+
+static int64_t ahead_wait(struct ahead *a, uint64_t slot)
+{
+	pthread_mutex_lock(&a->lock);
+	while (!a->done[slot]) pthread_cond_wait(&a->came, &a->lock);
+	pthread_mutex_unlock(&a->lock);
+	return a->reads[slot].res;
+}
+
+/* Nothing is under way when it returns: the pieces are the mover's. */
+static int pieces_of_cold(struct moving *m)
+{
+	struct ahead a = { .done = { false } };
+	uint64_t asked = 0, at = 0;
+	int err = 0;
+
+	m->ahead = &a;
+	pthread_mutex_init(&a.lock, NULL);
+	pthread_cond_init(&a.came, NULL);
+	m->crc = 0;
+	for (; at < m->size && (err == 0 || at < asked); at += PIECE_SIZE) {
+		uint64_t slot = at / PIECE_SIZE % AHEAD;
+		int64_t n;
+
+		for (; err == 0 && asked < m->size && asked < at + AHEAD * (uint64_t)PIECE_SIZE; asked += PIECE_SIZE)
+			ahead_ask(m, asked);
+		n = ahead_wait(&a, slot);
+		if (err < 0) continue;
+		err = n < 0 ? (int)n : (size_t)n < piece_len(m, at) ? -GRANARY_ECORRUPT : pace(m, (size_t)n);
+		if (err == 0) m->crc = crc32c(m->crc, m->piece + slot * PIECE_SIZE, (size_t)n);
+		if (err == 0) err = fs_write(m->to, m->piece + slot * PIECE_SIZE, (size_t)n, at);
+	}
+	pthread_cond_destroy(&a.came);
+	pthread_mutex_destroy(&a.lock);
+	return err;
+}
+
 /* Whole pieces: sizes of sealed packs are multiples of 4 KiB. */
 static int pieces(struct moving *m, struct fs_file *from, struct fs_file *to, uint32_t *crc)
 {
@@ -72,10 +150,10 @@ static int pieces(struct moving *m, struct fs_file *from, struct fs_file *to, ui
 
 	*crc = 0;
 	for (uint64_t at = 0; err == 0 && at < m->size; at += PIECE_SIZE) {
-		size_t len = m->size - at < PIECE_SIZE ? (size_t)(m->size - at) : PIECE_SIZE;
+		size_t len = piece_len(m, at);
 		int64_t n = fs_read(from, m->piece, len, at);
 
-		err = n < 0 ? (int)n : (size_t)n < len ? -GRANARY_ECORRUPT : to != NULL ? pace(m, len) : is_stopped(m);
+		err = n < 0 ? (int)n : (size_t)n < len ? -GRANARY_ECORRUPT : to != NULL ? pace(m, len) : pace_back(m, len);
 		if (err == 0) *crc = crc32c(*crc, m->piece, len);
 		if (err == 0 && to != NULL) err = fs_write(to, m->piece, len, at);
 	}
@@ -96,7 +174,7 @@ static int copy_in(struct moving *m, struct fs *fs)
 	err = fs_open(fs, path, FS_CREATE_NEW | FS_DIRECT, &m->to);
 	if (err < 0) return err;
 	err = fs_allocate(m->to, 0, m->size);
-	if (err == 0) err = pieces(m, m->from, m->to, &m->crc);
+	if (err == 0) err = m->is_cold ? pieces_of_cold(m) : pieces(m, m->from, m->to, &m->crc);
 	if (err == 0) err = fs_sync(m->to);
 	if (err == 0) err = fs_sync_dir(fs, dir);
 	if (err == 0) err = pieces(m, m->to, NULL, &back);
@@ -217,14 +295,11 @@ static int move(struct moving *m)
 	int err;
 
 	m->size = atomic_load(&m->old->file_size);
-	m->piece = aligned_alloc(4096, PIECE_SIZE);
-	err = m->piece == NULL ? -GRANARY_ENOMEM
-	      : m->is_cold     ? copy_open_file(pack_cold(m->old), &m->from)
-			       : packs_open_file(m->packs, m->old);
+	m->piece = aligned_alloc(4096, (m->is_cold ? (size_t)AHEAD : 1) * PIECE_SIZE);
+	err = m->piece == NULL ? -GRANARY_ENOMEM : m->is_cold ? 0 : packs_open_file(m->packs, m->old);
 	if (err < 0) return err;
 	if (!m->is_cold) m->from = pack_file(m->old);
 	err = copy(m);
-	if (m->is_cold) fs_close(&m->from);
 	if (err < 0) return err;
 	if (m->is_cold) err = crc_check(m);
 	if (err < 0) {
