@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* governor.c -- see governor.h. A window is WINDOW_NS of one kind; its reads are added to what that kind had, of which
- * the older half of the weight goes whenever there is plenty. Above RAISE times the calm p99 the share of work shrinks by
- * a third at each window, below it grows by a twentieth. */
+ * the older half of the weight goes whenever there is plenty. Above RAISE times the calm p99 the share of work shrinks
+ * by a third at each window, below it grows by a twentieth. */
 #include "tier/governor.h"
 
 #include <stdatomic.h>

@@ -153,7 +153,8 @@ static int pieces(struct moving *m, struct fs_file *from, struct fs_file *to, ui
 		size_t len = piece_len(m, at);
 		int64_t n = fs_read(from, m->piece, len, at);
 
-		err = n < 0 ? (int)n : (size_t)n < len ? -GRANARY_ECORRUPT : to != NULL ? pace(m, len) : pace_back(m, len);
+		err = n < 0 ? (int)n : (size_t)n < len ? -GRANARY_ECORRUPT : 0;
+		if (err == 0) err = to != NULL ? pace(m, len) : pace_back(m, len);
 		if (err == 0) *crc = crc32c(*crc, m->piece, len);
 		if (err == 0 && to != NULL) err = fs_write(to, m->piece, len, at);
 	}

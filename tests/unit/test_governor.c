@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: work in the background slows down while reads suffer by it and only then. Method: a made-up machine, whose reads
- * take longer the more the work runs, on a clock of the test's own. */
+/* Goal: work in the background slows down while reads suffer by it and only then. Method: a made-up machine, whose
+ * reads take longer the more the work runs, on a clock of the test's own. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -28,7 +28,8 @@ static void pass(struct machine *m, uint64_t ns, bool works)
 		uint64_t took = m->read_ns + rng_below(&m->rng, m->read_ns / 4);
 
 		if (m->read_every_ns > ns) break;
-		governor_note(m->g, (uint32_t)rng_below(&m->rng, 2), works ? (uint64_t)((double)took * m->slows) : took);
+		took = works ? (uint64_t)((double)took * m->slows) : took;
+		governor_note(m->g, (uint32_t)rng_below(&m->rng, 2), took);
 	}
 	m->now += ns;
 	if (works)
