@@ -24,6 +24,7 @@ enum {
 	USAGE_TICKS = 100,
 	IDS_WANTED = 4096,
 	BUFFERS_KEPT = 16,
+	IDLE_SHARE = 32,       /* of the memory, for nodes that nobody uses */
 };
 
 struct handler {
@@ -31,8 +32,8 @@ struct handler {
 	bool (*now)(struct job *j); /* may be NULL; false: it has to be run where it may block */
 };
 static const struct handler handlers[] = {
-	[FUSE_LOOKUP] = { live_lookup, NULL },
-	[FUSE_GETATTR] = { live_getattr, NULL },
+	[FUSE_LOOKUP] = { live_lookup, live_lookup_now },
+	[FUSE_GETATTR] = { live_getattr, live_getattr_now },
 	[FUSE_SETATTR] = { live_setattr, NULL },
 	[FUSE_READLINK] = { live_readlink, NULL },
 	[FUSE_SYMLINK] = { live_symlink, NULL },
@@ -131,15 +132,34 @@ void live_buffer_put(struct live *l, uint8_t *b)
 
 /* ---- messages to the kernel ---- */
 
+/* ENOENT: it does not know it; ENODEV, EPERM: not mounted any more. */
+static void notify(struct live *l, struct iovec *parts, int count)
+{
+	if (writev(l->mount->device, parts, count) < 0 && errno != ENOENT && errno != ENODEV && errno != EPERM)
+		log_say("the kernel took no invalidation: %s", strerror(errno));
+}
+
 static void notify_inode(struct live *l, uint64_t number, int64_t offset)
 {
 	struct fuse_notify_inval_inode_out inval = { .ino = number, .off = offset, .len = 0 };
 	struct fuse_out_header header = { .len = sizeof(header) + sizeof(inval), .error = FUSE_NOTIFY_INVAL_INODE };
 	struct iovec parts[2] = { { &header, sizeof(header) }, { &inval, sizeof(inval) } };
 
-	/* ENOENT: it does not know it; ENODEV, EPERM: not mounted any more. */
-	if (writev(l->mount->device, parts, 2) < 0 && errno != ENOENT && errno != ENODEV && errno != EPERM)
-		log_say("the kernel took no invalidation: %s", strerror(errno));
+	notify(l, parts, 2);
+}
+
+void live_notify_name(struct live *l, uint64_t parent, const char *name)
+{
+	struct fuse_notify_inval_entry_out inval = { .parent = parent, .namelen = (uint32_t)strlen(name),
+		.flags = l->may_expire ? FUSE_EXPIRE_ONLY : 0 };
+	struct fuse_out_header header = { .len = (uint32_t)(sizeof(header) + sizeof(inval) + inval.namelen + 1),
+		.error = FUSE_NOTIFY_INVAL_ENTRY };
+	char copy[LIVE_NAME_MAX + 1];
+	struct iovec parts[3] = { { &header, sizeof(header) }, { &inval, sizeof(inval) }, { copy, inval.namelen + 1 } };
+
+	if (inval.namelen > LIVE_NAME_MAX) return;
+	memcpy(copy, name, inval.namelen + 1);
+	notify(l, parts, 3);
 }
 
 void live_notify_attributes(struct live *l, uint64_t number) { notify_inode(l, number, -1); }
@@ -517,6 +537,7 @@ static int do_init(struct live *l, struct request *r)
 	can = in.flags | (uint64_t)in.flags2 << 32;
 	want &= can;
 	l->mount->use_rings = (want & KERNEL_OVER_IO_URING) != 0;
+	l->may_expire = (can & FUSE_HAS_EXPIRE_ONLY) != 0;
 	out.flags = (uint32_t)want;
 	out.flags2 = (uint32_t)(want >> 32);
 	out.max_readahead = MOUNT_AHEAD_MAX;
@@ -622,8 +643,11 @@ int live_open(struct mount *m, struct granary_client *client, const char *bucket
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&l->room, &attr);
 	pthread_cond_init(&l->wake, &attr);
+	pthread_cond_init(&l->watch_wake, &attr);
 	pthread_condattr_destroy(&attr);
 	l->unwritten_max = m->options->memory / 2;
+	l->idle_max = (uint32_t)(m->options->memory / IDLE_SHARE / sizeof(struct live_node));
+	l->changes = 1;
 	l->nodes = calloc(LIVE_NODE_SLOTS, sizeof(l->nodes[0]));
 	l->names = calloc(LIVE_NODE_SLOTS, sizeof(l->names[0]));
 	l->requests = pool_new(REQUEST_THREADS);
@@ -633,12 +657,14 @@ int live_open(struct mount *m, struct granary_client *client, const char *bucket
 	why[0] = '\0';
 	if (bucket_find(l, why, why_size) < 0 || path_find(l, path, why, why_size) < 0) return -1;
 	l->minds = pthread_create(&l->minder, NULL, mind, l) == 0;
+	live_watch_start(l);
 	return l->minds ? 0 : -1;
 }
 
 void live_stop(struct live *l)
 {
 	if (!l) return;
+	live_watch_stop(l);
 	if (l->minds) {
 		pthread_mutex_lock(&l->lock);
 		l->stop = true;
@@ -675,6 +701,7 @@ void live_free(struct live *l)
 	}
 	pthread_cond_destroy(&l->room);
 	pthread_cond_destroy(&l->wake);
+	pthread_cond_destroy(&l->watch_wake);
 	pthread_mutex_destroy(&l->lock);
 	free(l);
 }

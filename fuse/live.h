@@ -8,7 +8,8 @@
  * (3) locks, outer first: a file's, then the mount's. Neither is held while the server is asked.
  * (4) what is written goes into a file's batch, then to the server in the background; what it refuses is told by the
  *     file's next flush or fsync (live_file.c).
- * (5) a file made here is not at the server before its first batch: then one put makes it, all at once. */
+ * (5) a file made here is not at the server before its first batch: then one put makes it, all at once.
+ * (6) names and attributes are answered from here while the server tells what others change (live_watch.c). */
 #pragma once
 
 #include <granary/granary.h>
@@ -36,13 +37,15 @@ struct live_node {
 	uint64_t parent;                   /* directory id */
 	char *name;
 	uint64_t cached_version;           /* whose bytes the kernel may hold; 0: none */
-	uint64_t learnt_ns;                /* when stat and inode were learnt */
 	struct granary_stat stat;
 	struct granary_inode inode;
 	uint64_t changed_ns, changed_clock_ns; /* of a directory: when something was made or removed in it here; 0 */
 	bool was_moved;                    /* it was not where its name says */
 	bool unlinked;                     /* by us: no name is left */
 	struct live_file *file;            /* while it is open or something of it is not written */
+	uint64_t place_epoch, attr_epoch;  /* the live's, while what is known of its place, of its attributes, is so */
+	struct live_node *newer, *older;   /* of those that nobody uses, but what is known of them is so */
+	bool idle;                         /* it is one of these */
 };
 
 /* What of an open file is not at the server yet. */
@@ -94,6 +97,18 @@ struct live {
 	pthread_cond_t room;               /* of memory for what is written */
 	struct live_node **nodes, **names; /* LIVE_NODE_SLOTS each */
 	uint64_t node_count;
+	struct live_node *newest, *oldest; /* idle ones */
+	uint32_t idle_count, idle_max;
+	/* live_watch.c */
+	uint64_t epoch;                    /* 0: the server does not tell what others change, now */
+	uint64_t changes;                  /* grows with what it told, and with what is done here */
+	uint64_t epochs;                   /* that there were */
+	struct granary_op *watching;
+	pthread_t watcher;
+	pthread_cond_t watch_wake;
+	bool watches;
+	bool has_links;                    /* some file with several names was seen */
+	bool may_expire;                   /* the kernel can look a name up again and keep what hangs on it */
 	struct job *jobs;
 	struct live_file *dirty, *fresh;
 	uint64_t unwritten, unwritten_max; /* bytes in batches */
@@ -156,6 +171,13 @@ int job_out(struct job *j, const void *bytes, size_t len);
 int job_over(const struct job *j);
 void live_notify_attributes(struct live *l, uint64_t number); /* the kernel's are old */
 void live_notify_bytes(struct live *l, uint64_t number);
+void live_notify_name(struct live *l, uint64_t parent, const char *name); /* it is another's now, or nobody's */
+
+/* ---- live_watch.c ---- */
+void live_watch_start(struct live *l);
+void live_watch_stop(struct live *l);
+void live_doubt_all(struct live *l);   /* locked: nothing that is known is trusted any more */
+uint64_t live_asks(struct live *l); /* before the server is asked: for node_learn() and its like */
 
 /* ---- live_node.c ---- */
 /* Pins: used until node_put(). NULL: not known. */
@@ -164,12 +186,23 @@ void node_put(struct live *l, struct live_node *n);
 void node_forget(struct live *l, uint64_t number, uint64_t lookups);
 /* The node of what was looked up, pinned, with `lookups` more; its place and attributes are these now. */
 struct live_node *node_learn(struct live *l, uint64_t dir, const char *name, const struct granary_stat *st,
-	const struct granary_inode *in, uint64_t lookups);
+	const struct granary_inode *in, uint64_t lookups, uint64_t asked);
+/* What is known of it is so as far as others go. Locked; asked: live_asks(), from before. */
+void node_trust(struct live *l, struct live_node *n, uint64_t asked, bool place);
+bool node_is_trusted(const struct live *l, const struct live_node *n); /* its attributes; locked */
+/* The node of this place, if it and its attributes are known to be so: pinned, with a lookup more. NULL: ask. */
+struct live_node *node_look(struct live *l, uint64_t dir, const char *name);
+void node_doubt_place(struct live *l, uint64_t number);
+struct live_node *node_find(struct live *l, uint64_t number, bool make); /* locked; not pinned */
+struct live_node *node_at(struct live *l, uint64_t dir, const char *name); /* the same of a place */
+uint64_t node_number(const struct live *l, uint64_t object);
+void node_changed(struct live *l, struct live_node *n);   /* here: its attributes are asked for again */
 /* The node of this place as far as it is known, pinned; NULL: none. */
 struct live_node *node_named(struct live *l, uint64_t dir, const char *name);
 void node_place(struct live *l, struct live_node *n, uint64_t dir, const char *name);
 void node_dir_changed(struct live *l, uint64_t dir);      /* a name came or went */
-void node_lost_name(struct live *l, struct live_node *n); /* one of its names is gone: that which it is known by */
+/* One of its names is gone: that which it is known by. NULL: it was not known by it. */
+void node_lost_name(struct live *l, struct live_node *n);
 /* The node's ref, its name in `name` (LIVE_NAME_MAX + 1). */
 struct granary_ref node_ref(struct live *l, const struct live_node *n, char *name);
 uint64_t node_object(const struct live *l, uint64_t number); /* the id behind a number of the kernel's */
@@ -177,6 +210,7 @@ uint64_t node_object(const struct live *l, uint64_t number); /* the id behind a 
 int node_stat(struct job *j, struct live_node *n);
 void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out);
 void node_entry(struct live *l, struct live_node *n, struct fuse_entry_out *out);
+uint64_t node_valid_s(struct live *l, struct live_node *n); /* how long the kernel may keep its attributes */
 void nodes_free(struct live *l);
 
 /* ---- live_file.c ---- */
@@ -210,7 +244,9 @@ void live_owner(struct job *j, uint32_t *uid, uint32_t *gid, bool *inherits); /*
 
 /* ---- the handlers: 0 or -errno ---- */
 int live_lookup(struct job *j);
+bool live_lookup_now(struct job *j);
 int live_getattr(struct job *j);
+bool live_getattr_now(struct job *j);
 int live_setattr(struct job *j);
 int live_readlink(struct job *j);
 int live_symlink(struct job *j);

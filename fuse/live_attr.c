@@ -27,12 +27,13 @@ int live_look(struct job *j, uint64_t dir, const char *name, uint64_t lookups, s
 	struct granary_ref ref = granary_ref_name(dir, name);
 	struct granary_stat st;
 	struct granary_inode in;
+	uint64_t asked = live_asks(j->live);
 	int64_t got = granary_stat_full(j->live->client, &ref, 1, 0, &st, &in, &call);
 
 	*out = NULL;
 	if (got < 0) return live_errno((int)got);
 	if (st.status < 0) return live_errno(st.status);
-	*out = node_learn(j->live, dir, name, &st, &in, lookups);
+	*out = node_learn(j->live, dir, name, &st, &in, lookups, asked);
 	return *out ? 0 : -ENOMEM;
 }
 
@@ -51,13 +52,26 @@ static struct live_node *fresh_look(struct live *l, uint64_t dir, const char *na
 	return NULL;
 }
 
-int live_lookup(struct job *j)
+bool live_lookup_now(struct job *j)
 {
 	struct live *l = j->live;
 	uint64_t dir = node_object(l, j->node);
-	struct live_node *n = fresh_look(l, dir, j->name);
-	int err = n ? 0 : live_look(j, dir, j->name, 1, &n);
+	struct live_node *n = node_look(l, dir, j->name);
 
+	if (!n) n = fresh_look(l, dir, j->name);
+	if (!n) return false;
+	j->error = live_entry(j, n);
+	node_put(l, n);
+	return true;
+}
+
+int live_lookup(struct job *j)
+{
+	struct live *l = j->live;
+	struct live_node *n;
+	int err = live_look(j, node_object(l, j->node), j->name, 1, &n);
+
+	if (err == -ENOENT) node_doubt_place(l, j->node); /* maybe there is no such directory any more */
 	if (err == 0) err = live_entry(j, n);
 	node_put(l, n);
 	return err;
@@ -67,7 +81,7 @@ int live_lookup(struct job *j)
 
 static int attr_answer(struct job *j, struct live_node *n, bool fresh)
 {
-	struct fuse_attr_out out = { .attr_valid = fresh ? 0 : options_valid_s(j->live->options) };
+	struct fuse_attr_out out = { .attr_valid = fresh ? 0 : node_valid_s(j->live, n) };
 
 	node_attr(j->live, n, &out.attr);
 	return job_out(j, &out, sizeof(out));
@@ -83,27 +97,48 @@ static struct live_file *file_of(struct live *l, struct live_node *n)
 	return f;
 }
 
-/* A file that was made here and has bytes is sent first, so that what is told of it once stays true. */
+bool live_getattr_now(struct job *j)
+{
+	struct live *l = j->live;
+	struct live_node *n = node_get(l, j->node);
+	if (!n) return false;
+	struct live_file *f = file_of(l, n);
+	bool fresh = false, ours = false, send = false;
+	if (f) {
+		pthread_mutex_lock(&f->lock);
+		fresh = f->fresh && !f->dirty;
+		ours = f->dirty && !f->fresh;
+		send = f->fresh && f->dirty;
+		pthread_mutex_unlock(&f->lock);
+		file_close(f);
+	}
+	pthread_mutex_lock(&l->lock);
+	bool known = !send && (fresh || ours || n->unlinked || node_is_trusted(l, n));
+	pthread_mutex_unlock(&l->lock);
+	if (known) j->error = attr_answer(j, n, fresh);
+	node_put(l, n);
+	return known;
+}
+
+/* The rest: it has to be asked for. A file that was made here and has bytes is sent first, so that what is told of it
+ * once stays true. */
 int live_getattr(struct job *j)
 {
 	struct live *l = j->live;
 	struct live_node *n = node_get(l, j->node);
 	if (!n) return -ESTALE;
 	struct live_file *f = file_of(l, n);
-	bool fresh = false, ours = false;
 	int err = 0;
 
 	if (f) {
 		pthread_mutex_lock(&f->lock);
-		fresh = f->fresh && !f->dirty;
-		ours = f->dirty && !f->fresh;
 		bool send = f->fresh && f->dirty;
 		pthread_mutex_unlock(&f->lock);
 		if (send) err = file_flush(j, f);
 		file_close(f);
 	}
-	if (err == 0 && !fresh && !ours && !n->unlinked) err = node_stat(j, n);
-	if (err == 0) err = attr_answer(j, n, fresh);
+	if (err == 0 && !n->unlinked) err = node_stat(j, n);
+	if (err == 0) err = attr_answer(j, n, false);
 	node_put(l, n);
 	return err;
 }
@@ -192,6 +227,7 @@ int live_set(struct job *j, struct live_node *n, struct live_file *f, const stru
 	set_apply(n, set);
 	n->inode.ctime_ns = live_now_ns();
 	pthread_mutex_unlock(&l->lock);
+	node_changed(l, n);
 	if (f && set->set & GRANARY_SET_MTIME) {
 		pthread_mutex_lock(&f->lock);
 		f->mtime_ns = set->mtime_ns;
@@ -320,6 +356,7 @@ int live_setxattr(struct job *j)
 	if (err == 0)
 		err = xattr_errno(granary_xattr_set(
 			j->live->client, ref, j->name, j->rest + before, in.size, in.flags, &call));
+	if (n) node_changed(j->live, n);
 	node_put(j->live, n);
 	return err;
 }
@@ -387,6 +424,7 @@ int live_removexattr(struct job *j)
 	err = xattr_node(j, &n, &ref, name);
 	struct granary_call call = live_call(j, true);
 	if (err == 0) err = xattr_errno(granary_xattr_remove(j->live->client, ref, j->name, &call));
+	if (n) node_changed(j->live, n);
 	node_put(j->live, n);
 	return err;
 }

@@ -18,7 +18,7 @@ struct live_dir {
 	uint64_t id;
 	pthread_mutex_t lock; /* all below */
 	struct granary_dir_page *page;
-	uint64_t page_number;
+	uint64_t page_number, page_asked;
 	char **starts; /* of pages 0..count-1: the name to go on after; NULL: the first */
 	uint64_t count;
 };
@@ -93,12 +93,14 @@ static int page_get(struct job *j, struct live_dir *d, uint64_t number)
 	if (number >= d->count) return -ENOENT;
 	struct granary_dir_page *page;
 	struct granary_call call = live_call(j, false);
+	uint64_t asked = live_asks(j->live);
 	err = granary_readdir(j->live->client, d->id, d->starts[number], PAGE_ENTRIES, &page, &call);
 	if (err == -GRANARY_ESTALE) return -ENOENT; /* removed while it was open: nothing is in it */
 	if (err < 0) return live_errno(err);
 	granary_free(d->page);
 	d->page = page;
 	d->page_number = number;
+	d->page_asked = asked;
 	return page->more && number + 1 == d->count ? start_add(d, page->next) : 0;
 }
 
@@ -108,6 +110,7 @@ struct listing {
 	struct job *job;
 	size_t room;
 	bool plus;
+	uint64_t asked; /* live_asks() of the page */
 };
 
 static bool entry_put(struct listing *s, const char *name, const struct granary_dir_entry *e, uint64_t ino,
@@ -123,7 +126,8 @@ static bool entry_put(struct listing *s, const char *name, const struct granary_
 	memset(at, 0, size);
 	if (s->plus) {
 		struct fuse_entry_out out = { .nodeid = 0 };
-		struct live_node *n = e ? node_learn(j->live, e->stat.dir_id, name, &e->stat, &e->inode, 1) : NULL;
+		struct live_node *n = e ? node_learn(j->live, e->stat.dir_id, name, &e->stat, &e->inode, 1, s->asked)
+				: NULL;
 		if (n) node_entry(j->live, n, &out);
 		node_put(j->live, n);
 		memcpy(at, &out, sizeof(out));
@@ -170,6 +174,7 @@ static int entries_list(struct listing *s, struct live_dir *d, uint64_t offset)
 	for (;; number++, i = 0) {
 		err = page_get(j, d, number);
 		if (err < 0) break;
+		s->asked = d->page_asked;
 		for (; i < d->page->count; i++) {
 			const struct granary_dir_entry *e = &d->page->entries[i];
 			uint64_t next = i + 1 < d->page->count ? (number << PAGE_BITS) + i + 1

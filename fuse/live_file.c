@@ -333,6 +333,8 @@ static void file_dirty_end(struct live_file *f)
 	f->node->stat.size = f->size;
 	f->node->stat.mtime_ns = f->mtime_ns;
 	f->node->stat.version = f->version;
+	f->node->attr_epoch = 0; /* the server's own times are asked for */
+	l->changes++;
 	if (f->at_fresh) {
 		*f->at_fresh = f->next_fresh;
 		if (f->next_fresh) f->next_fresh->at_fresh = f->at_fresh;

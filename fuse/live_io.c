@@ -97,7 +97,7 @@ static int fresh_make(struct job *j, uint64_t id, struct live_handle **out, stru
 	struct granary_stat st = { .kind = GRANARY_FILE, .object_id = id, .mtime_ns = now,
 		.dir_id = node_object(l, j->node), .mode = in.mode & 07777, .uid = uid, .gid = gid };
 	struct granary_inode inode = { .ctime_ns = now, .nlink = 1 };
-	struct live_node *n = *node = node_learn(l, st.dir_id, j->name, &st, &inode, 1);
+	struct live_node *n = *node = node_learn(l, st.dir_id, j->name, &st, &inode, 1, 0);
 	struct live_handle *h = *out = n ? handle_new(l, n, in.flags) : NULL;
 	if (!h) {
 		if (n) node_forget(l, n->number, 1);
@@ -225,7 +225,7 @@ static int open_ask(struct job *j, struct live_node *n, struct live_handle *h, b
 
 /* What the server shows of it from now on. */
 static void open_learn(struct live *l, struct live_node *n, struct live_handle *h, const struct granary_opened *o,
-	uint32_t *open_flags)
+	uint64_t asked, uint32_t *open_flags)
 {
 	struct live_file *f = h->file;
 
@@ -235,6 +235,7 @@ static void open_learn(struct live *l, struct live_node *n, struct live_handle *
 	n->cached_version = o->stat.version;
 	n->stat = o->stat;
 	n->inode = o->inode;
+	node_trust(l, n, asked, false);
 	pthread_mutex_unlock(&l->lock);
 	pthread_mutex_lock(&f->lock);
 	if (!f->dirty) {
@@ -257,6 +258,7 @@ static int open_validate(struct job *j, struct live_node *n, struct live_handle 
 
 	pthread_mutex_lock(&l->lock);
 	bool by_name = n->name && !n->was_moved && n->number != FUSE_ROOT_ID;
+	uint64_t asked = l->changes;
 	pthread_mutex_unlock(&l->lock);
 	int err = open_ask(j, n, h, by_name, &o);
 	bool other = err == 0 && o.stat.object_id != node_object(l, n->number);
@@ -268,7 +270,7 @@ static int open_validate(struct job *j, struct live_node *n, struct live_handle 
 		return -ESTALE; /* invariant (2) */
 	}
 	if (err < 0) return live_errno(err);
-	open_learn(l, n, h, &o, open_flags);
+	open_learn(l, n, h, &o, asked, open_flags);
 	return 0;
 }
 
@@ -627,6 +629,8 @@ int live_copy_file_range(struct job *j)
 	f->node->stat.mtime_ns = time;
 	f->node->stat.version = now.version;
 	f->node->cached_version = 0;
+	f->node->attr_epoch = 0;
+	l->changes++;
 	pthread_mutex_unlock(&l->lock);
 	pthread_mutex_unlock(&f->lock);
 	return write_answer(j, (uint32_t)copied);

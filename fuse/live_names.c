@@ -239,13 +239,12 @@ int live_unlink(struct job *j)
 	if (err < 0) return err;
 	int64_t done = granary_delete_batch(l->client, &gone, 1, &call);
 	err = live_errno(done < 0 ? (int)done : gone.status);
-	if (err == 0) node_dir_changed(l, dir);
-	struct live_node *n = err == 0 ? node_named(l, dir, j->name) : NULL;
-	if (n) {
-		node_lost_name(l, n);
-		node_put(l, n);
-	}
-	return err;
+	if (err < 0) return err;
+	node_dir_changed(l, dir);
+	struct live_node *n = node_named(l, dir, j->name);
+	node_lost_name(l, n);
+	node_put(l, n);
+	return 0;
 }
 
 int live_rmdir(struct job *j)
@@ -286,7 +285,7 @@ int live_rename(struct job *j)
 	node_dir_changed(l, from);
 	node_dir_changed(l, to);
 	struct live_node *moved = node_named(l, from, j->name), *replaced = node_named(l, to, j->name2);
-	if (replaced && replaced != moved) node_lost_name(l, replaced);
+	if (!replaced || replaced != moved) node_lost_name(l, replaced);
 	if (moved) node_place(l, moved, to, j->name2);
 	node_put(l, moved);
 	node_put(l, replaced);

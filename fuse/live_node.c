@@ -2,7 +2,8 @@
 /* live_node.c -- the inodes that the kernel knows: what stands behind their numbers, and what they look like.
  *
  * (1) a node stays while the kernel has looked it up more often than it forgot it, or while something here uses it: so
- *     there are as many as the kernel keeps.
+ *     there are as many as the kernel keeps, and idle_max more: those used last whose place and attributes are known to
+ *     be so (live_watch.c).
  * (2) attributes are those that the server told last, or that we set since; size and times of what is being written are
  *     the file's own (live_file.c).
  * (3) what is changed in a directory shows in its times at once, though the server tells them only when the change is
@@ -18,6 +19,7 @@
 
 enum { BLOCK = 512, BLOCKS_OF_PAGE = KERNEL_PAGE / BLOCK };
 #define PENDING_NS UINT64_C(2000000000)
+#define WATCHED_S  UINT64_C(3600) /* that the kernel keeps what the server tells changes of */
 
 static struct live_node **slot_of(const struct live *l, uint64_t number)
 {
@@ -26,13 +28,13 @@ static struct live_node **slot_of(const struct live *l, uint64_t number)
 
 uint64_t node_object(const struct live *l, uint64_t number) { return number == FUSE_ROOT_ID ? l->root : number; }
 
-static uint64_t number_of(const struct live *l, uint64_t object)
+uint64_t node_number(const struct live *l, uint64_t object)
 {
 	return object == l->root ? FUSE_ROOT_ID : object;
 }
 
-/* Lock held. NULL: no memory. */
-static struct live_node *node_find(struct live *l, uint64_t number, bool make)
+/* NULL: no memory. */
+struct live_node *node_find(struct live *l, uint64_t number, bool make)
 {
 	struct live_node **at = slot_of(l, number), *n = *at;
 
@@ -55,9 +57,18 @@ static struct live_node **name_slot_of(const struct live *l, uint64_t dir, const
 	return &l->names[(hash ^ hash >> 32) % LIVE_NODE_SLOTS];
 }
 
+struct live_node *node_at(struct live *l, uint64_t dir, const char *name)
+{
+	struct live_node *n = *name_slot_of(l, dir, name);
+
+	while (n && (n->parent != dir || strcmp(n->name, name) != 0)) n = n->next_name;
+	return n;
+}
+
 /* Lock held. */
 static void place_drop(struct live *l, struct live_node *n)
 {
+	n->place_epoch = 0;
 	if (!n->name) return;
 	struct live_node **at = name_slot_of(l, n->parent, n->name);
 	while (*at != n) at = &(*at)->next_name;
@@ -66,12 +77,32 @@ static void place_drop(struct live *l, struct live_node *n)
 	n->name = NULL;
 }
 
-/* Lock held. */
-static void node_drop_unused(struct live *l, struct live_node *n)
+/* ---- idle ones: lock held ---- */
+
+static void idle_leave(struct live *l, struct live_node *n)
+{
+	if (!n->idle) return;
+	*(n->newer ? &n->newer->older : &l->newest) = n->older;
+	*(n->older ? &n->older->newer : &l->oldest) = n->newer;
+	n->newer = n->older = NULL;
+	n->idle = false;
+	l->idle_count--;
+}
+
+static void idle_enter(struct live *l, struct live_node *n)
+{
+	n->idle = true;
+	n->older = l->newest;
+	*(n->older ? &n->older->newer : &l->oldest) = n;
+	l->newest = n;
+	l->idle_count++;
+}
+
+static void node_drop(struct live *l, struct live_node *n)
 {
 	struct live_node **at = slot_of(l, n->number);
 
-	if (n->lookups > 0 || n->uses > 0) return;
+	idle_leave(l, n);
 	while (*at != n) at = &(*at)->next;
 	*at = n->next;
 	l->node_count--;
@@ -79,11 +110,41 @@ static void node_drop_unused(struct live *l, struct live_node *n)
 	free(n);
 }
 
+bool node_is_trusted(const struct live *l, const struct live_node *n)
+{
+	return l->epoch != 0 && n->attr_epoch == l->epoch;
+}
+
+static bool node_is_known(const struct live *l, const struct live_node *n)
+{
+	return node_is_trusted(l, n) && n->place_epoch == l->epoch && n->name && !n->unlinked && !n->was_moved;
+}
+
+static void node_drop_unused(struct live *l, struct live_node *n)
+{
+	if (n->lookups > 0 || n->uses > 0 || n->idle) return;
+	n->cached_version = 0; /* with the inode the kernel forgot its bytes */
+	if (!node_is_known(l, n)) {
+		node_drop(l, n);
+		return;
+	}
+	idle_enter(l, n);
+	if (l->idle_count > l->idle_max) node_drop(l, l->oldest);
+}
+
+static void node_use(struct live *l, struct live_node *n)
+{
+	idle_leave(l, n);
+	n->uses++;
+}
+
+/* ---- pins ---- */
+
 struct live_node *node_get(struct live *l, uint64_t number)
 {
 	pthread_mutex_lock(&l->lock);
 	struct live_node *n = node_find(l, number, number == FUSE_ROOT_ID);
-	if (n) n->uses++;
+	if (n) node_use(l, n);
 	pthread_mutex_unlock(&l->lock);
 	return n;
 }
@@ -129,22 +190,70 @@ void node_place(struct live *l, struct live_node *n, uint64_t dir, const char *n
 {
 	pthread_mutex_lock(&l->lock);
 	place_put(l, n, dir, name);
+	n->place_epoch = n->attr_epoch = 0;
+	l->changes++;
 	pthread_mutex_unlock(&l->lock);
 }
 
 struct live_node *node_named(struct live *l, uint64_t dir, const char *name)
 {
 	pthread_mutex_lock(&l->lock);
-	struct live_node *n = *name_slot_of(l, dir, name);
-	while (n && (n->parent != dir || strcmp(n->name, name) != 0)) n = n->next_name;
-	if (n) n->uses++;
+	struct live_node *n = node_at(l, dir, name);
+	if (n) node_use(l, n);
 	pthread_mutex_unlock(&l->lock);
 	return n;
+}
+
+struct live_node *node_look(struct live *l, uint64_t dir, const char *name)
+{
+	pthread_mutex_lock(&l->lock);
+	struct live_node *n = node_at(l, dir, name);
+	if (n && !node_is_known(l, n)) n = NULL;
+	if (n) {
+		node_use(l, n);
+		n->lookups++;
+	}
+	pthread_mutex_unlock(&l->lock);
+	return n;
+}
+
+/* ---- what is known ---- */
+
+void node_trust(struct live *l, struct live_node *n, uint64_t asked, bool place)
+{
+	uint64_t epoch = asked == l->changes ? l->epoch : 0;
+
+	if (n->inode.nlink > 1) l->has_links = true;
+	n->attr_epoch = epoch;
+	if (place) n->place_epoch = epoch;
+}
+
+void node_doubt_place(struct live *l, uint64_t number)
+{
+	pthread_mutex_lock(&l->lock);
+	struct live_node *n = node_find(l, number, false);
+	if (n) n->place_epoch = 0;
+	pthread_mutex_unlock(&l->lock);
+}
+
+void node_changed(struct live *l, struct live_node *n)
+{
+	pthread_mutex_lock(&l->lock);
+	n->attr_epoch = 0;
+	l->changes++;
+	pthread_mutex_unlock(&l->lock);
 }
 
 void node_lost_name(struct live *l, struct live_node *n)
 {
 	pthread_mutex_lock(&l->lock);
+	l->changes++;
+	if (!n && l->has_links) live_doubt_all(l); /* one that is known by another name */
+	if (!n) {
+		pthread_mutex_unlock(&l->lock);
+		return;
+	}
+	n->attr_epoch = 0;
 	if (n->inode.nlink > 1)
 		n->inode.nlink--;
 	else
@@ -154,19 +263,19 @@ void node_lost_name(struct live *l, struct live_node *n)
 }
 
 struct live_node *node_learn(struct live *l, uint64_t dir, const char *name, const struct granary_stat *st,
-	const struct granary_inode *in, uint64_t lookups)
+	const struct granary_inode *in, uint64_t lookups, uint64_t asked)
 {
 	pthread_mutex_lock(&l->lock);
-	struct live_node *n = node_find(l, number_of(l, st->object_id), true);
+	struct live_node *n = node_find(l, node_number(l, st->object_id), true);
 	if (n) {
-		n->uses++;
+		node_use(l, n);
 		n->lookups += lookups;
 		n->stat = *st;
 		n->stat.meta = NULL;
 		n->unlinked = false;
 		n->inode = *in;
-		n->learnt_ns = live_clock_ns();
 		place_put(l, n, dir, name);
+		node_trust(l, n, asked, true);
 	}
 	pthread_mutex_unlock(&l->lock);
 	return n;
@@ -175,8 +284,10 @@ struct live_node *node_learn(struct live *l, uint64_t dir, const char *name, con
 void node_dir_changed(struct live *l, uint64_t dir)
 {
 	pthread_mutex_lock(&l->lock);
-	struct live_node *n = node_find(l, number_of(l, dir), false);
+	struct live_node *n = node_find(l, node_number(l, dir), false);
+	l->changes++;
 	if (n) {
+		n->place_epoch = n->attr_epoch = 0; /* one that was never made by mkdir goes with its last name */
 		n->changed_ns = live_now_ns();
 		n->changed_clock_ns = live_clock_ns();
 	}
@@ -200,6 +311,7 @@ int node_stat(struct job *j, struct live_node *n)
 	struct granary_ref ref = node_ref(l, n, name);
 	struct granary_stat st;
 	struct granary_inode in;
+	uint64_t asked = live_asks(l);
 	int64_t got = granary_stat_full(l->client, &ref, 1, 0, &st, &in, &call);
 
 	if (got < 0) return live_errno((int)got);
@@ -207,7 +319,7 @@ int node_stat(struct job *j, struct live_node *n)
 	pthread_mutex_lock(&l->lock);
 	n->stat = st;
 	n->inode = in;
-	n->learnt_ns = live_clock_ns();
+	node_trust(l, n, asked, false);
 	pthread_mutex_unlock(&l->lock);
 	return 0;
 }
@@ -276,11 +388,28 @@ void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out)
 	*out = a;
 }
 
-void node_entry(struct live *l, struct live_node *n, struct fuse_entry_out *out)
+uint64_t node_valid_s(struct live *l, struct live_node *n)
 {
 	uint64_t valid_s = options_valid_s(l->options);
 
-	*out = (struct fuse_entry_out){ .nodeid = n->number, .entry_valid = valid_s, .attr_valid = valid_s };
+	pthread_mutex_lock(&l->lock);
+	if (node_is_trusted(l, n) && valid_s < WATCHED_S) valid_s = WATCHED_S;
+	pthread_mutex_unlock(&l->lock);
+	return valid_s;
+}
+
+/* A directory is looked up again soon: one that goes with its last name is not told to go (node_dir_changed()). */
+void node_entry(struct live *l, struct live_node *n, struct fuse_entry_out *out)
+{
+	uint64_t valid_s = node_valid_s(l, n), dir_s = options_valid_s(l->options);
+	bool known, is_dir;
+
+	pthread_mutex_lock(&l->lock);
+	known = node_is_known(l, n);
+	is_dir = n->stat.kind == GRANARY_DIR;
+	pthread_mutex_unlock(&l->lock);
+	*out = (struct fuse_entry_out){ .nodeid = n->number, .entry_valid = is_dir || !known ? dir_s : valid_s,
+		.attr_valid = valid_s };
 	node_attr(l, n, &out->attr);
 }
 

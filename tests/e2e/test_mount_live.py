@@ -340,6 +340,73 @@ def test_two_mounts(a, b):
     os.close(inside)
 
 
+def asked(mount, *ops):
+    """How often the kernel asked the mount for these."""
+    lines = (mount / ".granary/metrics").read_text().splitlines()
+    return sum(int(line.split()[-1]) for line in lines for op in ops if line.startswith(f'granary_mount_op_count{{op="{op}"}}'))
+
+
+def eventually(what, condition):
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.05)
+    fail(what)
+
+
+def watched_files(a, b):
+    """Changed at `a`, they show at `b`, where the kernel keeps what it was told."""
+    names = ["mode", "size", "gone", "moved", "replaced"] + [f"same{i}" for i in range(30)]
+    shutil.rmtree(a / "watched", ignore_errors=True)
+    (a / "watched/dir").mkdir(parents=True)
+    for n in names:
+        (a / "watched" / n).write_text(n)
+    (a / "watched/dir/f").write_text("f")
+
+    def look():
+        return [(b / "watched" / n).stat() for n in names]
+
+    eventually("files made at the other mount", lambda: all((b / "watched" / n).exists() for n in names))
+    eventually("the server tells what changes", lambda: is_kept(b, look))
+    old = (b / "watched/dir/f").stat().st_ino
+    os.chmod(a / "watched/mode", 0o600)
+    (a / "watched/size").write_text("another size")
+    os.unlink(a / "watched/gone")
+    os.rename(a / "watched/moved", a / "watched/here")
+    (a / "watched/new").write_text("new")
+    os.rename(a / "watched/new", a / "watched/replaced")
+    os.rename(a / "watched/dir", a / "watched/dir2")
+    (a / "watched/dir").mkdir()
+    w = b / "watched"
+    eventually("chmod", lambda: stat.S_IMODE((w / "mode").stat().st_mode) == 0o600)
+    eventually("write", lambda: (w / "size").stat().st_size == 12)
+    eventually("unlink", lambda: not (w / "gone").exists())
+    eventually("rename", lambda: (w / "here").exists() and not (w / "moved").exists())
+    eventually("replace", lambda: (w / "replaced").stat().st_ino == (a / "watched/replaced").stat().st_ino)
+    eventually("rename of a directory", lambda: not (w / "dir/f").exists() and (w / "dir2/f").stat().st_ino == old)
+    check((w / "replaced").read_text() == "new", "bytes of what was replaced")
+
+
+def is_kept(b, look):
+    """No file is asked for again, though the preset's second is over."""
+    look()
+    time.sleep(1.3)
+    before = asked(b, "GETATTR"), asked(b, "LOOKUP")
+    look()
+    after = asked(b, "GETATTR"), asked(b, "LOOKUP")
+    return after[0] - before[0] < 10 and after[1] - before[1] < 10  # the directory, and .granary itself
+
+
+def test_watched(server, a, b):
+    """What others change is told by the server; when it was started anew, nothing that was kept is taken for true."""
+    watched_files(a, b)
+    server.kill()
+    server.start()
+    os.chmod(a / "watched/mode", 0o640)
+    eventually("chmod after a restart", lambda: stat.S_IMODE((b / "watched/mode").stat().st_mode) == 0o640)
+    watched_files(a, b)
+
+
 def test_locks(a, b):
     """What one mount locks the other one sees; who dies gives it back."""
     (a / "lock-me").write_text("x")
@@ -574,6 +641,7 @@ def whole(transport, engine, seed):
     if not engine:
         other = Mount(cmd, "data", base / "other", f"transport={transport}").start()
         test_two_mounts(m.at, other.at)
+        test_watched(server, m.at, other.at)
         test_locks(m.at, other.at)
         other.stop()
     m.stop()
