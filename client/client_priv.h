@@ -92,6 +92,7 @@ struct granary_op {
 	bool orphaned;  /* of the parent process: its requests are not to be touched */
 	bool sent;      /* some request of it went out */
 	bool unstable;  /* its changes may be answered before they are durable */
+	bool at_once;   /* its callback runs where it is done; quiet */
 	struct granary_client *client;
 	const struct op_kind *kind;
 	granary_done_fn *done;

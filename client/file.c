@@ -26,7 +26,7 @@ static const char *last_component(const struct granary_ref *ref)
 	return slash ? slash + 1 : ref->name ? ref->name : "";
 }
 
-static struct granary_file *file_new(struct granary_client *c, const struct granary_ref *ref, uint32_t access)
+struct granary_file *file_new(struct granary_client *c, const struct granary_ref *ref, uint32_t access)
 {
 	const char *name = last_component(ref);
 	struct granary_file *f = calloc(1, sizeof(*f) + strlen(name) + 1);
@@ -69,6 +69,25 @@ static const struct rpc_kind open_rpc = {
 	.answer = simple_answer,
 };
 
+void file_take(struct granary_file *f, uint64_t object_id, uint64_t dir_id)
+{
+	f->object_id = object_id;
+	f->dir_id = dir_id;
+	f->is_opened = true;
+	f->is_told = true;
+	f->out = NULL;
+	list_push(&f->client->io.files.open, &f->link);
+	f->client->io.files.is_used = true;
+}
+
+void file_give_up(struct granary_file *f, bool is_sure)
+{
+	if (is_sure)
+		file_unref(f);
+	else
+		granary_file_close(&f);
+}
+
 static int file_opened(struct simple_op *s, struct slice meta, struct slice data)
 {
 	struct granary_file *f = s->out;
@@ -80,13 +99,7 @@ static int file_opened(struct simple_op *s, struct slice meta, struct slice data
 	int err = stat_take(&c, &out->stat, &out->inode);
 	if (!cur_done(&c) || err < 0)
 		return -GRANARY_EPROTO;
-	f->object_id = out->stat.object_id;
-	f->dir_id = out->stat.dir_id;
-	f->is_opened = true;
-	f->is_told = true;
-	f->out = NULL;
-	list_push(&s->op.client->io.files.open, &f->link);
-	s->op.client->io.files.is_used = true;
+	file_take(f, out->stat.object_id, out->stat.dir_id);
 	out->file = f;
 	return 0;
 }
@@ -97,12 +110,8 @@ static void open_drop(struct simple_op *s)
 	struct granary_file *f = s->out;
 	int err = (int)s->op.result;
 
-	if (f->is_opened)
-		return;
-	if (s->op.sent && (err == -GRANARY_ECANCELED || error_class(err) == ERROR_UNSURE))
-		granary_file_close(&f);
-	else
-		file_unref(f);
+	if (!f->is_opened)
+		file_give_up(f, !s->op.sent || (err != -GRANARY_ECANCELED && error_class(err) != ERROR_UNSURE));
 }
 
 static struct simple_op *open_new(struct granary_client *c, const struct granary_ref *ref, uint32_t access,

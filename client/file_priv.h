@@ -22,6 +22,11 @@ struct granary_file {
 	char name[];         /* as it was opened; a hint */
 };
 
+struct granary_file *file_new(struct granary_client *c, const struct granary_ref *ref, uint32_t access);
+/* io: the server has it open; it is the caller's. */
+void file_take(struct granary_file *f, uint64_t object_id, uint64_t dir_id);
+/* It is not opened after all; is_sure: nor is it at the server. */
+void file_give_up(struct granary_file *f, bool is_sure);
 void file_unref(struct granary_file *f);
 bool file_is_forked(const struct granary_file *f);
 void lock_encode(struct wr *w, const struct lock *lock); /* PROTOCOL 5.20 */

@@ -26,11 +26,12 @@ static int op_read_call(struct granary_op *op, const struct granary_call *call)
 		return error_fail(op->client, -GRANARY_EINVAL, "granary_call.size is not set: use GRANARY_CALL()");
 	if (call)
 		memcpy(&all, call, call->size < sizeof(all) ? call->size : sizeof(all));
-	if (all.flags & ~GRANARY_UNSTABLE)
+	if (all.flags & ~(GRANARY_UNSTABLE | GRANARY_AT_ONCE))
 		return error_fail(op->client, -GRANARY_EINVAL, "granary_call.flags has bits that mean nothing");
 	op->unstable = all.flags & GRANARY_UNSTABLE;
 	if (op->unstable)
 		atomic_store_explicit(&op->client->uses_unstable, true, memory_order_relaxed);
+	op->at_once = all.flags & GRANARY_AT_ONCE && all.done;
 	op->done = all.done;
 	op->arg = all.arg;
 	op->timeout_ms = all.timeout_ms ? all.timeout_ms : op->client->config.timeout_ms;
@@ -217,6 +218,7 @@ void op_fail(struct granary_op *op, int err, const char *fmt, ...)
  * it. */
 struct telling {
 	bool signal; /* the eventfd */
+	struct list *at_once; /* whose callbacks are due; NULL: there cannot be any */
 	uint32_t count;
 	_Atomic uint32_t *states[16];
 };
@@ -247,7 +249,10 @@ static void op_hand_over(struct granary_client *c, struct granary_op *op, struct
 	c->parks = op->quiet; /* mostly */
 	if (op->result < 0)
 		memcpy(c->last_error, op->error, sizeof(c->last_error));
-	if (!op->quiet && !op->dropped) {
+	if (op->at_once && t->at_once && !op->dropped) {
+		op->collected = true;
+		list_push(t->at_once, &op->link);
+	} else if (!op->quiet && !op->dropped) {
 		t->signal = c->watched;
 		list_push(&c->done, &op->link);
 	}
@@ -274,15 +279,21 @@ void op_settle(struct granary_op *op, int64_t result, const char *text)
 
 void op_announce(struct granary_client *c)
 {
-	struct telling t = { .count = 0 };
+	struct list at_once;
+	struct telling t = { .count = 0, .at_once = &at_once };
 
 	if (list_empty(&c->io.finished))
 		return;
+	list_init(&at_once);
 	pthread_mutex_lock(&c->lock);
 	for (struct list *at; (at = list_pop(&c->io.finished)) != NULL;)
 		op_hand_over(c, container_of(at, struct granary_op, link), &t);
 	pthread_mutex_unlock(&c->lock);
 	telling_tell(c, &t);
+	for (struct list *at; (at = list_pop(&at_once)) != NULL;) { /* theirs from here on */
+		struct granary_op *op = container_of(at, struct granary_op, link);
+		op->done(op, op->result, op->arg);
+	}
 }
 
 /* A connection on which nothing came for long is given up with the operation that waited for it. */

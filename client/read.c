@@ -23,15 +23,16 @@ static size_t read_body_size(struct rpc *r)
 	size_t size = 1 + 4;
 
 	for (uint32_t i = 0; i < rr->count; i++)
-		size += 1 + ref_size(&ro->entries[rr->index[i]].ref) + 3 * 8;
+		size += 1 + ref_size(&ro->entries[rr->index[i]].ref) + 4 * 8;
 	return size;
 }
 
-static void entry_encode(struct wr *w, const struct granary_entry *e)
+static void entry_encode(struct wr *w, const struct granary_entry *e, const struct granary_file *file)
 {
 	bool range = e->flags & GRANARY_ENTRY_RANGE, version = e->flags & GRANARY_ENTRY_VERSION;
 
-	wr_u8(w, (uint8_t)((range ? READ_ENTRY_RANGE : 0) | (version ? READ_ENTRY_VERSION : 0)));
+	wr_u8(w, (uint8_t)((range ? READ_ENTRY_RANGE : 0) | (version ? READ_ENTRY_VERSION : 0) |
+			   (file ? READ_ENTRY_OPEN : 0)));
 	ref_encode(w, &e->ref);
 	if (range) {
 		wr_u64(w, e->offset);
@@ -39,6 +40,8 @@ static void entry_encode(struct wr *w, const struct granary_entry *e)
 	}
 	if (version)
 		wr_u64(w, e->version);
+	if (file)
+		wr_u64(w, file->handle);
 }
 
 /* Each attempt asks only for what is not done, from its beginning. */
@@ -62,7 +65,7 @@ static int read_encode(struct rpc *r, struct wr *w)
 		struct read_slot *s = &ro->slots[rr->index[i]];
 		s->got = 0;
 		s->bad = s->again = false;
-		entry_encode(w, &ro->entries[rr->index[i]]);
+		entry_encode(w, &ro->entries[rr->index[i]], ro->file);
 	}
 	return 0;
 }
@@ -78,6 +81,26 @@ static const struct rpc_kind read_rpc_kind = {
 
 static const struct rpc_kind locate_rpc_kind = {
 	.wire_op = OP_LOCATE,
+	.body_size = read_body_size,
+	.encode = read_encode,
+	.answer = locate_answer,
+	.failed = locate_failed,
+};
+
+/* The same, as OPEN goes: behind what is sent again. */
+static const struct rpc_kind open_read_rpc_kind = {
+	.wire_op = OP_READ,
+	.in_order = true,
+	.body_size = read_body_size,
+	.encode = read_encode,
+	.plan = read_plan,
+	.frame = read_frame,
+	.answer = read_answer,
+};
+
+static const struct rpc_kind open_locate_rpc_kind = {
+	.wire_op = OP_LOCATE,
+	.in_order = true,
 	.body_size = read_body_size,
 	.encode = read_encode,
 	.answer = locate_answer,
@@ -111,7 +134,9 @@ static uint32_t part_entries(const struct read_op *ro)
 
 static int part_start(struct read_op *ro, uint32_t count)
 {
-	const struct rpc_kind *kind = read_locates(ro->op.client) ? &locate_rpc_kind : &read_rpc_kind;
+	bool locates = read_locates(ro->op.client);
+	const struct rpc_kind *kind = ro->file ? locates ? &open_locate_rpc_kind : &open_read_rpc_kind
+				      : locates ? &locate_rpc_kind : &read_rpc_kind;
 	struct read_rpc *rr = rpc_new(sizeof(*rr) + count * sizeof(rr->index[0]), kind, &ro->op);
 
 	if (!rr)
@@ -126,7 +151,8 @@ static int part_start(struct read_op *ro, uint32_t count)
 
 int read_rest(struct read_op *ro, const struct read_rpc *located, bool verify)
 {
-	struct read_rpc *rr = rpc_new(sizeof(*rr) + located->count * sizeof(rr->index[0]), &read_rpc_kind, &ro->op);
+	struct read_rpc *rr = rpc_new(sizeof(*rr) + located->count * sizeof(rr->index[0]),
+		ro->file ? &open_read_rpc_kind : &read_rpc_kind, &ro->op);
 
 	if (!rr)
 		return -GRANARY_ENOMEM;
@@ -174,6 +200,11 @@ void read_entry_done(struct read_op *ro, uint32_t at, int status)
 	if (status == 0) {
 		ro->served++;
 		ro->bytes += s->want;
+		if (ro->file) {
+			file_take(ro->file, e->object_id, e->dir_id);
+			*ro->file_out = ro->file;
+			ro->file = NULL;
+		}
 	} else {
 		entry_note(ro, e, status);
 		if (e->flags & GRANARY_ENTRY_MALLOC)
@@ -206,6 +237,8 @@ static int64_t read_finish(struct granary_op *op, int err)
 
 static void read_free(struct granary_op *op)
 {
+	if (read_op_of(op)->file)
+		file_give_up(read_op_of(op)->file, !op->sent);
 	free(read_op_of(op)->slots);
 	op_release(op);
 }
@@ -310,6 +343,30 @@ int granary_read_batch_start(struct granary_client *client, struct granary_batch
 		return error_fail(client, -GRANARY_EBUSY, "memory_max is used up by leases that are not freed");
 	}
 	return op_start(&ro->op, op);
+}
+
+int granary_file_open_read_start(struct granary_client *client, struct granary_entry *entry, struct granary_file **file,
+	const struct granary_call *call, struct granary_op **op)
+{
+	struct granary_batch batch = GRANARY_INIT(granary_batch);
+	int err;
+
+	*file = NULL;
+	if (op)
+		*op = NULL;
+	batch.entries = entry;
+	batch.count = 1;
+	struct read_op *ro = read_new(client, &batch, call, &err);
+	if (!ro)
+		return err;
+	ro->file = ro->expect == 0 ? file_new(client, &entry->ref, GRANARY_OPEN_READ) : NULL;
+	ro->file_out = file;
+	if (ro->file)
+		return op_start(&ro->op, op);
+	err = ro->expect > 0 ? error_fail(client, -GRANARY_EINVAL, "what is opened is read into a buffer or a block")
+			     : error_fail(client, -GRANARY_ENOMEM, "out of memory");
+	op_free_quiet(&ro->op);
+	return err;
 }
 
 /* A blocking call waits for memory as for everything else, within its deadline. */

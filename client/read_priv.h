@@ -4,6 +4,7 @@
 #pragma once
 
 #include "client_priv.h"
+#include "file_priv.h"
 
 /* What the library remembers of an entry; all 0 to begin with. */
 struct read_slot {
@@ -30,6 +31,8 @@ struct read_op {
 	granary_entry_fn *each;
 	void *each_arg;
 	uint64_t served, bytes;
+	struct granary_file *file; /* of one entry that is opened as well; NULL: it was handed over, or there is none */
+	struct granary_file **file_out;
 };
 
 struct read_rpc {

@@ -51,7 +51,7 @@ enum { WATCH_ALL = 1, WATCH_ENTRY = 1, WATCH_GONE = 2, WATCH_INODE = 3 };
 enum { LOCK_SET = 1, LOCK_WAIT = 2, LOCK_TEST = 3, LOCK_UNSET = 4, LOCK_CANCEL = 5 };
 enum { REF_KEY = 1, REF_NAME = 2, REF_ID = 3 };
 enum { READ_IN_ORDER = 1, READ_VERIFY = 2 };
-enum { READ_ENTRY_RANGE = 1, READ_ENTRY_VERSION = 2 };
+enum { READ_ENTRY_RANGE = 1, READ_ENTRY_VERSION = 2, READ_ENTRY_OPEN = 4 };
 enum { PIECE_LAST = 1, PIECE_HASH = 2, PIECE_TEXT = 4, PIECE_CUT = 8, PIECE_ADDRESS = 16 };
 enum { PIECE_FIXED_SIZE = 4 + 2 + 1 + 1 + 8 * 6 + 4 + 2 }; /* up to the crcs */
 enum { PIECE_ADDRESS_SIZE = 8 + 8 }; /* pack, offset in it */

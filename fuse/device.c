@@ -95,7 +95,7 @@ static void write_answer(struct slot *s)
 	struct iovec parts[2] = { { &header, sizeof(header) }, { r->out, r->out_len } };
 
 	if (!r->silent) {
-		if (r->lender) {
+		if (r->lent) {
 			memcpy(&parts[1].iov_base, &r->lent, sizeof(r->lent)); /* writev() takes no const */
 			parts[1].iov_len = r->lent_len;
 		}

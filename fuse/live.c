@@ -30,6 +30,9 @@ enum {
 struct handler {
 	int (*run)(struct job *j);
 	bool (*now)(struct job *j); /* may be NULL; false: it has to be run where it may block */
+	/* May be NULL. It asked, and calls job_end() or job_to_thread() when it is answered, maybe before it returns;
+	 * false: it has to be run where it may block. */
+	bool (*start)(struct job *j);
 };
 static const struct handler handlers[] = {
 	[FUSE_LOOKUP] = { live_lookup, live_lookup_now },
@@ -45,7 +48,7 @@ static const struct handler handlers[] = {
 	[FUSE_RENAME2] = { live_rename, NULL },
 	[FUSE_LINK] = { live_link, NULL },
 	[FUSE_CREATE] = { live_create, live_create_now },
-	[FUSE_OPEN] = { live_open_file, NULL },
+	[FUSE_OPEN] = { live_open_file, NULL, live_open_start },
 	[FUSE_READ] = { live_read, live_read_now },
 	[FUSE_WRITE] = { live_write, live_write_now },
 	[FUSE_FLUSH] = { live_flush, live_flush_now },
@@ -206,6 +209,7 @@ static int job_fill(struct job *j, struct live *l, struct request *r, mount_answ
 	memset(j, 0, offsetof(struct job, out));
 	j->out_len = j->lent_len = 0;
 	j->direct = false;
+	j->shown = NULL;
 	j->lent = NULL;
 	j->undo = NULL;
 	j->live = l;
@@ -233,7 +237,10 @@ static void answer_put(struct job *j, struct request *r)
 		live_buffer_put(j->live, j->lent);
 		return;
 	}
-	if (j->direct) {
+	if (j->shown) {
+		r->lent = j->shown;
+		r->lent_len = j->out_len;
+	} else if (j->direct) {
 		r->out_len = j->out_len;
 	} else if (j->lent) {
 		r->lent = j->lent;
@@ -257,12 +264,10 @@ static void job_unlink(struct job *j)
 
 static void job_unpin(struct job *j);
 
-static void job_run(struct pool_task *task)
+static void job_finish(struct job *j)
 {
-	struct job *j = (struct job *)task;
 	int runs = JOB_RUNS;
 
-	j->error = handlers[j->opcode].run(j);
 	job_unlink(j);
 	if (atomic_compare_exchange_strong(&j->state, &runs, JOB_ANSWERED)) {
 		answer_put(j, j->request);
@@ -273,6 +278,38 @@ static void job_run(struct pool_task *task)
 	}
 	job_unpin(j);
 	free(j);
+}
+
+static void job_run(struct pool_task *task)
+{
+	struct job *j = (struct job *)task;
+
+	j->error = handlers[j->opcode].run(j);
+	job_finish(j);
+}
+
+static void asking_ends(struct live *l)
+{
+	pthread_mutex_lock(&l->lock);
+	if (--l->asking == 0) pthread_cond_signal(&l->asked);
+	pthread_mutex_unlock(&l->lock);
+}
+
+void job_end(struct job *j, int error)
+{
+	struct live *l = j->live;
+
+	j->error = error;
+	job_finish(j);
+	asking_ends(l);
+}
+
+void job_to_thread(struct job *j)
+{
+	struct live *l = j->live;
+
+	pool_add(l->requests, &j->task);
+	asking_ends(l);
 }
 
 /* A process that is killed closes its files while its job still runs: what the job works on stays. */
@@ -312,7 +349,7 @@ static void job_unpin(struct job *j)
 	if (j->held_dir) dir_put(j->held_dir);
 }
 
-/* A job that may block, in a thread of its own. */
+/* A job that may block, or waits for an answer. */
 static int job_start(struct job *filled)
 {
 	struct live *l = filled->live;
@@ -332,8 +369,13 @@ static int job_start(struct job *filled)
 	j->at = &l->jobs;
 	if (j->next) j->next->at = &j->next;
 	l->jobs = j;
+	if (handlers[j->opcode].start) l->asking++;
 	pthread_mutex_unlock(&l->lock);
 	watch_waits(j->request);
+	if (handlers[j->opcode].start) {
+		if (!handlers[j->opcode].start(j)) job_to_thread(j);
+		return 0;
+	}
 	pool_add(j->opcode == FUSE_SETLKW ? l->lockers : l->requests, &j->task);
 	return 0;
 }
@@ -507,11 +549,13 @@ static void *mind(void *arg)
 		bool any = false;
 		for (const struct job *j = l->jobs; j && !any; j = j->next) any = j->interrupted;
 		ticks++;
+		bool closed = l->closed;
 		if (ticks % AGE_TICKS == 0) dirty_age(l);
 		bool ids = l->id_end == l->id_next && !l->ids_asked;
 		if (ids) l->ids_asked = true;
 		pthread_mutex_unlock(&l->lock);
 		if (any) killed_answer(l);
+		if (closed) live_close_now(l);
 		if (ids) due_add(l, l->writers, ids_ask);
 		if (ticks % USAGE_TICKS == 0) due_add(l, l->writers, usage_ask);
 		pthread_mutex_lock(&l->lock);
@@ -644,6 +688,7 @@ int live_open(struct mount *m, struct granary_client *client, const char *bucket
 	pthread_cond_init(&l->room, &attr);
 	pthread_cond_init(&l->wake, &attr);
 	pthread_cond_init(&l->watch_wake, &attr);
+	pthread_cond_init(&l->asked, NULL);
 	pthread_condattr_destroy(&attr);
 	l->unwritten_max = m->options->memory / 2;
 	l->idle_max = (uint32_t)(m->options->memory / IDLE_SHARE / sizeof(struct live_node));
@@ -674,6 +719,9 @@ void live_stop(struct live *l)
 		l->minds = false;
 	}
 	l->stop = true;
+	pthread_mutex_lock(&l->lock);
+	while (l->asking > 0) pthread_cond_wait(&l->asked, &l->lock);
+	pthread_mutex_unlock(&l->lock);
 	pool_free(l->lockers);
 	pool_free(l->requests);
 	l->lockers = NULL;
@@ -685,6 +733,7 @@ void live_stop(struct live *l)
 	}
 	pool_free(l->writers);
 	l->writers = NULL;
+	live_close_now(l);
 }
 
 void live_free(struct live *l)
@@ -702,6 +751,7 @@ void live_free(struct live *l)
 	pthread_cond_destroy(&l->room);
 	pthread_cond_destroy(&l->wake);
 	pthread_cond_destroy(&l->watch_wake);
+	pthread_cond_destroy(&l->asked);
 	pthread_mutex_destroy(&l->lock);
 	free(l);
 }

@@ -3,7 +3,8 @@
  *
  * (1) everything is named by ids: a node's number is its object's or directory's id (the root's is 1); parent and name
  *     are as they were learnt last and only hints for the server.
- * (2) a request runs in a thread that may block (struct job), or at once where nothing has to be asked. It is answered
+ * (2) a request runs at once where nothing has to be asked, or asks and goes on when the answer is there (start()), or
+ *     runs in a thread that may block (struct job). It is answered
  *     once: by its handler, or before that when its process is killed; then what the handler got is undone.
  * (3) locks, outer first: a file's, then the mount's. Neither is held while the server is asked.
  * (4) what is written goes into a file's batch, then to the server in the background; what it refuses is told by the
@@ -82,6 +83,7 @@ struct live_handle {
 	uint8_t *bytes;                    /* all of a small file, as of when it was opened; NULL: not read */
 	uint64_t bytes_len, bytes_version;
 	struct granary_file *opened;       /* the server keeps it while it is open here; NULL: made here */
+	struct live_handle *next_closed;
 };
 
 struct live_dir;
@@ -110,6 +112,9 @@ struct live {
 	bool has_links;                    /* some file with several names was seen */
 	bool may_expire;                   /* the kernel can look a name up again and keep what hangs on it */
 	struct job *jobs;
+	uint32_t asking;                   /* jobs that wait for an answer, in no thread */
+	pthread_cond_t asked;              /* none does any more */
+	struct live_handle *closed;        /* the server has not been told yet */
 	struct live_file *dirty, *fresh;
 	uint64_t unwritten, unwritten_max; /* bytes in batches */
 	uint64_t id_next, id_end;          /* for files to come */
@@ -143,6 +148,7 @@ struct job {
 	_Alignas(8) uint8_t out[512];
 	size_t out_len;
 	bool direct;                       /* out_len bytes are in the request's own memory (where nothing blocks) */
+	const uint8_t *shown;              /* the same: bytes that stay until it is answered */
 	uint8_t *lent;                     /* instead: a buffer of live_buffer_get() */
 	size_t lent_len;
 	struct live_handle *held[2];       /* pinned while it runs */
@@ -169,6 +175,9 @@ int live_errno(int err);               /* of an error of the library, as -errno 
 int job_out(struct job *j, const void *bytes, size_t len);
 /* The job waits here: -EINTR, -ETIMEDOUT when it is to end. Nothing locked. */
 int job_over(const struct job *j);
+/* Of a job whose start() was true: its end, in any thread; or a thread of its own does it all. */
+void job_end(struct job *j, int error);
+void job_to_thread(struct job *j);
 void live_notify_attributes(struct live *l, uint64_t number); /* the kernel's are old */
 void live_notify_bytes(struct live *l, uint64_t number);
 void live_notify_name(struct live *l, uint64_t parent, const char *name); /* it is another's now, or nobody's */
@@ -259,6 +268,8 @@ int live_link(struct job *j);
 int live_create(struct job *j);
 bool live_create_now(struct job *j);
 int live_open_file(struct job *j);
+bool live_open_start(struct job *j);
+void live_close_now(struct live *l); /* tells the server what was closed */
 int live_read(struct job *j);
 bool live_read_now(struct job *j);
 int live_write(struct job *j);

@@ -202,6 +202,7 @@ static void *watch(void *arg)
 
 void live_watch_start(struct live *l)
 {
+	if (l->options->preset == PRESET_FROZEN) return; /* nothing is to be seen of it */
 	l->watches = pthread_create(&l->watcher, NULL, watch, l) == 0;
 }
 

@@ -36,7 +36,7 @@ struct request {
 	size_t out_cap, out_len;
 	const uint8_t *lent; /* instead of out */
 	size_t lent_len;
-	void *lender;               /* put when the answer is on its way */
+	void *lender;               /* put when the answer is on its way; NULL: it need not be */
 	int error;                  /* 0 or -errno */
 	bool silent;                /* the kernel wants no answer */
 	struct request_log log;

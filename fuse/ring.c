@@ -127,12 +127,12 @@ static void watch_wakes(struct queue *q)
 static void commit(struct ring_entry *e)
 {
 	struct request *r = &e->request;
-	size_t size = r->error < 0 || r->silent ? 0 : r->lender ? r->lent_len : r->out_len;
+	size_t size = r->error < 0 || r->silent ? 0 : r->lent ? r->lent_len : r->out_len;
 	struct fuse_out_header out = {
 		.len = (uint32_t)(sizeof(out) + size), .error = r->error, .unique = r->unique
 	};
 
-	if (size > 0 && r->lender) memcpy(e->payload, r->lent, size);
+	if (size > 0 && r->lent) memcpy(e->payload, r->lent, size);
 	mount_answered(e->queue->rings->mount, r);
 	memcpy(e->header->in_out, &out, sizeof(out));
 	e->header->payload_size = (uint32_t)size;

@@ -129,7 +129,7 @@ void watch_end(struct watch *w, const struct request *r)
 	uint64_t now = clock_ns(CLOCK_MONOTONIC), ns = now - r->log.begun_ns;
 	uint32_t op = r->opcode < WATCH_OPS ? r->opcode : 0;
 	uint64_t bytes = r->opcode == FUSE_WRITE ? r->log.size
-			 : r->lender             ? r->lent_len
+			 : r->lent               ? r->lent_len
 						 : r->out_len;
 	bool absent = r->opcode == FUSE_LOOKUP &&
 		      (r->error == -ENOENT || (r->error == 0 && r->log.absent));

@@ -18,8 +18,8 @@
  *     returns at once; the operation goes on in the client's own thread while you compute. It ends in one of two
  *     ways, both equal: some thread calls granary_poll(), which runs the callback given in struct granary_call; or
  *     some thread calls granary_wait() for it, which runs the callback too. A callback never runs inside a start
- *     function and never in a thread of the library. granary_fd() is an eventfd to put into a poll loop of your
- *     own.
+ *     function, and in a thread of the library only where the call says so (GRANARY_AT_ONCE). granary_fd() is an
+ *     eventfd to put into a poll loop of your own.
  * (3) Memory. What is `const` is borrowed for the call. A start form copies its single arguments, also their texts;
  *     arrays (entries, puts, refs, deletes), what they point to, buffers and places for results belong to the
  *     caller and must stay until the operation is done. What the library hands over (`char **`, pages, `data` of
@@ -287,7 +287,7 @@ struct granary_call {
 	granary_done_fn *done; /* start forms only */
 	void *arg;
 	uint32_t timeout_ms;   /* 0: the client's default; GRANARY_FOREVER */
-	uint32_t flags;        /* GRANARY_UNSTABLE */
+	uint32_t flags;        /* GRANARY_UNSTABLE, GRANARY_AT_ONCE */
 };
 /* Of a change (put, delete, write in place, mkdir, rename, attributes, links, copies, ...): it may be answered before
  * it is durable. This client sees it at once, others only once it is durable: within a second, or when they look. The
@@ -300,6 +300,10 @@ struct granary_call {
  * without granary_close() loses nothing that was answered more than a second before, and nothing at all while the
  * server lives. */
 #define GRANARY_UNSTABLE UINT32_C(1)
+/* Start forms: the callback runs as soon as the operation is done, in whatever thread the client's work is done by: one
+ * of the library, or one that waits in a blocking call. It must be short and must not wait for anything; it may start
+ * operations, and free its own, which is what frees it: nobody else may. Epochs' batches: as without. Since 0.2. */
+#define GRANARY_AT_ONCE UINT32_C(2)
 /* granary_stat(c, ref, &st, GRANARY_CALL(.bucket = "audio", .timeout_ms = 500)) */
 #define GRANARY_CALL(...) (&(const struct granary_call){ .size = sizeof(struct granary_call), __VA_ARGS__ })
 

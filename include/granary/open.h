@@ -44,6 +44,15 @@ GRANARY_API GRANARY_MUST_CHECK int granary_file_open(struct granary_client *clie
  * Does not block. Since 0.2. */
 GRANARY_API GRANARY_MUST_CHECK int granary_file_open_start(struct granary_client *client, struct granary_ref ref,
 	uint32_t access, struct granary_opened *out, const struct granary_call *call, struct granary_op **op);
+/** Opens a file to read it, and reads of it, in one request: what a small file takes.
+ * @param entry  answered as that of a batch of one (granary_read_batch()), into its `buf` or with GRANARY_ENTRY_MALLOC;
+ *         a range of no bytes only opens. Stays the caller's until the operation is done
+ * @param file  answered: NULL unless the entry's status is 0. End it with granary_file_close()
+ * @return 0 and *op, whose result is 1, 0 where the entry has a status, or an error: then it is not open. Statuses are
+ *         those of granary_file_open() and granary_read_batch(). Does not block. Since 0.2. */
+GRANARY_API GRANARY_MUST_CHECK int granary_file_open_read_start(struct granary_client *client,
+	struct granary_entry *entry, struct granary_file **file, const struct granary_call *call,
+	struct granary_op **op);
 /** Closes a file and sets *file to NULL, which is allowed. The server is told by itself, many at a time; nothing can
  * fail. Does not block. Any thread; also after granary_close(), which closes all files at the server. Since 0.2. */
 GRANARY_API void granary_file_close(struct granary_file **file);

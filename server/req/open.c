@@ -62,7 +62,7 @@ static int open_look(struct auth *a, const struct open_ask *ask, struct stat_ent
 	return err;
 }
 
-static void open_close(struct store *store, uint64_t session, uint64_t handle)
+void open_close(struct store *store, uint64_t session, uint64_t handle)
 {
 	uint64_t left;
 

@@ -12,4 +12,5 @@ struct open_ask {
 };
 /* Worker. auth: begun with what the access needs (open_actions). 0 and *e as of a full STAT; or what is wrong. */
 int open_object(struct req *r, struct auth *auth, const struct open_ask *ask, struct stat_entry *e);
+void open_close(struct store *store, uint64_t session, uint64_t handle);
 uint8_t open_actions(uint8_t access); /* GRANT_* */

@@ -24,7 +24,7 @@ static int entry_parse(struct read *b, struct read_entry *e, struct cur *c)
 {
 	int err;
 
-	e->flags = cur_flags(c, READ_ENTRY_RANGE | READ_ENTRY_VERSION);
+	e->flags = cur_flags(c, READ_ENTRY_RANGE | READ_ENTRY_VERSION | READ_ENTRY_OPEN);
 	err = ref_parse(c, &b->auth, &e->ref);
 	if (err == -GRANARY_EPROTO) return err;
 	e->err = (int16_t)err;
@@ -35,6 +35,7 @@ static int entry_parse(struct read *b, struct read_entry *e, struct cur *c)
 		e->length = cur_u64(c);
 	}
 	if ((e->flags & READ_ENTRY_VERSION) != 0) e->version = cur_u64(c);
+	if ((e->flags & READ_ENTRY_OPEN) != 0) e->handle = cur_u64(c);
 	e->read = b;
 	e->state = READ_NEW;
 	e->made_first = e->several = false;
@@ -106,6 +107,7 @@ static int entry_find(struct read *b, struct read_entry *e, const struct ns_prob
 
 	if (err == 0 && e->ref.by == NS_BY_ID)
 		err = auth_entry(&b->auth, e->loc.dir_id, slice_of(NULL, 0), false);
+	if (err == 0 && (e->flags & READ_ENTRY_OPEN) != 0) err = read_open_found(b, e);
 	return err;
 }
 
@@ -146,14 +148,16 @@ static uint32_t find_chunk(struct read *b, uint32_t from, uint32_t count)
 }
 
 /* Worker. */
-static int entry_look(struct ns *ns, struct auth *a, struct read_entry *e)
+static int entry_look(struct read *b, struct auth *a, struct read_entry *e)
 {
+	struct ns *ns = a->store->ns;
 	struct kv_value value = { 0 };
 	struct ns_place place;
 	struct object o;
 	uint64_t version = e->made_first ? e->loc.version : 0;
 	int err = auth_ref(a, &e->ref, true);
 
+	if (err == 0 && (e->flags & READ_ENTRY_OPEN) != 0) err = read_open_look(b, a, e);
 	if (err == 0) err = ns_lookup(ns, &e->ref, &place, &o, &value);
 	if (err < 0) return err;
 	if (e->ref.by == NS_BY_ID) err = auth_place(a, &place);
@@ -180,7 +184,7 @@ static void look_work(struct task *task)
 	for (uint32_t i = 0; i < b->look_count; i++) {
 		struct read_entry *e = &b->entries[b->look_list[i]];
 
-		e->err = (int16_t)entry_look(a->store->ns, a, e);
+		e->err = (int16_t)entry_look(b, a, e);
 	}
 	free(a);
 	free(b->look_list);

@@ -65,6 +65,7 @@ struct read_entry {
 	struct read *read;
 	struct ns_ref ref;
 	uint64_t offset, length, version; /* asked for */
+	uint64_t handle;                  /* READ_ENTRY_OPEN */
 	uint64_t at, end;                 /* next byte to make a piece of; where it ends */
 	struct obj_loc loc;
 	struct read_extents *extents; /* NULL: loc has the only one */
@@ -96,6 +97,13 @@ struct read {
 	struct auth auth;
 	struct read_entry entries[];
 };
+
+/* read_open.c: READ_ENTRY_OPEN; open.c's invariants hold. */
+/* The location was found in the tables: opens it, and sees that it still is what stands there. 0; EAGAIN: a worker has
+ * to; or an error, and it is not open. */
+int read_open_found(struct read *b, struct read_entry *e);
+/* Worker. From here on the entry is read by its id. */
+int read_open_look(struct read *b, struct auth *a, struct read_entry *e);
 
 /* read_extent.c */
 /* Sets what pieces are made of: the range that is asked for, checked. Any thread. */

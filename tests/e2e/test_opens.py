@@ -15,7 +15,7 @@ from stream_lib import Command, check
 
 BUILD = os.path.abspath(os.environ.get("GRANARY_BUILD", os.path.join(os.path.dirname(__file__), "../../build/release")))
 UNSTABLE, READ, WRITE = 1, 1, 2
-ESTALE, ENOTFOUND, ELOCKED, EDEADLOCK, ETIMEDOUT = -22, -1, -31, -42, -11
+ESTALE, ENOTFOUND, ELOCKED, EDEADLOCK, ETIMEDOUT, ETOOBIG = -22, -1, -31, -42, -11, -15
 NONE, SHARED, EXCLUSIVE = 0, 1, 2
 ENTRY, GONE = 1, 2
 DATA = bytes(range(256)) * 1000
@@ -109,6 +109,18 @@ class Client:
         err, out = self.open(key, access)
         check(err == 0, f"open {key}: {err} {self.error()}")
         return ctypes.c_void_p(out.file), out
+
+    def open_read(self, key, room=len(DATA) + 100):
+        """Status or bytes, and the file, in one request."""
+        entry = Entry(ref=Ref(key.encode(), 0, 0, 1, 0), buf_size=room)
+        slab, file, op = ctypes.create_string_buffer(room + 1), ctypes.c_void_p(), ctypes.c_void_p()
+        entry.buf = ctypes.addressof(slab)
+        err = self.lib.granary_file_open_read_start(self.handle, ctypes.byref(entry), ctypes.byref(file), self.call(),
+                                                    ctypes.byref(op))
+        check(err == 0, f"open_read {key}: {err} {self.error()}")
+        result = self.wait(op)
+        check(result >= 0 and bool(file) == (entry.status == 0), f"open_read {key}: {result} {entry.status} {file}")
+        return (entry.status if entry.status < 0 else slab.raw[:entry.data_len]), file
 
     def check_file(self, file):
         return self.lib.granary_file_check(file)
@@ -222,6 +234,29 @@ def test_deleted_and_replaced(cmd, server):
     check(a.check_file(x) == 0 and a.check_file(y) == 0, "a file is lost")
     a.close_file(x)
     a.close_file(y)
+    wait_for_orphans(cmd, 0)
+    a.close()
+    b.close()
+
+
+def test_read_opens(cmd, server):
+    """Opened by what reads it: the same as if opened before, over kill -9 too; what could not be read is not kept."""
+    a, b = Client(), Client()
+    a.put("r", DATA)
+    for _ in range(2):  # the server's tables know it the second time
+        got, file = b.open_read("r")
+        check(got == DATA, "what came with the open")
+        b.close_file(file)
+    _, file = b.open_read("r")
+    check(b.open_read("r", 10)[0] == ETOOBIG, "more than there is room for")
+    check(b.open_read("none")[0] == ENOTFOUND, "what is not there")
+    a.delete("r")
+    wait_for_orphans(cmd, 1)
+    check(b.read(b.ref(file)) == DATA and a.read(b.ref(file)) == ESTALE, "it is kept for who has it open")
+    server.kill()
+    server.start()
+    check(b.read(b.ref(file)) == DATA and b.check_file(file) == 0, "after kill -9 of the server")
+    b.close_file(file)
     wait_for_orphans(cmd, 0)
     a.close()
     b.close()
@@ -343,7 +378,8 @@ def main():
     cmd = Command(server)
     os.environ.update(GRANARY_URL=server.url, GRANARY_CREDENTIALS=str(server.credentials))
     cmd.run("bucket", "create", f"{server.url}/data")
-    for test in (test_deleted_and_replaced, test_unstable, test_locks, test_watch, test_client_closed, test_client_killed):
+    for test in (test_deleted_and_replaced, test_read_opens, test_unstable, test_locks, test_watch, test_client_closed,
+                 test_client_killed):
         begun = time.monotonic()
         test(cmd, server)
         print(f"{test.__name__}: {time.monotonic() - begun:.1f} s", flush=True)

@@ -48,6 +48,28 @@ static int read_id_err(struct peer *p, uint64_t id)
 	return r.err;
 }
 
+/* Opens it in the READ that brings its bytes. */
+static struct msg open_reading_msg(const char *key, uint64_t handle)
+{
+	struct msg m = read_msg("data", 0, 1);
+
+	wr_u8(&m.w, READ_ENTRY_OPEN);
+	msg_key(&m, key);
+	wr_u64(&m.w, handle);
+	return m;
+}
+
+static struct read_result open_reading(struct peer *p, const char *key, uint64_t handle)
+{
+	struct msg m = open_reading_msg(key, handle);
+	struct call *c = msg_call(p, OP_READ, 0, &m, NULL, 0);
+	struct read_result r;
+
+	read_results(c, &r, 1);
+	call_free(c);
+	return r;
+}
+
 static int write_id(struct peer *p, uint64_t id, uint64_t offset, const uint8_t *data, uint64_t len)
 {
 	struct msg m = msg_new("");
@@ -301,14 +323,56 @@ static void test_opens_are_announced_after_a_restart(void **state)
 	assert_nothing_is_left();
 }
 
+/* A READ opens as OPEN does: the first one of a session in a worker, others from the tables. */
+static void test_a_read_opens(void **state)
+{
+	uint64_t handles[3];
+	struct read_result r[3];
+	struct peer late, reader;
+
+	(void)state;
+	peer_init(&late, &world, "root", 1);
+	peer_init(&reader, &world, "reader", 1);
+	assert_int_equal(put_key(&a, "data", "out", bytes, 5000).err, 0);
+	assert_int_equal(open_reading(&reader, "out", next_handle++).err, -GRANARY_EACCESS);
+	assert_int_equal(delete_key(&a, "data", "out"), 0);
+	peer_release(&reader);
+	for (int i = 0; i < 3; i++) {
+		char key[] = "r0";
+		key[1] = (char)('0' + i);
+		handles[i] = next_handle++;
+		assert_int_equal(put_key(&a, "data", key, bytes, 5000).err, 0);
+		assert_int_equal(open_reading(&late, "none", next_handle++).err, -GRANARY_ENOTFOUND);
+		r[i] = open_reading(&late, key, handles[i]);
+		assert_int_equal(r[i].err, 0);
+		assert_int_equal(r[i].len, 5000);
+		assert_memory_equal(r[i].data, bytes, 5000);
+		free(r[i].data);
+		r[i] = open_reading(&late, key, handles[i]); /* asked once more: the same open */
+		assert_int_equal(r[i].err, 0);
+		free(r[i].data);
+		assert_int_equal(delete_key(&a, "data", key), 0);
+		assert_bytes(&late, r[i].id, bytes, 5000);
+		assert_int_equal(read_id_err(&a, r[i].id), -GRANARY_ESTALE);
+		assert_int_equal(open_reading(&late, key, next_handle++).err, -GRANARY_ENOTFOUND);
+	}
+	assert_int_equal(orphans(), 3);
+	for (int i = 0; i < 3; i++) close_handle(&late, handles[i]);
+	wait_for_orphans(0);
+	peer_release(&late);
+	sessions_tick(world.store->sessions, clock_mono_ns() + (WIRE_LEASE_S + 1) * UINT64_C(1000000000));
+	assert_nothing_is_left();
+}
+
 /* Goal: of an open and a removal at the same time, either the open fails or its bytes stay. */
 static void test_opens_against_removals(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 200; i++) {
+	for (int i = 0; i < 400; i++) {
+		bool reads = i % 2 == 1;
 		struct msg d = msg_new("data"), o = msg_new("data");
 		struct call *removal, *open;
-		struct opened_result r;
+		struct opened_result r = { .err = 0 };
 		uint64_t handle = next_handle++;
 
 		assert_int_equal(put_key(&a, "data", "x", bytes, 5000).err, 0);
@@ -317,17 +381,32 @@ static void test_opens_against_removals(void **state)
 		msg_key(&d, "x");
 		wr_u8(&d.w, 0);
 		wr_u64(&d.w, 0);
-		wr_u64(&o.w, handle);
-		wr_u8(&o.w, OPEN_FOR_READ);
-		msg_key(&o, "x");
+		if (reads) { /* from the tables */
+			free(o.buf);
+			o = open_reading_msg("x", handle);
+			free(read_key(&b, "data", "x", 0).data);
+		} else {
+			wr_u64(&o.w, handle);
+			wr_u8(&o.w, OPEN_FOR_READ);
+			msg_key(&o, "x");
+		}
 		removal = call_start(&a, OP_DELETE, 0, &d.w, NULL, 0);
 		if (i % 3 == 0) usleep((useconds_t)(i % 7) * 30);
-		open = call_start(&b, OP_OPEN, 0, &o.w, NULL, 0);
+		open = call_start(&b, reads ? OP_READ : OP_OPEN, 0, &o.w, NULL, 0);
 		call_wait(removal);
 		call_wait(open);
 		assert_int_equal(call_status(removal), 0);
 		call_free(removal);
-		r = opened_of(open, handle);
+		if (reads) {
+			struct read_result got;
+			read_results(open, &got, 1);
+			r.err = got.err;
+			r.id = got.id;
+			free(got.data);
+			call_free(open);
+		} else {
+			r = opened_of(open, handle);
+		}
 		/* BUSY: the removal's commit took long. The library asks again. */
 		assert_true(r.err == 0 || r.err == -GRANARY_ENOTFOUND || r.err == -GRANARY_EBUSY);
 		if (r.err == 0) {
@@ -371,6 +450,7 @@ int main(void)
 		cmocka_unit_test(test_the_last_session_ends_it),
 		cmocka_unit_test(test_what_is_refused),
 		cmocka_unit_test(test_opens_are_announced_after_a_restart),
+		cmocka_unit_test(test_a_read_opens),
 		cmocka_unit_test(test_opens_against_removals),
 	};
 
