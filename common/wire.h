@@ -43,7 +43,8 @@ enum wire_op {
 enum { FRAME_RESPONSE = 1, FRAME_LAST = 2, FRAME_RESENT = 4, FRAME_RELAXED = 8, FRAME_UNSTABLE = 16,
        FRAME_REPLAY = 32 };
 enum { UNSTABLE_TAIL_SIZE = 8 + 8 + 8 }; /* of an unstable answer's meta: verifier, first id, first version */
-enum { RULES_SHOW = 1, RULES_APPLY = 2, RULES_PLAN = 3, RULES_EXPLAIN = 4, RULES_COST = 5 };
+enum { RULES_SHOW = 1, RULES_APPLY = 2, RULES_PLAN = 3, RULES_EXPLAIN = 4, RULES_COST = 5, RULES_PIN = 6,
+	RULES_UNPIN = 7, RULES_PINS = 8 };
 enum { RULES_JSON = 1, RULES_YES_DELETE = 2, RULES_GIVEN = 4 };
 enum { SYNC_REPLAYED = 1, SYNC_LEAVE = 2 };
 enum { OPEN_FOR_READ = 1, OPEN_FOR_WRITE = 2, OPEN_FOR_ALL = 3, ANNOUNCE_LAST = 1 };

@@ -159,6 +159,14 @@ static const struct verb verbs[] = {
 		"Prices are settings of the server: hot_price, and price_gb_month, price_1000_requests, "
 		"price_gb_egress of each store.",
 		{ "granary tier cost", "granary tier cost --json" } },
+	{ "tier pin", "URL", 1, 1, run_tier_pin, "keep what lies at or below URL on flash, whatever rules say",
+		"What is cold comes back with the next pass; rules neither move nor delete it. Kept over restarts, in "
+		"the backup too, until tier unpin. Wants a key that may write there.",
+		{ "granary tier pin granary://localhost/vision/raw" } },
+	{ "tier unpin", "URL", 1, 1, run_tier_unpin, "let rules decide again over what tier pin named", NULL,
+		{ "granary tier unpin granary://localhost/vision/raw" } },
+	{ "tier pins", "[URL]", 0, 1, run_tier_pins, "list what tier pin keeps on flash", NULL,
+		{ "granary tier pins", "granary tier pins --json granary://localhost" } },
 	{ "tier status", "[URL]", 0, 1, run_tier_status, "show moves between hot and cold: done, rate, time left",
 		NULL,
 		{ "granary tier status", "granary tier status --json granary://localhost" } },

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rules.c -- granary tier plan | apply | rules | explain | cost: the rules by which packs move between hot and
- * cold. */
+/* rules.c -- granary tier plan | apply | rules | explain | cost | pin | unpin | pins: the rules by which packs move
+ * between hot and cold, and what they must leave alone. */
 #include "cli.h"
 
 #include <errno.h>
@@ -117,5 +117,43 @@ int run_tier_explain(int argc, char **argv)
 		r.client, GRANARY_RULES_EXPLAIN, opts.json ? GRANARY_RULES_JSON : 0, NULL, path, &answer, NULL);
 	if (err < 0) code = fail_remote(r.client, err, "it cannot be explained");
 	remote_close(&r);
+	return answer_print(code, answer);
+}
+
+static int pin_order(const char *url, enum granary_rules_verb verb, const char *done)
+{
+	struct remote r;
+	char path[2048], *answer = NULL;
+	int code = remote_open(&r, url, NEED_BUCKET, 1);
+
+	if (code != CLI_OK) return code;
+	snprintf(path, sizeof(path), "%s/%s", r.bucket, r.path);
+	int err = granary_rules(r.client, verb, 0, NULL, path, &answer, NULL);
+	if (err < 0)
+		code = fail_remote(r.client, err, "it was not done");
+	else
+		note("%s", done);
+	granary_free(answer);
+	remote_close(&r);
+	return code;
+}
+
+int run_tier_pin(int argc, char **argv)
+{
+	(void)argc;
+	return pin_order(argv[0], GRANARY_RULES_PIN, "it stays on flash; what is cold comes back with the next pass");
+}
+
+int run_tier_unpin(int argc, char **argv)
+{
+	(void)argc;
+	return pin_order(argv[0], GRANARY_RULES_UNPIN, "rules decide over it again");
+}
+
+int run_tier_pins(int argc, char **argv)
+{
+	char *answer;
+	int code = rules_ask(GRANARY_RULES_PINS, 0, NULL, NULL, argc > 0 ? argv[0] : NULL, &answer);
+
 	return answer_print(code, answer);
 }

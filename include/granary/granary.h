@@ -1776,21 +1776,26 @@ GRANARY_API GRANARY_MUST_CHECK int granary_status(struct granary_client *client,
 	const struct granary_call *call);
 /** What granary_rules() is to do. SHOW: the text in force. APPLY: `text` becomes it. PLAN: what `text`, or with NULL
  * what is in force, would move and delete now, free and cost. EXPLAIN: which rules decide over `path`, and when. COST:
- * today's bill, that with all on flash, the plan's. */
+ * today's bill, that with all on flash, the plan's. PIN, UNPIN: what `path` names, the object and all below it, stays
+ * on flash (comes back to it) and is not deleted by rules, or no longer. PINS: all pins, or the one that covers
+ * `path`. */
 enum granary_rules_verb {
 	GRANARY_RULES_SHOW = 1, GRANARY_RULES_APPLY = 2, GRANARY_RULES_PLAN = 3, GRANARY_RULES_EXPLAIN = 4,
-	GRANARY_RULES_COST = 5
+	GRANARY_RULES_COST = 5, GRANARY_RULES_PIN = 6, GRANARY_RULES_UNPIN = 7, GRANARY_RULES_PINS = 8
 };
 /** GRANARY_RULES_JSON: the answer is JSON. GRANARY_RULES_YES_DELETE: APPLY may put rules that delete in force where
  * none did. */
 enum { GRANARY_RULES_JSON = 1, GRANARY_RULES_YES_DELETE = 2 };
 /** The rules by which the server moves packs between flash and cold stores (docs/TIERS.md). PLAN, COST and APPLY read
- * all names: seconds for millions of objects; give call->timeout_ms room. Needs an admin's key.
+ * all names: seconds for millions of objects; give call->timeout_ms room. Needs an admin's key; PIN
+ * and UNPIN one that may write `path`, PINS of a path one that may read it.
  * @param text    rules as YAML, at most 4 MiB; or NULL
- * @param path    of EXPLAIN: "bucket/key"; NULL else
- * @param answer  NUL-terminated block, granary_free() it
+ * @param path    of EXPLAIN: "bucket/key"; of PIN, UNPIN, PINS: "bucket" or "bucket/path" (PINS: NULL for all);
+ *                NULL else
+ * @param answer  NUL-terminated block, granary_free() it; of PINS lines "bucket/path", or JSON objects
  * @return 0; -GRANARY_ECONFIG: the text, and where it is wrong; -GRANARY_EPRECONDITION: it deletes, and that was not
- *         allowed; -GRANARY_ENOTFOUND: no such key, or no rules in force; -GRANARY_EACCESS.
+ *         allowed; -GRANARY_ENOTFOUND: no such key, or no rules in force; -GRANARY_ENOBUCKET;
+ *         -GRANARY_ETOOBIG: 16,384 places are pinned; -GRANARY_EACCESS.
  * Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_rules(struct granary_client *client, enum granary_rules_verb verb,
 	unsigned flags, const char *text, const char *path, char **answer, const struct granary_call *call);

@@ -8,8 +8,8 @@
  * Invariants: (1) a plan changes nothing; (2) what a pass does to an object was judged by its row as it is when it is
  * done: a deletion states the version that the plan saw; (3) nothing is due by a clock but store time; (4) rules that
  * cannot be read (a store that nothing names any more) stop all moves by rules and say so: never a part of them;
- * (5) pins win; (6) what a snapshot needs is not deleted from disk by the deletion of its key, and is said to
- * be held. */
+ * (5) pins win, those of rules and those by hand: what they cover stays on flash or comes back to it; (6) what a
+ * snapshot needs is not deleted from disk by the deletion of its key, and is said to be held. */
 #pragma once
 
 #include <stdbool.h>
@@ -55,15 +55,24 @@ int policy_plan(struct policy *p, const char *text, size_t len, bool json, char 
 /* Which rule decides over a key, where its bytes are, and when it will move. NOTFOUND. */
 int policy_explain(
 	struct policy *p, const char *bucket, const char *key, bool json, char **out, char *why, size_t why_cap);
+/* Pins by hand. path: BUCKET[/PATH], the object of that name and all below it; committed; what is cold comes back with
+ * the next pass. NOBUCKET, INVAL, TOOBIG and why. Worker. */
+int policy_pin(struct policy *p, const char *path, bool there, char *why, size_t why_cap);
+/* Lines BUCKET/PATH, or JSON: all, or (path not NULL) the one that covers it; "": none. */
+int policy_pins_text(struct policy *p, const char *path, bool json, char **out, char *why, size_t why_cap);
+/* Something at or below BUCKET[/PATH] is pinned, or a directory above it: which pin. Any thread. */
+bool policy_pinned_at(struct policy *p, const char *path, char *pin, size_t pin_cap);
+
 /* Bills: today's, with all on flash, with the plan. */
 int policy_cost(struct policy *p, bool json, char **out, char *why, size_t why_cap);
 
 int policy_pass(struct policy *p);
 void policy_wake(struct policy *p);
 struct policy_stats {
-	uint64_t rules, passes, scans, scanned_objects, scan_ns, tasks_started, deleted_objects, deleted_bytes,
+	uint64_t rules, pins, passes, scans, scanned_objects, scan_ns, tasks_started, deleted_objects, deleted_bytes,
 		errors;
 	uint64_t once_packs, once_bytes,
-		once_oldest_ns; /* bytes in just one place, and when the oldest was written */
+		once_oldest_ns; /* live bytes in just one place, as of the last pass; when the oldest of their packs was
+				   made */
 };
 void policy_get_stats(struct policy *p, struct policy_stats *out);

@@ -27,6 +27,7 @@ void plan_free(struct plan *p)
 	free(p->slots);
 	free(p->by_rule);
 	kept_free(&p->kept);
+	pins_unref(&p->pins);
 	*p = (struct plan){ 0 };
 }
 
@@ -166,6 +167,9 @@ static void pack_judge(struct plan *p, struct plan_pack *pack)
 	pack->copy_verdict = judge(p, pack, &pack->copies, &pack->copy_rule, &pack->copy_due_ns, &copy_kind);
 	if (pack->pinned_bytes) {
 		pack->verdict = PINNED;
+		p->pinned_packs++;
+		p->pinned_bytes += pack->bytes;
+		p->pinned_cold_packs += !plan_pack_is_hot(pack);
 		return;
 	}
 	pack->verdict = judge(p, pack, &pack->place, &pack->rule, &pack->due_ns, &pack->kind);
@@ -245,6 +249,7 @@ int plan_make(struct policy *policy, const struct rules *rules, struct plan *pla
 
 	plan->policy = policy;
 	plan->rules = rules;
+	plan->pins = policy_pins(policy);
 	plan->now_ns = store_clock_now(policy->o.clock);
 	plan->by_rule = calloc(rules_count(rules) + 1, sizeof(*plan->by_rule));
 	if (!plan->by_rule) return -GRANARY_ENOMEM;

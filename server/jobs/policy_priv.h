@@ -4,13 +4,16 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 
 #include "jobs/move.h"
 #include "jobs/policy.h"
 #include "tier/heat.h"
 #include "tier/packs.h"
 
-enum { SHARES_MAX = 4 };
+#define NO_RULES "rules: []"
+enum { SHARES_MAX = 4, PINS_MAX = 16384 };
+struct pins;
 
 struct policy {
 	struct policy_options o;
@@ -19,10 +22,13 @@ struct policy {
 	pthread_cond_t wake;
 	bool woken, stop;
 	struct rules *rules;    /* in force; NULL: none, or not readable */
+	struct rules *no_rules; /* a text of none: pins alone count */
 	char *text;             /* of them; "" none */
 	char why[RULE_WHY_MAX]; /* of a text in force that cannot be read */
 	struct policy_stats stats;
+	struct pins *pins;          /* changed under pin_lock, too */
 	pthread_mutex_t pass_lock; /* one pass, or change of rules, at a time */
+	pthread_mutex_t pin_lock;  /* one change of pins; taken before lock */
 	_Atomic bool stopping;
 };
 
@@ -66,6 +72,7 @@ struct plan_rule {
 struct plan {
 	struct policy *policy;
 	const struct rules *rules;
+	struct pins *pins; /* a reference */
 	uint64_t now_ns, scan_ns, objects, bytes;
 	struct plan_pack *packs;
 	uint32_t count, cap;
@@ -73,6 +80,7 @@ struct plan {
 	struct plan_rule *by_rule;
 	uint64_t hot_total, hot_used;                                           /* of all drives */
 	uint64_t hot_bytes, cold_bytes, once_bytes, once_packs, once_oldest_ns; /* live bytes by place; only in one */
+	uint64_t pinned_packs, pinned_bytes, pinned_cold_packs; /* pinned_cold: to be brought to flash */
 	struct kept_dirs *kept;
 	/* Each object that a rule deletes now; may be NULL. */
 	int (*on_delete)(void *arg, uint64_t bucket, const char *key, uint64_t version, const struct rule *rule);
@@ -83,6 +91,21 @@ struct plan {
 int plan_read_names(struct plan *plan);
 struct plan_pack *plan_pack_find(const struct plan *plan, uint64_t id);
 int plan_tags_text(const uint8_t *pairs, size_t len, char *out, size_t cap);
+
+/* policy_pin.c */
+struct pins *policy_pins(struct policy *p); /* a reference; may be NULL, which covers nothing */
+void pins_unref(struct pins **pins);
+uint32_t pins_count(const struct pins *pins);
+/* The path of the widest pin that covers a key; NULL: none does. */
+const char *pins_cover(const struct pins *pins, uint64_t bucket, const char *key);
+int policy_pins_load(struct policy *p);
+int policy_pins_sweep(struct policy *p);
+
+/* policy_packs.c */
+int policy_count_once(struct policy *p);
+
+/* policy_text.c */
+void policy_json_text(FILE *f, const char *s);
 
 /* policy_keep.c: directories that keep_last keeps. */
 struct kept_dirs;

@@ -17,6 +17,7 @@
 #include "pack/writer.h"
 #include "tier/stores.h"
 
+#define PINS_ORIGIN "pins"
 enum { RULES_TAG_TEXT = 64, DELETES_A_TXN = 500, COMMIT_TRIES = 8, SCAN_SHARE = 10 };
 static const char RULES_ROW[] = "r";
 
@@ -168,8 +169,10 @@ struct deleter {
 	uint64_t deleted, bytes;
 };
 
-static int delete_one(struct ns_plan *plan, struct deleter *d, uint32_t i)
+static int delete_one(struct ns_plan *plan, struct deleter *d, const struct pins *pins, uint32_t i)
 {
+	if (pins_cover(pins, d->bucket, d->keys[i])) return 0; /* pinned since the plan */
+
 	struct ns_ref ref = { .by = NS_BY_KEY, .bucket = d->bucket, .name = slice_str(d->keys[i]) };
 	struct ns_deleted deleted;
 	int err = ns_plan_delete(plan, &ref, NS_IF_VERSION, d->versions[i], &deleted);
@@ -192,8 +195,10 @@ static int deletes_commit(struct deleter *d)
 	for (int tries = 0; err == -GRANARY_EBUSY && tries < COMMIT_TRIES; tries++) {
 		struct ns_plan *plan = ns_plan_new(d->p->o.ns);
 		uint64_t deleted = d->deleted, bytes = d->bytes;
+		struct pins *pins = policy_pins(d->p);
 		err = plan ? 0 : -GRANARY_ENOMEM;
-		for (uint32_t i = 0; err == 0 && i < d->count; i++) err = delete_one(plan, d, i);
+		for (uint32_t i = 0; err == 0 && i < d->count; i++) err = delete_one(plan, d, pins, i);
+		pins_unref(&pins);
 		if (err == 0) err = ns_plan_finish(plan);
 		if (err == 0) {
 			err = kv_submit_wait(d->p->o.kv, ns_plan_txn(plan));
@@ -229,8 +234,8 @@ static uint32_t minute_of_day(void)
 	return localtime_r(&now, &tm) ? (uint32_t)tm.tm_hour * 60 + (uint32_t)tm.tm_min : 0;
 }
 
-/* A task of this rule and kind that is not through. */
-static bool is_at_work(struct policy *p, const struct rule *r, uint8_t kind)
+/* A task of this rule (or of pins) and kind that is not through. */
+static bool is_at_work(struct policy *p, const char *origin, uint8_t kind)
 {
 	struct move_progress *all = calloc(MOVES_MAX, sizeof(*all));
 	uint32_t n = all ? moves_list(p->o.moves, all, MOVES_MAX) : 0;
@@ -238,7 +243,7 @@ static bool is_at_work(struct policy *p, const struct rule *r, uint8_t kind)
 
 	for (uint32_t i = 0; !found && i < n; i++)
 		found = all[i].state <= MOVE_PAUSED && all[i].order.kind == kind &&
-			strcmp(all[i].order.origin, r->name) == 0;
+			strcmp(all[i].order.origin, origin) == 0;
 	free(all);
 	return found;
 }
@@ -256,7 +261,7 @@ static int task_start(struct policy *p, const struct plan *plan, const struct ru
 		bool copy = kind == MOVE_COPY && pack->copy_verdict == MOVES && pack->copy_rule == r;
 		if (place || copy) packs[n++] = pack->id;
 	}
-	if (err == 0 && n > 0 && !is_at_work(p, r, kind)) {
+	if (err == 0 && n > 0 && !is_at_work(p, r->name, kind)) {
 		order.store = kind == MOVE_EVICT ? 0 : r->store_id;
 		snprintf(order.origin, sizeof(order.origin), "%.63s", r->name);
 		err = moves_start(p->o.moves, &order, packs, n, &task);
@@ -268,6 +273,26 @@ static int task_start(struct policy *p, const struct plan *plan, const struct ru
 	}
 	free(packs);
 	return err;
+}
+
+/* What is pinned and lies in a cold store alone comes back. */
+static int pinned_start(struct policy *p, const struct plan *plan)
+{
+	const struct move_order order = { .kind = MOVE_PROMOTE, .origin = PINS_ORIGIN };
+	uint64_t *packs, task;
+	uint32_t n = 0;
+	int err = 0;
+
+	if (!plan->pinned_cold_packs || is_at_work(p, PINS_ORIGIN, MOVE_PROMOTE)) return 0;
+	packs = malloc(MOVE_PACKS_MAX * sizeof(*packs));
+	if (!packs) return -GRANARY_ENOMEM;
+	for (uint32_t i = 0; i < plan->count && n < MOVE_PACKS_MAX; i++)
+		if (plan->packs[i].verdict == PINNED && !plan_pack_is_hot(&plan->packs[i]))
+			packs[n++] = plan->packs[i].id;
+	if (n > 0) err = moves_start(p->o.moves, &order, packs, n, &task);
+	if (n > 0 && err == 0) p->stats.tasks_started++;
+	free(packs);
+	return err == -GRANARY_EBUSY ? 0 : err;
 }
 
 static bool more_weight(const struct rule *a, const struct rule *b)
@@ -347,10 +372,15 @@ static void stats_take(struct policy *p, const struct plan *plan, const struct d
 	p->stats.deleted_objects += d->deleted;
 	p->stats.deleted_bytes += d->bytes;
 	p->stats.errors += err < 0;
-	p->stats.once_packs = plan->once_packs;
-	p->stats.once_bytes = plan->once_bytes;
-	p->stats.once_oldest_ns = plan->once_oldest_ns;
 	pthread_mutex_unlock(&p->lock);
+}
+
+/* What a pass goes by; NULL: there is nothing to do. Pins count without rules, but not where rules in force cannot be
+ * read: then nothing moves. */
+static const struct rules *rules_of_pass(const struct policy *p)
+{
+	if (p->rules && rules_count(p->rules) > 0) return p->rules;
+	return pins_count(p->pins) > 0 && !p->why[0] ? p->no_rules : NULL;
 }
 
 int policy_pass(struct policy *p)
@@ -359,14 +389,19 @@ int policy_pass(struct policy *p)
 	struct plan plan = { .on_delete = on_delete, .arg = &d };
 	int err = p->o.heat ? heat_save(p->o.heat, false) : 0;
 
+	if (err == 0 && p->o.stores && stores_count(p->o.stores) > 0) err = policy_count_once(p);
+
 	pthread_mutex_lock(&p->pass_lock);
-	if (p->rules && rules_count(p->rules) > 0) {
-		if (err == 0) err = plan_make(p, p->rules, &plan);
+	if (err == 0) err = policy_pins_sweep(p);
+	const struct rules *rules = rules_of_pass(p);
+	if (rules) {
+		if (err == 0) err = plan_make(p, rules, &plan);
 		if (err == 0)
 			err = deletes_commit(&d);
 		else
 			for (; d.count > 0;) free(d.keys[--d.count]);
-		if (p->o.moves) stop_failing(p, p->rules);
+		if (p->o.moves) stop_failing(p, rules);
+		if (err == 0 && p->o.moves) err = pinned_start(p, &plan);
 		if (err == 0 && p->o.moves) err = tasks_start(p, &plan);
 		if (err == 0) end_packs(p, &plan);
 		if (err < 0 && err != -GRANARY_ESHUTDOWN)
@@ -425,7 +460,10 @@ void policy_get_stats(struct policy *p, struct policy_stats *out)
 static void policy_free(struct policy *p)
 {
 	rules_free(&p->rules);
+	rules_free(&p->no_rules);
+	pins_unref(&p->pins);
 	free(p->text);
+	pthread_mutex_destroy(&p->pin_lock);
 	pthread_cond_destroy(&p->wake);
 	pthread_mutex_destroy(&p->lock);
 	pthread_mutex_destroy(&p->pass_lock);
@@ -436,17 +474,21 @@ int policy_open(const struct policy_options *options, struct policy **out)
 {
 	struct policy *p = calloc(1, sizeof(*p));
 	pthread_condattr_t attr;
+	char why[RULE_WHY_MAX];
 	int err;
 
 	if (!p) return -GRANARY_ENOMEM;
 	p->o = *options;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_mutex_init(&p->pass_lock, NULL);
+	pthread_mutex_init(&p->pin_lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&p->wake, &attr);
 	pthread_condattr_destroy(&attr);
 	err = rules_load(p);
+	if (err == 0) err = policy_parse(p, NO_RULES, sizeof(NO_RULES) - 1, &p->no_rules, why, sizeof(why));
+	if (err == 0) err = policy_pins_load(p);
 	if (err == 0 && p->o.thread && pthread_create(&p->thread, NULL, policy_thread, p) != 0) err = -GRANARY_ENOMEM;
 	if (err < 0)
 		policy_free(p);

@@ -23,8 +23,8 @@ struct scan {
 	bool has_scope, keeps, first; /* first: of two scans, for directories only */
 	uint32_t last_pack;
 	/* of the object at hand */
-	const struct rule *pin, *place, *copy, *relief;
-	bool kept;
+	const struct rule *place, *copy, *relief;
+	bool kept, pinned;
 	uint64_t written_ns;
 };
 
@@ -128,7 +128,7 @@ static int each_extent(void *arg, const struct extent *e)
 	if (err < 0) return err;
 	p->objects++;
 	p->bytes += e->length;
-	if (s->pin) p->pinned_bytes += e->length;
+	if (s->pinned) p->pinned_bytes += e->length;
 	if (s->kept) p->kept_bytes += e->length;
 	if (s->written_ns < p->written_oldest_ns) p->written_oldest_ns = s->written_ns;
 	if (s->written_ns > p->written_newest_ns) p->written_newest_ns = s->written_ns;
@@ -182,7 +182,7 @@ static int object_delete(struct scan *s, const struct rule *r, const struct obje
 	struct plan *p = s->plan;
 	struct plan_rule *sum = r ? &p->by_rule[plan_rule_index(p, r)] : NULL;
 
-	if (!r || s->pin || is_kept(s, r)) return 0;
+	if (!r || s->pinned || is_kept(s, r)) return 0;
 	uint64_t due = rule_due_ns(r, o->written_ns, 0);
 	if (due > p->now_ns) {
 		if (!sum->next_due_ns || due < sum->next_due_ns) sum->next_due_ns = due;
@@ -213,7 +213,8 @@ static int each_object(void *arg, struct slice key, const struct object *o)
 	if (err < 0) return err;
 	s->plan->objects++;
 	s->plan->bytes += o->size;
-	s->pin = rule_decide(&s->scope, RULE_PINS, &subject);
+	s->pinned = pins_cover(s->plan->pins, s->bucket.id, s->key) != NULL ||
+		    rule_decide(&s->scope, RULE_PINS, &subject) != NULL;
 	s->place = rule_decide(&s->scope, RULE_PLACE, &subject);
 	s->copy = rule_decide(&s->scope, RULE_COPIES, &subject);
 	s->relief = rule_decide(&s->scope, RULE_RELIEF, &subject);

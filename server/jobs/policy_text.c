@@ -45,7 +45,7 @@ static const char *span_text(uint64_t ns, char buf[32])
 	return buf;
 }
 
-static void json_text(FILE *f, const char *s)
+void policy_json_text(FILE *f, const char *s)
 {
 	fputc('"', f);
 	for (; *s; s++) {
@@ -195,9 +195,9 @@ static void rule_json(FILE *f, const struct plan *plan, const struct rule *r)
 	const struct plan_rule *s = &plan->by_rule[plan_rule_index(plan, r)];
 
 	fprintf(f, "{\"name\":");
-	json_text(f, r->name);
+	policy_json_text(f, r->name);
 	fprintf(f, ",\"action\":\"%s\",\"store\":", rule_action_name(r->action));
-	json_text(f, r->store);
+	policy_json_text(f, r->store);
 	fprintf(f,
 		",\"packs\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"later_packs\":%" PRIu64 ",\"later_bytes\":%" PRIu64
 		",\"next_due_s\":%" PRIu64 ",\"apart_packs\":%" PRIu64 ",\"apart_bytes\":%" PRIu64
@@ -234,6 +234,9 @@ static void plan_people(FILE *f, const struct plan *plan, const struct bill bill
 		bytes_text(plan->hot_total, b), 100 * (double)plan->hot_used / total, 100 * (double)used / total);
 	fprintf(f, "once     %s in %" PRIu64 " packs exist in one place only\n", bytes_text(plan->once_bytes, a),
 		plan->once_packs);
+	if (plan->pinned_packs)
+		fprintf(f, "pinned   %s in %" PRIu64 " packs; %" PRIu64 " packs of them come back to flash\n",
+			bytes_text(plan->pinned_bytes, a), plan->pinned_packs, plan->pinned_cold_packs);
 	fprintf(f, "hits     %.1f%% of recorded reads were of packs that are on flash; %.1f%% with the plan\n",
 		100 * hit_rate(&bills[AS_IT_IS]), 100 * hit_rate(&bills[AS_PLANNED]));
 	fprintf(f, "a month  %.2f now, %.2f all on flash, %.2f with the plan\n", bill_sum(&bills[AS_IT_IS]),
@@ -254,15 +257,17 @@ static void plan_json(FILE *f, const struct plan *plan, const struct bill bills[
 	}
 	fprintf(f,
 		"],\"flash_total\":%" PRIu64 ",\"flash_used\":%" PRIu64 ",\"freed\":%" PRIu64
-		",\"once_bytes\":%" PRIu64 ",\"once_packs\":%" PRIu64
+		",\"once_bytes\":%" PRIu64 ",\"once_packs\":%" PRIu64 ",\"pinned_bytes\":%" PRIu64
+		",\"pinned_packs\":%" PRIu64 ",\"pinned_cold_packs\":%" PRIu64
 		",\"hit_rate\":%.4f,\"hit_rate_planned\":%.4f,\"month\":%.6f,\"month_all_hot\":%.6f,"
 		"\"month_planned\":%.6f,\"notes\":[",
 		plan->hot_total, plan->hot_used, freed_bytes(plan), plan->once_bytes, plan->once_packs,
-		hit_rate(&bills[AS_IT_IS]), hit_rate(&bills[AS_PLANNED]), bill_sum(&bills[AS_IT_IS]),
+		plan->pinned_bytes, plan->pinned_packs, plan->pinned_cold_packs, hit_rate(&bills[AS_IT_IS]),
+		hit_rate(&bills[AS_PLANNED]), bill_sum(&bills[AS_IT_IS]),
 		bill_sum(&bills[ALL_HOT]), bill_sum(&bills[AS_PLANNED]));
 	for (uint32_t i = 0; i < count; i++) {
 		if (i) fputc(',', f);
-		json_text(f, notes[i]);
+		policy_json_text(f, notes[i]);
 	}
 	fprintf(f, "]}\n");
 }
@@ -279,6 +284,18 @@ static int rules_for(struct policy *p, const char *text, size_t len, struct rule
 	}
 	if (err == 0) err = policy_parse(p, text ? text : copy, text ? len : strlen(copy), rules, why, why_cap);
 	free(copy);
+	return err;
+}
+
+/* Those in force, or none: pins count without rules. */
+static int rules_or_none(struct policy *p, struct rules **rules, char *why, size_t why_cap)
+{
+	char *text;
+	int err = policy_rules_text(p, &text);
+
+	if (err < 0) return err;
+	err = policy_parse(p, *text ? text : NO_RULES, strlen(*text ? text : NO_RULES), rules, why, why_cap);
+	free(text);
 	return err;
 }
 
@@ -347,12 +364,11 @@ static void cost_json(FILE *f, const struct plan *plan, const struct bill bills[
 /* Without rules the plan is to leave all as it is. */
 int policy_cost(struct policy *p, bool json, char **out, char *why, size_t why_cap)
 {
-	static const char none[] = "rules: []";
 	char *text;
 	int err = policy_rules_text(p, &text);
 
 	if (err < 0) return err;
-	err = planned(p, *text ? text : none, *text ? strlen(text) : sizeof(none) - 1, json ? cost_json : cost_people,
+	err = planned(p, *text ? text : NO_RULES, strlen(*text ? text : NO_RULES), json ? cost_json : cost_people,
 		out, why, why_cap);
 	free(text);
 	return err;
@@ -365,19 +381,26 @@ struct explained {
 	struct object object;
 	struct pack_info pack;
 	struct pack_heat heat;
+	char *pin; /* of the pins by hand; NULL: none covers it */
 	bool has_pack;
 	uint64_t now_ns;
 };
 
 static int object_find(
-	struct policy *p, const char *bucket, const char *key, struct object *out, struct kv_value *value)
+	struct policy *p, const char *bucket, const char *key, struct explained *e, struct kv_value *value)
 {
 	struct ns_bucket b;
 	struct ns_place place;
 	int err = ns_bucket_find(p->o.ns, slice_str(bucket), &b);
 	struct ns_ref ref = { .by = NS_BY_KEY, .bucket = b.id, .name = slice_str(key) };
 
-	return err < 0 ? err : ns_lookup(p->o.ns, &ref, &place, out, value);
+	if (err == 0) err = ns_lookup(p->o.ns, &ref, &place, &e->object, value);
+	if (err < 0) return err;
+	struct pins *pins = policy_pins(p);
+	const char *pin = pins_cover(pins, b.id, key);
+	e->pin = pin ? strdup(pin) : NULL;
+	pins_unref(&pins);
+	return 0;
 }
 
 static void pack_find(struct policy *p, struct explained *e)
@@ -431,6 +454,9 @@ static void explain_people(
 	if (e->heat.last_read_ns)
 		fprintf(f, ", its pack read %s ago", span_text(e->now_ns - e->heat.last_read_ns, ago));
 	fputc('\n', f);
+	if (e->pin)
+		fprintf(f, "%-10s by hand, of %s/%s: stays on flash, and is not deleted by rules\n", "pin", bucket,
+			e->pin);
 	for (int c = 0; c < RULE_CLASSES; c++) {
 		const struct rule *r = e->by_class[c];
 		if (!r) continue;
@@ -448,12 +474,16 @@ static void explain_json(
 	struct place *place = e->has_pack && e->pack.store ? stores_find(p->o.stores, e->pack.store) : NULL;
 
 	fprintf(f, "{\"bucket\":");
-	json_text(f, bucket);
+	policy_json_text(f, bucket);
 	fprintf(f, ",\"key\":");
-	json_text(f, key);
+	policy_json_text(f, key);
 	fprintf(f, ",\"size\":%" PRIu64 ",\"hot\":%s,\"store\":", e->object.size,
 		e->has_pack && e->pack.drive ? "true" : "false");
-	json_text(f, place ? place_name(place) : "");
+	policy_json_text(f, place ? place_name(place) : "");
+	if (e->pin) {
+		fprintf(f, ",\"pinned_by\":");
+		policy_json_text(f, e->pin);
+	}
 	fprintf(f, ",\"pack\":%" PRIu64 ",\"written_s_ago\":%" PRIu64 ",\"rules\":{", e->pack.id,
 		(e->now_ns - e->object.written_ns) / 1000000000);
 	bool any = false;
@@ -462,7 +492,7 @@ static void explain_json(
 		if (!r) continue;
 		uint64_t due = rule_due_ns(r, e->object.written_ns, e->heat.last_read_ns);
 		fprintf(f, "%s\"%s\":{\"name\":", any ? "," : "", names[c]);
-		json_text(f, r->name);
+		policy_json_text(f, r->name);
 		fprintf(f, ",\"due_in_s\":%" PRIu64 "}", due > e->now_ns ? (due - e->now_ns) / 1000000000 : 0);
 		any = true;
 	}
@@ -495,12 +525,12 @@ int policy_explain(
 	struct kv_value value = { 0 };
 	struct rules *rules = NULL;
 	size_t size = 0;
-	int err = e ? object_find(p, bucket, key, &e->object, &value) : -GRANARY_ENOMEM;
+	int err = e ? object_find(p, bucket, key, e, &value) : -GRANARY_ENOMEM;
 	bool found = err == 0;
 
 	*out = NULL;
 	if (err < 0) snprintf(why, why_cap, "'%s/%.200s': %s", bucket, key, error_text(err));
-	if (err == 0) err = rules_for(p, NULL, 0, &rules, why, why_cap);
+	if (err == 0) err = rules_or_none(p, &rules, why, why_cap);
 	if (err == 0) {
 		e->now_ns = store_clock_now(p->o.clock);
 		pack_find(p, e);
@@ -513,6 +543,7 @@ int policy_explain(
 	}
 	if (found) kv_value_release(&value);
 	rules_free(&rules);
+	if (e) free(e->pin);
 	free(e);
 	return err;
 }

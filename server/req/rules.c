@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rules.c -- an admin's words about rules: show, apply, plan, explain, cost (PROTOCOL 5.21). Plans scan the
+/* rules.c -- an admin's words about rules: show, apply, plan, explain, cost; and pins, which who may write
+ * there may set (PROTOCOL 5.21). Plans scan the
  * namespace: on a worker, one such request a time; others are told BUSY and come again. */
 #include <assert.h>
 #include <stdatomic.h>
@@ -43,6 +44,26 @@ static int run_explain(struct policy *p, struct rules_req *q)
 	return -GRANARY_EINVAL;
 }
 
+static int run_pins(struct policy *p, struct rules_req *q)
+{
+	char *path = q->path.len ? strndup((const char *)q->path.p, q->path.len) : NULL;
+	int err;
+
+	if (q->path.len && (!path || strlen(path) != q->path.len)) {
+		snprintf(q->why, sizeof(q->why), "BUCKET[/PATH] holds a zero");
+		err = -GRANARY_EINVAL;
+	} else if (q->what == RULES_PINS) {
+		err = policy_pins_text(p, path, q->flags & RULES_JSON, &q->out, q->why, sizeof(q->why));
+	} else if (path) {
+		err = policy_pin(p, path, q->what == RULES_PIN, q->why, sizeof(q->why));
+	} else {
+		snprintf(q->why, sizeof(q->why), "BUCKET[/PATH] is needed");
+		err = -GRANARY_EINVAL;
+	}
+	free(path);
+	return err;
+}
+
 static int run(struct policy *p, struct rules_req *q)
 {
 	const char *text = q->flags & RULES_GIVEN ? (const char *)q->text.p : NULL;
@@ -55,6 +76,9 @@ static int run(struct policy *p, struct rules_req *q)
 			p, text ? text : "", q->text.len, q->flags & RULES_YES_DELETE, q->why, sizeof(q->why));
 	case RULES_PLAN: return policy_plan(p, text, q->text.len, json, &q->out, q->why, sizeof(q->why));
 	case RULES_EXPLAIN: return run_explain(p, q);
+	case RULES_PIN:
+	case RULES_UNPIN:
+	case RULES_PINS: return run_pins(p, q);
 	default: return policy_cost(p, json, &q->out, q->why, sizeof(q->why));
 	}
 }
@@ -72,6 +96,18 @@ static void rules_work(struct req *r)
 	if (scans) atomic_store(&is_planning, false);
 }
 
+/* A pin is of who may write what it names; to ask about one, reading is enough. */
+static bool may_pin(const struct req *r, uint8_t what, struct slice path)
+{
+	const uint8_t *slash = path.len ? memchr(path.p, '/', path.len) : NULL;
+	size_t len = slash ? (size_t)(slash - path.p) : path.len;
+	struct auth auth;
+
+	if (len == 0 || auth_begin(r, &auth, what == RULES_PINS ? GRANT_READ : GRANT_WRITE, slice_of(path.p, len)) < 0)
+		return false;
+	return auth_key(&auth, slash ? slice_of(slash + 1, path.len - len - 1) : slice_of("", 0));
+}
+
 static enum step_result rules_parse_step(struct req *r)
 {
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
@@ -79,9 +115,9 @@ static enum step_result rules_parse_step(struct req *r)
 	struct slice path = cur_bytes16(&c), text = cur_bytes32(&c);
 	struct rules_req *q;
 
-	if (!cur_done(&c) || what < RULES_SHOW || what > RULES_COST || flags > 7)
+	if (!cur_done(&c) || what < RULES_SHOW || what > RULES_PINS || flags > 7)
 		return req_fail(r, -GRANARY_EPROTO, "RULES does not parse");
-	if (!auth_whole(r->peer->key, GRANT_ADMIN, slice_of(NULL, 0)))
+	if (!auth_whole(r->peer->key, GRANT_ADMIN, slice_of(NULL, 0)) && !(what >= RULES_PIN && may_pin(r, what, path)))
 		return req_fail(
 			r, -GRANARY_EACCESS, "access key %s has no admin grant on all buckets", r->peer->key->id);
 	if (!r->store->policy) return req_fail(r, -GRANARY_EUNSUPPORTED, "this server runs no background jobs");
@@ -116,7 +152,6 @@ static const struct req_step steps[] = { { "parse", rules_parse_step }, { "answe
 const struct req_kind rules_kind = {
 	.op = OP_RULES,
 	.name = "rules",
-	.action = GRANT_ADMIN,
 	.steps = steps,
 	.step_count = 2,
 	.cleanup = body_free,

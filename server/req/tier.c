@@ -14,6 +14,8 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "jobs/move.h"
+#include "jobs/policy.h"
+#include "meta/ids.h"
 #include "meta/kv.h"
 #include "meta/ns.h"
 #include "pack/writer.h"
@@ -180,6 +182,12 @@ int tier_push(struct store *store, const char *argument, char *buf, size_t cap)
 	order.kind = strcmp(kind, "copy") == 0 ? MOVE_COPY : strcmp(kind, "demote") == 0 ? MOVE_DEMOTE : 0;
 	order.store = place_id(place);
 	order.level = (uint8_t)level;
+	char pin[1200];
+	if (order.kind == MOVE_DEMOTE && store->policy != NULL &&
+		policy_pinned_at(store->policy, argument + at, pin, sizeof(pin))) {
+		snprintf(buf, cap, "'%.800s' is pinned: granary tier unpin it, or keep the hot copy with --copy", pin);
+		return -GRANARY_EPRECONDITION;
+	}
 	return order_begin(store, &order, argument + at, buf, cap);
 }
 
@@ -300,6 +308,23 @@ int tier_stores(struct store *store, char *buf, size_t cap)
 	return 0;
 }
 
+static void status_policy(struct store *store, struct text *t)
+{
+	struct policy_stats s;
+	uint64_t now_ns = store_clock_now(store->clock);
+
+	policy_get_stats(store->policy, &s);
+	put(t,
+		"once_packs %" PRIu64 "\nonce_bytes %" PRIu64 "\nonce_oldest_age_s %" PRIu64 "\nrules %" PRIu64
+		"\npins %" PRIu64 "\nrules_passes %" PRIu64 "\nrules_scanned_objects %" PRIu64
+		"\nrules_scan_ms %" PRIu64 "\nrules_tasks_started %" PRIu64 "\nrules_deleted_objects %" PRIu64
+		"\nrules_deleted_bytes %" PRIu64 "\nrules_errors %" PRIu64 "\n",
+		s.once_packs, s.once_bytes,
+		s.once_oldest_ns && now_ns > s.once_oldest_ns ? (now_ns - s.once_oldest_ns) / 1000000000u : 0, s.rules,
+		s.pins, s.passes, s.scanned_objects, s.scan_ns / 1000000, s.tasks_started, s.deleted_objects,
+		s.deleted_bytes, s.errors);
+}
+
 size_t tier_status(struct store *store, char *buf, size_t cap)
 {
 	struct text t = { buf, cap, 0 };
@@ -331,5 +356,6 @@ size_t tier_status(struct store *store, char *buf, size_t cap)
 		put(&t, "store_%s_gets %" PRIu64 "\nstore_%s_get_bytes %" PRIu64 "\nstore_%s_errors %" PRIu64 "\n",
 			place_name(p), info.gets, place_name(p), info.get_bytes, place_name(p), info.errors);
 	}
+	if (store->policy != NULL) status_policy(store, &t);
 	return t.len;
 }

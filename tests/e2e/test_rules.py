@@ -135,6 +135,65 @@ def copies(c):
     c.read_all("other")
 
 
+def pins(c):
+    """What is pinned comes back from the cold store and stays, over kill -9 too; its neighbours by name do not count;
+    rules do not delete it; who may write there may pin."""
+    def pinned(*args):
+        out = c.server.cli("tier", "pins", "--json", *args).stdout.splitlines()
+        return {(p["bucket"], p["path"]) for p in map(json.loads, out)}
+
+    url = c.server.url
+    c.rules("rules:\n - { name: cool, match: { bucket: vision }, idle: 1s, to: archive }\n")
+    c.until("vision is cold", lambda: not c.explain("vision", "b/1")["hot"])
+    c.server.cli("tier", "pin", f"{url}/vision/b/1/")
+    c.server.cli("tier", "pin", f"{url}/vision/b/1")
+    expect("pins", pinned(), {("vision", "b/1")})
+    expect("explained", c.explain("vision", "b/1")["pinned_by"], "b/1")
+    expect("a neighbour that begins alike", "pinned_by" in c.explain("vision", "b/10"), False)
+    c.until("the pinned pack came back", lambda: c.explain("vision", "b/1")["hot"])
+    plan = c.plan()
+    expect("a plan knows", (plan["pinned_packs"], plan["pinned_cold_packs"]), (1, 0))
+    for where in ("vision/b/1", "vision/b", "vision"):
+        p = c.server.cli("tier", "push", f"{url}/{where}", "--to", "archive", check=False)
+        if p.returncode == 0 or b"'vision/b/1' is pinned" not in p.stderr:
+            lib.fail(f"pinned bytes were pushed: {where}: {p.stderr}")
+    c.server.kill()
+    c.server.start()
+    expect("pins after kill -9", pinned(), {("vision", "b/1")})
+    # Without rules pins are kept, and explained.
+    c.rules("rules: []")
+    expect("explained without rules", c.explain("vision", "b/1")["pinned_by"], "b/1")
+    # Deletions leave it.
+    c.server.cli("bucket", "create", f"{url}/pinned")
+    for key in ("keep/1", "keep/2", "keeper", "go/1"):
+        c.server.cli("cp", c.base / "tree" / "a" / "0", f"{url}/pinned/{key}")
+    credentials = c.base / "writer"
+    c.server.cli("key", "create", "--grant", "read+list+write:pinned/keep", "-o", credentials, url)
+    writer = ["--credentials", credentials]
+    c.server.cli("tier", "pin", f"{url}/pinned/keep", *writer)
+    for verb, where in (("pin", "pinned/go"), ("pin", "pinned"), ("unpin", "vision/b/1"), ("pin", "nobucket/x")):
+        p = c.server.cli("tier", verb, f"{url}/{where}", *writer, check=False)
+        expect(f"a writer of pinned/keep: {verb} {where}", p.returncode != 0, True)
+    p = c.server.cli("tier", "pins", url, *writer, check=False)
+    expect("all pins are an admin's to see", p.returncode != 0, True)
+    p = c.server.cli("tier", "pin", f"{url}/nobucket/x", check=False)
+    expect("a bucket that is not there", p.returncode != 0 and b"no bucket 'nobucket'" in p.stderr, True)
+    c.rules("rules:\n - { name: all, match: { bucket: pinned }, age: 1s, delete: true }\n", delete=True)
+    c.until("what is not pinned is gone", lambda: c.keys("pinned") == {"keep/1", "keep/2"})
+    c.server.cli("tier", "unpin", f"{url}/pinned/keep", *writer)
+    c.until("what is no longer pinned, too", lambda: not c.keys("pinned"))
+    # A bucket takes its pins along; another one of its name has none.
+    c.server.cli("tier", "pin", f"{url}/pinned")
+    c.server.cli("bucket", "rm", f"{url}/pinned", "--yes")
+    c.until("its pins went", lambda: pinned() == {("vision", "b/1")})
+    c.server.cli("tier", "unpin", f"{url}/vision/b/1")
+    c.rules("rules:\n - { name: cool, match: { bucket: vision }, age: 1s, to: archive }\n")
+    c.until("vision is cold again", lambda: not c.explain("vision", "b/1")["hot"])
+    expect("no pins", pinned(), set())
+    status = json.loads(c.server.cli("status", "--json").stdout)
+    expect("bytes in one place only", status["once_bytes"] > 0 and status["once_packs"] > 0, True)
+
+
 def deletes(c):
     """What is due goes, what was written since does not, of checkpoints the last two stay."""
     for step in range(5):
@@ -192,6 +251,7 @@ def main():
     c.send("other")
     by_age(c)
     copies(c)
+    pins(c)
     deletes(c)
     store_gone(c)
     expect("stop", c.server.stop(), 0)
