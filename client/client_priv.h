@@ -93,6 +93,7 @@ struct granary_op {
 	bool sent;      /* some request of it went out */
 	bool unstable;  /* its changes may be answered before they are durable */
 	bool at_once;   /* its callback runs where it is done; quiet */
+	bool is_internal; /* nobody's: freed when it is announced */
 	struct granary_client *client;
 	const struct op_kind *kind;
 	granary_done_fn *done;
@@ -292,6 +293,8 @@ struct io {
 	struct list to_send;  /* connections that were given requests in this turn */
 	uint32_t conn_hint;   /* the one that was used up last: where to begin to look for a free one */
 	struct list finished; /* operations to be announced */
+	struct list lanes, groups; /* of small writes (write_group.c) */
+	uint32_t lanes_count;
 	struct session session;
 	struct unstable unstable;
 	struct files files;
@@ -501,6 +504,10 @@ struct simple_op {
 	void *out;
 	uint64_t extra;
 	void (*drop)(struct simple_op *s); /* of what belongs to it, when it is freed; may be NULL */
+	struct {
+		uint32_t count; /* of its changes; 0: it travels alone */
+		size_t bytes, ref_len, changes_at; /* of data; of the body: the reference, where the changes begin */
+	} joins; /* others' requests (write_group.c) */
 };
 struct simple_op *simple_new(struct granary_client *c, const struct rpc_kind *kind, const struct granary_call *call,
 	size_t body_size, struct wr *w, int *err);
@@ -510,6 +517,13 @@ int64_t simple_run(struct simple_op *s, struct wr *w); /* runs and frees it */
 size_t simple_body_size(struct rpc *r);
 int simple_encode(struct rpc *r, struct wr *w);
 int simple_answer(struct rpc *r, struct slice meta, struct slice data);
+
+/* write_group.c (io) */
+void groups_init(struct granary_client *c);
+void groups_release(struct granary_client *c);
+bool groups_join(struct simple_op *s); /* false: no room, it asks by itself */
+void groups_turn(struct granary_client *c);
+const struct granary_op *group_op_of(struct rpc *r); /* NULL: r does not travel with a group's */
 
 /* stat.c: pairs of bytes16 as one block (NULL when there are none); -GRANARY_EPROTO, -GRANARY_ENOMEM. */
 int pairs_decode(struct slice pairs, struct granary_pair **out, uint64_t *count);

@@ -40,6 +40,7 @@ int io_init(struct granary_client *c)
 	list_init(&io->session.open);
 	io->session.next_sequence = 1;
 	unstable_init(c);
+	groups_init(c);
 	files_init(c);
 	list_init(&io->own.rpcs);
 	io->own.client = c;
@@ -67,6 +68,7 @@ void io_release(struct granary_client *c)
 	struct io *io = &c->io;
 
 	if (io->conns) {
+		groups_release(c);
 		unstable_release(c);
 		files_release(c);
 		while (!list_empty(&io->own.rpcs))

@@ -286,8 +286,13 @@ void op_announce(struct granary_client *c)
 		return;
 	list_init(&at_once);
 	pthread_mutex_lock(&c->lock);
-	for (struct list *at; (at = list_pop(&c->io.finished)) != NULL;)
-		op_hand_over(c, container_of(at, struct granary_op, link), &t);
+	for (struct list *at; (at = list_pop(&c->io.finished)) != NULL;) {
+		struct granary_op *op = container_of(at, struct granary_op, link);
+		if (op->is_internal)
+			op->kind->free(op);
+		else
+			op_hand_over(c, op, &t);
+	}
 	pthread_mutex_unlock(&c->lock);
 	telling_tell(c, &t);
 	for (struct list *at; (at = list_pop(&at_once)) != NULL;) { /* theirs from here on */
@@ -297,12 +302,15 @@ void op_announce(struct granary_client *c)
 }
 
 /* A connection on which nothing came for long is given up with the operation that waited for it. */
-static void op_doubt_connections(struct granary_op *op)
+static void op_doubt_connections(const struct granary_op *op)
 {
 	static const uint64_t silence_ns = 5000000000;
 
 	for (struct list *at = op->rpcs.next; at != &op->rpcs; at = at->next) {
-		const struct rpc *r = container_of(at, struct rpc, op_link);
+		struct rpc *r = container_of(at, struct rpc, op_link);
+		const struct granary_op *group = group_op_of(r);
+		if (group)
+			op_doubt_connections(group);
 		uint64_t since = r->conn && r->conn->last_rx_ns > r->sent_ns ? r->conn->last_rx_ns : r->sent_ns;
 		if (r->state == RPC_FLIGHT && op->client->io.now_ns - since > silence_ns)
 			r->conn->broken = true;

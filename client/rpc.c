@@ -217,6 +217,7 @@ void rpc_dispatch(struct granary_client *c)
 	struct io *io = &c->io;
 	struct list waiting;
 
+	groups_turn(c);
 	unstable_turn(c);
 	files_turn(c);
 	local_turn(c);

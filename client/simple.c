@@ -17,6 +17,8 @@ static int simple_more(struct granary_op *op)
 	if (s->asked)
 		return 0;
 	s->asked = true;
+	if (s->joins.count > 0 && groups_join(s))
+		return 0;
 	struct rpc *r = rpc_new(sizeof(*r), s->rpc_kind, op);
 	if (!r)
 		return -GRANARY_ENOMEM;

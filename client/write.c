@@ -5,6 +5,8 @@
 
 #include <stdlib.h>
 
+enum { JOINS_MAX = 32 * 1024 }; /* bytes of a call that may travel with others' */
+
 #define WRITE_RPC(op, is_mutation) \
 	{ .wire_op = (op), .mutation = (is_mutation), .body_size = simple_body_size, .encode = simple_encode, \
 		.answer = simple_answer }
@@ -128,9 +130,12 @@ static struct simple_op *change_new(struct granary_client *client, const struct 
 	if (!s)
 		return NULL;
 	ref_encode(w, ref);
+	s->joins.ref_len = wr_len(w);
 	wr_u64(w, o.if_version);
 	wr_u64(w, o.mtime_ns);
 	wr_u32(w, count + weight.parts);
+	s->joins.changes_at = wr_len(w);
+	s->joins.bytes = weight.bytes;
 	for (uint32_t i = 0; i < count; i++)
 		change_encode(w, &changes[i]);
 	s->decode = written_decode;
@@ -152,6 +157,8 @@ int granary_change_start(struct granary_client *client, struct granary_ref ref, 
 
 	if (op)
 		*op = NULL;
+	if (s && s->op.unstable && !options && s->joins.bytes <= JOINS_MAX)
+		s->joins.count = count;
 	return s ? simple_start(s, &w, op) : err;
 }
 

@@ -998,6 +998,8 @@ GRANARY_API GRANARY_MUST_CHECK int granary_change(struct granary_client *client,
 	const struct granary_change *changes, uint32_t count, const struct granary_write *options,
 	struct granary_written *out, const struct granary_call *call);
 /** granary_change() without waiting; the data of the changes and `out` must stay until it is done, `changes` need not.
+ * With GRANARY_UNSTABLE, calls of up to 32 KiB of data and no options that are under way at once for the same reference
+ * travel as one request: they are one change, and `out` tells the same of each.
  * @return 0 and *op, or an error. Does not block. Any thread. Since 0.2. */
 GRANARY_API GRANARY_MUST_CHECK int granary_change_start(struct granary_client *client, struct granary_ref ref,
 	const struct granary_change *changes, uint32_t count, const struct granary_write *options,

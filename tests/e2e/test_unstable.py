@@ -286,6 +286,72 @@ def test_stopped(cmd, server):
     end(p)
 
 
+class Written(ctypes.Structure):
+    _fields_ = [("object_id", ctypes.c_uint64), ("version", ctypes.c_uint64), ("object_size", ctypes.c_uint64)]
+
+
+class Started:
+    """Writes that are under way at once; bytes, answer and operation stay as long as it."""
+    def __init__(self, client, key, offset, data, flags=UNSTABLE):
+        self.client, self.data, self.out, self.op = client, data, Written(), ctypes.c_void_p()
+        change = Change(1, 0, offset, len(data), data)
+        err = client.lib.granary_change_start(client.handle, ref(key), ctypes.byref(change), 1, None,
+                                              ctypes.byref(self.out), client.call(flags), ctypes.byref(self.op))
+        check(err == 0, f"change_start: {err} {client.error()}")
+
+    def wait(self):
+        self.client.lib.granary_wait.restype = ctypes.c_int64
+        err = self.client.lib.granary_wait(self.op, 0xffffffff)
+        self.free()
+        return err
+
+    def free(self):
+        self.client.lib.granary_op_free(ctypes.byref(self.op))
+
+
+def test_grouped(cmd, server):
+    """Writes of one object that are under way at once travel together: the server is killed under them, some are given
+    up, and one that is refused takes no other with it."""
+    client, size, depth = Client(), 4096, 32
+    check(client.put("grouped", b"\0" * size * 64, 0) == 0, "put")
+    check(client.put("grouped-2", b"\0" * size * 64, 0) == 0, "put")
+    expected, versions, under_way = {}, [], []
+    for i in range(1500):
+        if len(under_way) == depth:
+            key, at, done = under_way.pop(0)
+            given_up = i % 97 == 0
+            err = done.free() if given_up else done.wait()
+            check(given_up or err == 0, f"write {i}: {err} {client.error()}")
+            versions.append((key, done.out.version))
+            expected[key, at].append(done.data if not given_up else None)
+        key, at = "grouped" if i % 5 else "grouped-2", i % 64 * size
+        while any(w[:2] == (key, at) for w in under_way):  # who waits for an answer knows what comes later
+            at = (at + size) % (64 * size)
+        expected.setdefault((key, at), [b"\0" * size])
+        if expected[key, at][-1] is None:  # it may be done or not
+            at = 64 * size
+            expected.setdefault((key, at), [])
+        data = (b"%d " % i * size)[:size - i % 3]
+        under_way.append((key, at, Started(client, key, at, data)))
+        if i == 700:
+            server.kill()
+            server.start()
+    for key, at, done in under_way:
+        check(done.wait() == 0, f"write: {client.error()}")
+        expected[key, at].append(done.data)
+    check(client.sync() == 0, f"sync: {client.error()}")
+    for key in "grouped", "grouped-2":
+        there = cmd.run("cat", f"{cmd.server.url}/data/{key}").stdout
+        for (k, at), datas in expected.items():
+            if k == key and at < 64 * size and datas[-1] is not None:
+                check(there[at:at + len(datas[-1])] == datas[-1], f"{key}: other bytes at {at}")
+    check(len(set(versions)) < len(versions) / 2, f"{len(set(versions))} versions of {len(versions)} writes")
+    missing = [Started(client, "grouped-not-there", i * size, b"x") for i in range(depth)]
+    errors = {w.wait() for w in missing}
+    check(errors == {-1}, f"writes to an object that is not there: {errors}")
+    client.close()
+
+
 def main():
     need_programs()
     server = Server(scratch("unstable"))
@@ -293,7 +359,8 @@ def main():
     cmd = Command(server)
     os.environ.update(GRANARY_URL=server.url, GRANARY_CREDENTIALS=str(server.credentials))
     cmd.run("bucket", "create", f"{server.url}/data")
-    for test in (test_every_change, test_server_killed, test_both_killed, test_two_sessions, test_too_late, test_stopped):
+    for test in (test_every_change, test_server_killed, test_both_killed, test_two_sessions, test_too_late, test_stopped,
+                 test_grouped):
         begun = time.monotonic()
         test(cmd, server)
         print(f"{test.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
