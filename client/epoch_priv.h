@@ -185,6 +185,7 @@ struct granary_epoch {
 	struct own_part *own_parts;   /* likewise */
 	uint32_t own_parts_count, own_parts_cap;
 	uint64_t progress_ns, report_ns, bytes_seen;
+	uint64_t report_taken;        /* batches, when it reported last */
 	struct granary_op *report;
 	struct provenance_skip *skips; /* PROVENANCE_SKIPS_MAX; the first ones, in the order of batches */
 	uint32_t skips_count;

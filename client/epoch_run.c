@@ -11,7 +11,7 @@
 #include "common/clock.h"
 
 static const uint64_t second_ns = 1000000000, report_every_ns = 60000000000;
-enum { REPORT_TIMEOUT_MS = 5000 };
+enum { REPORT_TIMEOUT_MS = 5000, REPORT_PART = 100 };
 
 /* The first failure is the epoch's; the caller is told by granary_epoch_next(). */
 void epoch_fail(struct granary_epoch *e, int err, const char *fmt, ...)
@@ -78,6 +78,7 @@ void epoch_report(struct granary_epoch *e, bool ended)
 	pthread_mutex_unlock(&e->client->lock);
 	r.skips_count = skips_delivered(e, r.position);
 	e->report_ns = clock_mono_ns();
+	e->report_taken = e->seen_taken;
 	r.elapsed_ns = e->report_ns - e->begun_ns;
 	if (epoch_token_at(e, e->ranks.spec.start, r.token, NULL, 0) < 0 ||
 		stream_report_start(e->client, &r, &call, &e->report) < 0)
@@ -88,12 +89,15 @@ void epoch_report(struct granary_epoch *e, bool ended)
 	}
 }
 
-/* Soon at first, for those who watch; then once a minute. */
+/* Soon at first, for those who watch, and after each hundredth of the epoch: by its place the server knows which packs
+ * are needed next; then once a minute. */
 static bool report_due(const struct granary_epoch *e)
 {
 	uint64_t pause = e->report_ns - e->begun_ns;
 
 	pause = pause < second_ns ? second_ns : pause < report_every_ns ? pause : report_every_ns;
+	if ((e->seen_taken - e->report_taken) * REPORT_PART > e->batches)
+		pause = second_ns;
 	return clock_mono_ns() - e->report_ns > pause;
 }
 

@@ -24,13 +24,13 @@
 #include "tier/stores.h"
 
 enum { MOVES_NICE = 19, TASK_KIND_MOVE = 1, WAIT_MS = 1000, DELETIONS_A_TURN = 256, SWEEP_MAX = 1000, PAUSES_MAX = 6,
-	BUSY_TRIES = 30, IO_TRIES = 5, STOP_S = 10, WANTED_MAX = 64 };
+	BUSY_TRIES = 30, IO_TRIES = 5, STOP_S = 10 };
 
 #define RETRY_NS UINT64_C(500000000)
 
 static const char *const kind_names[] = { [MOVE_COPY] = "copy", [MOVE_EVICT] = "evict", [MOVE_DEMOTE] = "demote",
 	[MOVE_PROMOTE] = "promote", [MOVE_DROP] = "drop", [MOVE_REPAIR_HOT] = "repair-hot",
-		[MOVE_REPAIR_COLD] = "repair-cold" };
+		[MOVE_REPAIR_COLD] = "repair-cold", [MOVE_FETCH] = "fetch" };
 
 /* ---- rows ---- */
 
@@ -96,7 +96,7 @@ static int row_decode(struct slice value, struct move_task *t)
 	t->p.order.rate = cur_u64(&c);
 	origin = cur_bytes16(&c);
 	if (!cur_ok(&c) || origin.len >= sizeof(t->p.order.origin) || t->p.order.kind < MOVE_COPY ||
-		t->p.order.kind > MOVE_REPAIR_COLD)
+		t->p.order.kind >= MOVE_KINDS)
 		return -GRANARY_ECORRUPT;
 	memcpy(t->p.order.origin, origin.p, origin.len);
 	t->count = (uint32_t)(packs.len / 8);
@@ -176,7 +176,7 @@ static int order_check(struct moves *m, const struct move_order *o)
 {
 	bool to_store = o->kind == MOVE_COPY || o->kind == MOVE_DEMOTE;
 
-	if (o->kind < MOVE_COPY || o->kind > MOVE_REPAIR_COLD || o->level > 19) return -GRANARY_EINVAL;
+	if (o->kind < MOVE_COPY || o->kind >= MOVE_KINDS || o->level > 19) return -GRANARY_EINVAL;
 	if (to_store && stores_find(m->o.stores, o->store) == NULL) return -GRANARY_ENOTFOUND;
 	return 0;
 }
@@ -300,13 +300,24 @@ static bool is_worth_a_try(const struct move_task *t, int err)
 	       ((err == -GRANARY_EIO || err == -GRANARY_ENOMEM) && t->pauses < IO_TRIES);
 }
 
+/* Somebody is about to read what it brings. */
+static bool is_urgent(const struct move_task *t)
+{
+	return strcmp(t->p.order.origin, MOVES_AHEAD) == 0;
+}
+
 /* Under the lock: the one to go on with. */
 static struct move_task *task_next(struct moves *m, uint64_t now)
 {
-	for (struct move_task *t = m->first; t != NULL; t = t->next)
-		if (!is_over(t) && (t->cancel || (!m->paused && (t->p.state != MOVE_PAUSED ||
-			now >= t->not_before_ns)))) return t;
-	return NULL;
+	struct move_task *best = NULL;
+
+	for (struct move_task *t = m->first; t != NULL; t = t->next) {
+		bool may = !is_over(t) && (t->cancel || (!m->paused && (t->p.state != MOVE_PAUSED ||
+			now >= t->not_before_ns)));
+
+		if (may && (best == NULL || (is_urgent(t) && !is_urgent(best)))) best = t;
+	}
+	return best;
 }
 
 static void task_end(struct moves *m, struct move_task *t, enum move_state state)
@@ -441,23 +452,11 @@ static void sweep_stores(struct moves *m)
 	}
 }
 
-/* What reads asked for: brought up by a task of its own. */
-static void take_wanted(struct moves *m)
-{
-	struct move_order order = { .kind = MOVE_PROMOTE, .origin = "reads" };
-	uint64_t packs[WANTED_MAX], task;
-	uint32_t n = stores_take_wanted(m->o.stores, packs, WANTED_MAX);
-
-	if (n > 0 && moves_start(m, &order, packs, n, &task) < 0)
-		log_warn("cannot begin to bring up what reads asked for; packs=%u", n);
-}
-
 static int keep_house(struct moves *m)
 {
 	int err = remove_cold(m);
 
 	sweep_stores(m);
-	take_wanted(m);
 	return err;
 }
 

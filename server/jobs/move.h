@@ -5,6 +5,7 @@
  * A pack:  hot --COPY--> hot+cold --EVICT--> cold --PROMOTE--> hot+cold --DROP--> hot;  DEMOTE is COPY, then
  * EVICT.
  *
+ * FETCH is PROMOTE of what reads or an announced epoch want: the hot copy is here for a while (jobs/ahead.h).
  * REPAIR_HOT, REPAIR_COLD: the copy that is damaged is made anew out of the other one.
  *
  * Invariants: (1) no copy goes before another one was read back whole and verified; (2) each pack is a few
@@ -46,10 +47,13 @@ bool moves_close(struct moves **moves);
 /* Without a thread: all that can be done now. The first error of a pack, or 0. */
 int moves_turn(struct moves *moves);
 
-enum move_kind { MOVE_COPY = 1, MOVE_EVICT, MOVE_DEMOTE, MOVE_PROMOTE, MOVE_DROP, MOVE_REPAIR_HOT, MOVE_REPAIR_COLD };
-enum { MOVE_KINDS = MOVE_REPAIR_COLD + 1 };
+enum move_kind { MOVE_COPY = 1, MOVE_EVICT, MOVE_DEMOTE, MOVE_PROMOTE, MOVE_DROP, MOVE_REPAIR_HOT, MOVE_REPAIR_COLD,
+	MOVE_FETCH };
+enum { MOVE_KINDS = MOVE_FETCH + 1 };
 enum move_state { MOVE_WAITING = 1, MOVE_RUNNING, MOVE_PAUSED, MOVE_DONE, MOVE_FAILED, MOVE_CANCELED };
 
+/* Tasks of this origin go before others. */
+#define MOVES_AHEAD "ahead"
 struct move_order {
 	uint8_t kind;     /* enum move_kind */
 	uint8_t level;    /* of zstd, 1..19; 0: stored as it is */

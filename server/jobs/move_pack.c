@@ -140,11 +140,11 @@ static int evict(struct move_step *s, struct pack *pack)
 
 static int promote(struct move_step *s, const struct pack *pack)
 {
-	struct packs_move order = { .pace = pace, .arg = s };
+	struct packs_move order = { .pace = pace, .arg = s, .brought = s->order->kind == MOVE_FETCH };
 	uint64_t bytes;
 	int err;
 
-	if (pack_is_hot(pack)) return 0;
+	if (pack_is_hot(pack)) return s->order->kind == MOVE_PROMOTE ? packs_keep_hot(s->m->o.packs, s->pack) : 0;
 	err = packs_promote(s->m->o.packs, s->pack, &order, &bytes);
 	if (err < 0) return err;
 	s->bytes_in += bytes;
@@ -220,7 +220,8 @@ static int pack_run(struct move_step *s, struct pack *pack)
 	case MOVE_COPY: return pack_cold(pack) != NULL ? has_copy_elsewhere(s, pack) : to_store(s, pack, false);
 	case MOVE_DEMOTE: return pack_cold(pack) != NULL ? evict(s, pack) : to_store(s, pack, true);
 	case MOVE_EVICT: return evict(s, pack);
-	case MOVE_PROMOTE: return promote(s, pack);
+	case MOVE_PROMOTE:
+	case MOVE_FETCH: return promote(s, pack);
 	case MOVE_DROP: return drop(s, pack);
 	case MOVE_REPAIR_HOT: return repair_hot(s);
 	case MOVE_REPAIR_COLD: return repair_cold(s, pack);

@@ -39,6 +39,10 @@ struct policy_options {
 	struct store_clock *clock;
 	uint64_t interval_ns; /* between passes; a pass also waits ten times as long as its scan took */
 	bool thread;          /* false: policy_pass() is called by hand */
+	bool (*needed)(void *arg, uint64_t pack); /* an announced epoch will use it: it is not moved now. Or NULL */
+	/* The lowest `until` of the watermarks in force, 0: there are none. Or NULL. */
+	void (*until_changed)(void *arg, uint32_t percent);
+	void *arg; /* of both */
 	double hot_price;     /* of a GB-month of flash, in the currency of the stores' prices */
 };
 int policy_open(const struct policy_options *options, struct policy **out);

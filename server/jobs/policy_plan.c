@@ -10,6 +10,7 @@
 #include "tier/drives.h"
 
 enum { LIST_MAX = 256 };
+#define NEEDED_NS UINT64_C(60000000000) /* looked at again after this */
 
 uint32_t plan_rule_index(const struct plan *plan, const struct rule *rule)
 {
@@ -70,21 +71,6 @@ static int packs_join(struct plan *p)
 	return 0;
 }
 
-/* What packs may take of each drive, and what they and others took. */
-static void drives_join(struct plan *p)
-{
-	struct drives *drives = packs_drives(p->policy->o.packs);
-	struct drive_info info;
-
-	for (uint32_t i = 0; i < drives_count(drives); i++) {
-		drive_get_info(drives_at(drives, i), &info);
-		uint64_t total = info.size ? info.size : info.total;
-		uint64_t used = info.size ? info.used : info.total > info.available ? info.total - info.available : 0;
-		p->hot_total += total;
-		p->hot_used += used < total ? used : total;
-	}
-}
-
 /* ---- one pack ---- */
 
 /* One rule over all of it: that rule; NULL with *apart: several, or one over a part. */
@@ -128,6 +114,14 @@ static int move_for(const struct rule *r, const struct plan_pack *p)
 	return p->info.state == PACK_SEALED ? (int)MOVE_DEMOTE : -1;
 }
 
+/* An announced epoch is about to use it. */
+static bool plan_is_needed(const struct plan *p, const struct plan_pack *pack)
+{
+	const struct policy_options *o = &p->policy->o;
+
+	return o->needed && o->needed(o->arg, pack->id);
+}
+
 static enum verdict judge(struct plan *p, struct plan_pack *pack, const struct shares *shares,
 	const struct rule **rule, uint64_t *due_ns, uint8_t *kind)
 {
@@ -145,6 +139,8 @@ static enum verdict judge(struct plan *p, struct plan_pack *pack, const struct s
 			  ? UINT64_MAX
 			  : rule_due_ns(*rule, pack->written_newest_ns, pack->heat.last_read_ns);
 	if (move == 0) return STAYS;
+	if (*due_ns <= p->now_ns && (*rule)->action != RULE_COPY && plan_is_needed(p, pack))
+		*due_ns = p->now_ns + NEEDED_NS;
 	if (*due_ns > p->now_ns) {
 		if (*due_ns < UINT64_MAX) later(sum, pack, *due_ns);
 		return LATER;
@@ -256,7 +252,7 @@ int plan_make(struct policy *policy, const struct rules *rules, struct plan *pla
 	err = plan_read_names(plan);
 	if (err == 0) err = packs_join(plan);
 	if (err < 0) return err;
-	drives_join(plan);
+	drives_use(packs_drives(policy->o.packs), &plan->hot_total, &plan->hot_used);
 	for (uint32_t i = 0; i < plan->count; i++) pack_judge(plan, &plan->packs[i]);
 	for (uint32_t i = 0; i < plan->count; i++)
 		if (plan->packs[i].verdict == MOVES && plan->packs[i].kind != MOVE_COPY)

@@ -75,6 +75,18 @@ static int row_write(struct policy *p, const char *text, size_t len)
 	return err;
 }
 
+/* The lowest share of flash at which watermarks stop; 0: there are none. */
+static uint32_t until_percent(const struct rules *rules)
+{
+	uint32_t least = 0;
+
+	for (uint32_t i = 0; rules && i < rules_count(rules); i++) {
+		const struct rule *r = rules_at(rules, i);
+		if (r->class == RULE_RELIEF && (!least || r->until_percent < least)) least = r->until_percent;
+	}
+	return least;
+}
+
 /* Takes rules and text over. Under pass_lock. */
 static void rules_set(struct policy *p, struct rules *rules, char *text, const char *why)
 {
@@ -86,6 +98,7 @@ static void rules_set(struct policy *p, struct rules *rules, char *text, const c
 	snprintf(p->why, sizeof(p->why), "%s", why);
 	p->stats.rules = rules ? rules_count(rules) : 0;
 	pthread_mutex_unlock(&p->lock);
+	if (p->o.until_changed) p->o.until_changed(p->o.arg, until_percent(rules));
 	rules_free(&old);
 	free(old_text);
 }

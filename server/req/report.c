@@ -7,6 +7,7 @@
 #include "common/error.h"
 #include "common/provenance.h"
 #include "common/token.h"
+#include "jobs/ahead.h"
 #include "jobs/recipe.h"
 #include "jobs/snapshot.h"
 #include "meta/provenance.h"
@@ -17,6 +18,8 @@ struct report_req {
 	struct auth auth;
 	struct snapshot_report report;
 	struct provenance_page page;
+	struct token token; /* of the order that it goes through */
+	bool has_order;
 	uint64_t share;
 	char *text;
 	size_t len;
@@ -89,12 +92,25 @@ static int judge(struct req *r)
 	return err;
 }
 
+/* Packs that its order needs come up from cold stores before it needs them. */
+static void announce(const struct req *r)
+{
+	const struct report_req *b = r->body;
+	const struct snapshot_report *p = &b->report;
+	const struct ahead_report a = { .bucket = p->bucket, .name = p->name, .job = p->job, .host = p->host,
+		.rank = p->rank, .token = b->token, .position = p->position, .of = p->of, .elapsed_ns = p->elapsed_ns,
+		.ended = p->ended };
+
+	if (r->store->ahead != NULL) ahead_report(r->store->ahead, &a);
+}
+
 static void report_work(struct req *r)
 {
 	struct report_req *b = r->body;
 
 	b->err = judge(r);
 	if (b->err == 0) b->err = snapshots_report(r->store->snapshots, &b->report, &b->share);
+	if (b->err == 0 && b->has_order) announce(r);
 }
 
 static void provenance_parse(struct snapshot_report *p, struct cur *c)
@@ -120,7 +136,6 @@ static enum step_result report_parse(struct req *r)
 	struct cur c = cur_of(r->meta, r->frame.meta_len);
 	struct report_req *b = body_new(r);
 	struct snapshot_report *p = &b->report;
-	struct token token;
 	char why[128];
 	uint8_t flags;
 	int err;
@@ -138,16 +153,18 @@ static enum step_result report_parse(struct req *r)
 	p->samples = cur_u64(&c);
 	p->bytes = cur_u64(&c);
 	p->waited_ns = cur_u64(&c);
-	flags = cur_flags(&c, STREAM_ENDED | STREAM_PROVENANCE | STREAM_ELAPSED);
+	flags = cur_flags(&c, STREAM_ENDED | STREAM_PROVENANCE | STREAM_ELAPSED | STREAM_ORDER);
 	p->ended = (flags & STREAM_ENDED) != 0;
 	p->has_provenance = (flags & STREAM_PROVENANCE) != 0;
 	if (p->has_provenance)
 		provenance_parse(p, &c);
 	else if ((flags & STREAM_ELAPSED) != 0)
 		p->elapsed_ns = cur_u64(&c);
+	if ((flags & STREAM_ORDER) != 0) p->token = cur_bytes16(&c);
+	b->has_order = p->has_provenance || (flags & STREAM_ORDER) != 0;
 	if (!cur_done(&c) || p->bucket_name.len == 0)
 		return req_fail(r, -GRANARY_EPROTO, "STREAM_REPORT does not parse");
-	if (p->has_provenance && token_decode(&token, p->token.p, p->token.len, why, sizeof(why)) < 0)
+	if (b->has_order && token_decode(&b->token, p->token.p, p->token.len, why, sizeof(why)) < 0)
 		return req_fail(r, -GRANARY_EINVAL, "STREAM_REPORT: the token where it begins: %s", why);
 	source_split(p);
 	if (p->source.len > PROVENANCE_NAME_MAX || !is_visible(p->source))

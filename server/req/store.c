@@ -26,6 +26,7 @@
 #include "common/rand.h"
 #include "io/fs.h"
 #include "io/reactor.h"
+#include "jobs/ahead.h"
 #include "jobs/backup.h"
 #include "jobs/jobs.h"
 #include "jobs/move.h"
@@ -515,6 +516,31 @@ static int open_moves(struct store *store)
 	return moves_open(&moves, &store->moves);
 }
 
+static void until_changed(void *arg, uint32_t percent)
+{
+	ahead_set_until(((struct store *)arg)->ahead, percent);
+}
+
+static int open_ahead(struct store *store)
+{
+	struct ahead_options ahead = {
+		.packs = store->packs,
+		.stores = store->stores,
+		.moves = store->moves,
+		.snapshots = store->snapshots,
+		.heat = store->heat,
+		.clock = store->clock,
+		.thread = store->options.jobs && !store->options.simulated && stores_count(store->stores) > 0,
+	};
+
+	return ahead_open(&ahead, &store->ahead);
+}
+
+static bool is_needed(void *arg, uint64_t pack)
+{
+	return ahead_needs(((struct store *)arg)->ahead, pack);
+}
+
 static int open_policy(struct store *store)
 {
 	const struct store_options *o = &store->options;
@@ -529,6 +555,9 @@ static int open_policy(struct store *store)
 		.clock = store->clock,
 		.interval_ns = o->rules_interval_ns,
 		.thread = o->jobs && !o->simulated,
+		.needed = is_needed,
+		.until_changed = until_changed,
+		.arg = store,
 		.hot_price = o->hot_price,
 	};
 
@@ -561,6 +590,10 @@ static int open_services(struct store *store, const uint8_t master[32], char *wh
 	if (err == 0) {
 		what = "moves between hot and cold";
 		err = open_moves(store);
+	}
+	if (err == 0) {
+		what = "what comes up from cold stores";
+		err = open_ahead(store);
 	}
 	if (err == 0) {
 		what = "the rules";
@@ -643,6 +676,7 @@ void store_close(struct store **sp)
 	atomic_store(&store->draining, true);
 	if (store->snapshots != NULL) snapshots_stop(store->snapshots);
 	policy_close(&store->policy);
+	ahead_close(&store->ahead);
 	bool hangs = !moves_close(&store->moves);
 	if (store->jobs != NULL) jobs_close(&store->jobs);
 	if (store->sessions != NULL) {

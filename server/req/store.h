@@ -124,6 +124,7 @@ struct store {
 	struct jobs *jobs;
 	struct moves *moves;
 	struct policy *policy;
+	struct ahead *ahead;       /* NULL: without jobs */
 	struct heat *heat;
 	struct governor *governor;
 	struct backup *backup;     /* NULL: none */

@@ -13,6 +13,7 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "jobs/ahead.h"
 #include "jobs/move.h"
 #include "jobs/policy.h"
 #include "meta/ids.h"
@@ -230,7 +231,7 @@ int tier_pause(struct store *store, int pause, char *buf, size_t cap)
 int tier_tasks(struct store *store, char *buf, size_t cap)
 {
 	static const char *const kinds[] = { "", "copy", "evict", "demote", "promote", "drop", "repair-hot",
-		"repair-cold" };
+		"repair-cold", "fetch" };
 	static const char *const states[] = { "", "waiting", "running", "paused", "done", "failed", "canceled" };
 	struct move_progress *p = calloc(MOVES_MAX, sizeof(*p));
 	struct text t = { buf, cap, 0 };
@@ -342,9 +343,19 @@ size_t tier_status(struct store *store, char *buf, size_t cap)
 		"\ncold_removed %" PRIu64 "\n",
 		packs.cold_copies, packs.cold_only, moves.tasks, moves.paused,
 			moves.packs[MOVE_COPY] + moves.packs[MOVE_DEMOTE],
-		moves.packs[MOVE_PROMOTE], moves.packs[MOVE_EVICT], moves.failed, moves.bytes_in, moves.bytes_out,
+		moves.packs[MOVE_PROMOTE] + moves.packs[MOVE_FETCH], moves.packs[MOVE_EVICT], moves.failed,
+		moves.bytes_in, moves.bytes_out,
 			moves.swept,
 		moves.removed);
+	if (store->ahead != NULL) {
+		struct ahead_stats ahead;
+
+		ahead_get_stats(store->ahead, &ahead);
+		put(&t,
+			"ahead_orders %" PRIu64 "\nahead_packs %" PRIu64 "\nahead_fetched %" PRIu64
+			"\nahead_let_go %" PRIu64 "\n",
+			ahead.orders, ahead.packs, ahead.fetched, ahead.let_go);
+	}
 	for (uint32_t i = 0; i < stores_count(store->stores); i++) {
 		struct place *p = stores_at(store->stores, i);
 		struct place_info info;

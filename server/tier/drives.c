@@ -549,3 +549,18 @@ void drive_get_info(struct drive *drive, struct drive_info *out)
 	out->drain_packs = drive->drain_packs;
 	pthread_mutex_unlock(&drive->lock);
 }
+
+void drives_use(struct drives *drives, uint64_t *total, uint64_t *used)
+{
+	struct drive_info info;
+
+	*total = *used = 0;
+	for (uint32_t i = 0; i < drives_count(drives); i++) {
+		drive_get_info(drives_at(drives, i), &info);
+		if (!info.listed || info.state != DRIVE_ACTIVE) continue; /* it takes nothing new */
+		uint64_t all = info.size ? info.size : info.total;
+		uint64_t taken = info.size ? info.used : info.total > info.available ? info.total - info.available : 0;
+		*total += all;
+		*used += taken < all ? taken : all;
+	}
+}

@@ -102,3 +102,5 @@ struct drive_info {
 	char path[DRIVE_PATH_MAX], why[DRIVE_WHY_MAX]; /* why it is not ONLINE */
 };
 void drive_get_info(struct drive *drive, struct drive_info *out);
+/* What packs may take of all drives that take new ones, and what they and others took. */
+void drives_use(struct drives *drives, uint64_t *total, uint64_t *used);

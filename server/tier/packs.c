@@ -539,7 +539,8 @@ static void info_of(const struct pack *p, struct pack_info *out)
 
 	*out = (struct pack_info){ .id = p->id, .group = p->group, .order = p->order,
 		.file_size = atomic_load(&p->file_size), .state = atomic_load(&p->state),
-		.mine = atomic_load(&p->mine), .drive = p->drive != NULL ? drive_id(p->drive) : 0,
+		.mine = atomic_load(&p->mine), .brought = atomic_load(&p->brought),
+		.drive = p->drive != NULL ? drive_id(p->drive) : 0,
 		.may_read = p->drive != NULL && drive_may_read(p->drive), .may_write = pack_may_write(p) };
 	if (cold == NULL)
 		return;
@@ -687,6 +688,7 @@ static int load_copy(struct packs *packs, struct slice key, struct slice value)
 	struct drive *drive = drives_find(packs->o.drives, be64_get(key.p + 1));
 	struct place *place = stores_find(packs->o.stores, be64_get(key.p + 1));
 	struct slice name;
+	uint64_t brought;
 
 	if (p != NULL && place != NULL)
 		return load_cold(packs, p, place, value);
@@ -695,6 +697,7 @@ static int load_copy(struct packs *packs, struct slice key, struct slice value)
 	if (!value_bytes(value, CTAG_NAME, &name) || name.len != PACK_NAME_SIZE - 1)
 		return -GRANARY_ECORRUPT;
 	memcpy(p->name, name.p, name.len);
+	atomic_store(&p->brought, value_u64(value, CTAG_BROUGHT, 0, &brought) && brought == COPY_BROUGHT);
 	p->drive = drive;
 	if (drive != NULL)
 		drive_charge(drive, atomic_load(&p->charged));

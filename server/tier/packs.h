@@ -137,6 +137,7 @@ struct packs_move {
 	int (*pace)(void *arg, uint64_t bytes);
 	uint64_t (*rate)(void *arg); /* bytes a second at most, as of now; 0: no limit. Or NULL */
 	void *arg;
+	bool brought; /* promote: the hot copy may go again for others (pack_info.brought) */
 };
 int packs_move(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
 /* ---- hot and cold (packs_cold.c); moves, one at a time ---- */
@@ -148,6 +149,8 @@ int packs_evict(struct packs *packs, uint64_t pack_id); /* its hot copy goes; IN
 int packs_drop_cold(struct packs *packs, uint64_t pack_id);
 /* A hot copy is made of the cold one, and verified against the checksum of the whole pack. Errors as packs_move(). */
 int packs_promote(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
+/* Its hot copy was brought up by reads or an epoch, and is to stay now. 1: it was; 0: there was nothing to do. */
+int packs_keep_hot(struct packs *packs, uint64_t pack_id);
 /* The hot copy is made anew out of the cold one, and takes the old one's place. INVAL: it has not both. */
 int packs_repair_hot(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
 /* The cold copy of a pack whose file is its hot one, as a file, to be closed: bytes that are wrong there may be right
@@ -168,6 +171,7 @@ struct pack_info {
 	uint64_t id, group, order, file_size;
 	uint8_t state;
 	bool mine; /* open and still written by this process */
+	bool brought; /* its hot copy is here for a while */
 	bool may_read, may_write; /* so far as its drive or store goes */
 	uint64_t drive, store;    /* of its hot and of its cold copy; 0: none */
 	uint64_t cold_length;

@@ -183,6 +183,7 @@ int packs_evict(struct packs *packs, uint64_t pack_id)
 
 static int drop_cold(struct packs *packs, struct pack *old, struct kv_txn *txn)
 {
+	uint8_t key[ROW_KEY_MAX];
 	struct pack *fresh;
 	int err;
 
@@ -192,6 +193,8 @@ static int drop_cold(struct packs *packs, struct pack *old, struct kv_txn *txn)
 	if (fresh == NULL) return -GRANARY_ENOMEM;
 	memcpy(fresh->name, old->name, sizeof(fresh->name));
 	packs_txn_drop_cold(packs, txn, old);
+	if (atomic_load(&old->brought))
+		kv_max(txn, row_copy(key, drive_id(old->drive), old->id), CTAG_BROUGHT, COPY_KEPT);
 	err = kv_submit_wait(packs->o.kv, txn);
 	if (err < 0) {
 		pack_free(&fresh);
@@ -215,6 +218,32 @@ int packs_drop_cold(struct packs *packs, uint64_t pack_id)
 	err = sealed_ref(packs, pack_id, &pack);
 	if (err == 0) {
 		err = drop_cold(packs, pack, txn);
+		packs_unref(packs, pack);
+	}
+	pthread_mutex_unlock(&packs->copies_lock);
+	kv_txn_free(&txn);
+	return err;
+}
+
+int packs_keep_hot(struct packs *packs, uint64_t pack_id)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_txn *txn = kv_txn_new(packs->o.kv);
+	struct pack *pack;
+	int err = txn != NULL ? 0 : -GRANARY_ENOMEM;
+
+	if (err < 0) return err;
+	pthread_mutex_lock(&packs->copies_lock);
+	err = sealed_ref(packs, pack_id, &pack);
+	if (err == 0) {
+		if (atomic_load(&pack->brought) && pack->drive != NULL) {
+			kv_max(txn, row_copy(key, drive_id(pack->drive), pack_id), CTAG_BROUGHT, COPY_KEPT);
+			err = kv_submit_wait(packs->o.kv, txn);
+			if (err == 0) {
+				atomic_store(&pack->brought, false);
+				err = 1;
+			}
+		}
 		packs_unref(packs, pack);
 	}
 	pthread_mutex_unlock(&packs->copies_lock);

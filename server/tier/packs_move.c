@@ -215,6 +215,7 @@ static int commit(struct moving *m)
 	tlv_put_u32(&w, CTAG_CRC, m->crc);
 	tlv_put(&w, CTAG_STATE, slice_of("\2", 1));
 	tlv_put(&w, CTAG_SPARSE, slice_of("\0", 1));
+	if (atomic_load(&m->new->brought)) tlv_put_u64(&w, CTAG_BROUGHT, COPY_BROUGHT);
 	assert(wr_ok(&w));
 	if (m->old->drive != m->new->drive) kv_pre_absent(txn, 0, row_copy(key, drive_id(m->new->drive), m->new->id));
 	kv_put(txn, row_copy(key, drive_id(m->new->drive), m->new->id), slice_of(value, wr_len(&w)));
@@ -324,6 +325,9 @@ static int move_to(struct moving *m, uint64_t *bytes)
 			m->is_cold ? NULL : m->old->drive, &err);
 	if (to == NULL) return err;
 	m->new = pack_twin(m->packs, m->old, to, true);
+	if (m->new != NULL)
+		atomic_store(&m->new->brought,
+			m->old->drive != NULL ? atomic_load(&m->old->brought) : m->order->brought);
 	err = m->new != NULL ? move(m) : -GRANARY_ENOMEM;
 	*bytes = err == 0 ? m->size : 0;
 	if (err < 0 && err != -GRANARY_ESHUTDOWN && err != -GRANARY_EBUSY) {

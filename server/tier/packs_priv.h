@@ -41,6 +41,7 @@ struct pack {
 	_Atomic bool counted;    /* among the packs that are being written there */
 	pthread_mutex_t lock;    /* allocation and opening */
 	char name[PACK_NAME_SIZE]; /* of the `c` row; empty: no hot copy */
+	_Atomic bool brought;    /* its hot copy: by reads or an epoch; it goes again when others need the room */
 	_Atomic bool hot_lost;   /* its hot file is not there or no pack, its drive is: the cold copy serves */
 	_Atomic(struct copy *) cold; /* its cold copy, or NULL; set once, before or while it is in the table */
 };

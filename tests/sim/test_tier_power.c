@@ -34,7 +34,7 @@
 #include "tier/packs.h"
 #include "tier/stores.h"
 
-enum { PACKS = 2, MIB = 1024 * 1024, PASSES_MAX = 12, ROOM = 512 * 1024, RECORDS = 30, SEEDS = 500, STEPS = 5 };
+enum { PACKS = 2, MIB = 1024 * 1024, PASSES_MAX = 12, ROOM = 512 * 1024, RECORDS = 30, SEEDS = 500, STEPS = 8 };
 
 struct world {
 	struct sim *sim;
@@ -205,7 +205,8 @@ static int step(struct world *w, uint8_t kind)
 	return err < 0 ? err : left;
 }
 
-static const uint8_t history[STEPS] = { MOVE_DEMOTE, MOVE_PROMOTE, MOVE_DROP, MOVE_COPY, MOVE_EVICT };
+static const uint8_t history[STEPS] = { MOVE_DEMOTE, MOVE_PROMOTE, MOVE_DROP, MOVE_COPY, MOVE_EVICT,
+	MOVE_FETCH, MOVE_PROMOTE, MOVE_EVICT };
 
 static int run(struct world *w)
 {
@@ -284,6 +285,8 @@ static void finish(struct world *w)
 	assert_int_equal(moves_turn(w->moves), 0);
 	assert_true(packs_sweep_orphans(w->packs, 100, false) >= 0);
 	assert_int_equal(moves_turn(w->moves), 0);
+	/* A task whose row could not be deleted was done once more. */
+	assert_int_equal(step(w, MOVE_EVICT), 0);
 	check_places(w, 0, PACKS);
 	check_all(w);
 }
@@ -404,6 +407,41 @@ static void test_seeds(void **state)
 	}
 }
 
+static uint32_t brought_count(struct world *w)
+{
+	struct pack_info infos[PACKS + 2];
+	uint32_t n = packs_list(w->packs, 0, infos, PACKS + 2), brought = 0;
+
+	for (uint32_t i = 0; i < n; i++) brought += infos[i].brought;
+	return brought;
+}
+
+/* What was fetched may go again, over a restart too, until it is asked for by name. */
+static void test_what_was_fetched_is_known_by_its_row(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_new(&w, 5);
+	assert_int_equal(step(&w, MOVE_DEMOTE), 0);
+	assert_int_equal(step(&w, MOVE_FETCH), 0);
+	check_places(&w, PACKS, PACKS);
+	assert_int_equal(brought_count(&w), PACKS);
+	restart(&w, false);
+	assert_int_equal(brought_count(&w), PACKS);
+	assert_int_equal(step(&w, MOVE_PROMOTE), 0);
+	assert_int_equal(brought_count(&w), 0);
+	restart(&w, false);
+	assert_int_equal(brought_count(&w), 0);
+	assert_int_equal(step(&w, MOVE_EVICT), 0);
+	assert_int_equal(step(&w, MOVE_FETCH), 0);
+	assert_int_equal(step(&w, MOVE_DROP), 0);
+	restart(&w, false);
+	assert_int_equal(brought_count(&w), 0);
+	check_all(&w);
+	world_end(&w);
+}
+
 /* Another directory at the path, or none: nothing is written, nothing removed, hot bytes go on. */
 static void test_a_store_that_is_not_there_stops_moves(void **state)
 {
@@ -441,6 +479,7 @@ int main(void)
 		cmocka_unit_test(test_moves_survive_a_power_cut_anywhere),
 		cmocka_unit_test(test_moves_survive_the_failure_of_any_io),
 		cmocka_unit_test(test_seeds),
+		cmocka_unit_test(test_what_was_fetched_is_known_by_its_row),
 		cmocka_unit_test(test_a_store_that_is_not_there_stops_moves),
 	};
 
