@@ -11,11 +11,15 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/error.h"
 #include "common/log.h"
+#include "io/fs.h"
+#include "jobs/backup_away.h"
 #include "options.h"
 #include "req/offline.h"
 
-enum { WHY_MAX = 1024, EXIT_FAILED = 1, EXIT_WRONG = 2, EXIT_LOST = 3, LOST_SHOWN = 1000 };
+#define FETCHED "backup.fetched"
+enum { PATH_CAP = 4200, WHY_MAX = 1024, EXIT_FAILED = 1, EXIT_WRONG = 2, EXIT_LOST = 3, LOST_SHOWN = 1000 };
 #define PROGRESS_NS UINT64_C(500000000)
 
 struct view {
@@ -125,6 +129,10 @@ static void show_missing(const struct offline *o)
 		printf("%" PRIu64 " of %" PRIu64 " packs are gone, and with them %" PRIu64
 		       " objects: reads of these fail.\n",
 			o->packs_missing, o->packs, o->objects_lost);
+	if (o->packs_cold_now > 0)
+		printf("%" PRIu64 " packs are read from their copy in a cold store from now on; name that store in the "
+		       "settings as before.\n",
+			o->packs_cold_now);
 	if (o->packs_unknown > 0)
 		printf("%" PRIu64 " packs are not in the metadata; they are kept in packs.unknown/ beside the others. "
 		       "`granary rebuild` takes what is in them.\n",
@@ -177,8 +185,8 @@ static void show_json(const struct offline *o, bool is_rebuild)
 			o->packs_read, o->packs_torn, o->records, o->damaged, o->placed, o->superseded, o->incomplete,
 			o->unplaced, o->changed, o->moved);
 	printf(",\"packs\":%" PRIu64 ",\"packs_missing\":%" PRIu64 ",\"packs_unknown\":%" PRIu64
-	       ",\"objects_lost\":%" PRIu64 ",\"incarnation\":%" PRIu32 "}\n",
-		o->packs, o->packs_missing, o->packs_unknown, o->objects_lost, o->incarnation);
+	       ",\"packs_cold_now\":%" PRIu64 ",\"objects_lost\":%" PRIu64 ",\"incarnation\":%" PRIu32 "}\n",
+		o->packs, o->packs_missing, o->packs_unknown, o->packs_cold_now, o->objects_lost, o->incarnation);
 }
 
 static void take_settings(struct offline *o, const struct options *options, const struct config *config)
@@ -190,6 +198,35 @@ static void take_settings(struct offline *o, const struct options *options, cons
 	if (options->mode == MODE_REBUILD && strcmp(backup, "none") != 0) o->backup = backup;
 	for (uint32_t i = 0; i < config->hot_count && o->hot_count < OFFLINE_HOT_MAX; i++)
 		if (strcmp(config->hot[i].path, o->data) != 0) o->hot[o->hot_count++] = config->hot[i].path;
+}
+
+/* From a cold store: the backup is brought into the data directory first, and goes again afterwards. */
+static int restore_away(struct offline *o, char *why, size_t cap)
+{
+	char path[PATH_CAP];
+	struct fs *fs = NULL;
+	int err = fs_new_kernel(o->data, &fs), gone;
+
+	if (err < 0) {
+		snprintf(why, cap, "cannot open %s: %s; make it (mkdir) if it is the one to bring back", o->data,
+			error_text(err));
+		return err;
+	}
+	err = fetch_backup(o->backup, fs, FETCHED, o->progress, o->arg, why, cap);
+	snprintf(path, sizeof(path), "%s/" FETCHED, o->data);
+	o->backup = path;
+	if (err == 0) err = offline_restore(o, why, cap);
+	gone = fetch_remove(fs, FETCHED);
+	if (gone < 0) log_warn("%s cannot be removed: %s; nothing needs it any more", path, error_text(gone));
+	o->backup = o->data; /* told of as a restore from a backup */
+	fs_free(&fs);
+	return err;
+}
+
+static int run_offline(struct offline *o, bool is_rebuild, char *why, size_t cap)
+{
+	if (is_rebuild) return offline_rebuild(o, why, cap);
+	return fetch_is_url(o->backup) ? restore_away(o, why, cap) : offline_restore(o, why, cap);
 }
 
 int offline_main(const struct options *options, const struct config *config)
@@ -206,7 +243,7 @@ int offline_main(const struct options *options, const struct config *config)
 		return EXIT_WRONG;
 	}
 	log_set_level(LOG_WARN);
-	if ((is_rebuild ? offline_rebuild : offline_restore)(&o, why, sizeof(why)) < 0) {
+	if (run_offline(&o, is_rebuild, why, sizeof(why)) < 0) {
 		fprintf(stderr, "%sgranaryd: %s\n", v.has_drawn ? "\n" : "", why);
 		return EXIT_FAILED;
 	}

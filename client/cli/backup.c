@@ -159,8 +159,11 @@ static int run_server(const char *mode, const char *backup, int count, char **ar
 int run_restore(int count, char **args)
 {
 	char backup[PATH_CAP];
+	bool is_s3 = strncmp(args[0], "s3+", 3) == 0 && opts.credentials != NULL;
+	const char *first = strchr(args[0], '?') == NULL ? "?" : "&";
 
-	if (snprintf(backup, sizeof(backup), "--restore=%s", args[0]) >= (int)sizeof(backup))
+	if (snprintf(backup, sizeof(backup), "--restore=%s%s%s%s", args[0], is_s3 ? first : "",
+		    is_s3 ? "credentials=" : "", is_s3 ? opts.credentials : "") >= (int)sizeof(backup))
 		return fail(CLI_USAGE, "'%.100s...' is longer than a path may be", args[0]);
 	return run_server(backup, NULL, count - 1, args + 1);
 }

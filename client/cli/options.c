@@ -334,10 +334,13 @@ static const struct verb verbs[] = {
 		"On the server's machine, while it does not run. DATA is its data directory, with the packs if they "
 		"are still there, without metadata. Brings back all that was committed up to the end of the backup's "
 		"log (about a second before the end), says which objects' packs are gone, and sets packs aside that "
-		"are newer. Exit code 0: all is back; 3: what is lost was named; 1: failed, nothing changed: it can "
-		"be run again.",
+		"are newer. BACKUP may be a cold store that the backup went to: its directory, or s3+https://HOST/"
+		"BUCKET/PREFIX with --credentials FILE of its keys; DATA may be empty then. Exit code 0: all is "
+		"back; 3: what is lost was named; 1: failed, nothing changed: it can be run again.",
 		{ "granary restore /backup/granary /srv/granary",
-			"granary restore /backup/granary /srv/granary --checkpoint 17" } },
+			"granary restore /backup/granary /srv/granary --checkpoint 17",
+			"granary restore s3+https://s3.example.org/archive/granary /srv/granary "
+			"--credentials s3.keys" } },
 	{ "rebuild", "DATA [HOT]...", 1, 33, run_rebuild, "make metadata that was lost out of the packs",
 		"On the server's machine, while it does not run. DATA is its data directory without metadata, HOT "
 		"its further hot directories. With --backup what is newer than the backup is added to it; without "

@@ -37,7 +37,8 @@ struct offline {
 	bool has_gap;
 	char gap[256];
 	uint32_t incarnation;
-	uint64_t packs, packs_missing, packs_unknown;
+	/* cold_now: their hot copy is gone, they are read from the cold one from now on */
+	uint64_t packs, packs_missing, packs_unknown, packs_cold_now;
 	uint64_t objects, objects_lost;
 	/* of a rebuild: jobs/rebuild.h */
 	uint64_t packs_read, packs_torn, records, damaged, placed, superseded, incomplete, unplaced, changed, moved;

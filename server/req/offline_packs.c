@@ -14,7 +14,7 @@
 #include "req/offline_priv.h"
 #include "tier/packs.h"
 
-enum { DEPTH_MAX = 512, PATH_CAP = BUCKET_LEN_MAX + 1 + KEY_LEN_MAX + 1 };
+enum { COLD_ALONE = 2, DEPTH_MAX = 512, PATH_CAP = BUCKET_LEN_MAX + 1 + KEY_LEN_MAX + 1 };
 
 struct missing {
 	uint64_t *ids;
@@ -89,7 +89,30 @@ static int pack_is_cold(struct work *w, uint64_t id)
 	return has;
 }
 
-/* 1: in some hot directory, or cold. */
+/* Hot copies whose file is not there any more, of a pack that a cold store has: the server reads that one. A drive that
+ * is not there may come back with them: its rows stay. */
+static int copies_forget(struct work *w, uint64_t id)
+{
+	struct kv_txn *txn = kv_txn_new(w->kv);
+	uint8_t key[ROW_KEY_MAX];
+	uint32_t gone = 0;
+	int err = txn != NULL ? 0 : -GRANARY_ENOMEM;
+
+	for (uint32_t i = 0; err == 0 && i < w->place_count; i++) {
+		struct kv_value v;
+		struct slice row = row_copy(key, w->places[i].store, id);
+		if (kv_get(w->kv, row, &v) < 0) continue;
+		kv_value_release(&v);
+		kv_delete(txn, row);
+		gone++;
+	}
+	if (err == 0 && gone > 0) err = kv_submit_wait(w->kv, txn);
+	if (txn != NULL) kv_txn_free(&txn);
+	w->o->packs_cold_now += gone > 0;
+	return err;
+}
+
+/* 1: in some hot directory; COLD_ALONE: only cold; 0: neither. */
 static int pack_is_there(struct work *w, uint64_t id, char name[PACKS_NAME_MAX])
 {
 	int there = 0;
@@ -97,7 +120,9 @@ static int pack_is_there(struct work *w, uint64_t id, char name[PACKS_NAME_MAX])
 	snprintf(name, PACKS_NAME_MAX, "%016" PRIx64, id);
 	for (uint32_t i = 0; there == 0 && i < w->place_count; i++)
 		there = copy_is_there(w, &w->places[i], id, name);
-	return there == 0 ? pack_is_cold(w, id) : there;
+	if (there != 0) return there;
+	there = pack_is_cold(w, id);
+	return there == 1 ? COLD_ALONE : there;
 }
 
 static int pack_row_look(struct work *w, struct missing *m, struct slice key, struct slice value)
@@ -110,6 +135,7 @@ static int pack_row_look(struct work *w, struct missing *m, struct slice key, st
 	w->o->packs++;
 	if (row.state == PACK_DYING) return 0; /* its removal goes on */
 	there = pack_is_there(w, be64_get(key.p + 1), name);
+	if (there == COLD_ALONE) return copies_forget(w, be64_get(key.p + 1));
 	if (there != 0) return there < 0 ? there : 0;
 	w->o->packs_missing++;
 	tell_lost(w, "pack", name);

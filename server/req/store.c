@@ -28,6 +28,7 @@
 #include "io/reactor.h"
 #include "jobs/ahead.h"
 #include "jobs/backup.h"
+#include "jobs/backup_away.h"
 #include "jobs/jobs.h"
 #include "jobs/move.h"
 #include "jobs/policy.h"
@@ -564,6 +565,17 @@ static int open_policy(struct store *store)
 	return policy_open(&policy, &store->policy);
 }
 
+/* The backup's way into cold stores. */
+static int open_away(struct store *store)
+{
+	const struct store_options *o = &store->options;
+	struct away_options away = { .stores = store->stores, .dir = o->backup_dir, .keep = o->backup_keep };
+
+	if (o->backup_dir == NULL && away_is_wanted(o->stores, o->stores_count))
+		log_warn("a store has backup: on, but the setting backup names no directory: no backup is made");
+	return o->backup_dir != NULL && !o->simulated ? away_open(&away, &store->away) : 0;
+}
+
 static int open_services(struct store *store, const uint8_t master[32], char *why, size_t cap)
 {
 	const char *what = "the namespace";
@@ -602,6 +614,7 @@ static int open_services(struct store *store, const uint8_t master[32], char *wh
 	if (err == 0 && store->backup != NULL) {
 		what = "the backup";
 		err = backup_run(store->backup, store->incarnation, store->clock);
+		if (err == 0) err = open_away(store);
 	}
 	if (err < 0 && why[0] == '\0')
 		snprintf(why, cap, "cannot open %s of %s: %s", what, fs_root(store->fs),
@@ -687,6 +700,7 @@ void store_close(struct store **sp)
 	close_threads(store);
 	if (store->snapshots != NULL) snapshots_close(&store->snapshots);
 	if (store->clock != NULL) store_clock_save(store->clock, store->kv);
+	hangs = !away_close(&store->away) || hangs;
 	if (store->backup != NULL) backup_stop(store->backup); /* after the last commit, before what it asks goes */
 	if (hangs) _exit(EXIT_SUCCESS); /* a thread in a cold store keeps what it uses: the process ends with it */
 	fair_free(&store->fair);

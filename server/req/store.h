@@ -9,6 +9,7 @@
 
 #include "io/io.h"
 
+struct away;
 struct backup;
 struct cache;
 struct drive_place;
@@ -127,7 +128,8 @@ struct store {
 	struct ahead *ahead;       /* NULL: without jobs */
 	struct heat *heat;
 	struct governor *governor;
-	struct backup *backup;     /* NULL: none */
+	struct backup *backup;
+	struct away *away; /* or NULL */     /* NULL: none */
 	struct slow_ring *slow;
 	struct reactor *reactors[REACTORS_MAX];
 	struct store_local locals[REACTORS_MAX];

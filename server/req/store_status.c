@@ -15,6 +15,7 @@
 #include "io/fs.h"
 #include "io/reactor.h"
 #include "jobs/backup.h"
+#include "jobs/backup_away.h"
 #include "jobs/jobs.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
@@ -346,5 +347,6 @@ size_t store_status(struct store *store, char *buf, size_t cap)
 	status_jobs(&t, store);
 	status_governor(&t, store);
 	if (store->backup != NULL) t.len += backup_status(store->backup, t.buf + t.len, t.cap - t.len);
+	if (store->away != NULL) t.len += away_status(store->away, t.buf + t.len, t.cap - t.len);
 	return t.len;
 }

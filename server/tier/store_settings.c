@@ -13,7 +13,8 @@ static const struct cold_type *const types[] = { &cold_directory, &cold_s3 };
 enum { TYPES = sizeof(types) / sizeof(types[0]), VALUE_MAX = 1100 };
 
 /* Of every store: see tier/stores.h. */
-static const char *const common_fields[] = { "type", "promote", "promote_after", "read_timeout", "price_gb_month",
+static const char *const common_fields[] = { "type", "backup", "promote", "promote_after", "read_timeout",
+	"price_gb_month",
 	"price_1000_requests", "price_gb_egress", NULL };
 
 const struct cold_type *cold_type_find(const char *type)
@@ -108,6 +109,10 @@ static int promote_check(const struct store_settings *s, char *why, size_t why_c
 	if (store_setting(s, "promote", text, sizeof(text)) && strcmp(text, "none") != 0 && strcmp(text,
 		"pack") != 0) {
 		snprintf(why, why_cap, "promote: '%.40s' is neither none nor pack", text);
+		return -GRANARY_ECONFIG;
+	}
+	if (store_setting(s, "backup", text, sizeof(text)) && strcmp(text, "on") != 0 && strcmp(text, "off") != 0) {
+		snprintf(why, why_cap, "backup: '%.40s' is neither on nor off", text);
 		return -GRANARY_ECONFIG;
 	}
 	if (store_setting(s, "promote_after", text, sizeof(text)) &&

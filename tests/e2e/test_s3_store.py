@@ -66,7 +66,8 @@ def moves(service, base, credentials):
     """A whole server on it: packs go there, are read there, also after a restart, come back, and no byte is another."""
     server = crash_lib.Server(base / "server", settings={
         "stores": f"archive,type=s3,endpoint=http://127.0.0.1:{service.port},bucket=archive,prefix=packs,"
-                  f"credentials={credentials}"})
+                  f"credentials={credentials},backup=on", "backup": str(base / "backup")})
+    (base / "backup").mkdir()
     tree, rng = base / "tree", random.Random(7)
     tree.mkdir()
     files = {f"{i:03}": rng.randbytes(rng.randrange(1, 60000)) if i % 2 else b"text " * rng.randrange(1, 9000)
@@ -94,9 +95,40 @@ def moves(service, base, credentials):
     read("after-a-kill")
     server.cli("tier", "pull", f"{url}/a", "--drop")
     read("hot-again")
+    server.cli("tier", "push", f"{url}/a", "--to", "archive")
+    restored(service, base, credentials, server)
+    read("on-an-empty-machine")
     if server.stop() != 0:
         sys.exit("test_s3_store: the server did not end well")
     print("moved there and back, read cold: every byte equal")
+
+
+def restored(service, base, credentials, server):
+    """The machine is lost, with its metadata and its backup: the bucket alone brings all back."""
+    server.cli("backup")
+    until = time.monotonic() + 120  # ends a test that hangs
+    number = json.loads(server.cli("status", "--json").stdout)["backup_number"]
+    while json.loads(server.cli("status", "--json").stdout)["backup_to_archive_number"] < number:
+        if time.monotonic() > until:
+            sys.exit("test_s3_store: the backup never came to the bucket: " + server.tail())
+        time.sleep(0.2)
+    server.kill()
+    keys = base / "server-keys"
+    shutil.copy(server.credentials, keys)
+    server.credentials = keys
+    shutil.rmtree(server.data)
+    shutil.rmtree(base / "backup")
+    server.data.mkdir()
+    (base / "backup").mkdir()
+    address = f"s3+http://127.0.0.1:{service.port}/archive/packs"
+    p = server.cli("restore", address, server.data, "--credentials", service.credentials(base, "wrongsecret"), check=False)
+    if p.returncode != 1:
+        sys.exit(f"test_s3_store: restored with a wrong key: {p.returncode} {p.stderr}")
+    service.credentials(base)
+    p = server.cli("restore", address, server.data, "--credentials", credentials, "--json")
+    if json.loads(p.stdout.splitlines()[-1])["objects_lost"] != 0:
+        sys.exit(f"test_s3_store: keys were lost that had been copied: {p.stdout}")
+    server.start()
 
 
 def main():
