@@ -108,7 +108,7 @@ static void pages_make(struct world *w, struct table *t, uint32_t dirs, int vers
 			uint64_t row = w->dirs[d].row + i;
 			struct snap_extent e = { 1 + row / w->rows_a_pack,
 				(uint32_t)(PACK_BEGIN + row % w->rows_a_pack * (w->sample + RECORD_HEADER)),
-				(uint32_t)w->sample, (uint32_t)hash_u64(row + 1) };
+				(uint32_t)w->sample, (uint32_t)hash_u64(row + 1), false };
 			if (!page || e.pack != pack) {
 				if (page) page_end(t, &page, pack, w->sample);
 				pack = e.pack;

@@ -42,7 +42,7 @@ int range_add_unit(struct range_plan *p, const struct snap_extent *e, uint8_t *d
 		return -GRANARY_ENOMEM;
 	p->units = array;
 	p->units[p->units_count++] = (struct range_unit){ .dst = dst, .pack = e->pack, .offset = e->offset,
-		.len = e->length, .crc = e->crc, .tag = tag };
+		.len = e->length, .crc = e->crc, .tag = tag, .unsummed = e->unsummed };
 	return 0;
 }
 
@@ -298,7 +298,8 @@ static int unit_plan(struct range_plan *p, struct rx *rx, struct range_want *w, 
 	while (len > 0) {
 		uint32_t part = len < VERIFY_RUN ? len : VERIFY_RUN;
 		bool ends = w->unit_got + part == u->len;
-		struct rx_block b = { .dst = u->dst + w->unit_got, .len = part, .crc = u->crc, .check = ends,
+		struct rx_block b = { .dst = u->dst + w->unit_got, .len = part, .crc = u->crc,
+			.check = ends && !u->unsummed,
 			.run = whole ? NULL : &u->run, .piece = rx->pieces_count };
 		if (ends && !piece_add(rx, PIECE_OF_UNIT, at, true, 0))
 			return -GRANARY_ENOMEM;

@@ -19,6 +19,7 @@ struct range_unit {
 	uint32_t tag;               /* the owner's */
 	uint32_t span_offset, span_length, wanted; /* a span that it is part of (PROTOCOL 4.8); length 0: none */
 	uint32_t run;               /* checksum of what came so far */
+	bool unsummed;              /* the snapshot has no checksum of it */
 	bool bad;                   /* answered: wrong checksum, or the server could not read it */
 };
 struct range_want {

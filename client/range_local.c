@@ -62,6 +62,9 @@ static bool want_read(struct range_plan *p, struct granary_client *c, const stru
 	uint8_t nowhere[RANGE_GAP_MAX];
 	struct run r;
 
+	for (uint32_t i = 0; i < w->count; i++)
+		if (p->units[w->first + i].unsummed)
+			return false; /* nothing here could tell whether they are right */
 	for (uint32_t at = 0; at < w->count; at = r.end) {
 		run_make(p, w, at, &r, nowhere);
 		if (!local_read(c, f, r.iov, r.count, r.from))

@@ -30,10 +30,12 @@ enum {
 
 /* ---- data pages ---- */
 
-enum { SNAP_ROW_EMPTY = 1, SNAP_ROW_EXTENTS = 2, SNAP_ROW_PART = 4 };
+/* UNSUMMED: where the crc of an extent is 0, nobody knew it when the snapshot was made: the bytes are a linked source's
+ * (FORMAT 4.7), whose tag the server checks. */
+enum { SNAP_ROW_EMPTY = 1, SNAP_ROW_EXTENTS = 2, SNAP_ROW_PART = 4, SNAP_ROW_UNSUMMED = 8 };
 /* One piece of a row: `length` bytes at `offset` of pack `pack`, with the CRC-32C of exactly those bytes. Pack 0: a
  * hole, that many zero bytes (offset 0; their crc is crc32c_combine(UINT32_MAX, UINT32_MAX, length)). */
-struct snap_extent { uint64_t pack; uint32_t offset, length, crc; };
+struct snap_extent { uint64_t pack; uint32_t offset, length, crc; bool unsummed; };
 /* A row: sample * K + field. Most have one extent. */
 struct snap_row {
 	uint64_t size;              /* bytes of the row: the sum of its extents */
@@ -48,9 +50,10 @@ struct snap_page_builder;
 struct snap_page_builder *snap_page_builder_new(uint64_t pack, uint32_t fields);
 void snap_page_builder_free(struct snap_page_builder **b);
 /* The next row (rows come in order of sample, then field). count 0: a missing field; an object of no bytes is one
- * extent of length 0. Of the flags only SNAP_ROW_PART is the caller's (SNAP_ROW_EMPTY may be given with count 0).
- * Extents that touch in one pack are not merged. 0; -GRANARY_EINVAL (an extent that passes 4 GiB, other flags):
- * nothing was added; -GRANARY_ETOOBIG (a page is under 1 GiB): likewise; -GRANARY_ENOMEM: only free the builder. */
+ * extent of length 0. Of the flags only SNAP_ROW_PART and SNAP_ROW_UNSUMMED are the caller's (SNAP_ROW_EMPTY may be
+ * given with count 0). Extents that touch in one pack are not merged. 0; -GRANARY_EINVAL (an extent that passes 4 GiB,
+ * other flags): nothing was added; -GRANARY_ETOOBIG (a page is under 1 GiB): likewise; -GRANARY_ENOMEM: only free the
+ * builder. */
 int snap_page_add(struct snap_page_builder *b, const struct snap_extent *extents, uint32_t count, uint8_t flags);
 uint32_t snap_page_builder_samples(const struct snap_page_builder *b);
 /* The page's bytes (malloc; the caller frees) and their hash; the builder keeps its rows. -GRANARY_EINVAL when the last

@@ -24,7 +24,8 @@ struct page_extent {
 _Static_assert(sizeof(struct page_row) == 16 && sizeof(struct page_extent) == 16, "FORMAT 8.3");
 
 enum { COUNT_FIELDS, COUNT_SAMPLES, COUNT_PACKS, COUNT_EXTENTS }; /* of the header */
-enum { PACK_ID_SIZE = 8, FLAGS_KNOWN = SNAP_ROW_EMPTY | SNAP_ROW_EXTENTS | SNAP_ROW_PART };
+enum { PACK_ID_SIZE = 8, FLAGS_GIVEN = SNAP_ROW_PART | SNAP_ROW_UNSUMMED,
+	FLAGS_KNOWN = SNAP_ROW_EMPTY | SNAP_ROW_EXTENTS | FLAGS_GIVEN };
 
 struct snap_page_builder {
 	uint64_t pack, rows_count;
@@ -119,7 +120,7 @@ int snap_page_add(struct snap_page_builder *b, const struct snap_extent *extents
 	uint8_t *p;
 	int err = 0;
 
-	if (flags & ~SNAP_ROW_PART && (count > 0 || flags & ~(SNAP_ROW_PART | SNAP_ROW_EMPTY)))
+	if (flags & ~FLAGS_GIVEN && (count > 0 || flags & ~(FLAGS_GIVEN | SNAP_ROW_EMPTY)))
 		return -GRANARY_EINVAL;
 	for (uint32_t i = 0; i < count; i++)
 		if (!extent_fits(&extents[i]))
@@ -234,6 +235,11 @@ static int extent_at(const struct snap_page *p, uint64_t at, struct snap_extent 
 	return extent_make(p, le32_get(e.pack), out);
 }
 
+static bool is_unsummed(const struct snap_row *row, const struct snap_extent *e)
+{
+	return (row->flags & SNAP_ROW_UNSUMMED) != 0 && e->crc == 0;
+}
+
 static int row_many(const struct snap_page *p, const struct page_row *r, struct snap_row *out)
 {
 	struct snap_extent e;
@@ -248,6 +254,7 @@ static int row_many(const struct snap_page *p, const struct page_row *r, struct 
 		err = extent_at(p, (uint64_t)out->extents_at + i, &e);
 		if (err < 0)
 			return err;
+		e.unsummed = is_unsummed(out, &e);
 		out->size += e.length;
 		if (i == 0)
 			out->first = e;
@@ -279,6 +286,7 @@ int snap_page_row(const struct snap_page *p, uint64_t row, struct snap_row *out)
 	out->first.offset = le32_get(r.offset);
 	out->first.length = le32_get(r.length);
 	out->first.crc = le32_get(r.crc);
+	out->first.unsummed = is_unsummed(out, &out->first);
 	out->size = out->first.length;
 	out->extent_count = 1;
 	return extent_make(p, index, &out->first);
@@ -292,5 +300,7 @@ int snap_page_extent(const struct snap_page *p, const struct snap_row *row, uint
 		*out = row->first;
 		return 0;
 	}
-	return extent_at(p, (uint64_t)row->extents_at + i, out);
+	int err = extent_at(p, (uint64_t)row->extents_at + i, out);
+	out->unsummed = err == 0 && is_unsummed(row, out);
+	return err;
 }

@@ -31,7 +31,8 @@ struct options {
 	bool json, quiet, no_color, help, version;
 	bool recursive, long_format, parents, dataset, dry_run, yes, keep, force, tar, ids;
 	bool remove, symbolic, snapshot;
-	bool world_given, depth_given, delete, slow, verify, cancel, copy, background, drop, level_given, yes_delete;
+	bool world_given, depth_given, delete, slow, verify, cancel, copy, take_source, background, drop, level_given,
+		yes_delete;
 	const char *url, *credentials, *profile, *data, *log, *backup;
 	const char *layout, *note, *output, *against, *by, *shuffle;
 	const char *perm, *owner, *mtime, *atime;
@@ -252,6 +253,8 @@ verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_c
 verb_fn run_drive_ls, run_drive_add, run_drive_drain;
 verb_fn run_tier_plan, run_tier_apply, run_tier_rules, run_tier_explain, run_tier_cost;
 verb_fn run_tier_pin, run_tier_unpin, run_tier_pins;
+int order_move(const char *url, const char *verb); /* tier.c: what lies below url; waits unless --background */
+verb_fn run_link, run_flow_refresh, run_flow_verify, run_flow_status, run_flow_cancel, run_flow_preload, run_flow_evict;
 verb_fn run_tier_ls, run_tier_push, run_tier_pull, run_tier_status, run_tier_cancel, run_tier_pause, run_tier_resume;
 
 /* Answers of tasks that are lines of name=value pairs, separated by tabs (drive.c). */

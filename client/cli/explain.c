@@ -103,6 +103,8 @@ static const struct advice advices[] = {
 	[GRANARY_EMLINK] = { "A file has at most 65,000 names.", "Copy it instead: granary cp." },
 	[GRANARY_EDEADLOCK] = { "Those who hold this part of the file locked wait, in turn, for what the asker holds.",
 		"Give up a lock first; take several always in the same order." },
+	[GRANARY_ESOURCE] = { "The object was linked, not copied, and its source has other bytes by now, or none.",
+		"`granary flow verify URL` lists what differs, `granary flow refresh URL` takes what is there now." },
 };
 
 struct code {

@@ -187,6 +187,19 @@ int run_tier_push(int count, char **args)
 	return code;
 }
 
+int order_move(const char *url, const char *verb)
+{
+	char argument[ARGUMENT_MAX];
+	struct remote r;
+	int code = remote_open(&r, url, NEED_BUCKET, 1);
+
+	if (code != CLI_OK) return code;
+	snprintf(argument, sizeof(argument), "%s/%s", r.bucket, r.path);
+	code = order(&r, verb, argument);
+	remote_close(&r);
+	return code;
+}
+
 int run_tier_pull(int count, char **args)
 {
 	char argument[ARGUMENT_MAX];

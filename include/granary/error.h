@@ -53,7 +53,8 @@
 	X(39, NOATTR, ENODATA, FINAL, "no such attribute") \
 	X(40, NOTFILE, EINVAL, FINAL, "a symbolic link or special file has no bytes") \
 	X(41, MLINK, EMLINK, FINAL, "the object has as many links as it may have") \
-	X(42, DEADLOCK, EDEADLK, FINAL, "waiting for this lock would never end")
+	X(42, DEADLOCK, EDEADLK, FINAL, "waiting for this lock would never end") \
+	X(43, SOURCE, EIO, FINAL, "the object that this is linked to is another one now, or gone")
 
 enum granary_error {
 #define X(number, name, posix, klass, text) GRANARY_E##name = number,

@@ -118,7 +118,8 @@ static int kernel_open(struct fs *fs, const char *path, unsigned flags, struct f
 		fd = openat(dir_of(fs), path, mode, 0600);
 	}
 	if (fd < 0)
-		return fail();
+		/* a symbolic link is no file, as other special ones */
+		return errno == ELOOP ? -GRANARY_EINVAL : fail();
 	struct stat st;
 	int err = fstat(fd, &st) != 0 ? fail() : 0;
 	if (err == 0 && !S_ISREG(st.st_mode))

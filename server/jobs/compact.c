@@ -27,7 +27,9 @@
 #include "io/mem.h"
 #include "pack/check.h"
 #include "pack/format.h"
+#include "pack/linked.h"
 #include "pack/writer.h"
+#include "tier/copy.h"
 
 enum {
 	CHUNK_SIZE = 8 * 1024 * 1024,
@@ -342,6 +344,7 @@ static int note_move(struct live_record *l, const struct owned *o)
 				    .to = o->e },
 		.total_len = l->moves++ == 0 ? l->total : 0 };
 	m->m.to.pack = pack_id_of(c->target);
+	m->m.to.flags &= ~(uint32_t)EXTENT_UNSUMMED; /* the record has them */
 	m->m.to.record = l->at;
 	m->m.to.cut_before = o->e.cut_before - l->from;
 	m->m.to.cut_after = l->len - m->m.to.cut_before - o->e.length;
@@ -458,8 +461,28 @@ static int each_look(void *arg, uint64_t offset, const struct record *r, const u
 	return ns_record_owners(l->j->o.ns, &who, is_owned, NULL);
 }
 
+static int linked_look(void *arg, const struct linked_entry *e)
+{
+	struct look *l = arg;
+	struct ns_record who = { .pack = l->pack_id, .record = e->record, .object_id = e->object_id, .dir = e->dir_id,
+		.version = e->version, .logical = e->logical, .length = e->data_len, .name = e->name };
+
+	if (jobs_stopping(l->j)) return -GRANARY_ESHUTDOWN;
+	return ns_record_owners(l->j->o.ns, &who, is_owned, NULL);
+}
+
+/* Its rows list the records: nothing is read of the source. */
+static int linked_has_owner(struct jobs *j, struct pack *pack)
+{
+	struct look l = { j, pack_id_of(pack) };
+	int res = linked_each(j->o.kv, l.pack_id, 0, linked_look, &l);
+
+	return res == -GRANARY_ENOTFOUND ? 0 : res;
+}
+
 int pack_has_owner(struct jobs *j, struct pack *pack, uint64_t end)
 {
+	if (copy_is_linked(pack_cold(pack))) return linked_has_owner(j, pack);
 	struct look l = { j, pack_id_of(pack) };
 	struct pack_walk walk = { .pack_id = l.pack_id, .end = end, .each = each_look, .arg = &l };
 	int err = packs_open_file(j->o.packs, pack);
@@ -473,8 +496,10 @@ static int compact_referenced(struct compaction *c)
 	if (err < 0) return err;
 	if (row.pins > 0 || pack_pins(c->source) > 0 || packs_pending_count(c->source) > 0) return 0;
 	c->group = row.group;
-	err = packs_open_file(c->packs, c->source);
-	if (err == 0) err = copy_live(c, row.committed_end);
+	if (!copy_is_linked(pack_cold(c->source))) {
+		err = packs_open_file(c->packs, c->source);
+		if (err == 0) err = copy_live(c, row.committed_end);
+	}
 	if (err < 0) return err == -GRANARY_EAGAIN ? 0 : err;
 	err = pack_has_owner(c->j, c->source, row.committed_end);
 	if (err != 0) return err < 0 ? err : -GRANARY_EBUSY;

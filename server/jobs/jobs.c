@@ -67,6 +67,8 @@ static bool worth_compacting(
 	struct jobs *j, const struct pack_info *info, const struct pack_row *row)
 {
 	if (row->pins > 0) return false;
+	/* One that is linked loses its source with its address: only one that nothing needs goes. */
+	if (info->is_linked) return row->live_bytes == 0 && row->live_records == 0;
 	if (info->state == PACK_BROKEN) return true;
 	if (row->total_bytes == 0) return info->state == PACK_SEALED;
 	uint64_t dead = row->total_bytes > row->live_bytes ? row->total_bytes - row->live_bytes : 0;

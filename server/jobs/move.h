@@ -22,7 +22,9 @@
 struct governor;
 struct ids;
 struct kv;
+struct linked;
 struct moves;
+struct ns;
 struct packs;
 struct store_clock;
 struct stores;
@@ -30,6 +32,8 @@ struct stores;
 struct moves_options {
 	struct kv *kv;
 	struct ids *ids;
+	struct ns *ns;         /* of linked packs: rows that point at what was loaded */
+	struct linked *linked; /* NULL: none are */
 	struct packs *packs;
 	struct stores *stores;
 	struct store_clock *clock;

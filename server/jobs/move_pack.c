@@ -10,11 +10,13 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "io/fs.h"
+#include "jobs/link_sums.h"
 #include "jobs/move_priv.h"
 #include "meta/ids.h"
 #include "meta/rows.h"
 #include "pack/check.h"
 #include "pack/cold_write.h"
+#include "pack/linked.h"
 #include "tier/frames.h"
 #include "tier/governor.h"
 #include "tier/packs.h"
@@ -114,13 +116,16 @@ static int to_store(struct move_step *s, struct pack *pack, bool with_evict)
 	return 1;
 }
 
-/* Its last byte, and nothing behind it: it is there, and as long as the row says. */
+/* Its last byte, and nothing behind it: it is there, and as long as the row says. Of a linked one each object. */
 static int cold_is_there(struct move_step *s, struct pack *pack)
 {
 	const struct copy_info *info = copy_info(pack_cold(pack));
 	char path[COPY_PATH_MAX];
 	uint8_t end[2];
 	int64_t n;
+
+	if (copy_is_linked(pack_cold(pack)))
+		return linked_verify(s->m->o.linked, info->place, s->pack, s->m->o.timeout_ns);
 
 	copy_path(info->pack_id, info->name, path);
 	n = place_get(info->place, path, end, sizeof(end), info->length - 1, clock_mono_ns() + s->m->o.timeout_ns);
@@ -138,14 +143,26 @@ static int evict(struct move_step *s, struct pack *pack)
 	return err < 0 ? err : 1;
 }
 
+/* What rows say of a pack that was linked, once it is loaded. */
+static int sums_take(struct move_step *s, const struct pack *pack)
+{
+	struct link_sums sums = { .kv = s->m->o.kv, .ns = s->m->o.ns, .packs = s->m->o.packs, .pace = pace, .arg = s };
+
+	return copy_is_linked(pack_cold(pack)) ? link_sums(&sums, s->pack) : 0;
+}
+
 static int promote(struct move_step *s, const struct pack *pack)
 {
 	struct packs_move order = { .pace = pace, .arg = s, .brought = s->order->kind == MOVE_FETCH };
 	uint64_t bytes;
 	int err;
 
-	if (pack_is_hot(pack)) return s->order->kind == MOVE_PROMOTE ? packs_keep_hot(s->m->o.packs, s->pack) : 0;
+	if (pack_is_hot(pack)) {
+		err = sums_take(s, pack); /* which a crash may have cut off */
+		return err < 0 || s->order->kind != MOVE_PROMOTE ? err : packs_keep_hot(s->m->o.packs, s->pack);
+	}
 	err = packs_promote(s->m->o.packs, s->pack, &order, &bytes);
+	if (err == 0) err = sums_take(s, pack);
 	if (err < 0) return err;
 	s->bytes_in += bytes;
 	s->bytes_out += bytes;

@@ -145,12 +145,19 @@ static void check_copies(struct scrub *s, const struct pack_info *info, struct p
 	struct copy *cold = copy_of_file(pack_file(pack));
 	uint64_t hot_damaged;
 	struct fs_file *other;
+	/* What lies at a source is looked at by whoever reads it: a check of it would be a copy of all of it. */
+	if (copy_is_linked(cold)) return;
 	s->store = cold ? place_name(copy_info(cold)->place) : NULL;
 	check_file(s, info, pack_file(pack), end);
 	hot_damaged = s->damaged;
 	if (cold && pack_lost_hot(pack) && s->damaged == 0 && s->j->o.repair)
 		s->j->o.repair(s->j->o.repair_arg, info->id, true);
-	if (jobs_stopping(s->j) || pack_open_other(pack, &other) < 0) return;
+	if (jobs_stopping(s->j)) return;
+	if (copy_is_linked(pack_cold(pack))) { /* the source says whose bytes it gives: a copy is made anew of it */
+		if (hot_damaged > 0 && s->j->o.repair) s->j->o.repair(s->j->o.repair_arg, info->id, true);
+		return;
+	}
+	if (pack_open_other(pack, &other) < 0) return;
 	s->store = place_name(copy_info(pack_cold(pack))->place);
 	check_file(s, info, other, end);
 	fs_close(&other);

@@ -155,7 +155,7 @@ static int page_begin(struct output *out, uint32_t pack)
 static struct snap_extent extent_of(const struct build *b, const struct row_extent *e)
 {
 	return (struct snap_extent){ e->pack == HOLE ? 0 : b->packs[e->pack].id, e->offset,
-		e->length, e->crc };
+		e->length, e->crc, e->unsummed != 0 };
 }
 
 static int list_room(struct output *out, uint32_t count)
@@ -176,6 +176,7 @@ static int field_add(struct output *out, uint64_t *at)
 {
 	struct build *b = out->b;
 	uint32_t count;
+	uint8_t flags = b->split != NULL ? SNAP_ROW_PART : 0;
 	int err = spool_read(b->lists, *at, &count, sizeof(count));
 
 	*at += sizeof(count);
@@ -185,10 +186,11 @@ static int field_add(struct output *out, uint64_t *at)
 
 		err = spool_read(b->lists, *at, &e, sizeof(e));
 		out->list[i] = extent_of(b, &e);
+		if (e.unsummed) flags |= SNAP_ROW_UNSUMMED;
 		out->page_bytes += e.length;
 	}
 	return err < 0 ? err
-		       : snap_page_add(out->page, out->list, count, b->split != NULL ? SNAP_ROW_PART : 0);
+		       : snap_page_add(out->page, out->list, count, flags);
 }
 
 /* Its number in the page goes where its names are found. */
@@ -211,7 +213,7 @@ static int sample_add(struct output *out, const struct sort_row *row)
 
 	if ((row->value[1] & ROW_LISTED) == 0) {
 		struct snap_extent e = { b->packs[row->key[1] >> 32].id, (uint32_t)row->key[1],
-			(uint32_t)(at >> 32), (uint32_t)at };
+			(uint32_t)(at >> 32), (uint32_t)at, false };
 
 		out->page_bytes += e.length;
 		err = snap_page_add(out->page, &e, 1, 0);

@@ -11,8 +11,8 @@
 #define HOLE UINT32_MAX
 
 struct row_extent {
-	uint32_t pack, offset, length, crc;
-}; /* pack: index into build.packs, or HOLE */
+	uint32_t pack, offset, length, crc, unsummed;
+}; /* pack: index into build.packs, or HOLE; unsummed: nobody knows the crc */
 struct build_pack {
 	uint64_t id, order;
 };

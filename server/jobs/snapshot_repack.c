@@ -378,7 +378,7 @@ static int extent_copy(struct repack *r, const struct snap_extent *e)
 		at += (uint32_t)n;
 		err = bytes_add(r, p, (uint32_t)n);
 	}
-	return err == 0 && crc != e->crc ? -GRANARY_ECORRUPT : err;
+	return err == 0 && !e->unsummed && crc != e->crc ? -GRANARY_ECORRUPT : err;
 }
 
 static int row_move(struct repack *r, const struct snap_page *page, uint64_t at)

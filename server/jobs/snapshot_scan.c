@@ -112,7 +112,7 @@ static int hole_add(struct build *b, uint64_t len)
 		uint32_t n = len < HOLE_MAX ? (uint32_t)len : HOLE_MAX;
 
 		err = build_extent_add(b, &(struct row_extent){ HOLE, 0, n,
-					    crc32c_combine(UINT32_MAX, UINT32_MAX, n) });
+					    crc32c_combine(UINT32_MAX, UINT32_MAX, n), 0 });
 		len -= n;
 	}
 	return err;
@@ -188,7 +188,8 @@ static int take_extent(void *arg, const struct extent *e)
 	if (offset + e->length > UINT32_MAX) return -GRANARY_ECORRUPT;
 	err = pack_index(t->b, e->pack, &r.pack);
 	if (err < 0) return err;
-	err = whole_crc(t->b, e, &r.crc);
+	r.unsummed = !extent_is_summed(e);
+	if (!r.unsummed) err = whole_crc(t->b, e, &r.crc);
 	return err < 0 ? err : build_extent_add(t->b, &r);
 }
 
@@ -297,7 +298,8 @@ int build_sample(struct build *b, const struct slice *keys)
 	int err = build_place(b, b->extents, b->extent_count, &row);
 
 	if (err < 0) return err;
-	if (b->split == NULL && b->manifest.fields == 1 && b->extent_count == 1 && first->pack != HOLE) {
+	if (b->split == NULL && b->manifest.fields == 1 && b->extent_count == 1 && first->pack != HOLE &&
+		!first->unsummed) {
 		row.value[0] = (uint64_t)first->length << 32 | first->crc;
 	} else {
 		row.value[0] = spool_size(b->lists);

@@ -95,7 +95,7 @@ static int on_bytes(void *arg, uint64_t at, const uint8_t *p, size_t len)
 			piece->length += n;
 		} else {
 			err = build_extent_add(b, &(struct row_extent){ e->pack, e->pack == HOLE ? 0 : e->offset + skip,
-							  n, crc32c(0, p, n) });
+							  n, crc32c(0, p, n), 0 });
 			s->last = s->cursor;
 		}
 		at += n;
@@ -119,7 +119,7 @@ static int part_of_nothing(struct splitting *s, uint64_t at)
 	const struct row_extent *e = extent_at(s, at);
 	uint32_t skip = (uint32_t)(at - s->cursor_at);
 
-	return build_extent_add(s->b, &(struct row_extent){ e->pack, e->pack == HOLE ? 0 : e->offset + skip, 0, 0 });
+	return build_extent_add(s->b, &(struct row_extent){ e->pack, e->pack == HOLE ? 0 : e->offset + skip, 0, 0, 0 });
 }
 
 static int member_keep(struct splitting *s, struct slice name)
@@ -291,7 +291,7 @@ static int extent_feed(struct splitting *s, const struct row_extent *e)
 		at += (uint32_t)n;
 		err = split_feed(s->scanner, p, (size_t)n);
 	}
-	return err == 0 && crc != e->crc ? -GRANARY_ECORRUPT : err;
+	return err == 0 && !e->unsummed && crc != e->crc ? -GRANARY_ECORRUPT : err;
 }
 
 static int file_split(struct splitting *s)

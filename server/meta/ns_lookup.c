@@ -9,7 +9,7 @@ bool obj_loc_of(const struct object *o, uint64_t dir, struct obj_loc *out)
 {
 	const struct extent *e = &o->extents[0];
 	bool is_whole = o->extent_count == 1 && e->logical == 0 && e->length == o->size &&
-		(e->flags & EXTENT_HOLE) == 0 && !extent_is_cut(e) && e->crc_count <= LOC_CRCS_MAX;
+		(e->flags & (EXTENT_HOLE | EXTENT_UNSUMMED)) == 0 && !extent_is_cut(e) && e->crc_count <= LOC_CRCS_MAX;
 	bool is_empty = o->extent_count == 0 && o->size == 0;
 	if (o->is_dir || o->in_inode || !object_has_bytes(o) || o->extents_outside > 0 || (!is_whole && !is_empty))
 		return false;

@@ -542,6 +542,16 @@ struct slice row_deletion(uint8_t *buf, uint64_t written_ns, uint8_t kind, uint6
 struct slice row_drive(uint8_t *buf, uint64_t store) { return key_u64(buf, 'f', store); }
 struct slice row_task(uint8_t *buf, uint64_t task) { return key_u64(buf, 't', task); }
 struct slice row_cold(uint8_t *buf, uint64_t store) { return key_u64(buf, 'z', store); }
+struct slice row_linked_prefix(uint8_t *buf, uint64_t pack) { return key_u64(buf, 'm', pack); }
+
+struct slice row_linked(uint8_t *buf, uint64_t pack, uint64_t record)
+{
+	size_t len = row_linked_prefix(buf, pack).len;
+
+	be64_put(buf + len, record / RECORD_UNIT);
+	return slice_of(buf, len + 8);
+}
+
 struct slice row_store(uint8_t *buf, const char *what) { return key_bytes(buf, 'M', slice_str(what)); }
 
 bool row_entry_parse(struct slice key, uint64_t *dir, struct slice *name, bool *is_dir)

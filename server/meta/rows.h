@@ -40,7 +40,7 @@ struct extent {
 	uint32_t skip;     /* bytes from the record's start to the first byte of the extent */
 	uint32_t length;
 	uint64_t logical;
-	uint32_t flags;    /* EXTENT_HOLE */
+	uint32_t flags;    /* EXTENT_HOLE, EXTENT_UNSUMMED */
 	uint32_t cut_before, cut_after; /* bytes of the record's data that are not the extent's, before and behind it */
 	uint32_t crc_count;
 	const uint8_t *crcs; /* crc_count little-endian u32, borrowed: of the record's blocks that it touches */
@@ -56,7 +56,10 @@ static inline uint64_t extent_weight(const struct extent *e)
 static inline uint32_t extent_header(const struct extent *e) { return e->skip - e->cut_before; }
 static inline uint32_t extent_stored(const struct extent *e) { return e->cut_before + e->length + e->cut_after; }
 static inline bool extent_is_cut(const struct extent *e) { return e->cut_before != 0 || e->cut_after != 0; }
-enum { EXTENT_HOLE = 1 };
+/* UNSUMMED: of a record whose bytes nobody has read yet (pack/linked.h): the checksums are zeros, and known once the
+ * record is in a file. */
+enum { EXTENT_HOLE = 1, EXTENT_UNSUMMED = 4 };
+static inline bool extent_is_summed(const struct extent *e) { return (e->flags & EXTENT_UNSUMMED) == 0; }
 static inline uint32_t extent_crc(const struct extent *e, uint32_t i)
 {
 	uint32_t v;
@@ -139,6 +142,8 @@ struct slice row_drive(uint8_t *buf, uint64_t store);                           
 struct slice row_task(uint8_t *buf, uint64_t task);                                  /* `t` */
 struct slice row_cold(uint8_t *buf, uint64_t store);                                 /* `z` */
 struct slice row_store(uint8_t *buf, const char *what);                              /* `M` */
+struct slice row_linked(uint8_t *buf, uint64_t pack, uint64_t record);               /* `m` */
+struct slice row_linked_prefix(uint8_t *buf, uint64_t pack);
 
 /* Splits an `d` key: directory id, name without a trailing '/', is_dir. False when it is none. */
 bool row_entry_parse(struct slice key, uint64_t *dir, struct slice *name, bool *is_dir);
@@ -172,6 +177,7 @@ enum { FTAG_PATH = 64, FTAG_SIZE, FTAG_STATE, FTAG_PACKS };
 enum { TTAG_KIND = 64, TTAG_STATE, TTAG_ARGUMENTS, TTAG_PACKS };
 enum { MTAG_PAUSED = 64 };
 enum { ZTAG_NAME = 64, ZTAG_MARKED };
+enum { LINKTAG_ENTRY = 64 };
 enum { QTAG_BYTES = 64, QTAG_OBJECTS };
 enum { BTAG_ROOT = 64, BTAG_OWNER, BTAG_QUOTA_BYTES, BTAG_QUOTA_OBJECTS, BTAG_DURABILITY, BTAG_CREATED };
 enum { LTAG_VERSION = 64, LTAG_ID, LTAG_STATUS, LTAG_OP, LTAG_WRITTEN, LTAG_VERSIONS,

@@ -116,6 +116,31 @@ static void read_fill(struct run *run, struct pack_read *r, uint64_t have_hi)
 	cache_ref(&r->buf);
 }
 
+/* One of the objects that it is made of is another one now: which, and only that fails. A unit that is kept may have
+ * several, of which perhaps none was asked for. */
+static bool run_again(struct run *run)
+{
+	struct reader *reader = run->reader;
+	struct pack_read *next, *r = run->first;
+
+	if (run->op.res != -GRANARY_ESOURCE || run->err < 0 || (run->units == 1 && !run->keep))
+		return false;
+	for (uint32_t i = 0; run->keep && i < run->units && run->buf.segment != NULL; i++)
+		cache_insert_none(&run->buf, 1);
+	if (run->buf.segment != NULL)
+		cache_release(reader->o.cache, &run->buf);
+	run_free(run);
+	for (; r != NULL; r = next) {
+		next = r->next;
+		r->next = NULL;
+		r->alone = true;
+		r->run = NULL; /* not kept */
+		*reader->queue_last = r;
+		reader->queue_last = &r->next;
+	}
+	return true;
+}
+
 static void run_answer(struct run *run)
 {
 	struct reader *reader = run->reader;
@@ -124,6 +149,8 @@ static void run_answer(struct run *run)
 	bool is_cold = run->pack != NULL && copy_of_file(pack_file(run->pack)) != NULL;
 	int err = run->err;
 
+	if (run_again(run))
+		return;
 	if (err == 0 && run->op.res < 0) {
 		struct task *look = !is_cold ? pack_suspect(run->pack) : NULL;
 
@@ -208,9 +235,12 @@ static void on_cold(struct copy_read *read)
 	struct run *run = container_of(read, struct run, cold);
 	int64_t res = read->res;
 
+	if (res >= 0)
+		res += (int64_t)(read->at - run->at);
 	if (res == -GRANARY_ENOTFOUND)
 		res = why_no_file(run);
-	else if (res < 0 && res != -GRANARY_ECORRUPT && res != -GRANARY_ENOMEM && res != -GRANARY_ETIMEDOUT)
+	else if (res < 0 && res != -GRANARY_ECORRUPT && res != -GRANARY_ESOURCE && res != -GRANARY_ENOMEM &&
+		res != -GRANARY_ETIMEDOUT)
 		res = -GRANARY_EOFFLINE;
 	run->op.res = res;
 	run->task.fn = on_failed;
@@ -227,6 +257,10 @@ static void run_begin(struct run *run, struct fs_file *file)
 		return;
 	}
 	run->cold = (struct copy_read){ .buf = run->buf.p, .len = run->len, .at = run->at, .done = on_cold };
+	if (copy_is_linked(cold)) /* what lies around it is other objects */
+		run->cold = (struct copy_read){ .buf = run->buf.p + (run->lo - run->at),
+			.len = (size_t)(run->hi - run->lo),
+			.at = run->lo, .done = on_cold };
 	copy_read_start(cold, &run->cold);
 }
 
@@ -323,7 +357,8 @@ static bool run_takes(const struct run *run, const struct pack_read *r)
 {
 	uint64_t lo, hi;
 
-	if (r->pack != run->first->pack || read_keep(r) != run->keep || run->units >= UNITS_MAX)
+	if (r->pack != run->first->pack || read_keep(r) != run->keep || run->units >= UNITS_MAX || r->alone ||
+	    run->first->alone)
 		return false;
 	lo = read_lo(r, run->keep);
 	hi = read_hi(r, run->keep) > run->hi ? read_hi(r, run->keep) : run->hi;
@@ -466,6 +501,7 @@ void read_start(struct reader *reader, struct pack_read **reads, uint32_t n)
 		reader->stats.bytes_wanted += r->want_len;
 		heat_note(reader->heat, r->pack, 1, r->want_len);
 		r->data = NULL;
+		r->alone = false;
 		r->buf.segment = NULL;
 		r->next = NULL;
 		*reader->queue_last = r;

@@ -181,6 +181,26 @@ static int seal_one(struct packs *packs, struct pack *pack, const struct pack_in
 	return err;
 }
 
+int pack_footer_write(struct fs_file *file, uint64_t pack_id, uint64_t end)
+{
+	struct sealing s = { .file = file, .trailer = { .pack_id = pack_id, .data_end = end } };
+	struct pack_walk walk = { .pack_id = pack_id, .end = end, .each = each_record, .arg = &s };
+	int err;
+
+	s.trailer.footer_offset = (end + PACK_BLOCK - 1) & ~(uint64_t)(PACK_BLOCK - 1);
+	s.piece_at = s.trailer.footer_offset;
+	s.piece = aligned_alloc(PACK_BLOCK, PIECE_SIZE);
+	if (s.piece == NULL)
+		return -GRANARY_ENOMEM;
+	err = header_read(&s);
+	if (err == 0)
+		err = pack_walk(file, &walk);
+	if (err == 0)
+		err = put_trailer(&s);
+	free(s.piece);
+	return err;
+}
+
 int pack_seal(struct packs *packs, uint64_t pack_id, const struct pack_index *index)
 {
 	struct pack *pack = packs_ref(packs, pack_id);

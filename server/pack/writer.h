@@ -21,6 +21,7 @@
 struct kv;
 struct kv_txn;
 struct pack;
+struct fs_file;
 struct packs;
 struct writers;
 
@@ -104,3 +105,5 @@ struct pack_index {
  * footer and trailer, syncs, commits the state. The entries are those of `index`, or, with NULL,
  * those met in a walk over the records up to the committed end. Worker or job. */
 int pack_seal(struct packs *packs, uint64_t pack_id, const struct pack_index *index);
+/* Footer and trailer behind records that end at `end`, synced; the file has header and records. */
+int pack_footer_write(struct fs_file *file, uint64_t pack_id, uint64_t end);

@@ -19,12 +19,13 @@
 #include "jobs/snapshot.h"
 #include "meta/snapshot.h"
 #include "pack/format.h"
+#include "pack/linked.h"
 #include "pack/share.h"
 #include "req/fair.h"
 #include "req/read.h"
 #include "tier/packs.h"
 
-enum { PIECE_META = 4 + 2 + 1 + 1 + 4 + 4, TEXT_MAX = 128 };
+enum { PIECE_META = 4 + 2 + 1 + 1 + 4 + 4, TEXT_MAX = 512 };
 
 struct range;
 struct range_entry;
@@ -155,6 +156,7 @@ static const char *piece_text(const struct piece *p, char buf[TEXT_MAX])
 {
 	const struct range_entry *e = p->entry;
 
+	if (p->err == -GRANARY_ESOURCE && linked_why(e->pack, e->offset, e->length, buf, TEXT_MAX)) return buf;
 	snprintf(buf, TEXT_MAX, "%s; pack=%016" PRIx64 " offset=%u length=%u",
 		p->err == -GRANARY_EACCESS ? "the snapshot does not pin this pack"
 					   : error_text(p->err),

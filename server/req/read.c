@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "tier/packs.h"
 
 static struct read *read_of(const struct req *r)
 {
@@ -334,11 +335,23 @@ static struct read_piece *next_piece(struct read *b)
 	return NULL;
 }
 
+bool read_piece_by_record(struct read *b, const struct read_piece *p)
+{
+	struct packs *packs = b->local->store->packs;
+	struct pack *pack = b->verify || !p->unsummed ? NULL : packs_ref(packs, p->read.pack);
+	bool is_hot = b->verify;
+
+	if (pack == NULL) return is_hot;
+	is_hot = pack_is_hot(pack);
+	packs_unref(packs, pack);
+	return is_hot;
+}
+
 void read_piece_start(struct read *b, struct read_piece *p)
 {
 	if (p->err < 0 || p->zeros || p->own != NULL) {
 		read_piece_ready(b, p);
-	} else if (b->verify) {
+	} else if (read_piece_by_record(b, p)) {
 		read_piece_verify(b, p);
 	} else if (read_cached(b->local->reader, &p->read)) {
 		p->held = true;
@@ -364,6 +377,7 @@ static uint32_t run_chunk(struct read *b)
 {
 	struct read_piece *pieces[READ_CHUNK];
 	struct pack_read *misses[READ_CHUNK];
+	bool by_record[READ_CHUNK];
 	uint32_t n = 0, missed = 0;
 
 	while (n < READ_CHUNK && has_room(b, n)) {
@@ -377,7 +391,8 @@ static uint32_t run_chunk(struct read *b)
 	for (uint32_t i = 0; i < n; i++) {
 		struct read_piece *p = pieces[i];
 
-		if (p->err < 0 || p->zeros || b->verify)
+		by_record[i] = p->err < 0 || p->zeros || read_piece_by_record(b, p);
+		if (by_record[i])
 			continue;
 		p->held = read_cached(b->local->reader, &p->read);
 		if (!p->held) misses[missed++] = &p->read;
@@ -387,7 +402,7 @@ static uint32_t run_chunk(struct read *b)
 	for (uint32_t i = 0; i < n; i++) {
 		struct read_piece *p = pieces[i];
 
-		if (p->err < 0 || p->zeros || b->verify)
+		if (by_record[i])
 			read_piece_start(b, p);
 		else if (p->held)
 			read_piece_ready(b, p);

@@ -50,6 +50,8 @@ struct read_piece {
 	bool first, last, ready, zeros;
 	bool located;      /* LOCATE: its address travels, not its bytes */
 	bool held, inside; /* read_release() is due; it is the entry's own */
+	bool unsummed;     /* no row has its checksums: they are made of the bytes that came (EXTENT_UNSUMMED) */
+	uint8_t *made;     /* those */
 };
 
 struct read_extents {
@@ -125,6 +127,10 @@ void read_queue_push(struct read_queue *q, struct read_piece *p);
 void read_piece_ready(struct read *b, struct read_piece *p); /* sends what may be sent */
 void read_flush(struct read *b);                             /* the gathered small ones */
 void read_body_unref(struct read **b);
+
+/* Has the worker to look at it whatever the cache says? Those that nobody knows the checksums of, once they are on a
+ * disk of ours: the record there has them. */
+bool read_piece_by_record(struct read *b, const struct read_piece *p);
 
 /* read_job.c: what a worker does for one piece */
 void read_piece_verify(struct read *b, struct read_piece *p); /* READ_VERIFY: past the cache */

@@ -117,7 +117,7 @@ static bool is_simple(const struct object *o)
 
 	return o->size == 0 ||
 	       (o->extent_count == 1 && o->extents_outside == 0 && x->logical == 0 &&
-		       x->length == o->size && (x->flags & EXTENT_HOLE) == 0 &&
+		       x->length == o->size && (x->flags & (EXTENT_HOLE | EXTENT_UNSUMMED)) == 0 &&
 		       !extent_is_cut(x) && x->crc_count <= LOC_CRCS_MAX);
 }
 
@@ -200,6 +200,7 @@ void piece_of_extent(
 	}
 	p->crc_count = (uint16_t)crc_block_count(p->len);
 	p->crcs = x->crcs + 4 * (size_t)block;
+	p->unsummed = !extent_is_summed(x);
 	if (block + p->crc_count > x->crc_count)
 		p->err = -GRANARY_ECORRUPT; /* a row that says less than its length */
 	p->record = x->record;

@@ -18,6 +18,7 @@
 #include "pack/cache.h"
 #include "pack/check.h"
 #include "pack/gather.h"
+#include "pack/linked.h"
 #include "tier/packs.h"
 
 struct piece_job {
@@ -118,7 +119,7 @@ static void verify_done(struct task *task)
 	struct read *b = j->b;
 
 	b->inflight--;
-	stat_add(&stats->corrupt_reported, 1);
+	stat_add(&stats->corrupt_reported, b->verify);
 	stat_add(&stats->corrupt_repaired, j->was_wrong);
 	p->err = (int16_t)j->err;
 	if (j->err == 0) {
@@ -147,7 +148,7 @@ static void verify_work(struct task *task)
 	if (j->err == 0 && (at > len || at + p->len > len)) j->err = -GRANARY_ECORRUPT;
 	if (j->err == 0) {
 		memmove(j->data, j->data + at, p->len);
-		if (!crcs_match(p, j->data))
+		if (!p->unsummed && !crcs_match(p, j->data))
 			j->err = -GRANARY_ECORRUPT;
 		else
 			j->was_wrong |= cache_was_wrong(j->b, p, j->data);
@@ -229,6 +230,7 @@ static bool retry_extent(struct read_piece *p, const struct extent *x)
 	if (now.err < 0 || now.len != p->len || now.cut_from != p->cut_from || now.cut_len != p->cut_len ||
 		memcmp(now.crcs, p->crcs, 4 * (size_t)now.crc_count) != 0)
 		return false;
+	p->unsummed = now.unsummed;
 	p->record = now.record; /* what is verified is read from there */
 	p->read.pack = now.read.pack;
 	p->read.unit_offset = now.read.unit_offset;
@@ -315,9 +317,20 @@ void read_piece_explain(struct read *b, struct read_piece *p)
 	char name[512], text[1024];
 
 	if (e->text != NULL || (p->err != -GRANARY_ECORRUPT && p->err != -GRANARY_EIO &&
-				       p->err != -GRANARY_EOFFLINE))
+				       p->err != -GRANARY_EOFFLINE && p->err != -GRANARY_ESOURCE))
 		return;
 	ref_text(&b->auth, &e->ref, name, sizeof(name));
+	if (p->err == -GRANARY_ESOURCE) {
+		char why[400];
+		bool known = linked_why(p->read.pack, p->read.unit_offset + p->read.want_offset, p->len + 1u, why,
+			sizeof(why));
+
+		snprintf(text, sizeof(text), "'%s': %s; granary flow refresh takes what is there now", name,
+			known ? why : error_text(p->err));
+		e->text = req_alloc(strlen(text) + 1);
+		memcpy(e->text, text, strlen(text) + 1);
+		return;
+	}
 	if (p->read.pack == 0) { /* not a record: the row cannot be read */
 		snprintf(text, sizeof(text), "'%s': its row cannot be read: %s", name,
 			error_text(p->err));

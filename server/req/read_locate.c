@@ -61,7 +61,7 @@ static bool entry_locate(struct locating *l, struct read_entry *e)
 
 		memset(&p, 0, sizeof(p));
 		if (n++ == LOCATE_PIECES_MAX || !read_piece_make(e, &p)) return false;
-		if (p.err < 0 || (p.zeros && p.len > 0)) return false;
+		if (p.err < 0 || (p.zeros && p.len > 0) || p.unsummed) return false;
 		if (p.len > 0 && !pack_is_sealed(l, p.read.pack)) return false;
 		p.located = p.len > 0;
 		piece_put(l, &p);

@@ -58,6 +58,7 @@ static void piece_release(struct read *b, struct read_piece *p)
 {
 	if (p->held) read_release(b->local->reader, &p->read);
 	if (p->own != NULL) free(p->own);
+	free(p->made);
 	if (!p->inside) free(p);
 }
 
@@ -315,10 +316,21 @@ static void piece_next(struct read *b, struct read_piece *p)
 	piece_send(b, p);
 }
 
+/* What came is what a source, or a record, said it is: from here on it has checksums. */
+static void piece_sum(struct read_piece *p)
+{
+	p->made = req_alloc(4 * (size_t)p->crc_count + 4);
+	crc32c_blocks((uint32_t *)(void *)p->made, piece_data(p), p->len);
+	p->crcs = p->made;
+	p->unsummed = false;
+}
+
 void read_piece_ready(struct read *b, struct read_piece *p)
 {
 	struct read_entry *e = p->entry;
 	struct read_queue *q = b->in_order ? &b->queue : &e->queue;
+
+	if (p->unsummed && p->err == 0 && p->len > 0) piece_sum(p);
 
 	p->ready = true;
 	if (!b->in_order && !e->several) {

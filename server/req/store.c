@@ -30,6 +30,7 @@
 #include "jobs/backup.h"
 #include "jobs/backup_away.h"
 #include "jobs/jobs.h"
+#include "jobs/link.h"
 #include "jobs/move.h"
 #include "jobs/policy.h"
 #include "jobs/snapshot.h"
@@ -38,6 +39,7 @@
 #include "meta/loc.h"
 #include "meta/ns.h"
 #include "pack/cache.h"
+#include "pack/linked.h"
 #include "pack/reader.h"
 #include "pack/share.h"
 #include "pack/writer.h"
@@ -317,6 +319,8 @@ static int open_packs(struct store *store, char *why, size_t cap)
 	if (err == 0) err = stores_begin(store->stores, store->ids, why, cap);
 	if (err == 0) err = heat_open(store->kv, store->clock, &store->heat);
 	packs.heat = store->heat;
+	if (err == 0) store->linked = linked_new(store->kv, store->stores);
+	if (err == 0 && store->linked == NULL) err = -GRANARY_ENOMEM;
 	if (err == 0) err = packs_open(&packs, &store->packs);
 	if (err < 0) return err;
 	store->cache = cache_new(o->cache_budget, o->transient_budget - o->transient_budget / 3);
@@ -505,6 +509,8 @@ static int open_moves(struct store *store)
 	struct moves_options moves = {
 		.kv = store->kv,
 		.ids = store->ids,
+		.ns = store->ns,
+		.linked = store->linked,
 		.packs = store->packs,
 		.stores = store->stores,
 		.clock = store->clock,
@@ -515,6 +521,15 @@ static int open_moves(struct store *store)
 	};
 
 	return moves_open(&moves, &store->moves);
+}
+
+static int open_links(struct store *store)
+{
+	struct links_options links = { .kv = store->kv, .ids = store->ids, .ns = store->ns, .packs = store->packs,
+		.stores = store->stores, .clock = store->clock,
+			.thread = store->options.jobs && !store->options.simulated };
+
+	return links_open(&links, &store->links);
 }
 
 static void until_changed(void *arg, uint32_t percent)
@@ -608,6 +623,10 @@ static int open_services(struct store *store, const uint8_t master[32], char *wh
 		err = open_ahead(store);
 	}
 	if (err == 0) {
+		what = "links to sources";
+		err = open_links(store);
+	}
+	if (err == 0) {
 		what = "the rules";
 		err = open_policy(store);
 	}
@@ -691,6 +710,7 @@ void store_close(struct store **sp)
 	policy_close(&store->policy);
 	ahead_close(&store->ahead);
 	bool hangs = !moves_close(&store->moves);
+	hangs |= !links_close(&store->links);
 	if (store->jobs != NULL) jobs_close(&store->jobs);
 	if (store->sessions != NULL) {
 		kv_sync_wait(store->kv);
@@ -711,6 +731,7 @@ void store_close(struct store **sp)
 	if (store->packs != NULL) packs_close(&store->packs);
 	drives_close(&store->drives);
 	stores_close(&store->stores);
+	linked_free(&store->linked);
 	if (store->ns != NULL) ns_close(&store->ns);
 	opens_free(&store->opens);
 	slow_ring_free(&store->slow);

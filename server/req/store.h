@@ -22,6 +22,8 @@ struct jobs;
 struct locks;
 struct kv;
 struct loc;
+struct linked;
+struct links;
 struct moves;
 struct heat;
 struct ns;
@@ -109,6 +111,7 @@ struct store {
 	struct ns *ns;
 	struct drives *drives;
 	struct stores *stores;
+	struct linked *linked;
 	struct packs *packs;
 	struct cache *cache;
 	struct shares *shares;
@@ -124,6 +127,7 @@ struct store {
 	struct snapshots *snapshots;
 	struct jobs *jobs;
 	struct moves *moves;
+	struct links *links;
 	struct policy *policy;
 	struct ahead *ahead;       /* NULL: without jobs */
 	struct heat *heat;

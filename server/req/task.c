@@ -12,6 +12,7 @@
 #include "pack/writer.h"
 #include "req/dataset.h"
 #include "req/drive.h"
+#include "req/flow.h"
 #include "req/tier.h"
 #include "tier/drives.h"
 #include "meta/ids.h"
@@ -184,6 +185,41 @@ static int run_tier_resume(struct req *r, char *buf, size_t cap)
 	return tier_pause(r->store, 0, buf, cap);
 }
 
+static int run_flow_link(struct req *r, char *buf, size_t cap)
+{
+	return flow_link(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_flow_refresh(struct req *r, char *buf, size_t cap)
+{
+	return flow_refresh(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_flow_verify(struct req *r, char *buf, size_t cap)
+{
+	return flow_verify(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_flow_evict(struct req *r, char *buf, size_t cap)
+{
+	return flow_evict(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_flow_tasks(struct req *r, char *buf, size_t cap)
+{
+	return flow_tasks(r->store, buf, cap);
+}
+
+static int run_flow_report(struct req *r, char *buf, size_t cap)
+{
+	return flow_report(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
+static int run_flow_cancel(struct req *r, char *buf, size_t cap)
+{
+	return flow_cancel(r->store, ((const struct task_req *)r->body)->argument, buf, cap);
+}
+
 static const struct {
 	const char *verb;
 	int (*run)(struct req *r, char *buf, size_t cap);
@@ -212,6 +248,13 @@ static const struct {
 	{ "tier-cancel", run_tier_cancel },
 	{ "tier-pause", run_tier_pause },
 	{ "tier-resume", run_tier_resume },
+	{ "flow-link", run_flow_link },
+	{ "flow-refresh", run_flow_refresh },
+	{ "flow-verify", run_flow_verify },
+	{ "flow-evict", run_flow_evict },
+	{ "flow-tasks", run_flow_tasks },
+	{ "flow-report", run_flow_report },
+	{ "flow-cancel", run_flow_cancel },
 };
 
 static void task_work(struct req *r)
@@ -246,7 +289,8 @@ static enum step_result task_parse(struct req *r)
 			"clock-status, clock-accept, backup, backup-status, drive-ls, drive-add, drive-drain, "
 			"drive-cancel, dataset-ls, dataset-rm, "
 			"tier-stores, tier-push, tier-pull, tier-drop, tier-tasks, "
-			"tier-cancel, tier-pause, tier-resume",
+			"tier-cancel, tier-pause, tier-resume, flow-link, flow-refresh, flow-verify, flow-evict, "
+			"flow-tasks, flow-report, flow-cancel",
 			name_escape(text, sizeof(text), verb));
 	r->step++;
 	return req_work(r, task_work);

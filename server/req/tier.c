@@ -142,7 +142,7 @@ int tier_packs_below(struct store *store, const char *path, uint64_t **packs, ui
 
 /* ---- orders ---- */
 
-static int order_begin(struct store *store, const struct move_order *order, const char *path, char *buf, size_t cap)
+int tier_order(struct store *store, const struct move_order *order, const char *path, char *buf, size_t cap)
 {
 	uint64_t *packs, task;
 	uint32_t count;
@@ -180,6 +180,10 @@ int tier_push(struct store *store, const char *argument, char *buf, size_t cap)
 	}
 	err = store_named(store, name, &place, buf, cap);
 	if (err < 0) return err;
+	if (place_is_source(place)) {
+		snprintf(buf, cap, "store '%s' is a source: it is linked and never written to", name);
+		return -GRANARY_EREADONLY;
+	}
 	order.kind = strcmp(kind, "copy") == 0 ? MOVE_COPY : strcmp(kind, "demote") == 0 ? MOVE_DEMOTE : 0;
 	order.store = place_id(place);
 	order.level = (uint8_t)level;
@@ -189,21 +193,21 @@ int tier_push(struct store *store, const char *argument, char *buf, size_t cap)
 		snprintf(buf, cap, "'%.800s' is pinned: granary tier unpin it, or keep the hot copy with --copy", pin);
 		return -GRANARY_EPRECONDITION;
 	}
-	return order_begin(store, &order, argument + at, buf, cap);
+	return tier_order(store, &order, argument + at, buf, cap);
 }
 
 int tier_pull(struct store *store, const char *argument, char *buf, size_t cap)
 {
 	struct move_order order = { .kind = MOVE_PROMOTE, .origin = "pull" };
 
-	return order_begin(store, &order, argument, buf, cap);
+	return tier_order(store, &order, argument, buf, cap);
 }
 
 int tier_drop(struct store *store, const char *argument, char *buf, size_t cap)
 {
 	struct move_order order = { .kind = MOVE_DROP, .origin = "pull" };
 
-	return order_begin(store, &order, argument, buf, cap);
+	return tier_order(store, &order, argument, buf, cap);
 }
 
 int tier_cancel(struct store *store, const char *task, char *buf, size_t cap)

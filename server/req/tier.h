@@ -5,12 +5,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct move_order;
 struct store;
 
 int tier_stores(struct store *store, char *buf, size_t cap);
 /* argument: STORE \t LEVEL \t copy|demote \t BUCKET[/PREFIX] */
 int tier_push(struct store *store, const char *argument, char *buf, size_t cap);
 int tier_pull(struct store *store, const char *argument, char *buf, size_t cap); /* BUCKET[/PREFIX] */
+/* Any order about what lies below BUCKET[/PREFIX]. */
+int tier_order(struct store *store, const struct move_order *order, const char *path, char *buf, size_t cap);
 int tier_drop(struct store *store, const char *argument, char *buf, size_t cap); /* cold copies,
 	where there is a hot one */
 int tier_tasks(struct store *store, char *buf, size_t cap);

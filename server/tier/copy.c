@@ -19,7 +19,7 @@
 #include "tier/frames.h"
 #include "tier/stores_priv.h"
 
-enum { END_GUESS = 1024 * 1024, INDEX_PATH_MAX = COPY_NAME_MAX + 24 };
+enum { END_GUESS = 1024 * 1024, INDEX_PATH_MAX = COPY_NAME_MAX + 24, LINKED_PIECE_TIMES = 6 };
 
 struct copy {
 	_Atomic uint32_t refs;
@@ -199,6 +199,18 @@ void copy_frames_put(struct copy *c, struct frames *f)
 	free(buf);
 }
 
+bool copy_is_linked(const struct copy *c)
+{
+	return c != NULL && c->info.codec == CODEC_LINKED;
+}
+
+int copy_finish_file(struct copy *c, struct fs_file *file)
+{
+	const struct stores_linked *l = &c->info.place->stores->linked;
+
+	return l->finish != NULL ? l->finish(l->arg, c->info.pack_id, file) : -GRANARY_EUNSUPPORTED;
+}
+
 void copy_forget(struct copy *c)
 {
 	char path[INDEX_PATH_MAX];
@@ -251,7 +263,7 @@ int copy_frames(struct copy *c, uint64_t deadline_ns, struct frames **out)
 	int err;
 
 	*out = NULL;
-	if (c->info.codec == CODEC_RAW) return 0;
+	if (c->info.codec != CODEC_ZSTD) return 0;
 	*out = frames_in_memory(c);
 	if (*out != NULL) return 0;
 	*out = frames_on_flash(c);
@@ -272,10 +284,21 @@ struct reading {
 	struct copy_read *read; /* touched by finish and fail alone */
 	uint64_t at;
 	size_t len;             /* clamped to the pack's end once that is known */
+	bool exact;             /* of a linked copy: headers of records, too */
 	struct frames *frames;
 	uint8_t *stored;
 	size_t stored_len;
 };
+
+static int linked_fetch(struct reading *r)
+{
+	const struct stores_linked *l = &r->copy->info.place->stores->linked;
+
+	r->stored = calloc(1, r->len);
+	if (r->stored == NULL) return -GRANARY_ENOMEM;
+	return l->read != NULL ? l->read(l->arg, &r->copy->info, r->stored, r->len, r->at, r->exact,
+		r->job.deadline_ns) : -GRANARY_EUNSUPPORTED;
+}
 
 static int reading_fetch(struct place_job *job)
 {
@@ -288,6 +311,7 @@ static int reading_fetch(struct place_job *job)
 	if (r->at >= raw_len) r->len = 0;
 	if (r->len > 0 && r->len > raw_len - r->at) r->len = (size_t)(raw_len - r->at);
 	if (r->len == 0) return 0;
+	if (copy_is_linked(r->copy)) return linked_fetch(r);
 	r->stored_len = r->len;
 	if (r->frames != NULL) err = frames_range(r->frames, r->at, r->len, &from, &r->stored_len);
 	if (err < 0) return err;
@@ -340,9 +364,10 @@ static void read_count(struct copy *c)
 	stores_want(p->stores, c->info.pack_id);
 }
 
-void copy_read_part(struct copy *c, struct copy_read *read)
+static void reading_start(struct copy *c, struct copy_read *read, bool exact)
 {
 	struct reading *r = calloc(1, sizeof(*r));
+	uint64_t timeout_ns = c->info.place->read_timeout_ns;
 
 	if (r == NULL) {
 		read->res = -GRANARY_ENOMEM;
@@ -350,7 +375,11 @@ void copy_read_part(struct copy *c, struct copy_read *read)
 		return;
 	}
 	r->job = (struct place_job){ .fetch = reading_fetch, .finish = reading_finish, .fail = reading_fail,
-		.free = reading_free, .deadline_ns = clock_mono_ns() + c->info.place->read_timeout_ns };
+		.free = reading_free };
+	/* A piece of a linked pack is a request for each of its objects. */
+	if (exact && copy_is_linked(c)) timeout_ns *= LINKED_PIECE_TIMES;
+	r->job.deadline_ns = clock_mono_ns() + timeout_ns;
+	r->exact = exact;
 	r->copy = copy_ref(c);
 	r->read = read;
 	r->at = read->at;
@@ -358,10 +387,15 @@ void copy_read_part(struct copy *c, struct copy_read *read)
 	place_start(c->info.place, &r->job);
 }
 
+void copy_read_part(struct copy *c, struct copy_read *read)
+{
+	reading_start(c, read, true);
+}
+
 void copy_read_start(struct copy *c, struct copy_read *read)
 {
 	read_count(c);
-	copy_read_part(c, read);
+	reading_start(c, read, false);
 }
 
 /* ---- as a file ---- */

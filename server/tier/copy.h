@@ -16,7 +16,8 @@ struct frames;
 struct fs_file;
 struct place;
 
-enum copy_codec { CODEC_RAW, CODEC_ZSTD }; /* FORMAT 6.7 */
+enum copy_codec { CODEC_RAW, CODEC_ZSTD, CODEC_LINKED }; /* FORMAT 6.7 */
+#define COPY_LINKED_NAME "linked" /* there is no object of a linked copy: it is many of somebody else's */
 enum { COPY_NAME_MAX = 64 };
 
 struct copy_info {
@@ -43,6 +44,10 @@ int copy_frames(struct copy *c, uint64_t deadline_ns, struct frames **out);
 void copy_frames_put(struct copy *c, struct frames *frames);
 void copy_forget(struct copy *c); /* the copy goes: so does its index on flash */
 
+bool copy_is_linked(const struct copy *c); /* NULL: false */
+/* The footer of a file that the records of a linked copy were copied to. */
+int copy_finish_file(struct copy *c, struct fs_file *file);
+
 /* Some bytes of the pack. done() runs once, on any thread, perhaps from inside start; nothing touches buf
  * after it. */
 struct copy_read {
@@ -54,7 +59,8 @@ struct copy_read {
 	int64_t res; /* bytes: fewer only at the pack's end; OFFLINE, TIMEDOUT, NOTFOUND, CORRUPT, NOMEM, ... */
 };
 void copy_read_start(struct copy *c, struct copy_read *read);
-/* The same for jobs: only what people ask for counts as a read of the pack. */
+/* The same for jobs: only what people ask for counts as a read of the pack. Of a linked copy these get headers of
+ * records too, those above zeros in their place. */
 void copy_read_part(struct copy *c, struct copy_read *read);
 int copy_open_file(struct copy *c, struct fs_file **out); /* touches no store */
 struct copy *copy_of_file(const struct fs_file *file);    /* NULL: it is no file of a copy */

@@ -546,6 +546,7 @@ static void info_of(const struct pack *p, struct pack_info *out)
 		return;
 	out->store = place_id(copy_info(cold)->place);
 	out->cold_length = copy_info(cold)->length;
+	out->is_linked = copy_is_linked(cold);
 	out->may_read |= !place_is_away(copy_info(cold)->place);
 }
 
@@ -664,7 +665,7 @@ static int load_cold(struct packs *packs, struct pack *p, struct place *place, s
 
 	if (!value_bytes(value, CTAG_NAME, &name) || name.len >= sizeof(info.name) ||
 	    !value_u64(value, CTAG_CODEC, 0, &codec) || !value_u64(value, CTAG_LENGTH, 0, &info.length) ||
-	    !value_u64(value, CTAG_CRC, 0, &crc) || codec > CODEC_ZSTD)
+	    !value_u64(value, CTAG_CRC, 0, &crc) || codec > CODEC_LINKED)
 		return -GRANARY_ECORRUPT;
 	if (pack_cold(p) != NULL) {
 		log_warn("a pack has a second cold copy, which is not used; pack=%016" PRIx64 " store=%s", p->id,

@@ -29,6 +29,7 @@ struct fs_file;
 struct heat;
 struct ids;
 struct kv;
+struct kv_txn;
 struct pack;
 struct packs;
 struct store_clock;
@@ -147,6 +148,12 @@ int packs_add_cold(struct packs *packs, uint64_t pack_id, struct copy *copy, boo
 int packs_evict(struct packs *packs, uint64_t pack_id); /* its hot copy goes; INVAL: it has no cold one */
 /* Its cold copy goes, later (`g` row of kind 4); INVAL: it has no hot one. */
 int packs_drop_cold(struct packs *packs, uint64_t pack_id);
+/* A sealed pack whose only copy is objects of a source (pack/linked.h): rows `p` and `c`, with what txn has else, then
+ * the table. No row names it before that; it is pending until its objects are named (packs_pending, -1). */
+struct packs_linked {
+	uint64_t store, id, group, end, total, file_size, records, created_ns; /* id: of ids_pack() */
+};
+int packs_add_linked(struct packs *packs, struct kv_txn *txn, const struct packs_linked *l);
 /* A hot copy is made of the cold one, and verified against the checksum of the whole pack. Errors as packs_move(). */
 int packs_promote(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
 /* Its hot copy was brought up by reads or an epoch, and is to stay now. 1: it was; 0: there was nothing to do. */
@@ -175,6 +182,7 @@ struct pack_info {
 	bool may_read, may_write; /* so far as its drive or store goes */
 	uint64_t drive, store;    /* of its hot and of its cold copy; 0: none */
 	uint64_t cold_length;
+	bool is_linked; /* its cold copy is objects of a source (pack/linked.h) */
 };
 uint32_t packs_list(struct packs *packs, uint64_t after, struct pack_info *out, uint32_t max);
 int packs_row(struct packs *packs, uint64_t pack_id, struct pack_row *out); /* worker: as committed now */

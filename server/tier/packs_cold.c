@@ -66,20 +66,43 @@ static void txn_put_cold(struct kv_txn *txn, const struct copy_info *info)
 	kv_put(txn, row_copy(key, place_id(info->place), info->pack_id), slice_of(value, wr_len(&w)));
 }
 
-void packs_txn_drop_cold(struct packs *packs, struct kv_txn *txn, const struct pack *pack)
+/* What lists the records of a linked pack. */
+static int txn_drop_linked(struct packs *packs, struct kv_txn *txn, uint64_t pack_id)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	struct slice prefix = row_linked_prefix(buf, pack_id);
+	struct kv_iter *it = kv_iter_new(packs->o.kv, NULL);
+	int err;
+
+	if (it == NULL) return -GRANARY_ENOMEM;
+	for (kv_iter_seek(it, prefix); kv_iter_valid(it); kv_iter_next(it)) {
+		struct slice key = kv_iter_key(it);
+
+		if (key.len < prefix.len || memcmp(key.p, prefix.p, prefix.len) != 0) break;
+		kv_delete(txn, key);
+	}
+	err = kv_iter_error(it);
+	kv_iter_free(&it);
+	return err;
+}
+
+int packs_txn_drop_cold(struct packs *packs, struct kv_txn *txn, const struct pack *pack)
 {
 	uint8_t key[ROW_KEY_MAX], value[VALUE_MAX];
 	struct wr w = wr_of(value, sizeof(value));
 	const struct copy_info *info;
 
-	if (pack_cold(pack) == NULL) return;
+	if (pack_cold(pack) == NULL) return 0;
 	info = copy_info(pack_cold(pack));
 	kv_delete(txn, row_copy(key, place_id(info->place), pack->id));
+	/* the objects are not ours */
+	if (copy_is_linked(pack_cold(pack))) return txn_drop_linked(packs, txn, pack->id);
 	value_begin(&w);
 	tlv_put_u64(&w, GTAG_STORE, place_id(info->place));
 	tlv_put(&w, GTAG_NAME, slice_str(info->name));
 	assert(wr_ok(&w));
 	kv_put(txn, row_deletion(key, now_of(packs), DELETION_COLD, pack->id), slice_of(value, wr_len(&w)));
+	return 0;
 }
 
 /* ---- changes, under copies_lock ---- */
@@ -192,10 +215,10 @@ static int drop_cold(struct packs *packs, struct pack *old, struct kv_txn *txn)
 	fresh = pack_twin(packs, old, old->drive, false);
 	if (fresh == NULL) return -GRANARY_ENOMEM;
 	memcpy(fresh->name, old->name, sizeof(fresh->name));
-	packs_txn_drop_cold(packs, txn, old);
+	err = packs_txn_drop_cold(packs, txn, old);
 	if (atomic_load(&old->brought))
 		kv_max(txn, row_copy(key, drive_id(old->drive), old->id), CTAG_BROUGHT, COPY_KEPT);
-	err = kv_submit_wait(packs->o.kv, txn);
+	if (err == 0) err = kv_submit_wait(packs->o.kv, txn);
 	if (err < 0) {
 		pack_free(&fresh);
 		return err;
@@ -256,6 +279,49 @@ int pack_open_other(const struct pack *pack, struct fs_file **out)
 	*out = NULL;
 	if (pack_cold(pack) == NULL || copy_of_file(pack_file(pack)) != NULL) return -GRANARY_ENOTFOUND;
 	return copy_open_file(pack_cold(pack), out);
+}
+
+/* ---- linked packs ---- */
+
+static void txn_put_pack(struct kv_txn *txn, const struct packs_linked *l)
+{
+	uint8_t key[ROW_KEY_MAX], value[VALUE_MAX];
+	struct pack_row row = { .state = PACK_SEALED, .order = l->id, .committed_end = l->end, .total_bytes = l->total,
+		.group = l->group, .file_size = l->file_size, .records = l->records, .created = l->created_ns };
+	int64_t len = pack_row_encode(&row, slice_of(NULL, 0), value, sizeof(value));
+
+	assert(len > 0);
+	kv_pre_absent(txn, 0, row_pack(key, l->id));
+	kv_put(txn, row_pack(key, l->id), slice_of(value, (size_t)len));
+}
+
+int packs_add_linked(struct packs *packs, struct kv_txn *txn, const struct packs_linked *l)
+{
+	struct copy_info info = { .place = stores_find(packs->o.stores, l->store), .pack_id = l->id,
+		.length = l->file_size, .raw_len = l->file_size,
+		.codec = CODEC_LINKED, .name = COPY_LINKED_NAME };
+	struct pack *pack = pack_new(l->id, PACK_SEALED);
+	struct copy *copy = copy_new(&info);
+	int err = info.place == NULL ? -GRANARY_ENOTFOUND : pack != NULL && copy != NULL ? 0 : -GRANARY_ENOMEM;
+
+	if (err == 0) {
+		pack->group = l->group;
+		atomic_store(&pack->file_size, l->file_size);
+		atomic_store(&pack->end, l->end);
+		txn_put_pack(txn, l);
+		txn_put_cold(txn, &info);
+		err = kv_submit_wait(packs->o.kv, txn);
+	}
+	if (err == 0) { /* nobody knows of it yet: no row of an object names it */
+		pack_set_cold(packs, pack, copy);
+		copy = NULL;
+		packs_pending(pack, 1);
+		atomic_fetch_add(&packs->cold_only, 1);
+		err = packs_insert(packs, pack);
+	}
+	copy_unref(&copy);
+	if (err < 0) pack_free(&pack);
+	return err;
 }
 
 /* ---- what is left of copies ---- */

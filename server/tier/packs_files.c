@@ -622,8 +622,9 @@ static int rows_delete(struct packs *packs, const struct pack *pack)
 	kv_delete(txn, row_pack(key, pack->id));
 	if (pack->drive != NULL)
 		kv_delete(txn, row_copy(key, drive_id(pack->drive), pack->id));
-	packs_txn_drop_cold(packs, txn, pack);
-	err = kv_submit_wait(packs->o.kv, txn);
+	err = packs_txn_drop_cold(packs, txn, pack);
+	if (err == 0)
+		err = kv_submit_wait(packs->o.kv, txn);
 	kv_txn_free(&txn);
 	return err;
 }

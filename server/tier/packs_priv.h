@@ -102,7 +102,7 @@ void pack_count(struct pack *pack, bool is_written);
 /* packs_cold.c */
 bool pack_is_of_table(struct packs *packs, const struct pack *pack); /* false: gone, or another struct took its place */
 struct kv_txn;
-void packs_txn_drop_cold(struct packs *packs, struct kv_txn *txn, const struct pack *pack); /* its cold copy, if any */
+int packs_txn_drop_cold(struct packs *packs, struct kv_txn *txn, const struct pack *pack); /* its cold copy, if any */
 void pack_set_cold(struct packs *packs, struct pack *pack, struct copy *copy); /* takes the reference */
 
 /* packs_move.c: the same pack, elsewhere; its cold copy too. drive NULL: no hot copy. */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "granary/error.h"
 
@@ -234,7 +235,28 @@ static int contents_ended(struct list_walk *w)
 {
 	if (!w->has_key || !w->has_size) return -GRANARY_ECORRUPT;
 	w->has_key = w->has_size = false;
-	return w->l->each(w->l->arg, w->key, w->size);
+	int err = w->l->each(w->l->arg, w->key, w->size);
+	w->l->etag[0] = '\0';
+	w->l->modified_s = 0;
+	return err;
+}
+
+/* Without its quotes: who asks for it puts them there again. */
+static void etag_take(char out[S3_TEXT_MAX], const char *value)
+{
+	size_t len = strlen(value);
+	bool quoted = len >= 2 && value[0] == '"' && value[len - 1] == '"';
+
+	if (len < S3_TEXT_MAX) snprintf(out, S3_TEXT_MAX, "%.*s", (int)(len - (quoted ? 2u : 0u)), value + quoted);
+}
+
+/* "2026-11-29T07:05:44.000Z" */
+static int64_t time_take(const char *value)
+{
+	struct tm t = { .tm_isdst = 0 };
+	const char *end = strptime(value, "%Y-%m-%dT%H:%M:%S", &t);
+
+	return end != NULL ? (int64_t)timegm(&t) : 0;
 }
 
 static int list_ended(void *arg, const char *path, const char *value, bool cut)
@@ -255,6 +277,8 @@ static int list_ended(void *arg, const char *path, const char *value, bool cut)
 		w->has_size = read_u64(&value, &w->size) && !*value;
 		return w->has_size ? 0 : -GRANARY_ECORRUPT;
 	}
+	if (strcmp(path, "/Contents/ETag") == 0 && !cut) etag_take(w->l->etag, value);
+	if (strcmp(path, "/Contents/LastModified") == 0) w->l->modified_s = time_take(value);
 	if (strcmp(path, "/Contents") == 0) return contents_ended(w);
 	if (strcmp(path, "/IsTruncated") == 0) w->truncated = strcmp(value, "true") == 0;
 	if (strcmp(path, "/NextContinuationToken") == 0) {

@@ -29,6 +29,9 @@ struct s3_listing {
 	int (*each)(void *arg, const char *key, uint64_t len);
 	void *arg;
 	char token[S3_TOKEN_MAX];
+	/* of the key at hand, for each(): its ETag without quotes ("": none), seconds since 1970 (0: none) */
+	char etag[S3_TEXT_MAX];
+	int64_t modified_s;
 };
 int s3_read_list(const char *xml, size_t len, struct s3_listing *l);
 

@@ -270,6 +270,7 @@ static int try_sign(
 		.method = c->method, .host = host, .path = path, .queries = c->queries, .payload_hash = hash
 	};
 	memcpy(r.query, c->query, sizeof(r.query));
+	if (c->if_match) r.headers[r.header_count++] = (struct s3_pair){ "if-match", c->if_match };
 	if (c->range) r.headers[r.header_count++] = (struct s3_pair){ "range", c->range };
 	int err = s3_sign(&r, key, (int64_t)(clock_wall_ns() / 1000000000) + atomic_load(&s->clock_offset_s), &sig);
 	if (err < 0) return err;
@@ -278,6 +279,7 @@ static int try_sign(
 	header_add(t, "x-amz-date", sig.date);
 	header_add(t, "Authorization", sig.authorization);
 	if (key->token[0]) header_add(t, "x-amz-security-token", key->token);
+	if (c->if_match) header_add(t, "if-match", c->if_match);
 	if (c->range) header_add(t, "range", c->range);
 	header_add(t, "Expect", "");       /* no round trip before a body */
 	header_add(t, "Content-Type", ""); /* none: it would be signed by some and not by others */
@@ -397,6 +399,7 @@ static enum verdict status_verdict(struct s3 *s, struct try *t, const struct s3_
 		return FINAL;
 	case 401:
 	case 403: return refused_verdict(s, t, key, err);
+	case 412: *err = -GRANARY_ESOURCE; return FINAL;
 	case 416: *err = -GRANARY_ERANGE; return FINAL;
 	case 429:
 	case 503: *err = -GRANARY_EBUSY; return RETRY;

@@ -35,6 +35,7 @@ struct s3_call {
 	struct s3_pair query[S3_SIGN_QUERY_MAX];
 	unsigned queries;
 	const char *range; /* "bytes=0-9", or NULL */
+	const char *if_match; /* an ETag with its quotes, or NULL */
 	const void *body;  /* not copied */
 	size_t body_len;
 	/* The body of a 2xx answer: into buf, at most cap (more is -GRANARY_ECORRUPT); with text, a block of its own.
@@ -52,8 +53,8 @@ struct s3_call {
 	struct s3_error error; /* of the last try that was refused */
 };
 
-/* 0 for 2xx. NOTFOUND (the object), OFFLINE, TIMEDOUT, BUSY, ACCESS, NOSPACE, CORRUPT, INVAL, RANGE (416), STALE (an
- * upload that does not exist). deadline_ns of clock_mono_ns(). Blocks. */
+/* 0 for 2xx. NOTFOUND (the object), OFFLINE, TIMEDOUT, BUSY, ACCESS, NOSPACE, CORRUPT, INVAL, RANGE (416), SOURCE
+ * (412), STALE (an upload that does not exist). deadline_ns of clock_mono_ns(). Blocks. */
 int s3_call(struct s3 *s, struct s3_call *call, uint64_t deadline_ns);
 void s3_call_end(struct s3_call *call);
 /* For another try after a failure that only its caller sees (a complete that says <Error>): waits, or the

@@ -40,6 +40,17 @@ struct fs;
 
 enum { STORES_MAX = 8, STORE_NAME_MAX = 64, STORE_SETTINGS_MAX = 2048, COLD_NAME_MAX = 120, COLD_WHY_MAX = 512 };
 
+/* Somebody else's objects (stores with `use: source`, linked by jobs/link.h): a key is any bytes without NUL, also one
+ * that cannot be a name here; a tag is what the object is known by (the ETag; of a file its inode, size and times),
+ * text, never the same for other bytes. They may change at any time. */
+enum { SOURCE_KEY_MAX = 1024, SOURCE_TAG_MAX = 128 };
+struct source_object {
+	const char *key; /* without the store's prefix */
+	const char *tag; /* "": the list does not say it */
+	uint64_t len;
+	int64_t mtime_s; /* 0: not known */
+};
+
 /* What the settings say about one store: its name, and lines "field=value" as written, `type` among them. */
 struct store_settings {
 	char name[STORE_NAME_MAX];
@@ -88,6 +99,14 @@ struct cold_ops {
 	int (*list)(struct cold *store, const char *prefix, uint64_t deadline_ns,
 		int (*each)(void *arg, const char *name, uint64_t len), void *arg);
 	int (*space)(struct cold *store, uint64_t *total, uint64_t *available); /* UNSUPPORTED: it has no end */
+	/* Of a source. All below a prefix, in ascending order of the keys' bytes; timeout_ns: of a page; memory: of a
+	 * page, or of one folder's names. Stops at and returns the first non-zero of each. */
+	int (*source_list)(struct cold *store, const char *prefix, uint64_t timeout_ns,
+		int (*each)(void *arg, const struct source_object *o), void *arg);
+	/* Exactly len bytes (1 or more) of the object with this tag; SOURCE: it has another one, is shorter, or gone.
+	 * */
+	int (*source_get)(struct cold *store, const char *key, const char *tag, void *buf, size_t len, uint64_t offset,
+		uint64_t deadline_ns);
 };
 
 /* The head of every implementation's own struct. */

@@ -13,6 +13,7 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/log.h"
 #include "io/fs.h"
 #include "tier/store.h"
 
@@ -394,6 +395,167 @@ static int dir_list(struct cold *cold, const char *prefix, uint64_t deadline_ns,
 	return err;
 }
 
+/* ---- somebody else's files ---- */
+
+struct source_walk {
+	struct dir *dir;
+	struct fs *fs;
+	const char *prefix;
+	uint64_t timeout_ns;
+	int (*each)(void *arg, const struct source_object *o);
+	void *arg;
+	uint32_t depth;
+	char path[SOURCE_KEY_MAX + 1];
+};
+
+/* The names of one folder, those of folders with a slash behind: their order is the keys'. */
+struct source_names {
+	char **names;
+	uint32_t count, cap;
+	struct source_walk *walk;
+	size_t len; /* of the folder's path, its slash included */
+};
+
+static int source_name(void *arg, const char *entry)
+{
+	struct source_names *n = arg;
+	struct source_walk *w = n->walk;
+	size_t len = strlen(entry);
+	struct fs_file *f = NULL;
+	char **wide;
+	int err;
+
+	if (n->len + len + 1 > SOURCE_KEY_MAX) {
+		log_warn("a path of a source is longer than %d bytes, it is left out; store='%s' folder='%.200s'",
+			SOURCE_KEY_MAX, w->dir->path, w->path);
+		return 0;
+	}
+	memcpy(w->path + n->len, entry, len + 1);
+	err = fs_open(w->fs, w->path, FS_READ, &f);
+	fs_close(&f);
+	if (err == -GRANARY_ENOTFOUND || err == -GRANARY_EINVAL)
+		return 0; /* gone meanwhile; a link or a special file */
+	if (err < 0 && err != -GRANARY_EISDIR) return err;
+	if (n->count == n->cap) {
+		uint32_t cap = n->cap > 0 ? 2 * n->cap : 64;
+
+		wide = realloc(n->names, cap * sizeof(*wide));
+		if (wide == NULL) return -GRANARY_ENOMEM;
+		n->names = wide;
+		n->cap = cap;
+	}
+	n->names[n->count] = malloc(len + 2);
+	if (n->names[n->count] == NULL) return -GRANARY_ENOMEM;
+	snprintf(n->names[n->count++], len + 2, "%s%s", entry, err < 0 ? "/" : "");
+	return 0;
+}
+
+static int names_compare(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static bool tag_of(struct fs_file *f, uint64_t len, char out[SOURCE_TAG_MAX])
+{
+	uint64_t identity = fs_identity(f);
+
+	snprintf(out, SOURCE_TAG_MAX, "%016llx-%llx", (unsigned long long)identity, (unsigned long long)len);
+	return identity != 0;
+}
+
+static int source_file(struct source_walk *w)
+{
+	struct source_object o = { .key = w->path };
+	char tag[SOURCE_TAG_MAX];
+	struct fs_file *f = NULL;
+	int64_t size;
+	int err = fs_open(w->fs, w->path, FS_READ, &f);
+
+	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
+	size = fs_size(f);
+	if (size >= 0 && !tag_of(f, (uint64_t)size, tag)) size = -GRANARY_EUNSUPPORTED;
+	fs_close(&f);
+	if (size < 0) return (int)size;
+	o.len = (uint64_t)size;
+	o.tag = tag;
+	return w->each(w->arg, &o);
+}
+
+static int source_folder(struct source_walk *w)
+{
+	struct source_names n = { .walk = w, .len = strlen(w->path) };
+	size_t prefix = strlen(w->prefix);
+	char folder[SOURCE_KEY_MAX + 1];
+	int err;
+
+	snprintf(folder, sizeof(folder), "%.*s", n.len > 0 ? (int)n.len - 1 : 0, w->path);
+	err = w->depth < 64 ? fs_list(w->fs, folder, source_name, &n) : -GRANARY_ETOOBIG;
+	if (err == -GRANARY_ENOTFOUND && n.len > 0) err = 0;
+	if (n.count > 0) qsort(n.names, n.count, sizeof(n.names[0]), names_compare);
+	for (uint32_t i = 0; err == 0 && i < n.count; i++) {
+		size_t len = n.len + strlen(n.names[i]);
+
+		snprintf(w->path + n.len, sizeof(w->path) - n.len, "%s", n.names[i]);
+		if (strncmp(w->path, w->prefix, len < prefix ? len : prefix) != 0) continue;
+		w->depth++;
+		if (w->path[len - 1] == '/')
+			err = source_folder(w);
+		else if (len >= prefix)
+			err = source_file(w);
+		w->depth--;
+	}
+	for (uint32_t i = 0; i < n.count; i++) free(n.names[i]);
+	free(n.names);
+	w->path[n.len] = '\0';
+	return err;
+}
+
+static int dir_source_list(struct cold *cold, const char *prefix, uint64_t timeout_ns,
+	int (*each)(void *arg, const struct source_object *o), void *arg)
+{
+	struct dir *d = (struct dir *)cold;
+	struct source_walk w = { .dir = d, .prefix = prefix, .timeout_ns = timeout_ns, .each = each, .arg = arg };
+	struct dir_fs *in;
+	int err;
+
+	dir_renew(d);
+	err = dir_take(d, &in);
+	if (err < 0) return err;
+	w.fs = in->fs;
+	err = source_folder(&w);
+	(void)dir_give(d, in, err < 0 ? err : 0);
+	return err;
+}
+
+/* The tag is asked for before and after: a file that somebody writes to meanwhile is none of ours. */
+static int dir_source_get(struct cold *cold, const char *key, const char *tag, void *buf, size_t len, uint64_t offset,
+	uint64_t deadline_ns)
+{
+	struct dir *d = (struct dir *)cold;
+	char have[SOURCE_TAG_MAX];
+	struct fs_file *f = NULL;
+	struct dir_fs *in;
+	int64_t n = late(deadline_ns), size = 0;
+
+	if (n == 0) n = dir_take(d, &in);
+	if (n < 0) return (int)n;
+	n = fs_open(in->fs, key, FS_READ, &f);
+	for (int look = 0; n >= 0 && look < 2; look++) {
+		size = fs_size(f);
+		if (size < 0)
+			n = size;
+		else if (!tag_of(f, (uint64_t)size, have) || strcmp(have, tag) != 0)
+			n = -GRANARY_ESOURCE;
+		else if (look == 0)
+			n = file_read(f, buf, len, offset);
+	}
+	fs_close(&f);
+	if (n >= 0 && (size_t)n < len) n = -GRANARY_ESOURCE;
+	if (n == -GRANARY_ENOTFOUND || n == -GRANARY_EISDIR || n == -GRANARY_ENOTDIR) n = -GRANARY_ESOURCE;
+	(void)dir_give(d, in, n == -GRANARY_ESOURCE ? -GRANARY_ENOTFOUND : n < 0 ? (int)n : 0);
+	return n < 0 ? (int)n : 0;
+}
+
 static int dir_space(struct cold *cold, uint64_t *total, uint64_t *available)
 {
 	struct dir *d = (struct dir *)cold;
@@ -426,6 +588,8 @@ static const struct cold_ops dir_ops = {
 	.remove = dir_remove,
 	.list = dir_list,
 	.space = dir_space,
+	.source_list = dir_source_list,
+	.source_get = dir_source_get,
 };
 
 static int dir_open(

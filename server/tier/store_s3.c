@@ -134,6 +134,79 @@ static int store_list(struct cold *c, const char *prefix, uint64_t deadline_ns,
 	return 0;
 }
 
+/* ---- somebody else's objects ---- */
+
+struct list_sources {
+	int (*each)(void *arg, const struct source_object *o);
+	void *arg;
+	const struct s3_listing *listing;
+	size_t prefix_len;
+};
+
+static int list_source(void *arg, const char *key, uint64_t len)
+{
+	struct list_sources *l = arg;
+	struct source_object o = { .tag = l->listing->etag, .len = len, .mtime_s = l->listing->modified_s };
+
+	if (strlen(key) <= l->prefix_len) return 0;
+	o.key = key + l->prefix_len;
+	return strlen(o.tag) < SOURCE_TAG_MAX ? l->each(l->arg, &o) : -GRANARY_ECORRUPT;
+}
+
+static int store_source_list(struct cold *c, const char *prefix, uint64_t timeout_ns,
+	int (*each)(void *arg, const struct source_object *o), void *arg)
+{
+	struct store_s3 *s = store_of(c);
+	struct s3_listing listing = { .each = list_source };
+	struct list_sources all = { each, arg, &listing, strlen(s->prefix) };
+	char whole[S3_PREFIX_MAX + SOURCE_KEY_MAX + 1], token[S3_TOKEN_MAX] = "";
+
+	listing.arg = &all;
+	snprintf(whole, sizeof(whole), "%s%s", s->prefix, prefix);
+	do {
+		struct s3_call call = { .method = "GET",
+			.text = true,
+			.query = { { "list-type", "2" }, { "prefix", whole }, { "encoding-type", "url" },
+				{ "continuation-token", token } },
+			.queries = token[0] ? 4 : 3 };
+		int err = s3_call(s->s3, &call, clock_mono_ns() + timeout_ns);
+		if (err == 0) err = s3_read_list(call.text_out ? call.text_out : "", call.len, &listing);
+		s3_call_end(&call);
+		if (err) return err;
+		if (listing.token[0] && strcmp(listing.token, token) == 0) return -GRANARY_ECORRUPT; /* no end */
+		snprintf(token, sizeof(token), "%s", listing.token);
+	} while (token[0]);
+	return 0;
+}
+
+static int store_source_get(struct cold *c, const char *key, const char *tag, void *buf, size_t len, uint64_t offset,
+	uint64_t deadline_ns)
+{
+	char range[64], match[SOURCE_TAG_MAX + 3];
+	uint64_t first, last, total;
+
+	snprintf(match, sizeof(match), "\"%s\"", tag);
+	snprintf(range, sizeof(range), "bytes=%llu-%llu", (unsigned long long)offset,
+		(unsigned long long)(offset + len - 1));
+	for (unsigned tries = 0;; tries++) {
+		struct s3_call call = {
+			.method = "GET", .key = key, .range = range, .if_match = match, .buf = buf, .cap = len
+		};
+		int err = s3_call(store_of(c)->s3, &call, deadline_ns);
+		if (err == -GRANARY_ERANGE || err == -GRANARY_ENOTFOUND) return -GRANARY_ESOURCE;
+		if (err < 0) return err;
+		/* A service that does not know If-Match still says whose bytes these are. */
+		if (call.etag[0] && strcmp(call.etag, match) != 0) return -GRANARY_ESOURCE;
+		if (call.status == 206 && s3_read_content_range(call.content_range, &first, &last, &total) &&
+			first == offset && last - first + 1 == call.len && call.etag[0]) {
+			if (call.len == len) return 0;
+			if (last + 1 == total) return -GRANARY_ESOURCE;
+		}
+		err = s3_pause(store_of(c)->s3, tries, deadline_ns);
+		if (err < 0) return -GRANARY_ECORRUPT;
+	}
+}
+
 static int store_remove(struct cold *c, const char *name, uint64_t deadline_ns)
 {
 	struct s3_call call = { .method = "DELETE", .key = name, .text = true };
@@ -367,6 +440,8 @@ static const struct cold_ops ops = {
 	.remove = store_remove,
 	.list = store_list,
 	.space = store_space,
+	.source_list = store_source_list,
+	.source_get = store_source_get,
 };
 
 /* ---- settings ---- */

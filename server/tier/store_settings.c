@@ -15,7 +15,7 @@ enum { TYPES = sizeof(types) / sizeof(types[0]), VALUE_MAX = 1100 };
 /* Of every store: see tier/stores.h. */
 static const char *const common_fields[] = { "type", "backup", "promote", "promote_after", "read_timeout",
 	"price_gb_month",
-	"price_1000_requests", "price_gb_egress", NULL };
+	"price_1000_requests", "price_gb_egress", "use", NULL };
 
 const struct cold_type *cold_type_find(const char *type)
 {
@@ -106,6 +106,10 @@ static int promote_check(const struct store_settings *s, char *why, size_t why_c
 {
 	char text[VALUE_MAX], *end;
 
+	if (store_setting(s, "use", text, sizeof(text)) && strcmp(text, "packs") != 0 && strcmp(text, "source") != 0) {
+		snprintf(why, why_cap, "use: '%.40s' is neither packs nor source", text);
+		return -GRANARY_ECONFIG;
+	}
 	if (store_setting(s, "promote", text, sizeof(text)) && strcmp(text, "none") != 0 && strcmp(text,
 		"pack") != 0) {
 		snprintf(why, why_cap, "promote: '%.40s' is neither none nor pack", text);

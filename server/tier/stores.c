@@ -216,8 +216,10 @@ static int mark_judge(struct place *p, const char *have, size_t len)
 static int mark_check(struct place *p, uint64_t deadline_ns)
 {
 	char have[MARK_SIZE];
-	int64_t n = p->cold->ops->get(p->cold, MARK, have, sizeof(have), 0, deadline_ns);
+	int64_t n;
 
+	if (p->is_source) return -GRANARY_EREADONLY;
+	n = p->cold->ops->get(p->cold, MARK, have, sizeof(have), 0, deadline_ns);
 	if (n >= 0) return mark_judge(p, have, (size_t)n);
 	if (n != -GRANARY_ENOTFOUND) return (int)n;
 	if (!atomic_load(&p->marked)) return mark_write(p, deadline_ns);
@@ -228,7 +230,7 @@ static int mark_check(struct place *p, uint64_t deadline_ns)
 
 int place_probe(struct place *p, uint64_t deadline_ns)
 {
-	int err = p->cold != NULL && p->id != 0 ? mark_check(p, deadline_ns) : -GRANARY_EOFFLINE;
+	int err = p->cold == NULL || p->id == 0 ? -GRANARY_EOFFLINE : p->is_source ? 0 : mark_check(p, deadline_ns);
 
 	if (err < 0) {
 		if (is_of_place(err)) atomic_store(&p->failures, FAILURES_MAX + atomic_load(&p->failures));
@@ -345,6 +347,41 @@ int place_space(struct place *p, uint64_t *total, uint64_t *available)
 	return p->cold->ops->space != NULL ? p->cold->ops->space(p->cold, total, available) : -GRANARY_EUNSUPPORTED;
 }
 
+/* ---- sources ---- */
+
+void stores_set_linked(struct stores *stores, const struct stores_linked *linked)
+{
+	stores->linked = *linked;
+}
+
+bool place_is_source(const struct place *p)
+{
+	return p->is_source;
+}
+
+int place_source_list(struct place *p, const char *prefix, uint64_t timeout_ns,
+	int (*each)(void *arg, const struct source_object *o), void *arg)
+{
+	int err = p->is_source ? enter(p, clock_mono_ns() + timeout_ns) : -GRANARY_EINVAL;
+
+	if (err == 0) err = p->cold->ops->source_list(p->cold, prefix, timeout_ns, each, arg);
+	return err > 0 ? err : (int)leave(p, err);
+}
+
+/* That an object is another one now says nothing about the place. */
+int place_source_get(struct place *p, const char *key, const char *tag, void *buf, size_t len, uint64_t offset,
+	uint64_t deadline_ns)
+{
+	int err = p->is_source ? enter(p, deadline_ns) : -GRANARY_EINVAL;
+
+	if (err == 0) err = p->cold->ops->source_get(p->cold, key, tag, buf, len, offset, deadline_ns);
+	if (err == 0) {
+		atomic_fetch_add(&p->gets, 1);
+		atomic_fetch_add(&p->get_bytes, len);
+	}
+	return (int)leave(p, err);
+}
+
 /* ---- what is to be brought up ---- */
 
 void stores_want(struct stores *stores, uint64_t pack_id)
@@ -404,6 +441,7 @@ static int settings_take(struct place *p, const struct store_settings *s, char *
 	p->settings = *s;
 	if (store_setting(s, "promote", text, sizeof(text))) p->promote = strcmp(text, "pack")
 		== 0 ? PROMOTE_PACK : PROMOTE_NONE;
+	if (store_setting(s, "use", text, sizeof(text))) p->is_source = strcmp(text, "source") == 0;
 	if (store_setting(s, "promote_after", text, sizeof(text))) p->promote_after = (uint32_t)strtoul(text, NULL,
 		10);
 	if (store_setting(s, "read_timeout", text, sizeof(text))) p->read_timeout_ns = (uint64_t)(strtod(text,

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* stores.h -- the cold stores that rows or settings name: how each fares, and threads that may hang with it.
  *
- * Fields of every store in the settings, besides those of its type: `promote` (none, pack: what a read of
- * cold bytes brings up), `promote_after` (after so many reads of a pack, 3), `read_timeout` (10s), prices for
- * the cost model.
+ * Fields of every store in the settings, besides those of its type: `use` (packs; source: somebody else's objects,
+ * which are linked (jobs/link.h) and never written, marked or removed), `promote` (none, pack: what a read of cold
+ * bytes brings up), `promote_after` (after so many reads of a pack, 3), `read_timeout` (10s), prices for the cost
+ * model.
  *
  * health:  UNKNOWN --its mark was read--> ONLINE <--> AWAY (calls fail at once; now and then one is let
  * through)
@@ -16,6 +17,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "tier/store.h"
@@ -80,6 +82,24 @@ int place_list(struct place *p, const char *prefix, uint64_t deadline_ns,
 	int (*each)(void *arg, const char *name, uint64_t len), void *arg);
 int place_space(struct place *p, uint64_t *total, uint64_t *available);
 int place_probe(struct place *p, uint64_t deadline_ns); /* looks for the mark now */
+/* Of a source alone; all calls above are READONLY there, and these INVAL anywhere else. */
+bool place_is_source(const struct place *place);
+int place_source_list(struct place *p, const char *prefix, uint64_t timeout_ns,
+	int (*each)(void *arg, const struct source_object *o), void *arg);
+int place_source_get(struct place *p, const char *key, const char *tag, void *buf, size_t len, uint64_t offset,
+	uint64_t deadline_ns);
+
+/* How bytes of a pack are made whose only copy is a source (pack/linked.h). read: exactly len bytes at `at` into zeroed
+ * memory; exact: headers too, else only data. finish: the footer of a file that got all the records. */
+struct copy_info;
+struct fs_file;
+struct stores_linked {
+	int (*read)(void *arg, const struct copy_info *info, uint8_t *buf, size_t len, uint64_t at, bool exact,
+		uint64_t deadline_ns);
+	int (*finish)(void *arg, uint64_t pack_id, struct fs_file *file);
+	void *arg;
+};
+void stores_set_linked(struct stores *stores, const struct stores_linked *linked); /* before the first read */
 
 /* Work on one of the store's threads. fetch() may hang and touches only what belongs to the job; then, unless
  * the deadline passed meanwhile, finish() with its result; else fail() was called with TIMEDOUT (OFFLINE: the

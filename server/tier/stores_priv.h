@@ -16,6 +16,7 @@ struct place {
 	struct cold *cold;   /* NULL: no settings name it */
 	struct store_settings settings;
 	enum place_promote promote;
+	bool is_source;
 	uint32_t promote_after;
 	uint64_t read_timeout_ns;
 	_Atomic bool marked; /* the row says that its mark was written */
@@ -51,6 +52,7 @@ struct stores {
 	uint64_t wanted[WANTED_MAX];
 	uint32_t wanted_count;
 	bool frames_dirs[256];
+	struct stores_linked linked;
 };
 
 /* stores_jobs.c */

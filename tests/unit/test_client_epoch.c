@@ -66,13 +66,14 @@ static void row_add(struct snap_page_builder *b, uint64_t id, uint32_t field, ui
 		uint32_t first = size / 3, hole = size / 4;
 		memset(bytes + first, 0, hole);
 		memcpy(world->packs[p->pack] + p->at, bytes, first);
-		e[count++] = (struct snap_extent){ p->pack + 1, p->at, first, crc32c(0, bytes, first) };
-		e[count++] = (struct snap_extent){ 0, 0, hole, crc32c(0, bytes + first, hole) };
+		e[count++] = (struct snap_extent){ p->pack + 1, p->at, first, crc32c(0, bytes, first), false };
+		e[count++] = (struct snap_extent){ 0, 0, hole, crc32c(0, bytes + first, hole), false };
 		p->at += first + 700;
 		done = first + hole;
 	}
 	memcpy(world->packs[p->pack] + p->at, bytes + done, size - done);
-	e[count++] = (struct snap_extent){ p->pack + 1, p->at, size - done, crc32c(0, bytes + done, size - done) };
+	e[count++] = (struct snap_extent){ p->pack + 1, p->at, size - done,
+		crc32c(0, bytes + done, size - done), false };
 	p->at += size - done;
 	assert_true(p->at < PACK_SIZE);
 	assert_int_equal(0, snap_page_add(b, e, count, 0));

@@ -89,12 +89,14 @@ static void model_random(struct rng *r, struct model_row *m)
 	uint64_t shape = rng_below(r, 10);
 
 	*m = (struct model_row){ .count = shape == 0 ? 0 : shape < 8 ? 1 : 2 + (uint32_t)rng_below(r, 7) };
-	m->flags = rng_below(r, 4) == 0 ? SNAP_ROW_PART : 0;
+	m->flags = (uint8_t)((rng_below(r, 4) == 0 ? SNAP_ROW_PART : 0) |
+			     (rng_below(r, 4) == 0 ? SNAP_ROW_UNSUMMED : 0));
 	for (uint32_t i = 0; i < m->count; i++) {
 		m->e[i].pack = rng_below(r, 3) ? 77 : rng_below(r, 40); /* 0: a hole */
 		m->e[i].offset = (uint32_t)rng_next(r);
 		m->e[i].length = (uint32_t)rng_below(r, UINT64_C(1) + (UINT32_MAX - m->e[i].offset));
-		m->e[i].crc = (uint32_t)rng_next(r);
+		m->e[i].crc = rng_below(r, 4) ? (uint32_t)rng_next(r) : 0;
+		m->e[i].unsummed = (m->flags & SNAP_ROW_UNSUMMED) != 0 && m->e[i].crc == 0;
 	}
 }
 
@@ -120,13 +122,13 @@ static void page_compare(const struct snap_page *p, uint64_t i, const struct mod
 
 	assert_int_equal(snap_page_row(p, i, &row), 0);
 	assert_int_equal(row.extent_count, m->count);
-	assert_int_equal(row.flags & SNAP_ROW_PART, m->flags);
+	assert_int_equal(row.flags & (SNAP_ROW_PART | SNAP_ROW_UNSUMMED), m->flags);
 	assert_int_equal(!!(row.flags & SNAP_ROW_EMPTY), m->count == 0);
 	assert_int_equal(!!(row.flags & SNAP_ROW_EXTENTS), m->count > 1);
 	for (uint32_t k = 0; k < m->count; k++) {
 		assert_int_equal(snap_page_extent(p, &row, k, &e), 0);
 		assert_true(e.pack == m->e[k].pack && e.offset == m->e[k].offset && e.length == m->e[k].length &&
-			    e.crc == m->e[k].crc);
+			    e.crc == m->e[k].crc && e.unsummed == m->e[k].unsummed);
 		assert_true(k > 0 || (row.first.pack == e.pack && row.first.offset == e.offset));
 		size += e.length;
 	}
@@ -167,7 +169,7 @@ static struct file page_example(void)
 	const struct model_row rows[4] = {
 		{ .e = { { 77, 4096, 100, 0xaabbccdd } }, .count = 1 },
 		{ .count = 0 },
-		{ .e = { { 5, 8, 9, 10 }, { 77, 11, 12, 13 } }, .count = 2, .flags = SNAP_ROW_PART },
+		{ .e = { { 5, 8, 9, 10, false }, { 77, 11, 12, 13, false } }, .count = 2, .flags = SNAP_ROW_PART },
 		{ .e = { { 0, 0, 4, 0x48674bc7 } }, .count = 1 },
 	};
 	return page_of(rows, 2, 2);
@@ -201,7 +203,8 @@ static void test_format_8_3_bytes(void **state)
 static void test_format_8_3_builder_refuses(void **state)
 {
 	struct snap_page_builder *b = snap_page_builder_new(1, 2);
-	const struct snap_extent good = { 1, 0, 1, 2 }, passes[] = { { 1, 0, 1, 2 }, { 1, UINT32_MAX, 2, 0 } };
+	const struct snap_extent good = { 1, 0, 1, 2, false },
+		passes[] = { { 1, 0, 1, 2, false }, { 1, UINT32_MAX, 2, 0, false } };
 	struct file f;
 
 	(void)state;
@@ -240,7 +243,7 @@ static void test_format_8_3_refuses_damaged_rows(void **state)
 		{ 20, 0 }, { 20, 65 }, { 20, 1 }, { 24, 3 }, { 24, 1u << 31 }, { 28, 2 }, { 28, 1u << 25 }, { 32, 1 },
 		{ 48, 1 },               /* reserved */
 		{ 88 + 12, 3 << 8 },     /* a pack past the list */
-		{ 88 + 12, 8 },          /* an unknown flag */
+		{ 88 + 12, 16 },         /* an unknown flag */
 		{ 88 + 4, UINT32_MAX },  /* passes 4 GiB */
 		{ 88 + 16, 1 }, { 88 + 20, 1 }, { 88 + 24, 1 }, { 88 + 28, SNAP_ROW_EMPTY | 1 << 8 }, { 88 + 28, 3 },
 		{ 88 + 32, 1 }, { 88 + 36, 3 }, { 88 + 36, 1 }, { 88 + 36, 0 }, { 88 + 40, 1 }, { 88 + 44, 2 | 1 << 8 },

@@ -37,8 +37,10 @@ static struct file page_make(struct rng *r)
 
 		for (uint32_t k = 0; k < count; k++)
 			e[k] = (struct snap_extent){ rng_below(r, 2) ? 7 : rng_next(r) % 4, (uint32_t)rng_next(r) >> 1,
-						     (uint32_t)rng_next(r) >> 1, (uint32_t)rng_next(r) };
-		assert_int_equal(snap_page_add(b, e, count, rng_below(r, 3) ? 0 : SNAP_ROW_PART), 0);
+						     (uint32_t)rng_next(r) >> 1,
+						     rng_below(r, 3) ? (uint32_t)rng_next(r) : 0,
+						     false };
+		assert_int_equal(snap_page_add(b, e, count, (uint8_t)(rng_below(r, 4) << 2)), 0);
 	}
 	assert_int_equal(snap_page_finish(b, &f.p, &f.len, &hash), 0);
 	snap_page_builder_free(&b);
