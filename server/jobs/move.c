@@ -381,12 +381,13 @@ static void pack_count(struct moves *m, struct move_task *t, const struct move_s
 	atomic_fetch_add(&m->bytes_out, s->bytes_out);
 }
 
-/* The next pack of a task. An error that is not the store's, or 0. */
-static int task_step(struct moves *m, struct move_task *t)
+/* The next pack of a task. An error, or 0; *waits: the task does, its pack is to be tried again. */
+static int task_step(struct moves *m, struct move_task *t, bool *waits)
 {
 	struct move_step s = { .m = m, .order = &t->p.order };
 	int res;
 
+	*waits = false;
 	if (t->cancel || t->at == t->count) {
 		task_end(m, t, t->cancel ? MOVE_CANCELED : t->p.packs_failed > 0 ? MOVE_FAILED : MOVE_DONE);
 		return 0;
@@ -396,6 +397,7 @@ static int task_step(struct moves *m, struct move_task *t)
 	if (res == -GRANARY_ESHUTDOWN) return 0;
 	if (is_of_store(res) || is_worth_a_try(t, res)) {
 		task_pause(m, t, res, s.pack);
+		*waits = true;
 		return res == -GRANARY_EBUSY ? 0 : res;
 	}
 	if (res == -GRANARY_EBUSY) res = 0; /* still written to, or changing for long: not now */
@@ -465,15 +467,18 @@ static int keep_house(struct moves *m)
 int moves_turn(struct moves *m)
 {
 	int first = keep_house(m), err;
+	uint64_t now = clock_mono_ns(); /* stands while tasks only begin to wait: none is tried twice in a row */
 
 	for (;;) {
 		struct move_task *t;
+		bool waits;
 
 		pthread_mutex_lock(&m->lock);
-		t = task_next(m, clock_mono_ns());
+		t = task_next(m, now);
 		pthread_mutex_unlock(&m->lock);
 		if (t == NULL || atomic_load(&m->stopping)) return first;
-		err = task_step(m, t);
+		err = task_step(m, t, &waits);
+		if (!waits) now = clock_mono_ns();
 		if (err < 0 && first == 0) first = err;
 	}
 }

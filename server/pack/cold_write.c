@@ -213,7 +213,7 @@ static int dict_make(struct work *k)
 {
 	ZDICT_fastCover_params_t params = { .k = 512, .d = 8, .f = 18, .accel = 5,
 		.zParams = { .compressionLevel = k->w->level } };
-	uint8_t *buf = malloc(SAMPLES_MAX);
+	uint8_t *buf = malloc(k->w->size < SAMPLES_MAX ? k->w->size : SAMPLES_MAX);
 	size_t *sizes = calloc(k->cut_count + 1, sizeof(*sizes)), len = 0;
 	unsigned count = 0;
 	int err = buf != NULL && sizes != NULL ? samples_take(k, buf, sizes, &count, &len) : -GRANARY_ENOMEM;
@@ -451,7 +451,9 @@ static int is_dense(struct work *k)
 
 static int work_open(struct work *k)
 {
-	k->window = aligned_alloc(PACK_BLOCK, WINDOW);
+	size_t window = ((size_t)k->w->size | (PROBE * 4 - 1)) + 1;
+
+	k->window = aligned_alloc(PACK_BLOCK, window < WINDOW ? window : WINDOW);
 	k->out = malloc(OUT);
 	k->frame = malloc(ZSTD_compressBound(FRAMES_RAW_MAX) + frames_stored_bound(0));
 	k->ctx = ZSTD_createCCtx();

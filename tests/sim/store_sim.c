@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <signal.h>
 
+#include "effort.h"
 #include "io/reactor.h"
 #include "jobs/jobs.h"
 #include "meta/ids.h"
@@ -573,13 +574,6 @@ void store_run(struct store_run *run)
 
 /* ---- seeds ---- */
 
-static uint64_t number_of(const char *name, uint64_t otherwise)
-{
-	const char *text = getenv(name);
-
-	return text != NULL && text[0] != '\0' ? strtoull(text, NULL, 10) : otherwise;
-}
-
 static uint64_t seed_now;
 
 static void print_where(void)
@@ -605,11 +599,8 @@ static void on_abort(int signal_number)
 
 void store_seeds(uint64_t usual, uint64_t lengthy, void (*one)(void *arg, uint64_t n), void *arg)
 {
-	const char *sanitize = getenv("GRANARY_SANITIZE"); /* makes it several times slower */
-	uint64_t few = sanitize != NULL && sanitize[0] != '\0' ? usual / 5 : usual;
-	uint64_t count = number_of(
-		"GRANARY_SIM_SEEDS", number_of("GRANARY_TEST_LONG", 0) != 0 ? lengthy : few);
-	uint64_t only = number_of("GRANARY_SIM_SEED", UINT64_MAX);
+	uint64_t count = effort("GRANARY_SIM_SEEDS", usual, lengthy);
+	uint64_t only = effort_number("GRANARY_SIM_SEED", UINT64_MAX);
 
 	sim_log_keep();
 	signal(SIGABRT, on_abort);

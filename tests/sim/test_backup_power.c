@@ -17,6 +17,7 @@
 
 #include "common/error.h"
 #include "common/rand.h"
+#include "effort.h"
 #include "io/fs.h"
 #include "jobs/backup.h"
 #include "jobs/restore.h"
@@ -205,8 +206,8 @@ static void one(uint64_t n)
 
 static void test_a_restore_gives_a_moment_not_older_than_the_log_at_any_power_cut(void **state)
 {
-	const char *only = getenv("GRANARY_SIM_SEED"), *lengthy = getenv("GRANARY_TEST_LONG");
-	uint64_t runs = lengthy != NULL && strcmp(lengthy, "1") == 0 ? RUNS_LONG : RUNS;
+	const char *only = getenv("GRANARY_SIM_SEED");
+	uint64_t runs = effort("GRANARY_SIM_SEEDS", RUNS, RUNS_LONG);
 
 	(void)state;
 	sim_log_keep();
@@ -217,7 +218,7 @@ static void test_a_restore_gives_a_moment_not_older_than_the_log_at_any_power_cu
 	}
 	is_running = false;
 	printf("  %llu runs cut\n", (unsigned long long)runs_cut);
-	if (only == NULL) assert_true(runs_cut > RUNS / 4);
+	if (only == NULL) assert_true(runs_cut > runs / 4);
 }
 
 static int tell_run(void **state)

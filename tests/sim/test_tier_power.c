@@ -20,6 +20,7 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "common/rand.h"
+#include "effort.h"
 #include "io/fs.h"
 #include "jobs/move.h"
 #include "meta/ids.h"
@@ -34,7 +35,10 @@
 #include "tier/packs.h"
 #include "tier/stores.h"
 
-enum { PACKS = 2, MIB = 1024 * 1024, PASSES_MAX = 12, ROOM = 512 * 1024, RECORDS = 30, SEEDS = 500, STEPS = 8 };
+enum {
+	PACKS = 2, MIB = 1024 * 1024, PASSES_MAX = 12, ROOM = 512 * 1024, RECORDS = 30, STEPS = 8,
+	SEEDS = 500, SEEDS_LONG = 10000,
+};
 
 struct world {
 	struct sim *sim;
@@ -340,10 +344,10 @@ static void test_copies_come_and_go(void **state)
 static void test_moves_survive_a_power_cut_anywhere(void **state)
 {
 	bool was_cut = true;
-	uint64_t n;
+	uint64_t n, by = effort_is_sanitized() ? 7 : 1;
 
 	(void)state;
-	for (n = 1; was_cut; n++) {
+	for (n = 1; was_cut; n += by) {
 		struct world w;
 
 		world_new(&w, n);
@@ -360,10 +364,10 @@ static void test_moves_survive_a_power_cut_anywhere(void **state)
 
 static void test_moves_survive_the_failure_of_any_io(void **state)
 {
-	uint64_t n, failed = 1;
+	uint64_t n, failed = 1, by = effort_is_sanitized() ? 7 : 1;
 
 	(void)state;
-	for (n = 1; failed > 0; n++) {
+	for (n = 1; failed > 0; n += by) {
 		struct world w;
 
 		world_new(&w, n);
@@ -384,8 +388,7 @@ static void test_moves_survive_the_failure_of_any_io(void **state)
 /* seeds that cut anywhere, and again while what was interrupted goes on. */
 static void test_seeds(void **state)
 {
-	const char *asked = getenv("GRANARY_TIER_SEEDS");
-	uint64_t seeds = asked != NULL ? strtoull(asked, NULL, 10) : SEEDS;
+	uint64_t seeds = effort("GRANARY_TIER_SEEDS", SEEDS, SEEDS_LONG);
 
 	(void)state;
 	for (uint64_t seed = 1; seed <= seeds; seed++) {

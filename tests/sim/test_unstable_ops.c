@@ -11,12 +11,13 @@
 #include "common/clock.h"
 #include "common/crc32c.h"
 #include "common/rand.h"
+#include "effort.h"
 #include "jobs/jobs.h"
 #include "meta/kv.h"
 #include "meta/ns_file.h"
 #include "req/unstable.h"
 
-enum { FILES = 3, SIZE_MAX_MODEL = 20000, STEPS = 30, CUTS_DEFAULT = 150 };
+enum { FILES = 3, SIZE_MAX_MODEL = 20000, STEPS = 30, CUTS_DEFAULT = 150, CUTS_LONG = 3000 };
 
 struct model { /* of the names f0, f1, f2 and d0, d1, d2 */
 	bool is_there[FILES], has_dir[FILES];
@@ -562,11 +563,10 @@ static uint32_t run_steps(struct step *steps, uint64_t base)
 
 static void test_power_cuts_anywhere(void **state)
 {
-	const char *seed_text = getenv("GRANARY_SEED"), *cuts_text = getenv("GRANARY_OPS");
-	uint64_t seed = seed_text != NULL ? strtoull(seed_text, NULL, 0) : seed_of_run;
+	uint64_t seed = effort_number("GRANARY_SEED", seed_of_run);
 	struct jobs_stats stats;
 	uint64_t merged = 0;
-	uint64_t cuts = cuts_text != NULL ? strtoull(cuts_text, NULL, 0) : CUTS_DEFAULT;
+	uint64_t cuts = effort("GRANARY_OPS", CUTS_DEFAULT, CUTS_LONG);
 
 	(void)state;
 	print_message("seed %" PRIu64 "\n", seed);

@@ -18,6 +18,7 @@
 
 #include "common/name.h"
 #include "common/rand.h"
+#include "effort.h"
 #include "meta/loc.h"
 
 enum { ROWS = 64, WRITERS = 2, READERS = 2, OPS = 200000, PATHS = 16 };
@@ -38,8 +39,7 @@ struct thread {
 
 static uint64_t ops_count(void)
 {
-	const char *text = getenv("GRANARY_RACE_OPS");
-	return text != NULL ? strtoull(text, NULL, 10) : OPS;
+	return effort("GRANARY_RACE_OPS", OPS, OPS);
 }
 
 static struct slice row_name(uint64_t i, char *buf)

@@ -9,9 +9,10 @@
 #include <stdatomic.h>
 
 #include "common/clock.h"
+#include "effort.h"
 #include "unit/test_ns_util.h"
 
-enum { THREADS = 4, OPS = 50000, NAME_COUNT = 4, DEPTH = 3 };
+enum { THREADS = 4, OPS = 25000, OPS_LONG = 250000, NAME_COUNT = 4, DEPTH = 3 };
 
 /* RocksDB is not built for ThreadSanitizer, which cannot see its atomics: only our own code is
  * judged. */
@@ -33,19 +34,6 @@ struct thread {
 	char own[16];
 	int bad; /* an answer no operation may give */
 };
-
-static uint64_t number(const char *name, uint64_t otherwise)
-{
-	const char *text = getenv(name);
-	return text != NULL ? strtoull(text, NULL, 10) : otherwise;
-}
-
-/* Sanitizers make it ten times slower. */
-static uint64_t ops_default(void)
-{
-	const char *sanitize = getenv("GRANARY_SANITIZE");
-	return sanitize != NULL && sanitize[0] != '\0' ? OPS / 10 : OPS;
-}
 
 static void random_path(struct rng *rng, char *key, size_t cap)
 {
@@ -199,11 +187,11 @@ static void test_racing_mutations_keep_the_tree_whole(void **state)
 	struct world *w = *state;
 	struct race r = { .w = w };
 	struct thread threads[THREADS];
-	uint64_t seed = number("GRANARY_SEED", clock_wall_ns());
+	uint64_t seed = effort_number("GRANARY_SEED", clock_wall_ns());
 	print_message("GRANARY_SEED=%llu\n", (unsigned long long)seed);
 	for (uint64_t i = 0; i < THREADS; i++) {
 		threads[i] = (struct thread){ .r = &r, .number = i, .seed = seed + i,
-					      .ops = number("GRANARY_RACE_OPS", ops_default()) };
+					      .ops = effort("GRANARY_RACE_OPS", OPS, OPS_LONG) };
 		snprintf(threads[i].own, sizeof(threads[i].own), "own-%d", (int)i);
 		assert_int_equal(pthread_create(&threads[i].id, NULL, racer, &threads[i]), 0);
 	}

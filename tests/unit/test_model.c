@@ -12,11 +12,12 @@
 #include <time.h>
 
 #include "common/clock.h"
+#include "effort.h"
 #include "jobs/jobs.h"
 #include "sim/store_model.h"
 #include "tier/packs.h"
 
-enum { SESSIONS = 6, SECONDS_DEFAULT = 30, SECONDS_LONG = 600, PHASE_S = 6, BATCH = 8 };
+enum { SESSIONS = 6, SECONDS_DEFAULT = 18, SECONDS_LONG = 600, PHASE_S = 6, BATCH = 8 };
 
 /* RocksDB is not built for ThreadSanitizer, which cannot see its atomics: only our own code is judged. */
 const char *__tsan_default_suppressions(void);
@@ -651,22 +652,14 @@ static void phase(uint64_t seconds, struct jobs_stats *sum)
 	check_all();
 }
 
-static uint64_t number(const char *name, uint64_t otherwise)
-{
-	const char *text = getenv(name);
-
-	return text != NULL && text[0] != '\0' ? strtoull(text, NULL, 10) : otherwise;
-}
-
 static void test_random_operations_answer_as_a_model_does(void **state)
 {
-	uint64_t usual = number("GRANARY_TEST_LONG", 0) != 0 ? SECONDS_LONG : SECONDS_DEFAULT;
-	uint64_t seconds = number("GRANARY_MODEL_S", usual), ops = 0, reads = 0, lists = 0,
+	uint64_t seconds = effort("GRANARY_MODEL_S", SECONDS_DEFAULT, SECONDS_LONG), ops = 0, reads = 0, lists = 0,
 		 resent = 0, retried = 0;
 	struct jobs_stats jobs = { .sealed = 0 };
 
 	(void)state;
-	seed = number("GRANARY_SEED", (uint64_t)time(NULL));
+	seed = effort_number("GRANARY_SEED", (uint64_t)time(NULL));
 	snprintf(world.dir, sizeof(world.dir), "/tmp/granary-model-XXXXXX");
 	assert_non_null(mkdtemp(world.dir));
 	for (uint32_t i = 0; i < SESSIONS; i++) lane_init(&clients[i].lane, i, seed);

@@ -5,9 +5,10 @@
  * directories, and shares no code with what it checks. The seed is printed; GRANARY_SEED repeats a
  * run, GRANARY_OPS makes it longer. */
 #include "common/clock.h"
+#include "effort.h"
 #include "unit/test_ns_util.h"
 
-enum { MODEL_MAX = 4096, MODEL_KEY_MAX = 160, OPS_DEFAULT = 12000, CHECK_EVERY = 2000 };
+enum { MODEL_MAX = 4096, MODEL_KEY_MAX = 160, OPS_DEFAULT = 8000, OPS_LONG = 100000, CHECK_EVERY = 2000 };
 
 struct model_key {
 	char key[MODEL_KEY_MAX];
@@ -782,17 +783,11 @@ static void run(struct world *w, uint64_t seed, uint64_t ops)
 	free(m);
 }
 
-static uint64_t number(const char *name, uint64_t otherwise)
-{
-	const char *text = getenv(name);
-	return text != NULL ? strtoull(text, NULL, 10) : otherwise;
-}
-
 static void test_random_operations_agree_with_the_model(void **state)
 {
-	uint64_t seed = number("GRANARY_SEED", clock_wall_ns());
+	uint64_t seed = effort_number("GRANARY_SEED", clock_wall_ns());
 	print_message("GRANARY_SEED=%llu\n", (unsigned long long)seed);
-	run(*state, seed, number("GRANARY_OPS", OPS_DEFAULT));
+	run(*state, seed, effort("GRANARY_OPS", OPS_DEFAULT, OPS_LONG));
 }
 
 int main(void)

@@ -4,9 +4,10 @@
  * Method: every record has a number, and each of its bytes a value made of that and its offset; so a byte tells which
  * place of which record it is. The seed is printed; GRANARY_SEED repeats a run, GRANARY_OPS makes it longer. */
 #include "common/clock.h"
+#include "effort.h"
 #include "unit/test_ns_util.h"
 
-enum { SIZE_MAX_BYTES = 260000, RECORDS_MAX = 20000, FILES = 3, OPS_DEFAULT = 1500, HEADER = 104, PACKS = 5,
+enum { SIZE_MAX_BYTES = 260000, RECORDS_MAX = 20000, FILES = 3, OPS_DEFAULT = 900, OPS_LONG = 6000, HEADER = 104, PACKS = 5,
        RECORD_BITS = 17, BATCH_MAX = 24 };
 
 struct test_record {
@@ -296,9 +297,9 @@ static void op_move(struct writes *t)
 static void test_random(void **state)
 {
 	static struct writes t;
-	const char *seed_text = getenv("GRANARY_SEED"), *ops_text = getenv("GRANARY_OPS");
-	uint64_t seed = seed_text != NULL ? strtoull(seed_text, NULL, 0) : clock_mono_ns();
-	uint32_t ops = ops_text != NULL ? (uint32_t)strtoul(ops_text, NULL, 0) : OPS_DEFAULT;
+	uint64_t seed = effort_number("GRANARY_SEED", clock_mono_ns());
+	uint32_t ops = (uint32_t)effort("GRANARY_OPS", OPS_DEFAULT, OPS_LONG);
+
 	memset(&t, 0, sizeof(t));
 	t.w = *state;
 	rng_seed(&t.rng, seed);

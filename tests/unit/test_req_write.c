@@ -8,10 +8,11 @@
 #include <inttypes.h>
 
 #include "common/crc32c.h"
+#include "effort.h"
 #include "jobs/jobs.h"
 #include "pack/writer.h"
 
-enum { FILE_MAX = 3 << 20, FILES = 2, BATCH_MAX = 12, OPS_DEFAULT = 400, DATA_MAX = 2 << 20 };
+enum { FILE_MAX = 3 << 20, FILES = 2, BATCH_MAX = 12, OPS_DEFAULT = 240, OPS_LONG = 2000, DATA_MAX = 2 << 20 };
 
 struct model_file {
 	const char *key, *leaf;
@@ -256,10 +257,9 @@ static void check_all(void)
 
 static void test_random(void **state)
 {
-	const char *seed_text = getenv("GRANARY_SEED"), *ops_text = getenv("GRANARY_OPS");
 	struct jobs_stats stats;
-	uint64_t seed = seed_text != NULL ? strtoull(seed_text, NULL, 0) : clock_mono_ns();
-	uint32_t ops = ops_text != NULL ? (uint32_t)strtoul(ops_text, NULL, 0) : OPS_DEFAULT;
+	uint64_t seed = effort_number("GRANARY_SEED", clock_mono_ns());
+	uint32_t ops = (uint32_t)effort("GRANARY_OPS", OPS_DEFAULT, OPS_LONG);
 
 	(void)state;
 	print_message("seed %" PRIu64 "\n", seed);
