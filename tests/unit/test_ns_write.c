@@ -7,8 +7,8 @@
 #include "effort.h"
 #include "unit/test_ns_util.h"
 
-enum { SIZE_MAX_BYTES = 260000, RECORDS_MAX = 20000, FILES = 3, OPS_DEFAULT = 900, OPS_LONG = 6000, HEADER = 104, PACKS = 5,
-       RECORD_BITS = 17, BATCH_MAX = 24 };
+enum { SIZE_MAX_BYTES = 260000, RECORDS_MAX = 20000, FILES = 3, OPS_DEFAULT = 900, OPS_LONG = 6000,
+       HEADER = 104, PACKS = 5, RECORD_BITS = 17, BATCH_MAX = 24 };
 
 struct test_record {
 	uint64_t pack, at, object, logical;
