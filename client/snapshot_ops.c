@@ -528,12 +528,14 @@ int stream_report_start(struct granary_client *c, const struct stream_report *r,
 	wr_u64(&w, r->samples);
 	wr_u64(&w, r->bytes);
 	wr_u64(&w, r->waited_ns);
-	wr_u8(&w, (r->ended ? STREAM_ENDED : 0) | (r->log ? STREAM_PROVENANCE : STREAM_ELAPSED | STREAM_ORDER));
+	wr_u8(&w, (r->ended ? STREAM_ENDED : 0) | (r->log ? STREAM_PROVENANCE : STREAM_ELAPSED) |
+		(!r->log && r->batch > 0 ? STREAM_ORDER : 0)); /* who only holds it has no batches, so no order */
 	if (r->log)
 		provenance_encode(&w, r);
 	else {
 		wr_u64(&w, r->elapsed_ns);
-		wr_bytes16(&w, slice_of(r->token, TOKEN_SIZE));
+		if (r->batch > 0)
+			wr_bytes16(&w, slice_of(r->token, TOKEN_SIZE));
 	}
 	s->decode = share_decode;
 	s->op.quiet = true;

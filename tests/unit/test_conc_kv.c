@@ -6,10 +6,9 @@
 #include "meta/kv.h"
 
 #include "common/rand.h"
-#include "effort.h"
 #include "unit/test_kv_util.h"
 
-enum { THREADS = 4, FILES = 5, TURNS = 800, TURNS_LONG = 20000, TURNS_MAX_TRIES = 8 };
+enum { THREADS = 4, FILES = 5, TURNS = 1500, TURNS_MAX_TRIES = 8 };
 
 /* RocksDB is not built for ThreadSanitizer, which cannot see its atomics: only our own code is judged. */
 const char *__tsan_default_suppressions(void);
@@ -105,7 +104,7 @@ static void *writer(void *arg)
 	struct rng r;
 
 	rng_seed(&r, atomic_fetch_add(&s->done, 1));
-	for (uint64_t i = 0, turns = effort("GRANARY_RACE_TURNS", TURNS, TURNS_LONG); i < turns; i++) {
+	for (int i = 0; i < TURNS; i++) {
 		int err = -GRANARY_EBUSY;
 		for (int n = 0; err == -GRANARY_EBUSY && n < TURNS_MAX_TRIES; n++)
 			err = flip(s->store.kv, rng_below(&r, FILES), rng_next(&r) >> 1);
