@@ -150,7 +150,8 @@ PyMODINIT_FUNC PyInit__native(void)
 
 	if (module == NULL) return NULL;
 	if (array_init(module) && batch_init(module) && client_init(module) && snapshot_init(module) &&
-		epoch_init(module) && upload_init(module) && shared_init(module) && pool_init(module) &&
+		part_init(module) && epoch_init(module) && upload_init(module) && shared_init(module) &&
+		pool_init(module) &&
 		PyModule_AddIntConstant(module, "PADDED", GRANARY_SAMPLE_PADDED) == 0 &&
 		PyModule_AddIntConstant(module, "SKIPPED", GRANARY_SAMPLE_SKIPPED) == 0 &&
 		PyModule_AddIntConstant(module, "MISSING", BATCH_MISSING) == 0 &&

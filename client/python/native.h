@@ -93,6 +93,7 @@ bool array_init(PyObject *module);
 bool batch_init(PyObject *module);
 bool client_init(PyObject *module);
 bool snapshot_init(PyObject *module);
+bool part_init(PyObject *module);
 bool epoch_init(PyObject *module);
 bool upload_init(PyObject *module);
 bool shared_init(PyObject *module);

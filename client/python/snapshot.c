@@ -469,30 +469,33 @@ static PyObject *text_of(const char *text)
 	return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "surrogateescape");
 }
 
+/* Number `i` of any sequence of dense ids. */
+static bool id_at(const SnapshotObject *s, PyObject *ids, Py_ssize_t i, uint64_t *id)
+{
+	PyObject *item = PySequence_GetItem(ids, i);
+	Py_ssize_t value = item != NULL ? PyNumber_AsSsize_t(item, PyExc_IndexError) : -1;
+
+	Py_XDECREF(item);
+	if (!PyErr_Occurred() && (value < 0 || (uint64_t)value >= s->samples))
+		PyErr_Format(PyExc_IndexError, "sample %zd: the snapshot has %llu, numbered from 0", value,
+			(unsigned long long)s->samples);
+	*id = (uint64_t)value;
+	return !PyErr_Occurred();
+}
+
 /* The dense ids of any sequence of numbers, each turned into an object by `make`. */
 static PyObject *map_ids(SnapshotObject *s, PyObject *ids, const struct names *n,
 	PyObject *(*make)(const SnapshotObject *, const struct names *, uint64_t))
 {
 	Py_ssize_t count = PySequence_Size(ids);
 	PyObject *list = count >= 0 ? PyList_New(count) : NULL;
+	uint64_t id;
 
 	for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
-		PyObject *item = PySequence_GetItem(ids, i);
-		Py_ssize_t id = item != NULL ? PyNumber_AsSsize_t(item, PyExc_IndexError) : -1;
-		Py_XDECREF(item);
-		if (!PyErr_Occurred() && (id < 0 || (uint64_t)id >= s->samples))
-			PyErr_Format(PyExc_IndexError, "sample %zd: the snapshot has %llu, numbered from 0", id,
-				(unsigned long long)s->samples);
-		PyObject *value = PyErr_Occurred() ? NULL : make(s, n, (uint64_t)id);
+		PyObject *value = id_at(s, ids, i, &id) ? make(s, n, id) : NULL;
 		if (value == NULL || PyList_SetItem(list, i, value) < 0) Py_CLEAR(list);
 	}
 	return list;
-}
-
-static PyObject *label_make(const SnapshotObject *s, const struct names *n, uint64_t id)
-{
-	(void)s;
-	return PyLong_FromLong(n->label_of[id] == UINT32_MAX ? -1 : (long)n->label_of[id]);
 }
 
 static PyObject *file_key(const SnapshotObject *s, const struct names *n, uint64_t id, uint32_t field)
@@ -518,11 +521,30 @@ static PyObject *keys_make(const SnapshotObject *s, const struct names *n, uint6
 	return list;
 }
 
+/* One label after the other, as int64: an object each would be a lot for a snapshot of many samples. */
+static bool labels_fill(const SnapshotObject *s, const struct names *n, PyObject *ids, int64_t *to, Py_ssize_t count)
+{
+	for (Py_ssize_t i = 0; i < count; i++) {
+		uint64_t id = (uint64_t)i;
+		if (ids != Py_None && !id_at(s, ids, i, &id)) return false;
+		to[i] = n->label_of[id] == UINT32_MAX ? -1 : (int64_t)n->label_of[id];
+	}
+	return true;
+}
+
 static PyObject *snapshot_labels(PyObject *self, PyObject *ids)
 {
-	const struct names *n = names_get((SnapshotObject *)self, true);
+	SnapshotObject *s = (SnapshotObject *)self;
+	const struct names *n = names_get(s, true);
+	Py_ssize_t count = n == NULL ? -1 : ids == Py_None ? (Py_ssize_t)s->samples : PySequence_Size(ids);
+	PyObject *bytes = count >= 0 ? PyByteArray_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(int64_t)) : NULL;
 
-	return n != NULL ? map_ids((SnapshotObject *)self, ids, n, label_make) : NULL;
+	if (bytes == NULL) return NULL;
+	PyObject *array = array_new(bytes, PyByteArray_AsString(bytes), count, sizeof(int64_t), 'q');
+	if (array != NULL && !labels_fill(s, n, ids, (int64_t *)(void *)PyByteArray_AsString(bytes), count))
+		Py_CLEAR(array);
+	Py_DECREF(bytes);
+	return array;
 }
 
 static PyObject *snapshot_keys(PyObject *self, PyObject *ids)
@@ -612,7 +634,7 @@ static PyMethodDef snapshot_methods[] = { { "close", snapshot_close, METH_NOARGS
 						  "close(): batches read from it stay as they are." },
 	{ "describe", snapshot_describe, METH_NOARGS, "describe() -> dict of what its manifest says." },
 	{ "_read", snapshot_read, METH_VARARGS, "_read(ids, timeout) -> Batch" },
-	{ "_labels", snapshot_labels, METH_O, "_labels(ids) -> list of int, -1 without a class" },
+	{ "_labels", snapshot_labels, METH_O, "_labels(ids) -> Array of int64, -1 without a class; None: all of them" },
 	{ "_keys", snapshot_keys, METH_O, "_keys(ids) -> list of str, the first file of each sample" },
 	{ "_file_keys", snapshot_file_keys, METH_O,
 		"_file_keys(ids) -> list of lists of str, a file each, None where unknown" },

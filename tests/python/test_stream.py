@@ -259,9 +259,31 @@ class Batches(Case):
         for url, error in ((f"{self.url}@whole/part/none", ValueError), (f"{self.url}@none/part", KeyError)):
             with self.assertRaises(error):
                 list(granary.IterableDataset(url, **self.login))
-        with self.assertRaisesRegex(ValueError, "is a part of snapshot"):
-            len(granary.MapDataset(f"{self.url}@whole/part/train", **self.login))
+            with self.assertRaises(error):
+                len(granary.MapDataset(url, **self.login))
         self.assertEqual(len(granary.MapDataset(f"{self.url}@whole/part", **self.login)), 450)
+
+    def test_a_directory_by_number(self):
+        """MapDataset of BUCKET@SNAPSHOT/PREFIX: what lies there, numbered from 0 as in the snapshot."""
+        self.client.put_many({f"some/{split}/{'ab'[i % 2]}/{i}": b"%s %d" % (split.encode(), i)
+                              for i in range(150) for split in ("a-b", "train", "val")})
+        whole = self.client.snapshot("some", create=True, prefix="some/")
+        ds = granary.MapDataset(f"{self.url}@some/some/train/", **self.login)
+        expected = [k for k in whole.keys() if k.startswith("some/train/")]
+        self.assertEqual((len(ds), ds.classes, ds.class_to_idx), (150, ["a", "b"], {"a": 0, "b": 1}))
+        self.assertEqual([ds.key(i) for i in range(150)], expected)
+        self.assertEqual(ds.targets.tolist(), ["ab".index(k.split("/")[2]) for k in expected])
+        item = lambda i: (b"train %s" % expected[i].rsplit("/", 1)[1].encode(), ds.targets[i])
+        self.assertEqual(pickle.loads(pickle.dumps(ds)).__getitems__([149, 0, -2, 0]), [item(i) for i in (149, 0, 148, 0)])
+        batch = ds.batch([7, 3])
+        self.assertEqual((batch.keys(), batch.labels.tolist()), ([expected[7], expected[3]], [item(i)[1] for i in (7, 3)]))
+        self.assertEqual(whole.keys(batch.ids), batch.keys())
+        for wrong in (150, -151):
+            with self.assertRaises(IndexError):
+                ds[wrong]
+        deeper = granary.MapDataset(f"{self.url}@some/some/val/b", transform=lambda s: (s.key, s.label), **self.login)
+        self.assertEqual((len(deeper), {label for _, label in deeper}, deeper.classes), (75, {-1}, []))
+        self.assertTrue(all(key.startswith("some/val/b/") for key, _ in deeper))
 
     def test_automatic(self):
         ds = granary.IterableDataset.from_prefix(f"{self.url}/train/", batch_size=100, **self.login)

@@ -156,7 +156,7 @@ class Torch(Case):
             snapshot = self.client.snapshot("v1")
             sizes = torch.cat([r[0] for r in rows]).tolist()[:self.SAMPLES]
             self.assertEqual(sizes, [2 * len(self.files[k]) for k in snapshot.keys()])
-            self.assertEqual(torch.cat([r[1] for r in rows]).tolist()[:self.SAMPLES], snapshot.labels())
+            self.assertEqual(torch.cat([r[1] for r in rows]).tolist()[:self.SAMPLES], snapshot.labels().tolist())
         seen = {w for batch in granary.DataLoader(self.stream(transform=where, collate_fn=list), num_workers=2)
                 for _, w in batch}
         self.assertEqual(seen, {0, 1})

@@ -67,7 +67,7 @@ class Batch(_native.Batch):
         """int64[n]: the number of each sample's class among the sorted classes; -1 without one."""
         labels = self._get("_labels")
         if labels is None:
-            labels = self._labels = array.array("q", self._source().labels_of(self.ids))
+            labels = self._labels = array.array("q", bytes(self._source().labels_of(self.ids)))
         return _native.Array.over(labels, "q")
 
     def samples(self):

@@ -304,8 +304,8 @@ class Snapshot(_native.Snapshot):
         return self._keys(range(len(self)) if indices is None else list(indices))
 
     def labels(self, indices=None):
-        """List of int: the number of each sample's class among classes(); -1 without one."""
-        return self._labels(range(len(self)) if indices is None else list(indices))
+        """Array, int64[n]: the number of each sample's class among classes(); -1 without one."""
+        return self._labels(None if indices is None else list(indices))
 
     def classes(self):
         """Sorted list of str: the first directory below the prefix of every key."""
@@ -327,6 +327,34 @@ class Snapshot(_native.Snapshot):
     def __repr__(self):
         d = self.describe()
         return f"granary.Snapshot('{d['bucket']}@{d['name']}', {len(self)} samples)"
+
+
+class Part:
+    """The samples of a snapshot below a directory, numbered from 0 in the order of the snapshot."""
+
+    def __init__(self, client, snapshot, prefix):
+        about = snapshot.describe()
+        self.snapshot = snapshot
+        self.numbers = _native.Part(client, f"{about['name']}/{prefix}", about["bucket"])
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def read_many(self, indices):
+        """Batch of many samples; its ids are those of the snapshot."""
+        return self.snapshot.read_many(self.numbers.ids(list(indices)))
+
+    def keys(self, indices):
+        """List of str: the key of each of these samples."""
+        return self.snapshot.keys(self.numbers.ids(list(indices)))
+
+    def labels(self):
+        """Array, int64[n]: the label of every sample, a class being a directory below the part's own."""
+        return self.snapshot._labels(self.numbers.ids(None))
+
+    def classes(self):
+        """Sorted list of str: names of the classes."""
+        return self.snapshot.classes()
 
 
 class SnapshotNames:

@@ -9,15 +9,16 @@ from .stream import objects_of
 class MapDataset:
     """ds[i] is (bytes of sample i, label), or transform(sample) of a granary.Sample.
 
-    url        granary://HOST/BUCKET@SNAPSHOT; or .../BUCKET/PREFIX: a snapshot of it is made (from_prefix)
+    url        granary://HOST/BUCKET@SNAPSHOT; granary://HOST/BUCKET@SNAPSHOT/PREFIX: its samples below that directory,
+               numbered from 0; or .../BUCKET/PREFIX: a snapshot of it is made (from_prefix)
     transform  transform(sample) -> item; sample.data is a memoryview, sample.label, sample.key, sample.id
     labels     False: without labels, an item is the bytes alone
     login      credentials=, access_key=, ... of granary.connect()
 
     len(ds) samples, numbered as in the snapshot, negative numbers from the end. classes, class_to_idx, targets: as
-    torchvision's ImageFolder has them, a class being the first directory below the prefix. torch's DataLoader calls
-    __getitems__, so a batch is one request; Grain takes it as a RandomAccessDataSource. Picklable; every process opens its
-    own connection.
+    torchvision's ImageFolder has them, a class being the first directory below the prefix; targets is an Array of int64.
+    torch's DataLoader calls __getitems__, so a batch is one request; Grain takes it as a RandomAccessDataSource. Picklable;
+    every process opens its own connection.
     """
 
     def __init__(self, url, *, transform=None, labels=True, job=None, **login):
@@ -51,7 +52,7 @@ class MapDataset:
         return self
 
     def __len__(self):
-        return len(self.objects) if self.objects is not None else len(self.place.whole())
+        return len(self.objects) if self.objects is not None else len(self.place.numbered())
 
     def _index(self, i):
         try:
@@ -67,7 +68,7 @@ class MapDataset:
         indices = [self._index(i) for i in indices]
         if self.objects is not None:
             return self.place.client().get_many([self.objects[i] for i in indices])
-        batch = self.place.whole().read_many(indices)
+        batch = self.place.numbered().read_many(indices)
         batch.source = self.place
         return batch
 
@@ -87,7 +88,7 @@ class MapDataset:
     @property
     def classes(self):
         """Sorted list of str: names of the classes."""
-        return self.place.whole().classes() if self.objects is None else []
+        return self.place.numbered().classes() if self.objects is None else []
 
     @property
     def class_to_idx(self):
@@ -96,13 +97,13 @@ class MapDataset:
 
     @property
     def targets(self):
-        """List of int: the label of every sample."""
-        return self.place.whole().labels() if self.objects is None else [-1] * len(self)
+        """Array, int64[n]: the label of every sample; numpy.asarray() and tolist() take it, so does torch.as_tensor()."""
+        return self.place.numbered().labels() if self.objects is None else [-1] * len(self)
 
     def key(self, index):
         """The key of a sample."""
         index = self._index(index)
-        return self.objects[index] if self.objects is not None else self.place.whole().keys([index])[0]
+        return self.objects[index] if self.objects is not None else self.place.numbered().keys([index])[0]
 
     def __repr__(self):
         return f"granary.MapDataset('{self.place.name()}')"

@@ -5,10 +5,10 @@ import os
 import threading
 
 from . import _native
-from .client import Snapshot, connect
+from .client import Part, Snapshot, connect
 
 _lock = threading.Lock()
-_clients, _snapshots = {}, {}
+_clients, _snapshots, _parts = {}, {}, {}
 
 
 def _forget():
@@ -17,6 +17,7 @@ def _forget():
     _lock = threading.Lock()
     _clients.clear()
     _snapshots.clear()
+    _parts.clear()
 
 
 os.register_at_fork(after_in_child=_forget)
@@ -79,12 +80,15 @@ class Place:
         prefix = (snapshot or self.open()).describe()["prefix"]
         return bool(self.path.strip("/")) and not (prefix.strip("/") + "/").startswith(self.path.strip("/") + "/")
 
-    def whole(self):
-        """The snapshot, for those that number its samples."""
-        if self.is_part():
-            raise ValueError(f"'{self.url}' is a part of snapshot '{self.snapshot}', which only an IterableDataset streams: "
-                             f"make a snapshot of it, granary snapshot create {self.bucket}@NAME --prefix {self.path}")
-        return self.open()
+    def numbered(self):
+        """The samples by number: the snapshot, or the part of it, opened once a process."""
+        if not self.is_part():
+            return self.open()
+        key = (self.key, self.snapshot, self.path)
+        found = _parts.get(key)
+        if found is None:
+            found = _parts.setdefault(key, Part(self.client(), self.open(), self.path))
+        return found
 
     # -- what batches ask --
     def keys_of(self, ids):
