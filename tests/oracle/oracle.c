@@ -25,6 +25,7 @@ static const char usage_text[] =
 	"--no-renames\n"
 	"  --seconds N --ops N  when to end (never)\n"
 	"  --leave-percent N    only deletes, until so much of the objects is left\n"
+	"  --unstable-percent N so many operations are answered before they are durable, and synced\n"
 	"check:\n"
 	"  --until NS           lines of the log after this time do not count\n"
 	"  --state-out FILE     a log to go on with: what is there now\n"
@@ -64,6 +65,7 @@ enum {
 	OPT_OPS,
 	OPT_UNTIL,
 	OPT_STATE_OUT,
+	OPT_UNSTABLE,
 	OPT_QUIET,
 	OPT_NO_RENAMES
 };
@@ -76,7 +78,7 @@ static const struct option option_table[] = { { "url", 1, NULL, OPT_URL },
 	{ "files", 1, NULL, OPT_FILES }, { "leave-percent", 1, NULL, OPT_LEAVE },
 	{ "size-max", 1, NULL, OPT_SIZE_MAX }, { "large-per-mille", 1, NULL, OPT_LARGE },
 	{ "seconds", 1, NULL, OPT_SECONDS }, { "ops", 1, NULL, OPT_OPS },
-	{ "until", 1, NULL, OPT_UNTIL }, { "state-out", 1, NULL, OPT_STATE_OUT },
+	{ "unstable-percent", 1, NULL, OPT_UNSTABLE }, { "until", 1, NULL, OPT_UNTIL }, { "state-out", 1, NULL, OPT_STATE_OUT },
 	{ "quiet", 0, NULL, OPT_QUIET }, { "no-renames", 0, NULL, OPT_NO_RENAMES },
 	{ NULL, 0, NULL, 0 } };
 
@@ -108,6 +110,7 @@ static void set_number(struct oracle_options *o, int option, uint64_t value)
 	case OPT_LARGE: o->large_per_mille = (uint32_t)value; break;
 	case OPT_SECONDS: o->seconds = (uint32_t)value; break;
 	case OPT_OPS: o->ops_max = value; break;
+	case OPT_UNSTABLE: o->unstable_percent = (uint32_t)value; break;
 	case OPT_UNTIL: o->until_ns = value; break;
 	default: break;
 	}

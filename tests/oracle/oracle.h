@@ -110,6 +110,7 @@ struct oracle_options {
 	uint64_t seed, ops_max, until_ns, size_max;
 	uint32_t workers, clients, files, seconds, timeout_ms, large_per_mille;
 	uint32_t leave_percent; /* of the objects: only deletes others, then ends; 100: off */
+	uint32_t unstable_percent; /* of the operations: answered before they are durable, then synced */
 	bool quiet, no_renames;
 };
 int client_open(const struct oracle_options *o, struct granary_client **out); /* prints why it cannot */

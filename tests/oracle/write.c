@@ -25,6 +25,7 @@ struct worker {
 	uint8_t *buf; /* LARGE_MAX */
 	size_t leave; /* names; with --leave-percent */
 	bool is_unsure, is_drained;
+	const struct granary_call *call; /* of the operation at hand; with --unstable-percent */
 	pthread_t thread;
 };
 
@@ -365,7 +366,7 @@ static void run_puts(struct worker *w)
 			.status = STATUS_NONE };
 		at += e->size;
 	}
-	n = granary_put_batch(w->client, puts, w->op.count, NULL);
+	n = granary_put_batch(w->client, puts, w->op.count, w->call);
 	for (uint32_t i = 0; i < w->op.count; i++) {
 		struct op_entry *e = &w->op.entries[i];
 		e->status = puts[i].status != STATUS_NONE ? puts[i].status
@@ -416,7 +417,7 @@ static void run_deletes(struct worker *w)
 		deletes[i].ref = granary_ref_key(w->op.entries[i].path);
 		deletes[i].status = STATUS_NONE;
 	}
-	n = granary_delete_batch(w->client, deletes, w->op.count, NULL);
+	n = granary_delete_batch(w->client, deletes, w->op.count, w->call);
 	for (uint32_t i = 0; i < w->op.count; i++)
 		w->op.entries[i].status = deletes[i].status != STATUS_NONE ? deletes[i].status
 					  : n < 0                          ? (int32_t)n
@@ -432,7 +433,7 @@ static void run_op(struct worker *w)
 	case OP_PUT:
 		if (e->flags == 0 && below(w, 2) == 0) {
 			content_fill(w->buf, e->seed, (size_t)e->size);
-			e->status = granary_put(w->client, e->path, w->buf, (size_t)e->size, NULL);
+			e->status = granary_put(w->client, e->path, w->buf, (size_t)e->size, w->call);
 			atomic_fetch_add(&bytes_written, e->status == 0 ? e->size : 0);
 			break;
 		}
@@ -440,18 +441,42 @@ static void run_op(struct worker *w)
 		break;
 	case OP_BATCH_PUT: run_puts(w); break;
 	case OP_UPLOAD: run_upload(w); break;
-	case OP_DELETE: e->status = granary_delete(w->client, e->path, NULL); break;
+	case OP_DELETE: e->status = granary_delete(w->client, e->path, w->call); break;
 	case OP_BATCH_DELETE: run_deletes(w); break;
 	case OP_RENAME:
 		e->status = granary_rename(
-			w->client, ref_of(e[0].path, from), ref_of(e[1].path, to), e->flags, NULL);
+			w->client, ref_of(e[0].path, from), ref_of(e[1].path, to), e->flags, w->call);
 		e[1].status = e->status;
 		break;
 	case OP_MKDIR:
-		e->status = granary_mkdir(w->client, ref_of(e->path, from), 0755, 0, NULL, NULL);
+		e->status = granary_mkdir(w->client, ref_of(e->path, from), 0755, 0, NULL, w->call);
 		break;
-	case OP_RMDIR: e->status = granary_rmdir(w->client, ref_of(e->path, from), NULL); break;
+	case OP_RMDIR: e->status = granary_rmdir(w->client, ref_of(e->path, from), w->call); break;
 	}
+}
+
+/* A change that is answered before it is durable counts as answered with the sync that follows it. What a sync says
+ * was lost is said once, of all workers of the client: so syncs take turns, and after that all are unsure. */
+static void run_op_unstable(struct worker *w)
+{
+	static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+	static bool is_lost;
+
+	w->call = GRANARY_CALL(.flags = GRANARY_UNSTABLE);
+	run_op(w);
+	w->call = NULL;
+	pthread_mutex_lock(&turn);
+	is_lost |= granary_sync(w->client, NULL) < 0;
+	bool is_mine = is_lost;
+	pthread_mutex_unlock(&turn);
+	for (uint32_t i = 0; is_mine && i < w->op.count; i++)
+		if (w->op.entries[i].status == 0) w->op.entries[i].status = -GRANARY_ETIMEDOUT;
+}
+
+/* The seed decides the same operations with and without. */
+static bool is_turn_unstable(const struct worker *w)
+{
+	return hash_u64((uint64_t)w->id << 48 ^ w->op.number) % 100 < w->o->unstable_percent;
 }
 
 /* The server could not, and has changed nothing. */
@@ -623,7 +648,7 @@ static void *worker_main(void *arg)
 			list_own(w);
 		if (!make_op(w)) continue;
 		log_started(&w->op);
-		run_op(w);
+		is_turn_unstable(w) ? run_op_unstable(w) : run_op(w);
 		log_answered(&w->op);
 		w->number++;
 		judge_answer(w);
