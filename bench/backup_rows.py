@@ -9,11 +9,16 @@ import time
 
 
 class Backups:
-    """The store of ten million objects with a backup beside it. A checkpoint is whole when the backup was emptied."""
+    """The store of ten million objects (a million with --quick) with a backup beside it. A checkpoint is whole when the
+    backup was emptied."""
 
     def __init__(self, run, sh, bucket, prefix="s1k"):
         self.run, self.sh, self.bucket, self.prefix = run, sh, bucket, prefix
-        run.have_long()
+        self.store = "million" if run.o.quick else "long"
+        if run.o.quick:
+            run.have(run.server(self.store, data=self.store), prefix, 1000000, 1024)
+        else:
+            run.have_long()
         self.dir = os.path.join(run.o.dir, "backup")
         self.copy = os.path.join(run.o.dir, "backup-cp")
 
@@ -22,7 +27,7 @@ class Backups:
         self.run.stop_servers()
         shutil.rmtree(self.dir, ignore_errors=True)
         os.makedirs(self.dir)
-        s = self.run.server("long", data="long", backup=self.dir, backup_every="24h")
+        s = self.run.server(self.store, data=self.store, backup=self.dir, backup_every="24h")
         while int(s.status()["backup_checkpoints"]) == 0:
             time.sleep(0.05)
         return s
@@ -35,7 +40,7 @@ class Backups:
 
         def limit():
             self.run.stop_servers()
-            meta = os.path.join(self.run.o.dir, "long", "meta")
+            meta = os.path.join(self.run.o.dir, self.store, "meta")
             shutil.rmtree(self.copy, ignore_errors=True)
             size = sum(e.stat().st_size for e in os.scandir(meta))
             start = time.monotonic()
