@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of hot and cold: moving to a cold directory and reading out of it. The limits are the hot store and the zstd program,
 in the same run. Samples that compress are 4 KiB of JSON; those that do not are bench_client's own."""
+import datetime
+import hashlib
+import hmac
 import json
 import os
 import random
 import shutil
 import statistics
+import struct
 import subprocess
+import sys
 import threading
 import time
+import urllib.parse
+import zlib
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "e2e"))
+import s3_lib  # noqa: E402
 
 WORDS = ["image", "label", "caption", "cat", "dog", "bird", "the", "quick", "brown", "fox", "jumps", "over", "lazy", "street",
          "night", "person", "holding", "umbrella", "rain", "blue"]
@@ -23,6 +33,46 @@ def json_sample(rng, i):
     return text[:4096].ljust(4096)
 
 
+def png_sample(rng, side=128):
+    """A picture of smooth areas with some noise, as photographs are to a compressor: it does not shrink again."""
+    rows = bytearray()
+    for y in range(side):
+        rows.append(0)
+        noise = rng.randbytes(3 * side)
+        rows += bytes((x + y + (noise[x] & 15)) & 255 for x in range(3 * side))
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(rows), 6)) + chunk(b"IEND", b"")
+
+
+def wav_sample(rng, count=16000):
+    """A second of speech-like sound, 16 bits: few of the 16 are used."""
+    level, values = 0, []
+    for _ in range(count):
+        level = int(level * 0.9) + rng.randrange(-300, 301)
+        values.append(level)
+    data = struct.pack(f"<{count}h", *values)
+    return b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " + \
+        struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data" + struct.pack("<I", len(data)) + data
+
+
+def presigned(port, path):
+    """A URL that curl gets without signing."""
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    scope = f"{now[:8]}/us-east-1/s3/aws4_request"
+    query = "&".join(f"{k}={urllib.parse.quote(v, safe='-_.~')}" for k, v in [
+        ("X-Amz-Algorithm", "AWS4-HMAC-SHA256"), ("X-Amz-Credential", f"{s3_lib.ACCESS}/{scope}"), ("X-Amz-Date", now),
+        ("X-Amz-Expires", "86400"), ("X-Amz-SignedHeaders", "host")])
+    canonical = f"GET\n{path}\n{query}\nhost:127.0.0.1:{port}\n\nhost\nUNSIGNED-PAYLOAD"
+    to_sign = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = b"AWS4" + s3_lib.SECRET.encode()
+    for part in (now[:8], "us-east-1", "s3", "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
+    return f"http://127.0.0.1:{port}{path}?{query}&X-Amz-Signature={signature}"
+
+
 class Tier:
     def __init__(self, run, sh, build, bucket):
         self.run, self.sh, self.build, self.bucket = run, sh, build, bucket
@@ -33,7 +83,7 @@ class Tier:
     def server(self, **kw):
         self.run.stop_servers()
         os.makedirs(self.cold, exist_ok=True)
-        stores = f"\n  archive:\n    type: directory\n    path: {self.cold}"
+        stores = kw.get("stores") or f"\n  archive:\n    type: directory\n    path: {self.cold}"
         return self.run.server("tier", data="tier", stores=stores, cache_size=kw.get("cache_size", "16MiB"))
 
     def fresh(self):
@@ -188,7 +238,7 @@ class Tier:
         self.run.have(s, "s4k", 8192, 4096)
 
         def p99():
-            out = s.granary("bench", "read", f"{s.url}/{self.bucket}/s4k", "--batch", "64", "--epochs", "8", "--json")
+            out = s.granary("bench", "read", f"{s.url}/{self.bucket}/s4k", "--batch", "64", "--epochs", "32", "--json")
             return statistics.median(json.loads(line)["p99_ms"] for line in out.splitlines() if "p99_ms" in line)
 
         def alone():
@@ -214,3 +264,113 @@ class Tier:
         p99()
         mine, machine = self.run.interleave(moving, alone)
         self.run.row("move-p99", mine, machine, "ms", lower=True)
+
+    def s3(self):
+        """Streams of 112 KiB samples out of a real S3 service, against curl: ranges of 8 MiB, eight at once."""
+        missing = s3_lib.Service.missing()
+        if missing:
+            print(f"# epoch-cold-s3: skipped, not installed: {' '.join(missing)}", file=sys.stderr)
+            return
+        service = s3_lib.Service(self.run.o.dir)
+        shutil.rmtree(service.dir, ignore_errors=True)
+        service.start()
+        try:
+            self.s3_against(service)
+        finally:
+            self.run.stop_servers()
+            service.stop()
+
+    def s3_against(self, service):
+        size, piece, count = 64 << 20, 8 << 20, self.run.big // 4
+        service.request("PUT", "/archive")
+        service.request("PUT", "/archive/limit", body=os.urandom(size))
+        url = presigned(service.port, "/archive/limit")
+        keys = os.path.join(self.run.o.dir, "s3.keys")
+        with open(keys, "w", encoding="ascii") as f:
+            f.write(f"[default]\naws_access_key_id = {s3_lib.ACCESS}\naws_secret_access_key = {s3_lib.SECRET}\n")
+        os.chmod(keys, 0o600)
+        self.run.stop_servers()
+        shutil.rmtree(self.data, ignore_errors=True)
+        stores = (f"\n  archive:\n    type: s3\n    endpoint: http://127.0.0.1:{service.port}\n    bucket: archive\n"
+                  f"    prefix: granary\n    credentials: {keys}")
+        s = self.server(stores=stores)
+        self.run.have(s, "s112k", count, 114688)
+        snapshot = self.run.snapshot(s, "s112k")
+        self.task(s, "push", f"{s.url}/{self.bucket}/s112k", "--to", "archive")
+
+        def curl():
+            start = time.monotonic()
+            rounds = 3
+            ranges = [f"{at}-{at + piece - 1}" for at in range(0, size, piece)] * rounds
+            for first in range(0, len(ranges), 8):
+                running = [subprocess.Popen(["curl", "-s", "-f", "-o", "/dev/null", "-r", r, url])
+                           for r in ranges[first:first + 8]]
+                assert all(p.wait() == 0 for p in running)
+            return size * rounds / (time.monotonic() - start) / 114688
+
+        def ours():
+            s = self.server(stores=stores)
+            return s.client("stream", snapshot, "blocks", 64, 1, self.run.seconds + 1)["per_s"]
+
+        mine, machine = self.run.interleave(ours, curl)
+        self.run.row("epoch-cold-s3", mine, machine, "samples/s")
+
+    def mixed_tree(self):
+        """Text, PNG and audio, a third of the bytes each."""
+        tree = os.path.join(self.run.o.dir, f"mixed-{self.count}")
+        if os.path.exists(tree):
+            return tree
+        rng, third = random.Random(5), self.count * 4096 // 3
+        os.makedirs(tree + ".part")
+        for kind, make in (("json", lambda i: json_sample(rng, i).encode()), ("png", lambda i: png_sample(rng)),
+                           ("wav", lambda i: wav_sample(rng))):
+            size, i = 0, 0
+            while size < third:
+                data = make(i)
+                with open(os.path.join(tree + ".part", f"{i:06d}.{kind}"), "wb") as f:
+                    f.write(data)
+                size, i = size + len(data), i + 1
+        os.rename(tree + ".part", tree)
+        return tree
+
+    def bill(self):
+        """A month of flash for all of it, over a month with a fifth of the packs on flash: what lies on flash and in the store
+        by the server's own bill, and the requests and bytes of four epochs, counted while one is streamed. Of the cold
+        store a GB-month costs 0.02, 1,000 requests 0.0004, a GB of egress 0.001; flash 2, 4 and 8 times as much a GB."""
+        self.run.stop_servers()
+        shutil.rmtree(self.data, ignore_errors=True)
+        shutil.rmtree(self.cold, ignore_errors=True)
+        tree, seconds = self.mixed_tree(), self.run.seconds + 1
+        stores = (f"\n  archive:\n    type: directory\n    path: {self.cold}\n    price_gb_month: 0.02\n"
+                  "    price_1000_requests: 0.0004\n    price_gb_egress: 0.001")
+        s = self.server(stores=stores)
+        names = sorted(os.listdir(tree))
+        random.Random(6).shuffle(names)
+        for part in range(5):
+            folder = os.path.join(self.run.o.dir, "part", str(part))
+            os.makedirs(folder)
+            for name in names[part::5]:
+                os.link(os.path.join(tree, name), os.path.join(folder, name))
+            s.granary("dataset", "create", f"{s.url}/{self.bucket}/mix/{part}", check=False)
+            s.granary("import", folder, f"{s.url}/{self.bucket}/mix/{part}", "--quiet")
+        shutil.rmtree(os.path.join(self.run.o.dir, "part"))
+        snapshot = self.run.snapshot(s, "mix")
+        hot = s.client("stream", snapshot, "blocks", 64, 1, seconds)["per_s"]
+        for part in range(1, 5):
+            self.task(s, "push", f"{s.url}/{self.bucket}/mix/{part}", "--to", "archive", "--level", "3")
+        s = self.server(stores=stores)
+        cold = s.client("stream", snapshot, "blocks", 64, 1, seconds)["per_s"]
+        s = self.server(stores=stores)
+        before = s.status()
+        s.client("stream", snapshot, "blocks", 64, 1, 0)
+        after = s.status()
+        gets, got = (after[f"store_archive_{k}"] - before[f"store_archive_{k}"] for k in ("gets", "get_bytes"))
+        reads = 4 * (gets / 1000 * 0.0004 + got / 1e9 * 0.001)
+        print(f"# bill: an epoch is {gets} requests and {got / 1e6:.0f} MB; with a fifth hot it goes at {cold / hot:.2f} of "
+              "all hot", file=sys.stderr)
+        for times in (2, 4, 8):
+            self.run.stop_servers()
+            s = self.run.server("tier", data="tier", stores=stores, cache_size="16MiB", hot_price=f"{0.02 * times:.2f}")
+            bill = json.loads(s.granary("tier", "cost", "--json"))
+            month = bill["now"]["flash"] + bill["now"]["cold"] + reads
+            self.run.row(f"bill-{times}", [month], [bill["all_hot"]["flash"]], "a month", lower=True)

@@ -302,6 +302,66 @@ int s3_read_list(const char *xml, size_t len, struct s3_listing *l)
 	return err;
 }
 
+struct uploads_walk {
+	struct s3_uploads *u;
+	char key[VALUE_MAX], upload[S3_UPLOAD_ID_MAX];
+	bool is_list;
+};
+
+static int upload_of_list_ended(struct uploads_walk *w)
+{
+	int err = w->key[0] && w->upload[0] ? w->u->each(w->u->arg, w->key, w->upload) : -GRANARY_ECORRUPT;
+
+	w->key[0] = w->upload[0] = '\0';
+	return err;
+}
+
+static int uploads_ended(void *arg, const char *path, const char *value, bool cut)
+{
+	static const char root[] = "/ListMultipartUploadsResult";
+	struct uploads_walk *w = arg;
+
+	if (strncmp(path, root, sizeof(root) - 1) != 0) return -GRANARY_ECORRUPT;
+	path += sizeof(root) - 1;
+	w->is_list = true;
+	if (strcmp(path, "/Upload") == 0) return upload_of_list_ended(w);
+	if (strcmp(path, "/IsTruncated") == 0) w->u->more = strcmp(value, "true") == 0;
+	if (strcmp(path, "/Upload/Key") == 0) {
+		snprintf(w->key, sizeof(w->key), "%s", value);
+		if (cut || !url_decode(w->key) || strlen(w->key) > S3_KEY_MAX) return -GRANARY_ECORRUPT;
+	}
+	if (strcmp(path, "/Upload/UploadId") == 0) {
+		if (cut || strlen(value) >= sizeof(w->upload)) return -GRANARY_ECORRUPT;
+		snprintf(w->upload, sizeof(w->upload), "%.*s", S3_UPLOAD_ID_MAX - 1, value);
+	}
+	if (strcmp(path, "/NextKeyMarker") == 0) {
+		char key[VALUE_MAX];
+
+		snprintf(key, sizeof(key), "%s", value);
+		if (cut || !url_decode(key) || strlen(key) > S3_KEY_MAX) return -GRANARY_ECORRUPT;
+		snprintf(w->u->key_marker, sizeof(w->u->key_marker), "%.*s", S3_KEY_MAX, key);
+	}
+	if (strcmp(path, "/NextUploadIdMarker") == 0) {
+		if (cut || strlen(value) >= S3_UPLOAD_ID_MAX) return -GRANARY_ECORRUPT;
+		snprintf(w->u->upload_marker, sizeof(w->u->upload_marker), "%.*s", S3_UPLOAD_ID_MAX - 1, value);
+	}
+	return 0;
+}
+
+int s3_read_uploads(const char *xml, size_t len, struct s3_uploads *u)
+{
+	struct uploads_walk *w = calloc(1, sizeof(*w));
+
+	if (!w) return -GRANARY_ENOMEM;
+	w->u = u;
+	u->key_marker[0] = u->upload_marker[0] = '\0';
+	u->more = false;
+	int err = walk_xml(xml, len, uploads_ended, w);
+	if (!err && (!w->is_list || (u->more && !u->key_marker[0]))) err = -GRANARY_ECORRUPT;
+	free(w);
+	return err;
+}
+
 bool s3_read_content_range(const char *value, uint64_t *first, uint64_t *last, uint64_t *total)
 {
 	if (strncmp(value, "bytes ", 6) != 0) return false;

@@ -4,7 +4,7 @@
  * is there, so that it can be sent again. Invariants: (1) an object appears by the last request of a put
  * alone; (2) that request, repeated after an answer that got lost, is recognised by what it says of the upload
  * and by the object's length: names are never used twice; (3) parts of an upload that is given up are aborted;
- * those of one that a crash cut off stay until the bucket's rule for unfinished uploads ends them. */
+ * one that a crash cut off is listed, and removed, as an object NAME.part: the sweep of a later start finds it. */
 #include "tier/store.h"
 
 #include <assert.h>
@@ -19,10 +19,10 @@
 enum {
 	PART_SIZE = 8 * 1024 * 1024,
 	PARTS_MAX = 10000,
-	UPLOAD_ID_MAX = 1024,
 	COMPLETE_TRIES = 8,
 	COMPLETE_PART_TEXT = S3_ETAG_MAX * 6 + 96
 };
+#define UNFINISHED ".part"
 #define ABORT_NS (UINT64_C(5) * 1000 * 1000 * 1000)
 
 struct store_s3 {
@@ -34,7 +34,7 @@ struct store_s3 {
 struct put_s3 {
 	struct cold_put put;
 	struct store_s3 *store;
-	char name[COLD_NAME_MAX + 1], upload[UPLOAD_ID_MAX];
+	char name[COLD_NAME_MAX + 1], upload[S3_UPLOAD_ID_MAX];
 	uint64_t len_max, len;
 	char (*etags)[S3_ETAG_MAX];
 	unsigned parts;
@@ -109,11 +109,71 @@ static int list_name(void *arg, const char *key, uint64_t len)
 	return l->each(l->arg, key + l->prefix_len, len);
 }
 
+/* Of uploads that nobody ended, as objects of the name NAME.part: what the sweep removes is aborted. */
+struct list_uploads {
+	struct list_names names;
+	struct store_s3 *store;
+	const char *only; /* abort those of this key; NULL: name them */
+	uint64_t deadline_ns;
+};
+
+static int upload_abort(struct s3 *s3, const char *name, const char *upload, uint64_t deadline_ns)
+{
+	struct s3_call call = { .method = "DELETE", .key = name, .query = { { "uploadId", upload } }, .queries = 1,
+		.text = true };
+	int err = s3_call(s3, &call, deadline_ns);
+
+	s3_call_end(&call);
+	return err == -GRANARY_ENOTFOUND || err == -GRANARY_ESTALE ? 0 : err;
+}
+
+static int list_upload(void *arg, const char *key, const char *upload)
+{
+	struct list_uploads *l = arg;
+	char name[S3_KEY_MAX + 8];
+
+	if (strlen(key) <= l->names.prefix_len) return 0;
+	key += l->names.prefix_len;
+	if (l->only != NULL)
+		return strcmp(key, l->only) == 0 ? upload_abort(l->store->s3, key, upload, l->deadline_ns) : 0;
+	snprintf(name, sizeof(name), "%.*s%s", S3_KEY_MAX, key, UNFINISHED);
+	return l->names.each(l->names.arg, name, 0);
+}
+
+/* whole: of the key, with the store's prefix. A service that does not know such lists has nothing to say. */
+static int uploads_each(struct list_uploads *l, const char *whole)
+{
+	struct s3_uploads *u = calloc(1, sizeof(*u));
+	char key[S3_KEY_MAX + 1] = "", upload[S3_UPLOAD_ID_MAX] = "";
+	int err = u ? 0 : -GRANARY_ENOMEM;
+
+	if (err < 0) return err;
+	u->each = list_upload;
+	u->arg = l;
+	do {
+		struct s3_call call = { .method = "GET",
+			.text = true,
+			.query = { { "uploads", NULL }, { "prefix", whole }, { "encoding-type", "url" },
+				{ "key-marker", key }, { "upload-id-marker", upload } },
+			.queries = key[0] ? 5 : 3 };
+		err = s3_call(l->store->s3, &call, l->deadline_ns);
+		if (err == 0) err = s3_read_uploads(call.text_out ? call.text_out : "", call.len, u);
+		s3_call_end(&call);
+		if (err == 0 && u->more && strcmp(u->key_marker, key) == 0 && strcmp(u->upload_marker, upload) == 0)
+			err = -GRANARY_ECORRUPT; /* no end */
+		snprintf(key, sizeof(key), "%s", u->key_marker);
+		snprintf(upload, sizeof(upload), "%s", u->upload_marker);
+	} while (err == 0 && u->more);
+	free(u);
+	return err == -GRANARY_EINVAL || err == -GRANARY_EUNSUPPORTED ? 0 : err;
+}
+
 static int store_list(struct cold *c, const char *prefix, uint64_t deadline_ns,
 	int (*each)(void *arg, const char *name, uint64_t len), void *arg)
 {
 	struct store_s3 *s = store_of(c);
 	struct list_names names = { each, arg, strlen(s->prefix) };
+	struct list_uploads uploads = { .names = names, .store = s, .deadline_ns = deadline_ns };
 	struct s3_listing listing = { .each = list_name, .arg = &names };
 	char whole[S3_PREFIX_MAX + COLD_NAME_MAX + 1], token[S3_TOKEN_MAX] = "";
 
@@ -131,7 +191,20 @@ static int store_list(struct cold *c, const char *prefix, uint64_t deadline_ns,
 		if (listing.token[0] && strcmp(listing.token, token) == 0) return -GRANARY_ECORRUPT; /* no end */
 		snprintf(token, sizeof(token), "%s", listing.token);
 	} while (token[0]);
-	return 0;
+	return uploads_each(&uploads, whole);
+}
+
+/* Of unfinished uploads: all of that name. */
+static int uploads_remove(struct store_s3 *s, const char *name, size_t len, uint64_t deadline_ns)
+{
+	struct list_uploads l = { .names = { .prefix_len = strlen(s->prefix) }, .store = s,
+		.deadline_ns = deadline_ns };
+	char whole[S3_PREFIX_MAX + COLD_NAME_MAX + 1], only[COLD_NAME_MAX + 1];
+
+	snprintf(only, sizeof(only), "%.*s", (int)len, name);
+	snprintf(whole, sizeof(whole), "%s%s", s->prefix, only);
+	l.only = only;
+	return uploads_each(&l, whole);
 }
 
 /* ---- somebody else's objects ---- */
@@ -210,8 +283,12 @@ static int store_source_get(struct cold *c, const char *key, const char *tag, vo
 static int store_remove(struct cold *c, const char *name, uint64_t deadline_ns)
 {
 	struct s3_call call = { .method = "DELETE", .key = name, .text = true };
-	int err = s3_call(store_of(c)->s3, &call, deadline_ns);
+	size_t len = strlen(name), end = sizeof(UNFINISHED) - 1;
+	int err;
 
+	if (len > end && strcmp(name + len - end, UNFINISHED) == 0)
+		return uploads_remove(store_of(c), name, len - end, deadline_ns);
+	err = s3_call(store_of(c)->s3, &call, deadline_ns);
 	s3_call_end(&call);
 	return err == -GRANARY_ENOTFOUND ? 0 : err;
 }
@@ -401,16 +478,8 @@ static void put_abort(struct cold_put **put)
 
 	*put = NULL;
 	if (!p) return;
-	if (p->upload[0]) {
-		struct s3_call call = { .method = "DELETE",
-			.key = p->name,
-			.query = { { "uploadId", p->upload } },
-			.queries = 1,
-			.text = true };
-		(void)s3_call(
-			p->store->s3, &call, clock_mono_ns() + ABORT_NS); /* what stays is the service's to expire */
-		s3_call_end(&call);
-	}
+	/* What stays is swept by a later start. */
+	if (p->upload[0]) (void)upload_abort(p->store->s3, p->name, p->upload, clock_mono_ns() + ABORT_NS);
 	put_free(p);
 }
 

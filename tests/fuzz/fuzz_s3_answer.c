@@ -9,6 +9,13 @@
 
 #include "tier/s3_key_file.h"
 
+static int each_upload(void *arg, const char *key, const char *upload)
+{
+	(void)arg;
+	assert(key[0] && strlen(key) <= S3_KEY_MAX && upload[0]);
+	return 0;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static int each(void *arg, const char *key, uint64_t len)
@@ -34,6 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static struct s3_listing listing;
 	struct s3_key key = { 0 };
 	struct s3_error error;
+	struct s3_uploads uploads = { .each = each_upload, .arg = NULL };
 	char id[32], why[64];
 	int count = 0;
 
@@ -44,6 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		listing.each = each;
 		listing.arg = &count;
 		if (s3_read_list(text, size - 1, &listing) == 0) assert(strlen(listing.token) < S3_TOKEN_MAX);
+		if (s3_read_uploads(text, size - 1, &uploads) == 0) assert(!uploads.more || uploads.key_marker[0]);
 		break;
 	case 1:
 		if (s3_read_error(text, size - 1, &error)) assert(error.code[0]);

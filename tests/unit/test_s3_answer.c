@@ -57,6 +57,59 @@ static void test_lists(void **state)
 			   token));
 }
 
+static int note_upload(void *arg, const char *key, const char *upload)
+{
+	size_t at = strlen(listed);
+
+	(void)arg;
+	snprintf(listed + at, sizeof(listed) - at, "%s=%s;", key, upload);
+	return strcmp(key, "stop") == 0 ? 7 : 0;
+}
+
+static int uploads(const char *xml, struct s3_uploads *u)
+{
+	u->each = note_upload;
+	listed[0] = '\0';
+	return s3_read_uploads(xml, strlen(xml), u);
+}
+
+static void test_unfinished_uploads(void **state)
+{
+	struct s3_uploads u = { 0 };
+
+	(void)state;
+	assert_int_equal(
+		0, uploads("<ListMultipartUploadsResult xmlns=\"x\"><Bucket>b</Bucket><IsTruncated>true</IsTruncated>"
+			   "<Upload><Key>a%2Fb</Key><UploadId>2~x</UploadId><Initiator><ID>i</ID></Initiator></Upload>"
+			   "<Upload><UploadId>y</UploadId><Key>c</Key></Upload><NextKeyMarker>c</NextKeyMarker>"
+			   "<NextUploadIdMarker>y</NextUploadIdMarker></ListMultipartUploadsResult>",
+			   &u));
+	assert_string_equal("a/b=2~x;c=y;", listed);
+	assert_true(u.more);
+	assert_string_equal("c", u.key_marker);
+	assert_string_equal("y", u.upload_marker);
+	assert_int_equal(0, uploads("<ListMultipartUploadsResult/>", &u));
+	assert_false(u.more);
+	assert_string_equal("", u.key_marker);
+	assert_int_equal(7, uploads("<ListMultipartUploadsResult><Upload><Key>stop</Key><UploadId>u</UploadId></Upload>"
+				    "</ListMultipartUploadsResult>",
+				    &u));
+	/* An upload without its id or key, another answer, more of it and not where, a key that is no encoding. */
+	assert_int_equal(-GRANARY_ECORRUPT, uploads("<ListMultipartUploadsResult><Upload><Key>k</Key></Upload>"
+						    "</ListMultipartUploadsResult>",
+						    &u));
+	assert_int_equal(-GRANARY_ECORRUPT, uploads("<ListMultipartUploadsResult><Upload><UploadId>k</UploadId>"
+						    "</Upload></ListMultipartUploadsResult>",
+						    &u));
+	assert_int_equal(-GRANARY_ECORRUPT, uploads("<ListBucketResult/>", &u));
+	assert_int_equal(-GRANARY_ECORRUPT, uploads("<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>"
+						    "</ListMultipartUploadsResult>",
+						    &u));
+	assert_int_equal(-GRANARY_ECORRUPT, uploads("<ListMultipartUploadsResult><Upload><Key>%0</Key>"
+						    "<UploadId>u</UploadId></Upload></ListMultipartUploadsResult>",
+						    &u));
+}
+
 static void test_what_is_no_list(void **state)
 {
 	static const char *const bad[] = {
@@ -196,6 +249,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lists),
+		cmocka_unit_test(test_unfinished_uploads),
 		cmocka_unit_test(test_what_is_no_list),
 		cmocka_unit_test(test_uploads_and_errors),
 		cmocka_unit_test(test_content_range),
