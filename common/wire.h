@@ -44,7 +44,7 @@ enum { FRAME_RESPONSE = 1, FRAME_LAST = 2, FRAME_RESENT = 4, FRAME_RELAXED = 8, 
        FRAME_REPLAY = 32 };
 enum { UNSTABLE_TAIL_SIZE = 8 + 8 + 8 }; /* of an unstable answer's meta: verifier, first id, first version */
 enum { RULES_SHOW = 1, RULES_APPLY = 2, RULES_PLAN = 3, RULES_EXPLAIN = 4, RULES_COST = 5, RULES_PIN = 6,
-	RULES_UNPIN = 7, RULES_PINS = 8 };
+	RULES_UNPIN = 7, RULES_PINS = 8, RULES_TOP = 9, RULES_MAP = 10 };
 enum { RULES_JSON = 1, RULES_YES_DELETE = 2, RULES_GIVEN = 4 };
 enum { SYNC_REPLAYED = 1, SYNC_LEAVE = 2 };
 enum { OPEN_FOR_READ = 1, OPEN_FOR_WRITE = 2, OPEN_FOR_ALL = 3, ANNOUNCE_LAST = 1 };

@@ -252,7 +252,7 @@ verb_fn run_key_create, run_key_ls, run_key_rm;
 verb_fn run_cp, run_cat, run_import, run_export, run_sync, run_du, run_dataset_create, run_dataset_ls, run_dataset_rm;
 verb_fn run_drive_ls, run_drive_add, run_drive_drain;
 verb_fn run_tier_plan, run_tier_apply, run_tier_rules, run_tier_explain, run_tier_cost;
-verb_fn run_tier_pin, run_tier_unpin, run_tier_pins;
+verb_fn run_tier_pin, run_tier_unpin, run_tier_pins, run_tier_top, run_tier_map;
 int order_move(const char *url, const char *verb); /* tier.c: what lies below url; waits unless --background */
 verb_fn run_link, run_flow_refresh, run_flow_verify, run_flow_status, run_flow_cancel, run_flow_preload, run_flow_evict;
 verb_fn run_tier_ls, run_tier_push, run_tier_pull, run_tier_status, run_tier_cancel, run_tier_pause, run_tier_resume;

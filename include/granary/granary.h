@@ -1780,10 +1780,12 @@ GRANARY_API GRANARY_MUST_CHECK int granary_status(struct granary_client *client,
  * what is in force, would move and delete now, free and cost. EXPLAIN: which rules decide over `path`, and when. COST:
  * today's bill, that with all on flash, the plan's. PIN, UNPIN: what `path` names, the object and all below it, stays
  * on flash (comes back to it) and is not deleted by rules, or no longer. PINS: all pins, or the one that covers
- * `path`. */
+ * `path`. TOP: prefixes right below `path` (NULL: of all buckets) by heat, hottest first. MAP: a JSON object a line for
+ * each pack, where it is and how much it is read. */
 enum granary_rules_verb {
 	GRANARY_RULES_SHOW = 1, GRANARY_RULES_APPLY = 2, GRANARY_RULES_PLAN = 3, GRANARY_RULES_EXPLAIN = 4,
-	GRANARY_RULES_COST = 5, GRANARY_RULES_PIN = 6, GRANARY_RULES_UNPIN = 7, GRANARY_RULES_PINS = 8
+	GRANARY_RULES_COST = 5, GRANARY_RULES_PIN = 6, GRANARY_RULES_UNPIN = 7, GRANARY_RULES_PINS = 8,
+	GRANARY_RULES_TOP = 9, GRANARY_RULES_MAP = 10
 };
 /** GRANARY_RULES_JSON: the answer is JSON. GRANARY_RULES_YES_DELETE: APPLY may put rules that delete in force where
  * none did. */

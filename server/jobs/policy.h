@@ -59,6 +59,11 @@ int policy_plan(struct policy *p, const char *text, size_t len, bool json, char 
 /* Which rule decides over a key, where its bytes are, and when it will move. NOTFOUND. */
 int policy_explain(
 	struct policy *p, const char *bucket, const char *key, bool json, char **out, char *why, size_t why_cap);
+/* Prefixes by heat: those right below BUCKET[/PREFIX], or ("") the first ones of all buckets. Reads all names there. */
+int policy_top(struct policy *p, const char *path, bool json, char **out, char *why, size_t why_cap);
+/* A JSON object a line for each pack: where it is, how much it is read. */
+int policy_map(struct policy *p, char **out);
+
 /* Pins by hand. path: BUCKET[/PATH], the object of that name and all below it; committed; what is cold comes back with
  * the next pass. NOBUCKET, INVAL, TOOBIG and why. Worker. */
 int policy_pin(struct policy *p, const char *path, bool there, char *why, size_t why_cap);

@@ -106,6 +106,8 @@ int policy_count_once(struct policy *p);
 
 /* policy_text.c */
 void policy_json_text(FILE *f, const char *s);
+const char *policy_bytes_text(uint64_t n, char buf[32]);
+const char *policy_span_text(uint64_t ns, char buf[32]);
 
 /* policy_keep.c: directories that keep_last keeps. */
 struct kept_dirs;

@@ -19,7 +19,7 @@
 
 /* ---- small words ---- */
 
-static const char *bytes_text(uint64_t n, char buf[32])
+const char *policy_bytes_text(uint64_t n, char buf[32])
 {
 	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB" };
 	double v = (double)n;
@@ -30,7 +30,7 @@ static const char *bytes_text(uint64_t n, char buf[32])
 	return buf;
 }
 
-static const char *span_text(uint64_t ns, char buf[32])
+const char *policy_span_text(uint64_t ns, char buf[32])
 {
 	uint64_t s = ns / 1000000000;
 
@@ -171,23 +171,23 @@ static void rule_line(FILE *f, const struct plan *plan, const struct rule *r)
 	rule_text(f, r);
 	fprintf(f, "\n");
 	if (r->action == RULE_DELETE)
-		fprintf(f, "    now    %" PRIu64 " objects, %s\n", s->deletes, bytes_text(s->delete_bytes, a));
+		fprintf(f, "    now    %" PRIu64 " objects, %s\n", s->deletes, policy_bytes_text(s->delete_bytes, a));
 	else if (r->action != RULE_PIN)
-		fprintf(f, "    now    %" PRIu64 " packs, %s\n", s->packs, bytes_text(s->bytes, a));
+		fprintf(f, "    now    %" PRIu64 " packs, %s\n", s->packs, policy_bytes_text(s->bytes, a));
 	if (s->later_packs)
 		fprintf(f, "    later  %" PRIu64 " packs, %s; the first in %s\n", s->later_packs,
-			bytes_text(s->later_bytes, a), span_text(s->next_due_ns - plan->now_ns, b));
+			policy_bytes_text(s->later_bytes, a), policy_span_text(s->next_due_ns - plan->now_ns, b));
 	if (s->apart_packs)
 		fprintf(f,
 			"    apart  %" PRIu64
 			" packs hold %s of this rule's and others' objects: they stay until sorted\n",
-			s->apart_packs, bytes_text(s->apart_bytes, a));
+			s->apart_packs, policy_bytes_text(s->apart_bytes, a));
 	if (s->impossible_packs)
 		fprintf(f, "    not yet possible for %" PRIu64 " packs: open, or without a second copy\n",
 			s->impossible_packs);
 	if (s->held_bytes)
 		fprintf(f, "    snapshots keep %s of that on disk after the keys are gone\n",
-			bytes_text(s->held_bytes, a));
+			policy_bytes_text(s->held_bytes, a));
 }
 
 static void rule_json(FILE *f, const struct plan *plan, const struct rule *r)
@@ -228,15 +228,16 @@ static void plan_people(FILE *f, const struct plan *plan, const struct bill bill
 	char a[32], b[32];
 
 	fprintf(f, "%" PRIu64 " objects, %s, in %u packs; read in %.1f s\n\n", plan->objects,
-		bytes_text(plan->bytes, a), plan->count, (double)plan->scan_ns / 1e9);
+		policy_bytes_text(plan->bytes, a), plan->count, (double)plan->scan_ns / 1e9);
 	for (uint32_t i = 0; i < rules_count(plan->rules); i++) rule_line(f, plan, rules_at(plan->rules, i));
-	fprintf(f, "\nflash    %s of %s used (%.0f%%), %.0f%% with the plan\n", bytes_text(plan->hot_used, a),
-		bytes_text(plan->hot_total, b), 100 * (double)plan->hot_used / total, 100 * (double)used / total);
-	fprintf(f, "once     %s in %" PRIu64 " packs exist in one place only\n", bytes_text(plan->once_bytes, a),
+	fprintf(f, "\nflash    %s of %s used (%.0f%%), %.0f%% with the plan\n", policy_bytes_text(plan->hot_used, a),
+		policy_bytes_text(plan->hot_total, b), 100 * (double)plan->hot_used / total,
+		100 * (double)used / total);
+	fprintf(f, "once     %s in %" PRIu64 " packs exist in one place only\n", policy_bytes_text(plan->once_bytes, a),
 		plan->once_packs);
 	if (plan->pinned_packs)
 		fprintf(f, "pinned   %s in %" PRIu64 " packs; %" PRIu64 " packs of them come back to flash\n",
-			bytes_text(plan->pinned_bytes, a), plan->pinned_packs, plan->pinned_cold_packs);
+			policy_bytes_text(plan->pinned_bytes, a), plan->pinned_packs, plan->pinned_cold_packs);
 	fprintf(f, "hits     %.1f%% of recorded reads were of packs that are on flash; %.1f%% with the plan\n",
 		100 * hit_rate(&bills[AS_IT_IS]), 100 * hit_rate(&bills[AS_PLANNED]));
 	fprintf(f, "a month  %.2f now, %.2f all on flash, %.2f with the plan\n", bill_sum(&bills[AS_IT_IS]),
@@ -440,7 +441,7 @@ static void due_people(FILE *f, const struct explained *e, const struct rule *r)
 	else if (due <= e->now_ns)
 		fprintf(f, "due; with its whole pack, at the next pass\n");
 	else
-		fprintf(f, "in %s, unless it is read or written before\n", span_text(due - e->now_ns, buf));
+		fprintf(f, "in %s, unless it is read or written before\n", policy_span_text(due - e->now_ns, buf));
 }
 
 static void explain_people(
@@ -449,10 +450,10 @@ static void explain_people(
 	static const char *const names[] = { "pin", "place", "delete", "copy", "watermark" };
 	char where[128], size[32], ago[32];
 
-	fprintf(f, "%s/%s: %s, %s, written %s ago", bucket, key, bytes_text(e->object.size, size),
-		place_text(p, e, where), span_text(e->now_ns - e->object.written_ns, ago));
+	fprintf(f, "%s/%s: %s, %s, written %s ago", bucket, key, policy_bytes_text(e->object.size, size),
+		place_text(p, e, where), policy_span_text(e->now_ns - e->object.written_ns, ago));
 	if (e->heat.last_read_ns)
-		fprintf(f, ", its pack read %s ago", span_text(e->now_ns - e->heat.last_read_ns, ago));
+		fprintf(f, ", its pack read %s ago", policy_span_text(e->now_ns - e->heat.last_read_ns, ago));
 	fputc('\n', f);
 	if (e->pin)
 		fprintf(f, "%-10s by hand, of %s/%s: stays on flash, and is not deleted by rules\n", "pin", bucket,

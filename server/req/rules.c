@@ -64,6 +64,15 @@ static int run_pins(struct policy *p, struct rules_req *q)
 	return err;
 }
 
+static int run_top(struct policy *p, struct rules_req *q)
+{
+	char *path = strndup(q->path.len ? (const char *)q->path.p : "", q->path.len);
+	int err = path ? policy_top(p, path, q->flags & RULES_JSON, &q->out, q->why, sizeof(q->why)) : -GRANARY_ENOMEM;
+
+	free(path);
+	return err;
+}
+
 static int run(struct policy *p, struct rules_req *q)
 {
 	const char *text = q->flags & RULES_GIVEN ? (const char *)q->text.p : NULL;
@@ -79,6 +88,8 @@ static int run(struct policy *p, struct rules_req *q)
 	case RULES_PIN:
 	case RULES_UNPIN:
 	case RULES_PINS: return run_pins(p, q);
+	case RULES_TOP: return run_top(p, q);
+	case RULES_MAP: return policy_map(p, &q->out);
 	default: return policy_cost(p, json, &q->out, q->why, sizeof(q->why));
 	}
 }
@@ -86,7 +97,8 @@ static int run(struct policy *p, struct rules_req *q)
 static void rules_work(struct req *r)
 {
 	struct rules_req *q = r->body;
-	bool scans = q->what == RULES_PLAN || q->what == RULES_COST || q->what == RULES_APPLY;
+	bool scans = q->what == RULES_PLAN || q->what == RULES_COST || q->what == RULES_APPLY ||
+		     q->what == RULES_TOP;
 
 	if (scans && atomic_exchange(&is_planning, true)) {
 		q->err = -GRANARY_EBUSY;
@@ -115,9 +127,10 @@ static enum step_result rules_parse_step(struct req *r)
 	struct slice path = cur_bytes16(&c), text = cur_bytes32(&c);
 	struct rules_req *q;
 
-	if (!cur_done(&c) || what < RULES_SHOW || what > RULES_PINS || flags > 7)
+	if (!cur_done(&c) || what < RULES_SHOW || what > RULES_MAP || flags > 7)
 		return req_fail(r, -GRANARY_EPROTO, "RULES does not parse");
-	if (!auth_whole(r->peer->key, GRANT_ADMIN, slice_of(NULL, 0)) && !(what >= RULES_PIN && may_pin(r, what, path)))
+	bool is_pin = what >= RULES_PIN && what <= RULES_PINS;
+	if (!auth_whole(r->peer->key, GRANT_ADMIN, slice_of(NULL, 0)) && !(is_pin && may_pin(r, what, path)))
 		return req_fail(
 			r, -GRANARY_EACCESS, "access key %s has no admin grant on all buckets", r->peer->key->id);
 	if (!r->store->policy) return req_fail(r, -GRANARY_EUNSUPPORTED, "this server runs no background jobs");

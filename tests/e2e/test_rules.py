@@ -12,6 +12,7 @@ import json
 import pathlib
 import random
 import time
+import xml.etree.ElementTree
 
 import crash_lib as lib
 
@@ -122,6 +123,36 @@ def by_age(c):
     expect("rules after a restart", c.server.cli("tier", "rules").stdout.decode(), text)
     expect("cold after a restart", c.explain("vision", "a/1")["hot"], False)
     c.read_all("vision")
+
+
+def heat(c):
+    """What was read is hotter than what was not, and the map has each pack once, where it is."""
+    for _ in range(20):
+        c.server.cli("cat", f"{c.server.url}/vision/a/0")
+    top = [json.loads(x) for x in c.server.cli("tier", "top", "--json").stdout.splitlines()]
+    by = {t["prefix"]: t for t in top}
+    expect("prefixes", set(by), {f"{b}/{d}/" for b in ("vision", "other") for d in "ab"})
+    expect("objects of each", {t["objects"] for t in top}, {len(c.objects) // 2})
+    expect("hottest first", [t["reads_an_hour"] for t in top], sorted((t["reads_an_hour"] for t in top), reverse=True))
+    expect("read more than not at all", by["vision/b/"]["reads"] > by["other/b/"]["reads"], True)
+    expect("all cold", by["vision/b/"]["cold_bytes"], by["vision/b/"]["bytes"])
+    expect("none cold", by["other/b/"]["cold_bytes"], 0)
+    below = [json.loads(x) for x in c.server.cli("tier", "top", "--json", f"{c.server.url}/vision/a").stdout.splitlines()]
+    expect("right below a path", [t["prefix"] for t in below], ["vision/a/"])
+    text = c.server.cli("tier", "top").stdout.decode()
+    expect("for people", all(p in text for p in ("hottest", "coldest", "vision/b/", "other/b/")), True)
+    p = c.server.cli("tier", "top", f"{c.server.url}/nobucket", check=False)
+    expect("a bucket that is not there", p.returncode != 0 and b"nobucket" in p.stderr, True)
+    packs = [json.loads(x) for x in c.server.cli("tier", "map", "--json").stdout.splitlines()]
+    expect("each once", len({x["pack"] for x in packs}), len(packs))
+    expect("cold and hot ones", {x["hot"] for x in packs}, {True, False})
+    expect("reads of the hottest", max(x["reads"] for x in packs) >= 20, True)
+    picture = c.base / "map.svg"
+    c.server.cli("tier", "map", "-o", picture)
+    expect("a square a pack", sum(e.tag.endswith("rect") for e in xml.etree.ElementTree.parse(picture).iter()), len(packs))
+    drawn = c.server.cli("tier", "map").stdout.decode()
+    cells = [x for x in drawn.splitlines()[1:] if x and set(x) <= set(".:-=+*oO#@")]
+    expect("a character a pack", sum(map(len, cells)), len(packs))
 
 
 def copies(c):
@@ -250,6 +281,7 @@ def main():
     c.send("vision")
     c.send("other")
     by_age(c)
+    heat(c)
     copies(c)
     pins(c)
     deletes(c)
