@@ -78,8 +78,9 @@ static const struct option option_table[] = { { "url", 1, NULL, OPT_URL },
 	{ "files", 1, NULL, OPT_FILES }, { "leave-percent", 1, NULL, OPT_LEAVE },
 	{ "size-max", 1, NULL, OPT_SIZE_MAX }, { "large-per-mille", 1, NULL, OPT_LARGE },
 	{ "seconds", 1, NULL, OPT_SECONDS }, { "ops", 1, NULL, OPT_OPS },
-	{ "unstable-percent", 1, NULL, OPT_UNSTABLE }, { "until", 1, NULL, OPT_UNTIL }, { "state-out", 1, NULL, OPT_STATE_OUT },
-	{ "quiet", 0, NULL, OPT_QUIET }, { "no-renames", 0, NULL, OPT_NO_RENAMES },
+	{ "unstable-percent", 1, NULL, OPT_UNSTABLE }, { "until", 1, NULL, OPT_UNTIL },
+	{ "state-out", 1, NULL, OPT_STATE_OUT }, { "quiet", 0, NULL, OPT_QUIET },
+	{ "no-renames", 0, NULL, OPT_NO_RENAMES },
 	{ NULL, 0, NULL, 0 } };
 
 static void set_text(struct oracle_options *o, int option, const char *text)
