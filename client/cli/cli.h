@@ -263,6 +263,8 @@ const char *line_pair(const char *line, const char *name, char out[LINE_VALUE_MA
 uint64_t line_number(const char *line, const char *name);
 void line_json(const char *line);
 char *line_next(char **text); /* cuts it; NULL: no more */
+/* The line of one task, out of all that the verb lists; false: it is not there (any more), or *err. */
+bool task_line(struct remote *r, const char *verb, const char *task, char *out, size_t cap, int *err);
 verb_fn run_clock_status, run_clock_accept, run_log_level;
 verb_fn run_mount, run_umount, run_stats, run_profile, run_warm;
 verb_fn run_login, run_doctor, run_bundle, run_explain, run_completion, run_manual;

@@ -96,6 +96,21 @@ char *line_next(char **text)
 	return line;
 }
 
+bool task_line(struct remote *r, const char *verb, const char *task, char *out, size_t cap, int *err)
+{
+	char *text = NULL, *rest, *line, id[LINE_VALUE_MAX];
+	bool found = false;
+
+	*err = granary_task(r->client, verb, NULL, &text, NULL);
+	if (*err < 0) return false;
+	for (rest = text; !found && (line = line_next(&rest)) != NULL;) {
+		found = strcmp(line_pair(line, "task", id), task) == 0;
+		if (found) snprintf(out, cap, "%s", line);
+	}
+	granary_free(text);
+	return found;
+}
+
 int run_drive_ls(int count, char **args)
 {
 	char *text = NULL, *rest, *line;

@@ -9,22 +9,6 @@
 
 enum { POLL_MS = 100, ARGUMENT_MAX = 1400, TASK_TEXT_MAX = 32 };
 
-/* The line of one task, out of all; false: it is not there (any more). */
-static bool task_line(struct remote *r, const char *task, char *out, size_t cap, int *err)
-{
-	char *text = NULL, *rest, *line, id[LINE_VALUE_MAX];
-	bool found = false;
-
-	*err = granary_task(r->client, "flow-tasks", NULL, &text, NULL);
-	if (*err < 0) return false;
-	for (rest = text; !found && (line = line_next(&rest)) != NULL;) {
-		found = strcmp(line_pair(line, "task", id), task) == 0;
-		if (found) snprintf(out, cap, "%s", line);
-	}
-	granary_free(text);
-	return found;
-}
-
 static void report_show(struct remote *r, const char *task)
 {
 	char *text = NULL;
@@ -65,7 +49,7 @@ static int task_wait(struct remote *r, const char *task)
 	int err;
 
 	for (;;) {
-		if (!task_line(r, task, line, sizeof(line), &err))
+		if (!task_line(r, "flow-tasks", task, line, sizeof(line), &err))
 			return err < 0 ? fail_remote(r->client, err, "cannot follow the task")
 				       : fail(CLI_FAILED, "the task %s is not known any more", task);
 		line_pair(line, "state", state);

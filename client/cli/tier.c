@@ -98,22 +98,6 @@ int run_tier_status(int count, char **args)
 
 /* ---- push, pull ---- */
 
-/* The line of one task, out of all; false: it is not there (any more). */
-static bool task_line(struct remote *r, const char *task, char *out, size_t cap, int *err)
-{
-	char *text = NULL, *rest, *line, id[LINE_VALUE_MAX];
-	bool found = false;
-
-	*err = granary_task(r->client, "tier-tasks", NULL, &text, NULL);
-	if (*err < 0) return false;
-	for (rest = text; !found && (line = line_next(&rest)) != NULL;) {
-		found = strcmp(line_pair(line, "task", id), task) == 0;
-		if (found) snprintf(out, cap, "%s", line);
-	}
-	granary_free(text);
-	return found;
-}
-
 static int task_end(const char *line)
 {
 	char state[LINE_VALUE_MAX], why[LINE_VALUE_MAX], bytes[TEXT_SHORT], stored[TEXT_SHORT];
@@ -138,7 +122,7 @@ static int task_wait(struct remote *r, const char *task)
 	int err;
 
 	for (;;) {
-		if (!task_line(r, task, line, sizeof(line), &err))
+		if (!task_line(r, "tier-tasks", task, line, sizeof(line), &err))
 			return err < 0 ? fail_remote(r->client, err, "cannot follow the task")
 				       : fail(CLI_FAILED, "the task %s is not known any more", task);
 		line_pair(line, "state", state);

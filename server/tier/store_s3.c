@@ -168,6 +168,29 @@ static int uploads_each(struct list_uploads *l, const char *whole)
 	return err == -GRANARY_EINVAL || err == -GRANARY_EUNSUPPORTED ? 0 : err;
 }
 
+/* All pages of a listing. timeout_ns: of each page, where there is no deadline for all. */
+static int list_pages(struct store_s3 *s, const char *whole, uint64_t deadline_ns, uint64_t timeout_ns,
+	struct s3_listing *listing)
+{
+	char token[S3_TOKEN_MAX] = "";
+
+	do {
+		struct s3_call call = { .method = "GET",
+			.text = true,
+			.query = { { "list-type", "2" }, { "prefix", whole }, { "encoding-type", "url" },
+				{ "continuation-token", token } },
+			.queries = token[0] ? 4 : 3 };
+		int err = s3_call(s->s3, &call, timeout_ns > 0 ? clock_mono_ns() + timeout_ns : deadline_ns);
+
+		if (err == 0) err = s3_read_list(call.text_out ? call.text_out : "", call.len, listing);
+		s3_call_end(&call);
+		if (err) return err;
+		if (listing->token[0] && strcmp(listing->token, token) == 0) return -GRANARY_ECORRUPT; /* no end */
+		snprintf(token, sizeof(token), "%s", listing->token);
+	} while (token[0]);
+	return 0;
+}
+
 static int store_list(struct cold *c, const char *prefix, uint64_t deadline_ns,
 	int (*each)(void *arg, const char *name, uint64_t len), void *arg)
 {
@@ -175,23 +198,12 @@ static int store_list(struct cold *c, const char *prefix, uint64_t deadline_ns,
 	struct list_names names = { each, arg, strlen(s->prefix) };
 	struct list_uploads uploads = { .names = names, .store = s, .deadline_ns = deadline_ns };
 	struct s3_listing listing = { .each = list_name, .arg = &names };
-	char whole[S3_PREFIX_MAX + COLD_NAME_MAX + 1], token[S3_TOKEN_MAX] = "";
+	char whole[S3_PREFIX_MAX + COLD_NAME_MAX + 1];
+	int err;
 
 	snprintf(whole, sizeof(whole), "%s%s", s->prefix, prefix);
-	do {
-		struct s3_call call = { .method = "GET",
-			.text = true,
-			.query = { { "list-type", "2" }, { "prefix", whole }, { "encoding-type", "url" },
-				{ "continuation-token", token } },
-			.queries = token[0] ? 4 : 3 };
-		int err = s3_call(s->s3, &call, deadline_ns);
-		if (err == 0) err = s3_read_list(call.text_out ? call.text_out : "", call.len, &listing);
-		s3_call_end(&call);
-		if (err) return err;
-		if (listing.token[0] && strcmp(listing.token, token) == 0) return -GRANARY_ECORRUPT; /* no end */
-		snprintf(token, sizeof(token), "%s", listing.token);
-	} while (token[0]);
-	return uploads_each(&uploads, whole);
+	err = list_pages(s, whole, deadline_ns, 0, &listing);
+	return err != 0 ? err : uploads_each(&uploads, whole);
 }
 
 /* Of unfinished uploads: all of that name. */
@@ -232,24 +244,11 @@ static int store_source_list(struct cold *c, const char *prefix, uint64_t timeou
 	struct store_s3 *s = store_of(c);
 	struct s3_listing listing = { .each = list_source };
 	struct list_sources all = { each, arg, &listing, strlen(s->prefix) };
-	char whole[S3_PREFIX_MAX + SOURCE_KEY_MAX + 1], token[S3_TOKEN_MAX] = "";
+	char whole[S3_PREFIX_MAX + SOURCE_KEY_MAX + 1];
 
 	listing.arg = &all;
 	snprintf(whole, sizeof(whole), "%s%s", s->prefix, prefix);
-	do {
-		struct s3_call call = { .method = "GET",
-			.text = true,
-			.query = { { "list-type", "2" }, { "prefix", whole }, { "encoding-type", "url" },
-				{ "continuation-token", token } },
-			.queries = token[0] ? 4 : 3 };
-		int err = s3_call(s->s3, &call, clock_mono_ns() + timeout_ns);
-		if (err == 0) err = s3_read_list(call.text_out ? call.text_out : "", call.len, &listing);
-		s3_call_end(&call);
-		if (err) return err;
-		if (listing.token[0] && strcmp(listing.token, token) == 0) return -GRANARY_ECORRUPT; /* no end */
-		snprintf(token, sizeof(token), "%s", listing.token);
-	} while (token[0]);
-	return 0;
+	return list_pages(s, whole, 0, timeout_ns, &listing);
 }
 
 static int store_source_get(struct cold *c, const char *key, const char *tag, void *buf, size_t len, uint64_t offset,

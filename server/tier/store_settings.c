@@ -119,6 +119,11 @@ static int promote_check(const struct store_settings *s, char *why, size_t why_c
 		snprintf(why, why_cap, "backup: '%.40s' is neither on nor off", text);
 		return -GRANARY_ECONFIG;
 	}
+	if (store_setting(s, "backup", text, sizeof(text)) && strcmp(text, "on") == 0 &&
+		store_setting(s, "use", text, sizeof(text)) && strcmp(text, "source") == 0) {
+		snprintf(why, why_cap, "backup: on, but a store with use: source is never written to");
+		return -GRANARY_ECONFIG;
+	}
 	if (store_setting(s, "promote_after", text, sizeof(text)) &&
 		(text[strspn(text, "0123456789")] != '\0' || strtoul(text, NULL, 10) - 1 > 999999 ||
 			strlen(text) > 7)) {

@@ -310,7 +310,8 @@ static void test_settings_of_stores_are_checked(void **state)
 	static const char *const bad[] = { "", "type=tape\n", "type=directory\n", "type=directory\npath=relative\n",
 		"type=directory\npath=/x\nbucket=b\n", "type=directory\npath=/x\npromote=sample\n",
 		"type=directory\npath=/x\npromote_after=0\n", "type=directory\npath=/x\nread_timeout=0s\n",
-		"type=directory\npath=/x\nprice_gb_month=cheap\n" };
+		"type=directory\npath=/x\nprice_gb_month=cheap\n",
+		"type=directory\npath=/a\nuse=source\nbackup=on\n" };
 	struct store_settings s = { .name = "archive" };
 	char why[512];
 
