@@ -167,10 +167,10 @@ static void test_format_8_3_rows_come_back(void **state)
 static struct file page_example(void)
 {
 	const struct model_row rows[4] = {
-		{ .e = { { 77, 4096, 100, 0xaabbccdd } }, .count = 1 },
+		{ .e = { { 77, 4096, 100, 0xaabbccdd, false } }, .count = 1 },
 		{ .count = 0 },
 		{ .e = { { 5, 8, 9, 10, false }, { 77, 11, 12, 13, false } }, .count = 2, .flags = SNAP_ROW_PART },
-		{ .e = { { 0, 0, 4, 0x48674bc7 } }, .count = 1 },
+		{ .e = { { 0, 0, 4, 0x48674bc7, false } }, .count = 1 },
 	};
 	return page_of(rows, 2, 2);
 }
