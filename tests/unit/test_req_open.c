@@ -70,6 +70,14 @@ static struct read_result open_reading(struct peer *p, const char *key, uint64_t
 	return r;
 }
 
+static int open_reading_err(struct peer *p, const char *key, uint64_t handle)
+{
+	struct read_result r = open_reading(p, key, handle);
+
+	read_free(&r, 1);
+	return r.err;
+}
+
 static int write_id(struct peer *p, uint64_t id, uint64_t offset, const uint8_t *data, uint64_t len)
 {
 	struct msg m = msg_new("");
@@ -334,7 +342,7 @@ static void test_a_read_opens(void **state)
 	peer_init(&late, &world, "root", 1);
 	peer_init(&reader, &world, "reader", 1);
 	assert_int_equal(put_key(&a, "data", "out", bytes, 5000).err, 0);
-	assert_int_equal(open_reading(&reader, "out", next_handle++).err, -GRANARY_EACCESS);
+	assert_int_equal(open_reading_err(&reader, "out", next_handle++), -GRANARY_EACCESS);
 	assert_int_equal(delete_key(&a, "data", "out"), 0);
 	peer_release(&reader);
 	for (int i = 0; i < 3; i++) {
@@ -342,7 +350,7 @@ static void test_a_read_opens(void **state)
 		key[1] = (char)('0' + i);
 		handles[i] = next_handle++;
 		assert_int_equal(put_key(&a, "data", key, bytes, 5000).err, 0);
-		assert_int_equal(open_reading(&late, "none", next_handle++).err, -GRANARY_ENOTFOUND);
+		assert_int_equal(open_reading_err(&late, "none", next_handle++), -GRANARY_ENOTFOUND);
 		r[i] = open_reading(&late, key, handles[i]);
 		assert_int_equal(r[i].err, 0);
 		assert_int_equal(r[i].len, 5000);
@@ -354,7 +362,7 @@ static void test_a_read_opens(void **state)
 		assert_int_equal(delete_key(&a, "data", key), 0);
 		assert_bytes(&late, r[i].id, bytes, 5000);
 		assert_int_equal(read_id_err(&a, r[i].id), -GRANARY_ESTALE);
-		assert_int_equal(open_reading(&late, key, next_handle++).err, -GRANARY_ENOTFOUND);
+		assert_int_equal(open_reading_err(&late, key, next_handle++), -GRANARY_ENOTFOUND);
 	}
 	assert_int_equal(orphans(), 3);
 	for (int i = 0; i < 3; i++) close_handle(&late, handles[i]);

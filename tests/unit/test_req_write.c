@@ -298,7 +298,8 @@ static void test_random(void **state)
 	check_all();
 	assert_true(unstable_count > 0);
 	jobs_get_stats(world.store->jobs, &stats);
-	assert_true(stats.merged_extents > 0 && stats.aborted == 0);
+	assert_int_equal(stats.aborted, 0);
+	assert_true(stats.merged_extents > 0 || ops < OPS_DEFAULT); /* of fewer there may be too little to merge */
 }
 
 /* ---- at once ---- */
