@@ -11,8 +11,12 @@
 
 #include "common/hash.h"
 #include "common/mix.h"
+#include "common/name.h"
 
-enum { RECIPE_TEXT_MAX = 1 << 20, RECIPE_STRING_MAX = 1024 };
+enum {
+	RECIPE_TEXT_MAX = 1 << 20,
+	RECIPE_STRING_MAX = 2 * KEY_LEN_MAX + 2 /* a key, each of its bytes behind a backslash, and a slash and a star */
+};
 
 /* Strings, one after another, each ended by 0. */
 struct recipe_list {
