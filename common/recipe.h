@@ -15,7 +15,7 @@
 
 enum {
 	RECIPE_TEXT_MAX = 1 << 20,
-	RECIPE_STRING_MAX = 2 * KEY_LEN_MAX + 2 /* a key, each of its bytes behind a backslash, and a slash and a star */
+	RECIPE_STRING_MAX = 2 * KEY_LEN_MAX + 2 /* a key of bytes behind backslashes, a slash and a star */
 };
 
 /* Strings, one after another, each ended by 0. */

@@ -183,9 +183,9 @@ static void test_too_much_is_refused(void **state)
 	snprintf(p, 100, "]}");
 	refused(text, "at most 256 sources");
 	p = text + snprintf(text, 100, "{\"samples\":5,\"sources\":[{\"snapshot\":\"");
-	memset(p, 'a', 1025);
-	snprintf(p + 1025, 100, "\",\"weight\":1}]}");
-	refused(text, "1025 bytes");
+	memset(p, 'a', RECIPE_STRING_MAX + 1);
+	snprintf(p + RECIPE_STRING_MAX + 1, 100, "\",\"weight\":1}]}");
+	refused(text, "2051 bytes");
 }
 
 static void test_a_recipe_can_be_mixed(void **state)
