@@ -299,6 +299,7 @@ void req_drained(struct req_peer *peer)
 	while ((n = list_pop(&peer->waiting)) != NULL) {
 		struct req *r = container_of(n, struct req, wait_node);
 
+		if (r->waking) continue; /* it ran before its turn came, and waits again: its task is in the list */
 		r->waking = true;
 		r->task.fn = req_wake_task;
 		reactor_defer(r->local->reactor, &r->task);

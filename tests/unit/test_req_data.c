@@ -551,6 +551,53 @@ static void test_a_slow_peer_holds_no_more_than_its_share(void **state)
 	free(data);
 }
 
+/* ---- what the send queue wakes ---- */
+
+static enum step_result waiter_run(struct req *r)
+{
+	r->pending = 1;
+	return STEP_WAIT;
+}
+
+static const struct req_step waiter_steps[] = { { "wait", waiter_run } };
+static const struct req_kind waiter_kind = { .name = "waiter", .steps = waiter_steps, .step_count = 1 };
+static struct req waiter;
+static struct task wakings, behind[2];
+static _Atomic int behind_ran;
+
+static void behind_run(struct task *task)
+{
+	(void)task;
+	atomic_fetch_add(&behind_ran, 1);
+}
+
+/* Twice in one turn, as when frames are released one after the other and the request runs in between: a reactor's list
+ * of what is to run would lose what stands behind a task that is put into it again. */
+static void wake_twice(struct task *task)
+{
+	(void)task;
+	for (uint32_t i = 0; i < 2; i++) {
+		list_push(&peer.peer.waiting, &waiter.wait_node);
+		req_drained(&peer.peer);
+		behind[i].fn = behind_run;
+		reactor_defer(peer.peer.local->reactor, &behind[i]);
+	}
+}
+
+static void test_a_request_that_is_woken_twice_holds_nobody_up(void **state)
+{
+	(void)state;
+	waiter = (struct req){ .magic = REQ_MAGIC, .kind = &waiter_kind, .peer = &peer.peer, .pending = 1,
+		.store = world.store, .local = peer.peer.local };
+	list_init(&waiter.wait_node);
+	atomic_store(&behind_ran, 0);
+	wakings.fn = wake_twice;
+	reactor_post(peer.peer.local->reactor, &wakings);
+	for (int i = 0; i < 5000 && atomic_load(&behind_ran) < 2; i++) usleep(1000);
+	assert_int_equal(atomic_load(&behind_ran), 2);
+	assert_int_equal(put_key(&peer, "data", "one", "fine", 4).err, 0);
+}
+
 static void test_damage_on_disk_is_named_never_handed_out(void **state)
 {
 	uint8_t data[5000];
@@ -595,6 +642,7 @@ int main(void)
 		T(test_an_upload_of_many_extents_is_one_object),
 		T(test_extents_out_of_order_or_damaged_are_refused),
 		T(test_a_slow_peer_holds_no_more_than_its_share),
+		T(test_a_request_that_is_woken_twice_holds_nobody_up),
 		T(test_damage_on_disk_is_named_never_handed_out),
 	};
 
