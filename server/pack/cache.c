@@ -208,10 +208,10 @@ bool cache_reserve(struct cache_local *local, const struct cache_want *want, str
 	return true;
 }
 
-bool cache_admit(struct cache_local *local, uint64_t pack, uint64_t offset, uint32_t len)
+bool cache_admit(struct cache_local *local, uint64_t pack, uint64_t offset, uint32_t len, uint32_t least)
 {
 	atomic_fetch_add_explicit(&local->cache->miss_bytes, len, memory_order_relaxed);
-	return local->cache->kept.count > 0 && policy_admit(local, unit_hash(pack, offset), len);
+	return local->cache->kept.count > 0 && least > 0 && policy_admit(local, unit_hash(pack, offset), len, least);
 }
 
 void cache_insert(struct cache *cache, const struct cache_buf *area, uint64_t pack, uint64_t offset, const uint8_t *p,

@@ -11,7 +11,7 @@
  * evidence that shuffled epochs cannot give: a segment that nothing hit during look-ups that must
  * have held a whole pass over all that is read is replaced by what misses; and a unit asked for
  * more than 2 c + 3 times while the units of an old segment were hit c times on average replaces
- * that segment. cache_policy.c has the argument.
+ * that segment. cache_policy.c has the argument. Whoever asks may be stricter (`least`).
  *
  * The budget covers the index and the policy's table too. Index shards have a lock each (held for
  * tens of ns); what a reactor fills belongs to it. */
@@ -62,8 +62,9 @@ struct cache_want {
 	bool keep;
 };
 bool cache_reserve(struct cache_local *local, const struct cache_want *want, struct cache_buf *out);
-/* Would the policy keep this unit? Counts the miss in the sketch. */
-bool cache_admit(struct cache_local *local, uint64_t pack, uint64_t offset, uint32_t len);
+/* Would the policy keep this unit? Counts the miss in the sketch. `least`: not before it was missed so often in this
+ * window, this time included; 0: never, and it is no miss of its own. */
+bool cache_admit(struct cache_local *local, uint64_t pack, uint64_t offset, uint32_t len, uint32_t least);
 /* Indexes p[0..len) inside a reserved buffer that holds a finished read. No effect when it is there
  * already. */
 void cache_insert(struct cache *cache, const struct cache_buf *area, uint64_t pack, uint64_t offset, const uint8_t *p,

@@ -177,17 +177,19 @@ static struct cache_segment *coldest(struct cache_local *local, uint32_t *need)
 	return best;
 }
 
-bool policy_admit(struct cache_local *local, uint64_t hash, uint32_t len)
+bool policy_admit(struct cache_local *local, uint64_t hash, uint32_t len, uint32_t least)
 {
 	struct cache *cache = local->cache;
 	uint32_t count, need;
 	struct cache_segment *victim;
 
 	if (!atomic_load_explicit(&cache->is_full, memory_order_relaxed))
-		return true;
+		return least <= 1 || ghost_miss(cache, hash) >= least;
 	if (++local->misses % POLICY_EVERY == 0)
 		window_look(cache);
 	count = ghost_miss(cache, hash);
+	if (count < least)
+		return false;
 	if (atomic_load_explicit(&cache->kept_free, memory_order_relaxed) > 0 ||
 	    atomic_load_explicit(&cache->stale_count, memory_order_relaxed) > 0)
 		return true;

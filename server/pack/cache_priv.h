@@ -124,7 +124,7 @@ void index_distinct_reset(struct cache *cache);
 int policy_init(struct cache *cache, uint64_t ghost_budget);
 void policy_release(struct cache *cache);
 void policy_full(struct cache *cache);      /* the last free segment was taken */
-bool policy_admit(struct cache_local *local, uint64_t hash, uint32_t len);
+bool policy_admit(struct cache_local *local, uint64_t hash, uint32_t len, uint32_t least);
 struct cache_segment *policy_stale(struct cache *cache); /* one to evict, or NULL */
 
 /* cache_ahead.c */

@@ -73,12 +73,21 @@ static uint64_t read_hi(const struct pack_read *r, bool keep)
 	return keep ? r->unit_offset + r->unit_len : r->unit_offset + r->want_offset + r->want_len;
 }
 
+/* Most large objects are read from end to end, and once: whoever holds them all fills memory that is never looked at
+ * again. What ends a unit that a read before this one began is no second time. */
+static uint32_t misses_to_keep(const struct pack_read *r)
+{
+	bool is_rest = r->want_offset > 0 && r->want_offset + r->want_len == r->unit_len;
+
+	return !r->large ? 1 : is_rest ? 0 : 2;
+}
+
 /* The decision is made once a read and kept in `run` until the read gets its run. */
 static bool read_keep(const struct pack_read *r) { return r->run != NULL; }
 
 static void read_decide(struct reader *reader, struct pack_read *r)
 {
-	bool keep = !r->bypass && cache_admit(reader->local, r->pack, r->unit_offset, r->unit_len);
+	bool keep = !r->bypass && cache_admit(reader->local, r->pack, r->unit_offset, r->unit_len, misses_to_keep(r));
 
 	r->run = keep ? reader : NULL;
 }

@@ -33,6 +33,7 @@ struct pack_read {
 	uint64_t pack, unit_offset;     /* offset in the file */
 	uint32_t unit_len, want_offset, want_len; /* inside the unit */
 	bool bypass;                    /* read the disk, do not look at or fill the cache */
+	bool large;                     /* of a large object: in the cache only from the second time on */
 	bool alone;                     /* the reader's: not with its neighbours, of which one failed */
 	void (*done)(struct pack_read *read); /* from the loop, never from inside read_start */
 	void *arg;                      /* whoever reads: its own */

@@ -24,6 +24,7 @@ enum {
 	READ_RETRIES_MAX = 3,
 	READ_AHEAD_ENTRIES = 1024,
 	READ_FRAME_PIECES = 512,
+	READ_LARGE = 64 * 1024 * 1024, /* an object */
 	READ_FRAME_EARLY = 128 * 1024,
 	READ_EXTENTS_MAX = 4096, /* of one entry at a time; those that follow are looked up when these are in frames */
 };

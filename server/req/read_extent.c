@@ -235,6 +235,7 @@ bool read_piece_make(struct read_entry *e, struct read_piece *p)
 	if (e->made_first && e->at >= end) return false;
 	p->entry = e;
 	p->first = !e->made_first;
+	p->read.large = e->loc.size >= READ_LARGE;
 	e->made_first = true;
 	p->logical = e->at;
 	if (e->at >= e->end) { /* an empty object, or an empty range */

@@ -55,7 +55,7 @@ static bool sim_access(struct sim *s, uint64_t unit)
 		cache_release(s->cache, &b);
 		return true;
 	}
-	want.keep = cache_admit(s->local, pack, offset, s->unit_len);
+	want.keep = cache_admit(s->local, pack, offset, s->unit_len, 1);
 	want.len = (s->unit_len + 511) / 512 * 512;
 	if (!cache_reserve(s->local, &want, &b)) {
 		want.keep = false;

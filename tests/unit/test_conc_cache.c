@@ -48,7 +48,7 @@ static void look(struct racer *r, struct cache_local *local, uint64_t pack, uint
 		if (out->len != len_of(offset))
 			r->wrong = "length";
 	} else {
-		want.keep = cache_admit(local, pack, offset, want.len);
+		want.keep = cache_admit(local, pack, offset, want.len, 1);
 		if (!cache_reserve(local, &want, out)) {
 			want.keep = false;
 			if (!cache_reserve(local, &want, out)) {

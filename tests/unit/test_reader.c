@@ -209,6 +209,34 @@ static void test_what_was_read_once_is_read_from_ram(void **state)
 }
 
 /* Neither cache nor memory for all that is asked: everything is served all the same. */
+/* Goal: reading a large object through takes no room in the cache; what is read again does. Method: a unit in two
+ * parts, as requests that do not keep to units read it, from end to end; then once more, then its middle. */
+static void test_units_of_a_large_object_are_kept_when_they_are_read_again(void **state)
+{
+	enum { LEN = 256 * 1024, CUT = 64 * 1024 };
+	struct look looks[2];
+	struct put *puts;
+	struct bed b;
+	struct desk d;
+
+	(void)state;
+	bed_new(&b, 64 * MIB);
+	puts = store(&b, 1, LEN);
+	desk_open(&d, &b, 16 * MIB, 8 * MIB, 0);
+	for (uint32_t round = 0; round < 3; round++)
+		for (uint32_t i = 0; i < 2; i++) {
+			look_init(&looks[i], puts);
+			looks[i].r.large = true;
+			looks[i].r.want_offset = i * CUT;
+			looks[i].r.want_len = i == 0 ? CUT : LEN - CUT;
+			assert_int_equal(desk_read(&d, &looks[i], 1, 0), round == 2 || (round == 1 && i == 1));
+		}
+	assert_int_equal(d.stats.bytes_read / CUT, LEN / CUT + LEN / CUT);
+	desk_close(&d);
+	free(puts);
+	bed_free(&b);
+}
+
 static void test_reads_wait_for_memory_and_never_fail(void **state)
 {
 	enum { N = 600 };
@@ -467,6 +495,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_what_was_read_once_is_read_from_ram),
+		cmocka_unit_test(test_units_of_a_large_object_are_kept_when_they_are_read_again),
 		cmocka_unit_test(test_reads_wait_for_memory_and_never_fail),
 		cmocka_unit_test(test_ranges_duplicates_and_bypass),
 		cmocka_unit_test(test_files_are_opened_on_the_way_and_dying_packs_are_stale),
