@@ -238,7 +238,7 @@ static int span_units(struct granary_epoch *e, struct hold *h, struct range_plan
 	bool shared = e->sharing && end - from <= SPAN_MAX && last - first > 1;
 
 	for (uint32_t i = first; i < last; i++)
-		wanted += e->own_parts[i].extent.length;
+		wanted += e->own_parts[i].extent.unsummed ? 0 : e->own_parts[i].extent.length;
 	for (uint32_t i = first; i < last; i++) {
 		const struct own_part *p = &e->own_parts[i];
 		uint32_t before = plan->units_count;
@@ -247,7 +247,7 @@ static int span_units(struct granary_epoch *e, struct hold *h, struct range_plan
 		int err = range_add_unit(plan, &p->extent, h->mem + h->own_data + p->at, tag | p->row);
 		if (err < 0)
 			return err;
-		if (plan->units_count > before && shared) {
+		if (plan->units_count > before && shared && !p->extent.unsummed) {
 			struct range_unit *u = &plan->units[before];
 			u->span_offset = from;
 			u->span_length = (uint32_t)(end - from);

@@ -135,7 +135,8 @@ static bool want_takes(const struct range_want *w, const struct range_unit *u)
 	/* What is taken of a span is counted: only what is wanted. */
 	uint32_t gap = u->span_length > 0 ? 0 : RANGE_GAP_MAX;
 
-	return w->pack == u->pack && u->offset >= end && u->offset - end <= gap &&
+	/* Each has its own record, which the server reads whole. */
+	return !w->unsummed && !u->unsummed && w->pack == u->pack && u->offset >= end && u->offset - end <= gap &&
 		w->span_offset == u->span_offset && w->span_length == u->span_length &&
 		(uint64_t)u->offset + u->len - w->offset <= RANGE_MERGE_MAX;
 }
@@ -145,6 +146,7 @@ int range_merge(struct range_plan *p)
 	units_sort(p);
 	p->wants_count = 0;
 	p->bytes = 0;
+	p->has_unsummed = false;
 	for (uint32_t i = 0; i < p->units_count; i++) {
 		const struct range_unit *u = &p->units[i];
 		struct range_want *w = p->wants_count > 0 ? &p->wants[p->wants_count - 1] : NULL;
@@ -160,7 +162,8 @@ int range_merge(struct range_plan *p)
 		p->wants = array;
 		p->wants[p->wants_count++] = (struct range_want){ .pack = u->pack, .offset = u->offset,
 			.length = u->len, .span_offset = u->span_offset, .span_length = u->span_length,
-			.wanted = u->wanted, .first = i, .count = 1 };
+			.wanted = u->wanted, .first = i, .count = 1, .unsummed = u->unsummed };
+		p->has_unsummed |= u->unsummed;
 		p->bytes += u->len;
 	}
 	return 0;
@@ -202,7 +205,8 @@ static struct range_rpc *range_rpc_of(struct rpc *r) { return container_of(r, st
 static size_t range_body_size(struct rpc *r)
 {
 	const struct range_op *ro = range_op_of(r->op);
-	size_t entry = 16 + (ro->plan->stream ? 12 : 0), stream = ro->plan->stream ? 20 : 0;
+	size_t entry = 16 + (ro->plan->stream ? 12u : 0u) + (ro->plan->has_unsummed ? 1u : 0u);
+	size_t stream = ro->plan->stream ? 20 : 0;
 
 	return text_size(ro->snapshot) + 16 + 1 + stream + 4 + range_rpc_of(r)->count * entry;
 }
@@ -236,7 +240,8 @@ static int range_encode(struct rpc *r, struct wr *w)
 	wr_u64(w, ro->hash.lo);
 	wr_u64(w, ro->hash.hi);
 	bool past_cache = ro->plan->past_cache || ro->plan->is_suspect;
-	wr_u8(w, (uint8_t)((past_cache ? RANGE_PAST_CACHE : 0) | (stream ? RANGE_STREAM : 0)));
+	wr_u8(w, (uint8_t)((past_cache ? RANGE_PAST_CACHE : 0) | (stream ? RANGE_STREAM : 0) |
+		(ro->plan->has_unsummed ? RANGE_UNSUMMED : 0)));
 	if (stream) {
 		wr_u64(w, stream->tag);
 		wr_u64(w, stream->job);
@@ -249,11 +254,13 @@ static int range_encode(struct rpc *r, struct wr *w)
 		wr_u64(w, want->pack);
 		wr_u32(w, want->offset);
 		wr_u32(w, want->length);
-		if (!stream)
-			continue;
-		wr_u32(w, want->span_offset);
-		wr_u32(w, want->span_length);
-		wr_u32(w, want->wanted);
+		if (stream) {
+			wr_u32(w, want->span_offset);
+			wr_u32(w, want->span_length);
+			wr_u32(w, want->wanted);
+		}
+		if (ro->plan->has_unsummed)
+			wr_u8(w, want->unsummed);
 	}
 	return 0;
 }
@@ -299,7 +306,7 @@ static int unit_plan(struct range_plan *p, struct rx *rx, struct range_want *w, 
 		uint32_t part = len < VERIFY_RUN ? len : VERIFY_RUN;
 		bool ends = w->unit_got + part == u->len;
 		struct rx_block b = { .dst = u->dst + w->unit_got, .len = part, .crc = u->crc,
-			.check = ends && !u->unsummed,
+			.check = ends,
 			.run = whole ? NULL : &u->run, .piece = rx->pieces_count };
 		if (ends && !piece_add(rx, PIECE_OF_UNIT, at, true, 0))
 			return -GRANARY_ENOMEM;
@@ -338,7 +345,7 @@ static int piece_plan(struct range_op *ro, const struct range_rpc *rr, struct rx
 	uint16_t status = cur_u16(c);
 	uint8_t flags = cur_u8(c);
 	cur_u8(c);
-	uint32_t at = cur_u32(c), len = cur_u32(c);
+	uint32_t at = cur_u32(c), len = cur_u32(c), crc = flags & RANGE_SUM ? cur_u32(c) : 0;
 	struct slice text = flags & RANGE_TEXT ? cur_bytes16(c) : slice_of(NULL, 0);
 
 	*sum += len;
@@ -347,6 +354,11 @@ static int piece_plan(struct range_op *ro, const struct range_rpc *rr, struct rx
 	struct range_want *w = &ro->plan->wants[rr->index[index]];
 	if (w->done || (status == 0 && (at != w->got || len > w->length - w->got)) || (status != 0 && len > 0))
 		return -GRANARY_EPROTO;
+	if (w->unsummed && status == 0 && flags & RANGE_LAST) {
+		if (!(flags & RANGE_SUM))
+			return -GRANARY_EPROTO;
+		ro->plan->units[w->first].crc = crc;
+	}
 	if (text.len > 0)
 		op_note(&ro->op, text);
 	int err = status == 0 ? want_plan(ro->plan, rx, w, len) : 0;

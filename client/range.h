@@ -19,7 +19,7 @@ struct range_unit {
 	uint32_t tag;               /* the owner's */
 	uint32_t span_offset, span_length, wanted; /* a span that it is part of (PROTOCOL 4.8); length 0: none */
 	uint32_t run;               /* checksum of what came so far */
-	bool unsummed;              /* the snapshot has no checksum of it */
+	bool unsummed;              /* the snapshot has no checksum of it: crc is what the server sent with it */
 	bool bad;                   /* answered: wrong checksum, or the server could not read it */
 };
 struct range_want {
@@ -30,6 +30,7 @@ struct range_want {
 	uint32_t first, count;      /* its units, ascending, not overlapping */
 	uint32_t got, unit_at, unit_got;
 	int16_t status;
+	bool unsummed;              /* its only unit is: the server verifies it, and sends a checksum */
 	bool done, again;
 	bool kept;                  /* came from the node: its flash, or by descriptor */
 };
@@ -44,6 +45,7 @@ struct range_plan {
 	struct range_want *wants;
 	uint32_t units_count, units_cap, wants_count, wants_cap;
 	uint64_t bytes;             /* of all wants */
+	bool has_unsummed;
 	bool past_cache;            /* ask for what is on disk: something was wrong before */
 	bool is_suspect;            /* so were bytes that were read locally */
 };

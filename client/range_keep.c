@@ -2,7 +2,8 @@
 /* range_keep.c -- ranges whose bytes are on the node's own flash (node_cache.h), and keeping those that came.
  *
  * (1) a want is done only when all its units are there; bytes in between that nobody wants are not.
- * (2) what is part of a span comes from the server, which counts what each rank took of it. */
+ * (2) what is part of a span comes from the server, which counts what each rank took of it.
+ * (3) what the snapshot has no checksum of is not kept: nothing could tell later whether it is right. */
 #include "node_cache.h"
 #include "range.h"
 
@@ -32,7 +33,7 @@ static bool want_kept(const struct range_plan *p, struct node_cache *cache, cons
 	for (uint32_t i = 0; i < w->count; i++) {
 		const struct range_unit *u = &p->units[w->first + i];
 		struct node_cache_key k = unit_key(s, u);
-		if (!node_cache_get(cache, &k, u->dst))
+		if (u->unsummed || !node_cache_get(cache, &k, u->dst))
 			return false;
 	}
 	return true;
@@ -65,7 +66,7 @@ void range_keep(const struct range_plan *p, const struct granary_snapshot *s)
 		for (uint32_t u = 0; !w->kept && w->done && w->span_length == 0 && u < w->count; u++) {
 			const struct range_unit *unit = &p->units[w->first + u];
 			struct node_cache_key k = unit_key(&store, unit);
-			if (!unit->bad)
+			if (!unit->bad && !unit->unsummed)
 				node_cache_put(cache, &k, unit->dst, s->manifest.bytes);
 		}
 	}

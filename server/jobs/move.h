@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct cache;
 struct governor;
 struct ids;
 struct kv;
@@ -34,6 +35,7 @@ struct moves_options {
 	struct ids *ids;
 	struct ns *ns;         /* of linked packs: rows that point at what was loaded */
 	struct linked *linked; /* NULL: none are */
+	struct cache *cache;   /* NULL: none */
 	struct packs *packs;
 	struct stores *stores;
 	struct store_clock *clock;

@@ -14,6 +14,7 @@
 #include "jobs/move_priv.h"
 #include "meta/ids.h"
 #include "meta/rows.h"
+#include "pack/cache.h"
 #include "pack/check.h"
 #include "pack/cold_write.h"
 #include "pack/linked.h"
@@ -140,6 +141,9 @@ static int evict(struct move_step *s, struct pack *pack)
 	if (pack_cold(pack) == NULL) return -GRANARY_EINVAL;
 	err = cold_is_there(s, pack);
 	if (err == 0) err = packs_evict(s->m->o.packs, s->pack);
+	/* What memory has of that file its readers verified; of what comes from the source nobody else can. */
+	if (err == 0 && s->m->o.cache != NULL && copy_is_linked(pack_cold(pack)))
+		cache_drop_pack(s->m->o.cache, s->pack);
 	return err < 0 ? err : 1;
 }
 

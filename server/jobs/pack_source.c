@@ -7,6 +7,8 @@
 #include "common/error.h"
 #include "io/fs.h"
 #include "io/mem.h"
+#include "meta/rows.h"
+#include "pack/by_record.h"
 #include "pack/format.h"
 #include "tier/packs.h"
 
@@ -14,18 +16,21 @@ enum { WINDOW = 1024 * 1024 };
 
 struct pack_source {
 	struct packs *packs;
+	struct kv *kv;
 	struct pack *pack;
 	uint8_t *window; /* WINDOW */
+	uint8_t *record; /* EXTENT_LEN_MAX; NULL until it is needed */
 	uint64_t at;     /* of the pack's file */
 	size_t len;
 };
 
-struct pack_source *pack_source_new(struct packs *packs)
+struct pack_source *pack_source_new(struct packs *packs, struct kv *kv)
 {
 	struct pack_source *s = calloc(1, sizeof(*s));
 
 	if (s == NULL) return NULL;
 	s->packs = packs;
+	s->kv = kv;
 	s->window = mem_map(WINDOW);
 	if (s->window == NULL) pack_source_free(&s);
 	return s;
@@ -39,6 +44,7 @@ void pack_source_free(struct pack_source **sp)
 	if (s == NULL) return;
 	if (s->pack != NULL) packs_unref(s->packs, s->pack);
 	if (s->window != NULL) mem_unmap(s->window, WINDOW);
+	free(s->record);
 	free(s);
 }
 
@@ -83,4 +89,21 @@ int64_t pack_source_read(struct pack_source *s, uint64_t pack, uint64_t offset, 
 	*p = s->window + (offset - s->at);
 	have = s->at + s->len - offset;
 	return have < len ? (int64_t)have : (int64_t)len;
+}
+
+int64_t pack_source_read_unsummed(struct pack_source *s, uint64_t pack, uint64_t offset, size_t len,
+	const uint8_t **p)
+{
+	struct by_record r;
+	uint32_t at;
+	int err;
+
+	if (!by_record_is_due(s->packs, pack)) return pack_source_read(s, pack, offset, len, p);
+	if (s->record == NULL) s->record = malloc(EXTENT_LEN_MAX);
+	if (s->record == NULL) return -GRANARY_ENOMEM;
+	r = (struct by_record){ .data = s->record };
+	err = by_record_find(s->packs, s->kv, pack, offset, (uint32_t)len, &r, &at);
+	if (err < 0) return err == -GRANARY_ENOTFOUND ? -GRANARY_EOFFLINE : err;
+	*p = s->record + at;
+	return (int64_t)len;
 }

@@ -358,6 +358,8 @@ static int bytes_add(struct repack *r, const uint8_t *p, uint32_t len)
 
 static int extent_copy(struct repack *r, const struct snap_extent *e)
 {
+	int64_t (*read)(struct pack_source *s, uint64_t pack, uint64_t offset, size_t len, const uint8_t **p) =
+		e->unsummed ? pack_source_read_unsummed : pack_source_read;
 	uint32_t crc = 0;
 	int err = 0;
 
@@ -371,7 +373,7 @@ static int extent_copy(struct repack *r, const struct snap_extent *e)
 	if (e->length == 0) return bytes_add(r, NULL, 0);
 	for (uint32_t at = 0; err == 0 && at < e->length;) {
 		const uint8_t *p;
-		int64_t n = pack_source_read(r->source, e->pack, (uint64_t)e->offset + at, e->length - at, &p);
+		int64_t n = read(r->source, e->pack, (uint64_t)e->offset + at, e->length - at, &p);
 
 		if (n < 0) return (int)n;
 		crc = crc32c(crc, p, (size_t)n);
@@ -563,7 +565,7 @@ static int repack_begin(struct repack *r, const struct snapshot_row *row)
 	if (err < 0)
 		return making_fail(r->m, err, "there is no room for another %llu bytes; free some, or add some",
 			(unsigned long long)r->old.bytes);
-	r->source = pack_source_new(r->s->o.packs);
+	r->source = pack_source_new(r->s->o.packs, r->s->o.kv);
 	r->data = malloc(EXTENT_LEN_MAX);
 	r->out = mem_map(RECORD_ROOM);
 	r->back = mem_map(RECORD_ROOM);

@@ -197,7 +197,7 @@ int build_split_new(struct build *b, const struct spool_options *table)
 	if (s == NULL) return -GRANARY_ENOMEM;
 	s->b = b;
 	s->scanner = split_new(&b->o->split, &sink);
-	s->source = pack_source_new(b->s->o.packs);
+	s->source = pack_source_new(b->s->o.packs, b->s->o.kv);
 	s->objects = spool_new(table);
 	s->order = sorter_new(table);
 	s->members = spool_new(table);
@@ -276,13 +276,15 @@ static int hole_feed(struct splitting *s, uint32_t len)
 
 static int extent_feed(struct splitting *s, const struct row_extent *e)
 {
+	int64_t (*read)(struct pack_source *s, uint64_t pack, uint64_t offset, size_t len, const uint8_t **p) =
+		e->unsummed != 0 ? pack_source_read_unsummed : pack_source_read;
 	struct build *b = s->b;
 	uint32_t crc = 0;
 	int err = 0;
 
 	for (uint32_t at = 0; err == 0 && at < e->length;) {
 		const uint8_t *p;
-		int64_t n = pack_source_read(s->source, b->packs[e->pack].id, (uint64_t)e->offset + at,
+		int64_t n = read(s->source, b->packs[e->pack].id, (uint64_t)e->offset + at,
 			e->length - at, &p);
 
 		if (n < 0) return (int)n;

@@ -8,25 +8,31 @@
  * Invariants: (1) pieces of an entry leave in order; with RANGE_IN_ORDER entries in order too; (2)
  * bytes of pieces made and not released count in peer->ahead_bytes, as those of batch reads do, and
  * the same limits hold; (3) the body outlives the request: every frame holds a reference; (4) a
- * range is read only from a pack that the snapshot pins. */
+ * range is read only from a pack that the snapshot pins; (5) of a range whose checksum who asks does not know the bytes
+ * are verified here, by their record or by the tag of the source that they come from at that moment, and leave with a
+ * checksum (RANGE_SUM). */
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/crc32c.h"
 #include "common/error.h"
 #include "jobs/snapshot.h"
 #include "meta/snapshot.h"
+#include "pack/by_record.h"
 #include "pack/format.h"
 #include "pack/linked.h"
 #include "pack/share.h"
 #include "req/fair.h"
+#include "req/range_record.h"
 #include "req/read.h"
 #include "tier/packs.h"
 
-enum { PIECE_META = 4 + 2 + 1 + 1 + 4 + 4, TEXT_MAX = 512 };
+enum { PIECE_META = 4 + 2 + 1 + 1 + 4 + 4 + 4, TEXT_MAX = 512 };
 
+struct entry_record;
 struct range;
 struct range_entry;
 
@@ -34,12 +40,15 @@ struct piece {
 	union {
 		struct pack_read read;
 		struct share_take take; /* shared */
+		struct entry_record *record; /* recorded */
 	};
 	struct range_entry *entry;
 	struct piece *next; /* in its queue, then in its frame */
 	uint32_t at, len;   /* in the entry */
 	int16_t err;
 	bool last, ready, held, inside, shared;
+	bool recorded;
+	struct piece *waits; /* recorded: the next one that waits for the record */
 };
 struct queue {
 	struct piece *head, **tail;
@@ -53,8 +62,19 @@ struct range_entry {
 	bool told;  /* that it failed, which was its last piece */
 	bool used;  /* `first` is */
 	uint32_t span_offset, span_length, wanted; /* length 0: it is nobody else's */
+	bool unsummed;           /* who asks has no checksum of it */
+	uint32_t sum;            /* unsummed: of what was sent */
+	struct entry_record *record; /* unsummed: what its pieces are of, until the last one is made */
 	struct queue queue;
 	struct piece first;
+};
+/* Verified bytes of an entry: its pieces are made of it. */
+struct entry_record {
+	struct range_record r;
+	struct range *body;
+	struct piece *waits;     /* for it; NULL once it is here */
+	uint32_t refs;           /* of the entry, of the worker, of each piece that is held */
+	bool is_here;
 };
 struct range_stream {
 	uint64_t tag;               /* who shares spans names the same one */
@@ -118,17 +138,36 @@ static struct piece *queue_pop(struct queue *q)
 	return p;
 }
 
+static void record_unref(struct entry_record *r)
+{
+	if (--r->refs > 0) return;
+	free(r->r.data);
+	free(r);
+}
+
 static void body_unref(struct range *b)
 {
 	if (--b->refs > 0) return;
+	for (uint32_t i = 0; i < b->count; i++)
+		if (b->entries[i].record != NULL) record_unref(b->entries[i].record);
 	snapshot_unref(b->store->snapshots, &b->open);
 	free(b);
 }
 
+static const uint8_t *piece_data(const struct piece *p)
+{
+	if (p->recorded) return p->record->r.data + p->at;
+	return p->shared ? p->take.data : p->read.data;
+}
+
 static void piece_release(struct range *b, struct piece *p)
 {
-	if (p->held && p->shared) share_release(&p->take);
-	if (p->held && !p->shared) read_release(b->local->reader, &p->read);
+	if (p->held && p->recorded)
+		record_unref(p->record);
+	else if (p->held && p->shared)
+		share_release(&p->take);
+	else if (p->held)
+		read_release(b->local->reader, &p->read);
 	if (!p->inside) free(p);
 }
 
@@ -166,14 +205,16 @@ static const char *piece_text(const struct piece *p, char buf[TEXT_MAX])
 
 static void piece_put(struct wr *w, const struct range *b, const struct piece *p)
 {
+	bool has_sum = p->entry->unsummed && p->last && p->err == 0;
 	char text[TEXT_MAX];
 
 	wr_u32(w, (uint32_t)(p->entry - b->entries));
 	wr_u16(w, (uint16_t)-p->err);
-	wr_u8(w, (uint8_t)((p->last ? RANGE_LAST : 0) | (p->err < 0 ? RANGE_TEXT : 0)));
+	wr_u8(w, (uint8_t)((p->last ? RANGE_LAST : 0) | (p->err < 0 ? RANGE_TEXT : 0) | (has_sum ? RANGE_SUM : 0)));
 	wr_u8(w, 0);
 	wr_u32(w, p->at);
 	wr_u32(w, p->len);
+	if (has_sum) wr_u32(w, p->entry->sum);
 	if (p->err < 0) wr_bytes16(w, slice_str(piece_text(p, text)));
 }
 
@@ -202,7 +243,7 @@ static void frame_send(struct range *b, bool last)
 		piece_put(&w, b, p);
 		if (p->len == 0) continue;
 		f->iov[f->a.iov_count++] =
-			(struct iovec){ (void *)(uintptr_t)(p->shared ? p->take.data : p->read.data), p->len };
+			(struct iovec){ (void *)(uintptr_t)piece_data(p), p->len };
 		f->a.data_len += p->len;
 	}
 	assert(wr_ok(&w));
@@ -249,6 +290,7 @@ static void piece_next(struct range *b, struct piece *p)
 		}
 		p->last = e->told = true;
 	}
+	if (e->unsummed && p->len > 0) e->sum = crc32c(e->sum, piece_data(p), p->len);
 	piece_send(b, p);
 }
 
@@ -279,7 +321,9 @@ static void entry_parse(struct range *b, struct range_entry *e, struct cur *c)
 	e->at = 0;
 	e->err = 0;
 	e->ended = e->used = e->told = false;
-	e->span_offset = e->span_length = e->wanted = 0;
+	e->span_offset = e->span_length = e->wanted = e->sum = 0;
+	e->unsummed = false;
+	e->record = NULL;
 	queue_init(&e->queue);
 	if (e->length == 0 || e->length > EXTENT_LEN_MAX) c->bad = true;
 }
@@ -331,7 +375,7 @@ static enum step_result range_parse(struct req *r)
 	int err;
 
 	manifest.hi = cur_u64(&c);
-	flags = cur_flags(&c, RANGE_IN_ORDER | RANGE_PAST_CACHE | RANGE_STREAM);
+	flags = cur_flags(&c, RANGE_IN_ORDER | RANGE_PAST_CACHE | RANGE_STREAM | RANGE_UNSUMMED);
 	if (flags & RANGE_STREAM) stream_parse(&stream, &c);
 	count = cur_u32(&c);
 	if (!cur_ok(&c) || bucket.len == 0 || count == 0 || count > WIRE_BATCH_MAX ||
@@ -347,6 +391,7 @@ static enum step_result range_parse(struct req *r)
 	for (uint32_t i = 0; i < count; i++) {
 		entry_parse(b, &b->entries[i], &c);
 		if (flags & RANGE_STREAM) span_parse(&b->entries[i], &c);
+		if (flags & RANGE_UNSUMMED) b->entries[i].unsummed = cur_flags(&c, 1) != 0;
 	}
 	if (!cur_done(&c))
 		return req_fail(r, -GRANARY_EPROTO,
@@ -433,9 +478,9 @@ static void piece_came(struct piece *p, int err)
 
 	b->inflight--;
 	fair_came(b->local->fair, p->len);
-	/* A file that is shorter than the range: nobody said that there is more. */
-	p->err = (int16_t)(err == -GRANARY_ECORRUPT ? -GRANARY_ERANGE : err);
 	p->held = err == 0;
+	/* A file that is shorter than the range: nobody said that there is more. */
+	p->err = (int16_t)(err == -GRANARY_ECORRUPT && !p->recorded ? -GRANARY_ERANGE : err);
 	piece_ready(b, p);
 	schedule(b);
 }
@@ -456,6 +501,55 @@ static void piece_take_done(struct share_take *take)
 
 	if (b->r != NULL) b->r->is_cold = true; /* for whom it waited is not known */
 	piece_came(p, take->err);
+}
+
+static void record_came(struct range_record *r)
+{
+	struct entry_record *record = container_of(r, struct entry_record, r);
+	struct range *b = record->body;
+	struct piece *p = record->waits;
+
+	record->waits = NULL;
+	record->is_here = true;
+	for (struct piece *next; p != NULL; p = next) {
+		next = p->waits;
+		if (r->err == 0) record->refs++;
+		piece_came(p, r->err);
+	}
+	record_unref(record);
+	body_unref(b);
+}
+
+/* What is verified is read for the entry's first piece; true: the piece has it already. */
+static bool record_take(struct range *b, struct piece *p)
+{
+	struct range_entry *e = p->entry;
+	struct entry_record *record = e->record;
+
+	if (record == NULL) {
+		record = e->record = req_alloc(sizeof(*record));
+		*record = (struct entry_record){ .body = b, .refs = 2 };
+		record->r = (struct range_record){ .local = b->local, .pack = e->pack, .offset = e->offset,
+			.len = e->length, .done = record_came };
+		b->refs++;
+		range_record_start(&record->r);
+	}
+	p->record = record;
+	if (record->is_here) {
+		p->err = (int16_t)record->r.err;
+		p->held = record->r.err == 0;
+		record->refs += p->held;
+	} else {
+		struct piece **at = &record->waits;
+
+		while (*at != NULL) at = &(*at)->waits;
+		*at = p;
+	}
+	if (p->last) {
+		e->record = NULL;
+		record_unref(record);
+	}
+	return p->held || p->err < 0;
 }
 
 /* Byte x on, as much as is wanted and in one unit. */
@@ -480,6 +574,7 @@ static int piece_make(struct range *b, struct range_entry *e, struct piece *p)
 {
 	struct pack *pack;
 	uint64_t fixed, x = (uint64_t)e->offset + e->at;
+	uint32_t left = e->length - e->at;
 
 	if (!snapshot_pins(b->open, e->pack)) return -GRANARY_EACCESS;
 	if (e->offset < PACK_DATA_START) return -GRANARY_ERANGE;
@@ -488,7 +583,12 @@ static int piece_make(struct range *b, struct range_entry *e, struct piece *p)
 	fixed = b->past_cache ? 0 : pack_fixed_size(pack);
 	packs_unref(b->store->packs, pack);
 	p->at = e->at;
-	if (e->span_length > 0 && e->span_offset >= PACK_DATA_START && !b->past_cache &&
+	if (e->record != NULL || (e->unsummed && e->at == 0 && by_record_is_due(b->store->packs, e->pack))) {
+		p->recorded = true;
+		p->len = left < READ_CUT ? left : READ_CUT;
+		return 0;
+	}
+	if (e->span_length > 0 && !e->unsummed && e->span_offset >= PACK_DATA_START && !b->past_cache &&
 		(fixed == 0 || (uint64_t)e->span_offset + e->span_length <= fixed))
 		piece_share(b, e, p, fixed);
 	else
@@ -562,6 +662,14 @@ static bool piece_take(struct range *b, struct piece *p)
 	return true;
 }
 
+static void record_piece(struct range *b, struct piece *p)
+{
+	if (record_take(b, p))
+		piece_ready(b, p);
+	else
+		inflight_add(b, p);
+}
+
 /* The next piece that is to be looked for in the cache; those of shares begin as they are met. */
 static struct piece *next_plain(struct range *b, uint32_t n, uint32_t *taken)
 {
@@ -569,6 +677,11 @@ static struct piece *next_plain(struct range *b, uint32_t n, uint32_t *taken)
 		struct piece *p = b->stuck != NULL ? b->stuck : next_piece(b);
 
 		b->stuck = NULL;
+		if (p != NULL && p->recorded) {
+			record_piece(b, p);
+			(*taken)++;
+			continue;
+		}
 		if (p == NULL || !p->shared || p->err < 0) return p;
 		if (!piece_take(b, p)) {
 			b->stuck = p;

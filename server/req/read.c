@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "pack/by_record.h"
 #include "tier/packs.h"
 
 static struct read *read_of(const struct req *r)
@@ -337,14 +338,7 @@ static struct read_piece *next_piece(struct read *b)
 
 bool read_piece_by_record(struct read *b, const struct read_piece *p)
 {
-	struct packs *packs = b->local->store->packs;
-	struct pack *pack = b->verify || !p->unsummed ? NULL : packs_ref(packs, p->read.pack);
-	bool is_hot = b->verify;
-
-	if (pack == NULL) return is_hot;
-	is_hot = pack_is_hot(pack);
-	packs_unref(packs, pack);
-	return is_hot;
+	return b->verify || (p->unsummed && by_record_is_due(b->local->store->packs, p->read.pack));
 }
 
 void read_piece_start(struct read *b, struct read_piece *p)

@@ -13,10 +13,8 @@
 #include "common/error.h"
 #include "common/hash.h"
 #include "common/log.h"
-#include "io/fs.h"
-#include "jobs/move.h"
+#include "pack/by_record.h"
 #include "pack/cache.h"
-#include "pack/check.h"
 #include "pack/gather.h"
 #include "pack/linked.h"
 #include "tier/packs.h"
@@ -53,39 +51,17 @@ static void job_post(struct piece_job *j, void (*done)(struct task *task))
 
 /* ---- verify ---- */
 
-/* The same record of the pack's cold copy, where there is one; then the hot one is made anew. */
-static int other_read(struct piece_job *j, struct pack *pack, int err, uint32_t *len, uint32_t *header_len)
-{
-	struct move_order order = { .kind = MOVE_REPAIR_HOT, .origin = "read" };
-	uint64_t task, id = pack_id_of(pack);
-	struct fs_file *file;
-
-	if (pack_open_other(pack, &file) < 0) return err;
-	if (pack_record_verify(file, id, j->p->record, 0, j->data, len, header_len) == 0) {
-		err = 0;
-		j->was_wrong = true;
-		if (j->b->local->store->moves != NULL)
-			(void)moves_start(j->b->local->store->moves, &order, &id, 1, &task);
-	}
-	fs_close(&file);
-	return err;
-}
-
 static int record_read(struct piece_job *j, uint32_t *len, uint32_t *header_len)
 {
-	struct packs *packs = j->b->local->store->packs;
-	struct pack *pack = packs_ref(packs, j->p->read.pack);
-	int err = 0;
+	struct store *store = j->b->local->store;
+	struct by_record r = { .data = j->data };
+	int err = by_record_read(store->packs, j->p->read.pack, j->p->record, &r);
 
-	if (pack == NULL) return -GRANARY_ESTALE;
-	err = packs_open_file(packs, pack);
-	if (err >= 0)
-		err = pack_record_verify(pack_file(pack), j->p->read.pack, j->p->record,
-			0, j->data, len, header_len);
-	if (err == -GRANARY_ECORRUPT || err == -GRANARY_EIO || err == -GRANARY_EBADFORMAT)
-		err = other_read(j, pack, err, len, header_len);
-	packs_unref(packs, pack);
-	return err < 0 ? err : 0;
+	*len = r.len;
+	*header_len = r.header_len;
+	j->was_wrong |= r.is_other;
+	if (r.is_other) (void)store_repair(store, j->p->read.pack, true, "read");
+	return err;
 }
 
 /* The row's checksums must be those of the bytes, too. */

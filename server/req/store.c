@@ -462,15 +462,19 @@ static int open_snapshots(struct store *store)
 	return snapshots_open(&o, &store->snapshots);
 }
 
-static void repair(void *arg, uint64_t pack_id, bool is_hot)
+int store_repair(struct store *store, uint64_t pack, bool is_hot, const char *origin)
 {
-	struct store *store = arg;
-	struct move_order order = { .kind = is_hot ? MOVE_REPAIR_HOT : MOVE_REPAIR_COLD, .level = 3,
-		.origin = "check" };
+	struct move_order order = { .kind = is_hot ? MOVE_REPAIR_HOT : MOVE_REPAIR_COLD, .level = 3 };
 	uint64_t task;
 
-	if (store->moves != NULL && moves_start(store->moves, &order, &pack_id, 1, &task) < 0)
-		log_warn("cannot order the repair of a pack; pack=%016" PRIx64, pack_id);
+	snprintf(order.origin, sizeof(order.origin), "%s", origin);
+	return store->moves != NULL ? moves_start(store->moves, &order, &pack, 1, &task) : 0;
+}
+
+static void repair(void *arg, uint64_t pack, bool is_hot)
+{
+	if (store_repair(arg, pack, is_hot, "check") < 0)
+		log_warn("cannot order the repair of a pack; pack=%016" PRIx64, pack);
 }
 
 static int open_jobs(struct store *store)
@@ -511,6 +515,7 @@ static int open_moves(struct store *store)
 		.ids = store->ids,
 		.ns = store->ns,
 		.linked = store->linked,
+		.cache = store->cache,
 		.packs = store->packs,
 		.stores = store->stores,
 		.clock = store->clock,

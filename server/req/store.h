@@ -151,6 +151,8 @@ struct store {
  * another format version (VERSION), a locked one (LOCKED), a read-only one, with `why` (cap >= 256)
  * naming the path, the cause and the fix. */
 int store_open(const struct store_options *options, struct store **out, char *why, size_t why_cap);
+/* Orders that a damaged copy of a pack is made anew out of the other one. Any thread. */
+int store_repair(struct store *store, uint64_t pack, bool is_hot, const char *origin);
 void store_close(struct store **store); /* flushes, saves the clock, stops threads */
 /* Lines "name value" into buf; the STATUS answer (PROTOCOL 4.6). Returns the length. Any thread. */
 size_t store_status(struct store *store, char *buf, size_t cap);
