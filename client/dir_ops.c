@@ -130,11 +130,17 @@ static struct simple_op *rename_new(struct granary_client *c, const struct grana
 		error_fail(c, *err, "no new name given, or too long a one");
 		return NULL;
 	}
+	if ((flags & GRANARY_RENAME_NO_REPLACE) && (flags & GRANARY_RENAME_EXCHANGE)) {
+		*err = -GRANARY_EINVAL;
+		error_fail(c, *err, "an exchange replaces nothing: EXCHANGE and NO_REPLACE exclude each other");
+		return NULL;
+	}
 	struct simple_op *s = named_new(c, &rename_rpc, call, from, ref_size(to) + 1, w, err);
 	if (!s)
 		return NULL;
 	ref_encode(w, to);
-	wr_u8(w, flags & GRANARY_RENAME_NO_REPLACE ? RENAME_NO_REPLACE : 0);
+	wr_u8(w, (uint8_t)((flags & GRANARY_RENAME_NO_REPLACE ? RENAME_NO_REPLACE : 0) |
+		(flags & GRANARY_RENAME_EXCHANGE ? RENAME_SWAP : 0)));
 	return s;
 }
 

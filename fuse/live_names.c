@@ -5,12 +5,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-
-#define RENAME_NOREPLACE_FLAG 1u /* <linux/fs.h> */
 
 /* ---- files that are not at the server yet ---- */
 
@@ -265,6 +264,29 @@ int live_rmdir(struct job *j)
 	return live_errno(err);
 }
 
+/* One has the other's place now, whichever of them is known. */
+static void places_exchanged(struct live *l, uint64_t from, const char *name, uint64_t to, const char *name2)
+{
+	struct live_node *a = node_named(l, from, name), *b = node_named(l, to, name2);
+
+	if (a != b) {
+		if (a) node_place(l, a, to, name2);
+		if (b) node_place(l, b, from, name);
+	}
+	node_put(l, a);
+	node_put(l, b);
+}
+
+static void place_moved(struct live *l, uint64_t from, const char *name, uint64_t to, const char *name2)
+{
+	struct live_node *moved = node_named(l, from, name), *replaced = node_named(l, to, name2);
+
+	if (!replaced || replaced != moved) node_lost_name(l, replaced);
+	if (moved) node_place(l, moved, to, name2);
+	node_put(l, moved);
+	node_put(l, replaced);
+}
+
 int live_rename(struct job *j)
 {
 	struct live *l = j->live;
@@ -272,22 +294,20 @@ int live_rename(struct job *j)
 
 	memcpy(&in, j->arg, request_arg_size(j->opcode));
 	if (j->opcode == FUSE_RENAME) in.flags = 0;
-	if (in.flags & ~RENAME_NOREPLACE_FLAG) return -EINVAL; /* as filesystems do that cannot exchange */
+	if (in.flags & ~(uint32_t)(RENAME_NOREPLACE | RENAME_EXCHANGE)) return -EINVAL;
+	bool exchange = (in.flags & RENAME_EXCHANGE) != 0;
 	uint64_t from = node_object(l, j->node), to = node_object(l, in.newdir);
 	int err = live_settle_name(j, from, j->name);
-	if (err == 0) err = name_leaves(j, to, j->name2);
+	if (err == 0) err = exchange ? live_settle_name(j, to, j->name2) : name_leaves(j, to, j->name2);
 	struct granary_call call = live_call(j, true);
+	uint32_t flags = exchange ? GRANARY_RENAME_EXCHANGE
+				  : in.flags & RENAME_NOREPLACE ? GRANARY_RENAME_NO_REPLACE : 0;
 	if (err == 0)
-		err = live_errno(granary_rename(l->client, granary_ref_name(from, j->name),
-			granary_ref_name(to, j->name2),
-			in.flags & RENAME_NOREPLACE_FLAG ? GRANARY_RENAME_NO_REPLACE : 0, &call));
+		err = live_errno(granary_rename(
+			l->client, granary_ref_name(from, j->name), granary_ref_name(to, j->name2), flags, &call));
 	if (err < 0 || (from == to && strcmp(j->name, j->name2) == 0)) return err;
 	node_dir_changed(l, from);
 	node_dir_changed(l, to);
-	struct live_node *moved = node_named(l, from, j->name), *replaced = node_named(l, to, j->name2);
-	if (!replaced || replaced != moved) node_lost_name(l, replaced);
-	if (moved) node_place(l, moved, to, j->name2);
-	node_put(l, moved);
-	node_put(l, replaced);
+	(exchange ? places_exchanged : place_moved)(l, from, j->name, to, j->name2);
 	return 0;
 }

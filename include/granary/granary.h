@@ -813,10 +813,13 @@ GRANARY_API GRANARY_MUST_CHECK int granary_rmdir(struct granary_client *client, 
 GRANARY_API GRANARY_MUST_CHECK int granary_rmdir_start(struct granary_client *client, struct granary_ref ref,
 	const struct granary_call *call, struct granary_op **op);
 
-enum granary_rename_flag { GRANARY_RENAME_NO_REPLACE = 1 };
+enum granary_rename_flag {
+	GRANARY_RENAME_NO_REPLACE = 1,
+	GRANARY_RENAME_EXCHANGE = 2 /* both are there, and each gets the other's name; of any two kinds */
+};
 /** Renames a file, or a directory with all that is below it, in one step. Both in one bucket.
  * @return 0; -GRANARY_ENOTFOUND; -GRANARY_EEXIST; -GRANARY_EISDIR; -GRANARY_ENOTDIR; -GRANARY_ENOTEMPTY;
- *         -GRANARY_ELOOP.
+ *         -GRANARY_ELOOP; -GRANARY_EINVAL (both flags).
  * Blocks. Any thread. Since 0.1. */
 GRANARY_API GRANARY_MUST_CHECK int granary_rename(struct granary_client *client, struct granary_ref from,
 	struct granary_ref to, uint32_t flags, const struct granary_call *call);

@@ -199,6 +199,9 @@ int ns_plan_rmdir(struct ns_plan *plan, const struct ns_ref *ref); /* NOTEMPTY, 
  * INVAL (another bucket; the empty name). */
 int ns_plan_rename(
 	struct ns_plan *plan, const struct ns_ref *from, const struct ns_ref *to, bool no_replace);
+/* What has one name has the other from then on, files or directories or one of each, within a bucket (ns_exchange.c).
+ * LOOP: one is below the other; NOTFOUND: one is not there; EXIST: of a name there is a file and a directory; INVAL. */
+int ns_plan_exchange(struct ns_plan *plan, const struct ns_ref *a, const struct ns_ref *b);
 /* Compaction: the object's extent `from`, as it was found, is `to` now; the version stays. */
 struct ns_move {
 	uint64_t dir;

@@ -260,6 +260,10 @@ void plan_end_removals(struct ns_plan *plan, bool committed);
 int plan_state_bucket(struct ns_plan *plan, uint64_t bucket);
 /* kv_txn_touch of an object's place; an orphan has none. */
 void plan_touch(struct ns_plan *plan, uint64_t dir, struct slice name, uint64_t id);
+/* ns_rename.c: states the directory `id` and all above it. -GRANARY_ELOOP when `moved` is one of them. */
+int plan_state_ancestors(struct ns_plan *plan, uint64_t seen, uint64_t id, uint64_t moved);
+/* The inode of a directory, which is (parent, name) from now on. */
+int plan_move_dir(struct ns_plan *plan, uint64_t seen, uint64_t id, uint64_t parent, struct slice name);
 /* ns_attr.c: that neither a file nor a directory has the name. -GRANARY_EEXIST. */
 int plan_state_no_name(struct ns_plan *plan, uint64_t seen, const struct spot *s);
 /* 1: no child but perhaps its own entry of empty name; 0: has others; or an error. *marker: that entry exists. */

@@ -127,12 +127,9 @@ static int rename_file(struct rename *r, uint64_t id)
 
 /* ---- directories ---- */
 
-/* Invariant (1). -GRANARY_ELOOP when the directory is one of them. */
-static int rename_state_ancestors(struct rename *r, uint64_t moved)
+int plan_state_ancestors(struct ns_plan *plan, uint64_t seen, uint64_t id, uint64_t moved)
 {
 	uint8_t buf[ROW_KEY_MAX];
-	struct ns_plan *plan = r->plan;
-	uint64_t id = r->to.dir.d.id;
 	for (;;) {
 		struct object o;
 		struct kv_value value;
@@ -142,7 +139,7 @@ static int rename_state_ancestors(struct rename *r, uint64_t moved)
 		if (err < 0)
 			return err == -GRANARY_ENOTFOUND ? -GRANARY_EBUSY : err;
 		struct ns_dir dir = { .d = { .id = id, .bucket = o.bucket, .parent = o.parent }, .name = o.name };
-		err = plan_state_dir(plan, r->seen, &dir);
+		err = plan_state_dir(plan, seen, &dir);
 		id = o.parent;
 		row_release(&value);
 		if (err < 0 || id == 0)
@@ -178,39 +175,46 @@ static int rename_dir_target(struct rename *r)
 	return plan_remove_dir(plan, r->seen, &replaced);
 }
 
-static int rename_dir_inode(struct rename *r, uint64_t id)
+int plan_move_dir(struct ns_plan *plan, uint64_t seen, uint64_t id, uint64_t parent, struct slice name)
 {
 	uint8_t buf[ROW_KEY_MAX];
-	struct ns_plan *plan = r->plan;
 	struct object o;
 	struct kv_value value;
 	struct slice encoded, key = row_inode(buf, id);
 	int err = row_get_object(plan->ns, plan, key, &o, &value);
 	if (err < 0)
 		return err == -GRANARY_ENOTFOUND ? -GRANARY_EBUSY : err;
-	plan_state_version(plan, r->seen, key, o.version);
+	plan_state_version(plan, seen, key, o.version);
 	o.version = ids_version(plan->ns->ids); /* invariant (3) */
-	o.parent = r->to.dir.d.id;
-	o.name = r->to.name;
+	o.parent = parent;
+	o.name = name;
 	o.ctime_ns = plan->now_ns;
 	err = plan_encode(plan, &o, &encoded);
 	if (err == 0)
 		plan_put_dir(plan, key, encoded);
 	row_release(&value);
-	return err;
+	if (err < 0)
+		return err;
+	plan->has_moved_dirs = plan->bumps_paths = true;
+	struct plan_dir *pd = plan_dir_find(plan, id);
+	if (pd != NULL) {
+		pd->d.parent = parent;
+		pd->name = plan_copy(plan, name);
+	}
+	return plan->error;
 }
 
 static int rename_dir(struct rename *r, uint64_t id, struct slice row_value)
 {
 	uint8_t buf[ROW_KEY_MAX];
 	struct ns_plan *plan = r->plan;
-	int err = rename_state_ancestors(r, id);
+	int err = plan_state_ancestors(plan, r->seen, r->to.dir.d.id, id);
 	if (err == 0)
 		err = rename_dir_target(r);
 	if (err == 0)
 		err = rename_enter(r);
 	if (err == 0)
-		err = rename_dir_inode(r, id);
+		err = plan_move_dir(plan, r->seen, id, r->to.dir.d.id, r->to.name);
 	if (err < 0)
 		return err;
 
@@ -222,13 +226,6 @@ static int rename_dir(struct rename *r, uint64_t id, struct slice row_value)
 	key = row_entry(buf, r->to.dir.d.id, r->to.name, true);
 	plan_state_absent(plan, r->seen, key);
 	plan_put_row(plan, key, row_value);
-	plan->has_moved_dirs = plan->bumps_paths = true;
-
-	struct plan_dir *pd = plan_dir_find(plan, id);
-	if (pd != NULL) {
-		pd->d.parent = r->to.dir.d.id;
-		pd->name = plan_copy(plan, r->to.name);
-	}
 	return plan_dir_loses(plan, r->seen, &r->from.dir);
 }
 

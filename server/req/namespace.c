@@ -90,11 +90,20 @@ const struct req_kind rmdir_kind = {
 };
 
 /* ---- rename: the bytes get another name, so whoever may read there could read them: needs READ
- * where they are now ---- */
+ * where they are now; an exchange is a rename both ways ---- */
+
+static int exchange_auth(struct req *r, struct slice bucket)
+{
+	struct name_req *n = name_of(r);
+	int err = auth_begin(r, &n->auth, GRANT_READ | GRANT_WRITE | GRANT_DELETE, bucket);
+
+	if (err == 0) err = auth_begin(r, &n->auth_to, GRANT_READ | GRANT_WRITE | GRANT_DELETE, bucket);
+	return err;
+}
 
 static enum step_result rename_begin(struct req *r)
 {
-	struct cur c = cur_of(r->meta, r->frame.meta_len);
+	struct cur c = cur_of(r->meta, r->frame.meta_len), from_bucket = c;
 	struct name_req *n;
 	int err, err_to;
 
@@ -103,9 +112,10 @@ static enum step_result rename_begin(struct req *r)
 	n = name_of(r);
 	err = ref_parse(&c, &n->auth, &n->ref);
 	err_to = err == -GRANARY_EPROTO ? 0 : ref_parse(&c, &n->auth_to, &n->to);
-	n->flags = cur_flags(&c, RENAME_NO_REPLACE);
+	n->flags = cur_flags(&c, RENAME_NO_REPLACE | RENAME_SWAP);
 	if (err == 0) err = err_to;
-	if (n->to.by == NS_BY_ID) err = -GRANARY_EPROTO;
+	if (n->to.by == NS_BY_ID || n->flags == (RENAME_NO_REPLACE | RENAME_SWAP)) err = -GRANARY_EPROTO;
+	if (err == 0 && n->flags == RENAME_SWAP) err = exchange_auth(r, cur_bytes16(&from_bucket));
 	return name_parsed(r, &c, err);
 }
 
@@ -119,8 +129,11 @@ static int rename_plan(struct req *r, struct ns_plan *plan)
 	if (err < 0) return name_failed(r, &n->auth, &n->ref, err);
 	err = auth_ref(&n->auth_to, &n->to, true);
 	if (err < 0) return name_failed(r, &n->auth_to, &n->to, err);
-	return name_failed(r, &n->auth, &n->ref,
-		ns_plan_rename(plan, &from, &n->to, (n->flags & RENAME_NO_REPLACE) != 0));
+	if (n->flags == RENAME_SWAP)
+		err = ns_plan_exchange(plan, &from, &n->to);
+	else
+		err = ns_plan_rename(plan, &from, &n->to, n->flags == RENAME_NO_REPLACE);
+	return name_failed(r, &n->auth, &n->ref, err);
 }
 
 static const struct mutation_ops rename_ops = { .plan = rename_plan };

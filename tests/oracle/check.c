@@ -269,7 +269,7 @@ static void judge_renames(struct checker *c)
 				can[c->names[i].worker][k] &= c->names[i].matches[k];
 	for (uint32_t w = 0; w < c->h.workers_count; w++) {
 		const struct worker_state *state = &c->h.workers[w];
-		if (!state->has_pending || state->pending.kind != OP_RENAME || can[w][0] ||
+		if (!state->has_pending || !has_two_names(state->pending.kind) || can[w][0] ||
 			can[w][1])
 			continue;
 		fprintf(stderr, "oracle: HALF rename of %s to %s\n", state->pending.entries[0].path,

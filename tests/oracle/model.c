@@ -94,6 +94,21 @@ static void rename_dir(struct model *m, const char *from, const char *to)
 	}
 }
 
+static void exchange(struct model *m, const char *from, const char *to)
+{
+	struct item *a = model_find(m, from), *b = model_find(m, to);
+
+	if (from[strlen(from) - 1] == '/') {
+		rename_dir(m, from, "\1/");
+		rename_dir(m, to, from);
+		rename_dir(m, "\1/", to);
+	} else if (a != NULL && b != NULL) {
+		snprintf(a->path, sizeof(a->path), "%s", to);
+		snprintf(b->path, sizeof(b->path), "%s", from);
+		a->version = b->version = 0;
+	}
+}
+
 static void rename_one(struct model *m, const struct op *op)
 {
 	const char *from = op->entries[0].path, *to = op->entries[1].path;
@@ -101,6 +116,10 @@ static void rename_one(struct model *m, const struct op *op)
 
 	if (op->entries[0].status != 0)
 		return;
+	if (op->kind == OP_EXCHANGE) {
+		exchange(m, from, to);
+		return;
+	}
 	if (from[strlen(from) - 1] == '/') {
 		rename_dir(m, from, to);
 		return;
@@ -115,7 +134,7 @@ static void rename_one(struct model *m, const struct op *op)
 
 void model_apply(struct model *m, const struct op *op)
 {
-	if (op->kind == OP_RENAME) {
+	if (has_two_names(op->kind)) {
 		rename_one(m, op);
 		return;
 	}

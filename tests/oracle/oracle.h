@@ -48,9 +48,10 @@ struct model {
 
 enum op_kind {
 	OP_PUT = 'p', OP_BATCH_PUT = 'P', OP_UPLOAD = 'u', OP_DELETE = 'd', OP_BATCH_DELETE = 'D', OP_RENAME = 'r',
-	OP_MKDIR = 'm', OP_RMDIR = 'k'
+	OP_MKDIR = 'm', OP_RMDIR = 'k', OP_EXCHANGE = 'x'
 };
-/* What one operation does to one name; a rename has two: from, to. */
+static inline bool has_two_names(enum op_kind kind) { return kind == OP_RENAME || kind == OP_EXCHANGE; }
+/* What one operation does to one name; a rename and an exchange have two: from, to. */
 struct op_entry {
 	char path[ORACLE_PATH_MAX];
 	uint64_t seed, size, version;

@@ -210,6 +210,26 @@ static void make_rename_file(struct worker *w)
 	op_add(w, to);
 }
 
+/* Two names change places: two files, or two directories of one depth. */
+static bool make_exchange(struct worker *w)
+{
+	char names[2][ORACLE_PATH_MAX];
+	bool is_dir = below(w, 3) == 0, are_there = true;
+
+	w->op.kind = OP_EXCHANGE;
+	for (int i = 0; i < 2; i++) {
+		if (is_dir)
+			pick_subdir(w, names[i]);
+		else
+			pick_file(w, w->id, names[i]);
+		are_there = are_there && (is_dir ? model_dir_exists(&w->model, names[i])
+						 : model_find(&w->model, names[i]) != NULL);
+		op_add(w, names[i])->flags = GRANARY_RENAME_EXCHANGE;
+	}
+	if (!are_there) w->op.entries[0].expected = -GRANARY_ENOTFOUND;
+	return strcmp(names[0], names[1]) != 0 && (!is_dir || strlen(names[0]) == strlen(names[1]));
+}
+
 /* To a name that is free; what stands below goes with it. */
 static bool make_rename_dir(struct worker *w)
 {
@@ -313,6 +333,8 @@ static bool make_op(struct worker *w)
 		return make_mkdir(w);
 	else if (dice < 86)
 		make_rmdir(w);
+	else if (dice < 89)
+		return make_exchange(w);
 	else if (dice < 94)
 		make_rename_file(w);
 	else
@@ -444,6 +466,7 @@ static void run_op(struct worker *w)
 	case OP_DELETE: e->status = granary_delete(w->client, e->path, w->call); break;
 	case OP_BATCH_DELETE: run_deletes(w); break;
 	case OP_RENAME:
+	case OP_EXCHANGE:
 		e->status = granary_rename(
 			w->client, ref_of(e[0].path, from), ref_of(e[1].path, to), e->flags, w->call);
 		e[1].status = e->status;
@@ -511,7 +534,7 @@ static void judge_answer(struct worker *w)
 {
 	bool was_refused = false;
 
-	for (uint32_t i = 0; i < (w->op.kind == OP_RENAME ? 1 : w->op.count); i++) {
+	for (uint32_t i = 0; i < (has_two_names(w->op.kind) ? 1 : w->op.count); i++) {
 		const struct op_entry *e = &w->op.entries[i];
 		was_refused |= is_refusal(e->status);
 		w->is_unsure |= is_unsure(e->status);
@@ -519,8 +542,8 @@ static void judge_answer(struct worker *w)
 			log_violation("worker %u operation %" PRIu64
 				      " '%c' on %s%s%s: answer %d (%s), expected %d (%s)",
 				w->id, w->op.number, w->op.kind, e->path,
-				w->op.kind == OP_RENAME ? " to " : "",
-				w->op.kind == OP_RENAME ? w->op.entries[1].path : "", e->status,
+				has_two_names(w->op.kind) ? " to " : "",
+				has_two_names(w->op.kind) ? w->op.entries[1].path : "", e->status,
 				granary_strerror(e->status), e->expected,
 				granary_strerror(e->expected));
 	}

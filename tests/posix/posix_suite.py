@@ -1226,11 +1226,81 @@ def rename_exchange(d):
     make("a", b"a")
     os.mkdir("b")
     make("b/x")
-    renameat2("a", "b", RENAME_EXCHANGE)
+    with Times(a="a", b="b", d=".") as t:
+        renameat2("a", "b", RENAME_EXCHANGE)
+        same((os.stat("b").st_ino, os.stat("a").st_ino), (t.before["a"].st_ino, t.before["b"].st_ino))
     same(text("b"), b"a")
     same(os.listdir("a"), ["x"])
+    same(os.stat(".").st_mtime_ns != t.before["d"].st_mtime_ns, True, "mtime of the directory")
     fails(errno.ENOENT, renameat2, "a", "none", RENAME_EXCHANGE)
+    fails(errno.ENOENT, renameat2, "none", "a", RENAME_EXCHANGE)
     fails(errno.EINVAL, renameat2, "a", "b", RENAME_EXCHANGE | RENAME_NOREPLACE)
+    fails(errno.ENOTDIR, renameat2, "b/", "a", RENAME_EXCHANGE)
+
+
+@case
+def rename_exchange_of_directories(d):
+    os.makedirs("x/sub/deep")
+    os.makedirs("y/other")
+    make("x/sub/f", b"f")
+    renameat2("x/sub", "y", RENAME_EXCHANGE)
+    same((sorted(os.listdir("y")), os.listdir("x/sub")), (["deep", "f"], ["other"]))
+    same(os.stat("y/..").st_ino, os.stat(".").st_ino)
+    same(os.stat("x/sub/..").st_ino, os.stat("x").st_ino)
+    fails(errno.EINVAL, renameat2, "x", "x/sub", RENAME_EXCHANGE)
+    fails(errno.EINVAL, renameat2, "x/sub", "x", RENAME_EXCHANGE)
+    make("x/f")
+    fails(errno.EINVAL, renameat2, "x", "x/f", RENAME_EXCHANGE)
+    renameat2("x", "x", RENAME_EXCHANGE)
+    make("y/deep/new")
+    same(os.listdir("y/deep"), ["new"])
+
+
+@case
+def rename_exchange_of_links_and_open_files(d):
+    make("a", b"1")
+    os.link("a", "a2")
+    make("b", b"2")
+    os.symlink("b", "l")
+    r, w = os.open("a", os.O_RDONLY), os.open("b", os.O_WRONLY | os.O_APPEND)
+    renameat2("a", "b", RENAME_EXCHANGE)
+    os.write(w, b"3")
+    same((text("a"), text("b"), text("a2"), os.read(r, 9)), (b"23", b"1", b"1", b"1"))
+    renameat2("a2", "b", RENAME_EXCHANGE)
+    same((nlink("a2"), nlink("b"), nlink("a")), (2, 2, 1))
+    renameat2("l", "a", RENAME_EXCHANGE)
+    same((os.readlink("a"), text("l")), ("b", b"23"))
+    os.unlink("l")
+    os.write(w, b"4")
+    for fd in (r, w):
+        os.close(fd)
+    same(sorted(os.listdir(".")), ["a", "a2", "b"])
+
+
+@case
+def rename_exchange_of_new_files(d):
+    x, y = os.open("x", os.O_CREAT | os.O_RDWR, 0o644), os.open("y", os.O_CREAT | os.O_RDWR, 0o600)
+    os.write(x, b"x")
+    renameat2("x", "y", RENAME_EXCHANGE)
+    os.write(x, b"1")
+    os.write(y, b"y")
+    for fd in (x, y):
+        os.close(fd)
+    same((text("y"), text("x")), (b"x1", b"y"))
+    same(stat.S_IMODE(os.stat("x").st_mode), 0o600)
+
+
+@user
+def rename_exchange_permissions(d):
+    os.mkdir("x")
+    os.mkdir("y")
+    make("x/f")
+    make("y/g")
+    os.chmod("y", 0o500)
+    fails(errno.EACCES, renameat2, "x/f", "y/g", RENAME_EXCHANGE)
+    fails(errno.EACCES, renameat2, "y/g", "x/f", RENAME_EXCHANGE)
+    os.chmod("y", 0o700)
+    renameat2("x/f", "y/g", RENAME_EXCHANGE)
 
 
 @case

@@ -260,6 +260,59 @@ static inline int tree_rename_dir(
 	return 0;
 }
 
+/* All of `path` (a file, or a directory and what is below it) out of t. */
+static inline struct tree tree_take(struct tree *t, const char *path)
+{
+	struct tree taken = { .count = 0 };
+	char dir[MODEL_KEY_MAX];
+
+	dir_of(dir, path);
+	for (uint32_t i = 0; i < t->count; i++)
+		if (strcmp(t->keys[i].key, path) == 0 || key_begins(t->keys[i].key, dir))
+			taken.keys[taken.count++] = t->keys[i];
+	for (uint32_t i = 0; i < taken.count; i++) tree_erase(t, taken.keys[i].key);
+	return taken;
+}
+
+static inline void tree_give(struct tree *t, struct tree *taken, size_t prefix, const char *path)
+{
+	for (uint32_t i = 0; i < taken->count; i++) {
+		struct tree_key *k = &taken->keys[i];
+		char rest[MODEL_KEY_MAX];
+
+		key_set(rest, k->key + prefix);
+		snprintf(k->key, MODEL_KEY_MAX, "%.12s%.26s", path, rest);
+		if (rest[0] == '\0') k->dir = 0;
+		tree_set(t, k);
+	}
+}
+
+static inline bool tree_has(struct tree *t, const char *path)
+{
+	char dir[MODEL_KEY_MAX];
+
+	dir_of(dir, path);
+	return tree_find(t, path) != NULL || tree_below(t, dir) > 0;
+}
+
+static inline int tree_exchange(struct tree *t, const char *a, const char *b)
+{
+	char dir_a[MODEL_KEY_MAX], dir_b[MODEL_KEY_MAX];
+	struct tree_key *x = tree_find(t, a), *y = tree_find(t, b);
+	struct tree taken_a, taken_b;
+
+	dir_of(dir_a, a);
+	dir_of(dir_b, b);
+	if (!tree_has(t, a) || !tree_has(t, b)) return -GRANARY_ENOTFOUND;
+	if (strcmp(a, b) == 0 || (x != NULL && y != NULL && is_one_file(x, y))) return 0;
+	if (key_begins(b, dir_a) || key_begins(a, dir_b)) return -GRANARY_ELOOP;
+	taken_a = tree_take(t, a);
+	taken_b = tree_take(t, b);
+	tree_give(t, &taken_a, strlen(a), b);
+	tree_give(t, &taken_b, strlen(b), a);
+	return 0;
+}
+
 /* Mode, or length of the extended attribute, under all names of the file. */
 static inline int tree_setattr(struct tree *t, const struct op_entry *e, bool is_xattr)
 {
@@ -358,6 +411,10 @@ static inline void op_apply(struct op *op, struct tree *t)
 	case OP_UPLOAD_ABORT: op->expect = tree_end_upload(t, &op->e[0], op->wire == OP_UPLOAD_ABORT); break;
 	case OP_COPY: op->expect = tree_copy(t, op->e[0].key, op->to, op->e[0].condition); break;
 	default:
+		if (op->flags == RENAME_SWAP) {
+			op->expect = tree_exchange(t, op->e[0].key, op->to);
+			break;
+		}
 		op->expect = is_file ? tree_rename_file(t, op->e[0].key, op->to, no_replace)
 				     : tree_rename_dir(t, op->e[0].key, op->to, no_replace);
 		break;
@@ -460,9 +517,27 @@ static inline void random_delete(struct lane *l, struct op *op)
 	}
 }
 
+/* Of two files, or of two directories of one depth: nothing gets deeper. */
+static inline void random_exchange(struct lane *l, struct op *op)
+{
+	op->flags = RENAME_SWAP;
+	if (lane_random(l, 2) == 0) {
+		likely_file(l, op->e[0].key);
+		likely_file(l, op->to);
+		return;
+	}
+	random_dir(l, op->e[0].key);
+	do random_dir(l, op->to);
+	while (strlen(op->to) != strlen(op->e[0].key));
+}
+
 static inline void random_rename(struct lane *l, struct op *op)
 {
 	op->wire = OP_RENAME;
+	if (lane_random(l, 4) == 0) {
+		random_exchange(l, op);
+		return;
+	}
 	op->flags = lane_random(l, 4) == 0 ? RENAME_NO_REPLACE : 0;
 	if (lane_random(l, 2) == 0) {
 		likely_file(l, op->e[0].key);

@@ -26,7 +26,7 @@ struct model { /* of the names f0, f1, f2 and d0, d1, d2 */
 };
 
 struct step {
-	uint8_t op;
+	uint8_t op, flags;   /* flags: of a rename */
 	uint32_t a, b, kind; /* files; of a change */
 	uint64_t offset, to, length, seed;
 	uint64_t sequence;
@@ -130,7 +130,7 @@ static size_t step_body(struct msg *m, const struct step *s)
 	case OP_COPY_RANGE: step_copy_range(m, s); break;
 	case OP_DELETE: wr_u8(&m->w, 0), wr_u64(&m->w, 0); break;
 	case OP_MKDIR: wr_u32(&m->w, 0755), wr_u8(&m->w, 0); break;
-	case OP_RENAME: msg_key(m, name_of(name, 'f', s->b)), wr_u8(&m->w, 0); break;
+	case OP_RENAME: msg_key(m, name_of(name, 'f', s->b)), wr_u8(&m->w, s->flags); break;
 	case OP_LINK: msg_key(m, name_of(name, 'f', s->b)); break;
 	case OP_MAKE:
 		wr_u32(&m->w, 0100600), wr_u64(&m->w, 0), wr_u64(&m->w, 0);
@@ -254,6 +254,21 @@ static void model_set(uint32_t i, uint32_t from)
 	memcpy(model.bytes[i], model.bytes[from], SIZE_MAX_MODEL);
 }
 
+static int model_swap(uint32_t a, uint32_t b)
+{
+	static uint8_t kept[SIZE_MAX_MODEL];
+	uint32_t len = model.len[a];
+	uint32_t mode = model.mode[a];
+
+	if (!model.is_there[b]) return -GRANARY_ENOTFOUND;
+	memcpy(kept, model.bytes[a], sizeof(kept));
+	model_set(a, b);
+	model.len[b] = len;
+	model.mode[b] = mode;
+	memcpy(model.bytes[b], kept, sizeof(kept));
+	return 0;
+}
+
 /* What the step does, and is answered. */
 static int model_step(const struct step *s)
 {
@@ -288,6 +303,7 @@ static int model_step(const struct step *s)
 	case OP_COPY_RANGE: return model_copy_range(s);
 	case OP_DELETE: return *has = false, 0;
 	case OP_RENAME:
+		if (s->flags == RENAME_SWAP) return model_swap(s->a, s->b);
 		model_set(s->b, s->a);
 		return *has = false, 0;
 	case OP_SETATTR: return model.mode[s->a] = 0100000 | (uint32_t)s->to, 0;
@@ -313,6 +329,7 @@ static struct step step_random(uint64_t sequence)
 	}
 	if (s.op == OP_SETATTR) s.to &= 0777;
 	if (s.op == OP_RENAME && s.a == s.b) s.b = (s.b + 1) % FILES;
+	if (s.op == OP_RENAME && rng_below(&rng, 2) == 0) s.flags = RENAME_SWAP;
 	return s;
 }
 

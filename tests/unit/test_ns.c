@@ -645,6 +645,72 @@ static void test_rename_of_a_directory_is_one_row_and_makes_no_loop(void **state
 	check_rows(w);
 }
 
+static void test_exchange_puts_each_where_the_other_was(void **state)
+{
+	struct world *w = *state;
+	struct mutation m = { .kind = M_PUT, .ref = by_key(w, "a/x"), .size = 9 };
+	struct found f;
+	assert_int_equal(mutate(w, &m), 0);
+	uint64_t x = m.id, version = m.version;
+	m.ref = by_key(w, "b/c/y");
+	assert_int_equal(mutate(w, &m), 0);
+	assert_int_equal(exchange_keys(w, "a/x", "b/c/y"), 0);
+	assert_int_equal(look_up(w, by_key(w, "b/c/y"), &f), 0);
+	assert_true(f.id == x && f.version == version);
+	assert_int_equal(look_up(w, by_key(w, "a/x"), &f), 0);
+	assert_int_equal(f.id, m.id);
+	assert_int_equal(look_up(w, by_id(x), &f), 0); /* through `o` */
+	assert_string_equal(f.name, "y");
+	uint64_t c = dir_id(w, "b/c/");
+	assert_int_equal(exchange_keys(w, "b/c", "a/x"), 0); /* a directory and a file */
+	assert_int_equal(dir_id(w, "a/x/"), c);
+	assert_int_equal(look_up(w, by_key(w, "b/c"), &f), 0);
+	assert_int_equal(f.id, m.id);
+	assert_int_equal(look_up_key(w, "a/x/y"), 0);
+	uint64_t a = dir_id(w, "a/"), b = dir_id(w, "b/");
+	assert_int_equal(exchange_keys(w, "a", "b/"), 0); /* two directories, neither made by mkdir */
+	assert_true(dir_id(w, "a/") == b && dir_id(w, "b/") == a);
+	assert_int_equal(look_up_key(w, "b/x/y"), 0);
+	assert_int_equal(look_up_key(w, "a/c"), 0);
+	struct mutation by = { .kind = M_RENAME, .exchange = true, .ref = by_id(x), .to = by_name(b, "c") };
+	assert_int_equal(mutate(w, &by), 0);
+	assert_int_equal(look_up(w, by_name(b, "c"), &f), 0);
+	assert_int_equal(f.id, x);
+	check_rows(w);
+	assert_int_equal(delete_key(w, "b/x/y"), 0); /* its last child: both directories above go */
+	assert_int_equal(delete_key(w, "a/c"), 0);
+	struct tally t = check_rows(w);
+	assert_true(t.dirs == 0 && t.files == 0 && t.links == 0);
+}
+
+static void test_exchange_refuses_what_a_rename_would(void **state)
+{
+	struct world *w = *state;
+	assert_int_equal(put_key(w, "a/b/c/x"), 0);
+	assert_int_equal(put_key(w, "f"), 0);
+	assert_int_equal(exchange_keys(w, "a", "a/b"), -GRANARY_ELOOP); /* both ways */
+	assert_int_equal(exchange_keys(w, "a/b", "a"), -GRANARY_ELOOP);
+	assert_int_equal(exchange_keys(w, "a/b/c/x", "a/b"), -GRANARY_ELOOP);
+	assert_int_equal(exchange_keys(w, "a", "a/b/c/x"), -GRANARY_ELOOP);
+	assert_int_equal(exchange_keys(w, "f", "none"), -GRANARY_ENOTFOUND);
+	assert_int_equal(exchange_keys(w, "none/x", "f"), -GRANARY_ENOTFOUND);
+	assert_int_equal(exchange_keys(w, "f", "none/x"), -GRANARY_ENOTFOUND);
+	assert_int_equal(exchange_keys(w, "f/", "a"), -GRANARY_ENOTFOUND);
+	assert_int_equal(exchange_keys(w, "f", "f"), 0);
+	assert_int_equal(put_key(w, "both"), 0);
+	assert_int_equal(put_key(w, "both/x"), 0);
+	assert_int_equal(exchange_keys(w, "both", "f"), -GRANARY_EEXIST);
+	assert_int_equal(exchange_keys(w, "a", "both/"), -GRANARY_EEXIST);
+	struct mutation root = { .kind = M_RENAME, .exchange = true, .ref = by_id(w->bucket.root),
+				 .to = by_key(w, "f") };
+	assert_int_equal(mutate(w, &root), -GRANARY_EINVAL);
+	struct mutation link = { .kind = M_LINK, .ref = by_key(w, "f"), .to = by_key(w, "g") };
+	assert_int_equal(mutate(w, &link), 0);
+	assert_int_equal(exchange_keys(w, "f", "g"), 0); /* two names of one file */
+	assert_int_equal(exchange_keys(w, "f", "a/b/c/x"), 0);
+	assert_int_equal(check_rows(w).dirs, 4);
+}
+
 static void test_rename_over_buckets_is_refused(void **state)
 {
 	struct world *w = *state;
@@ -856,6 +922,8 @@ int main(void)
 		T(test_objects_are_found_by_key_name_and_id_and_cached),
 		T(test_rename_of_a_file_keeps_id_and_version),
 		T(test_rename_of_a_directory_is_one_row_and_makes_no_loop),
+		T(test_exchange_puts_each_where_the_other_was),
+		T(test_exchange_refuses_what_a_rename_would),
 		T(test_rename_over_buckets_is_refused),
 		T(test_usage_counts_and_survives_a_restart),
 		T(test_list_order_prefix_delimiter_and_pages),

@@ -201,6 +201,78 @@ static int model_rename(struct model *m, const char *from, const char *to, bool 
 	return is_file ? model_rename_file(m, &a, &b, no_replace) : model_rename_dir(m, &a, &b, no_replace);
 }
 
+/* Takes all that has the prefix, or is it, away. */
+static uint32_t model_take(struct model *m, const char *prefix, bool is_dir, struct model_key *out)
+{
+	uint32_t count = 0;
+	for (uint32_t i = 0; i < m->count; i++)
+		if (is_dir ? begins(m->keys[i].key, prefix) : strcmp(m->keys[i].key, prefix) == 0)
+			out[count++] = m->keys[i];
+	for (uint32_t i = 0; i < count; i++)
+		model_erase(m, out[i].key);
+	return count;
+}
+
+static void model_give(struct model *m, struct model_key *keys, uint32_t count, size_t prefix, const char *to)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		char rest[MODEL_KEY_MAX];
+		text_copy(rest, keys[i].key + prefix);
+		assert_true(strlen(to) + strlen(rest) < MODEL_KEY_MAX);
+		int len = snprintf(keys[i].key, sizeof(keys[i].key), "%s", to);
+		memcpy(keys[i].key + len, rest, strlen(rest) + 1);
+		model_set(m, &keys[i]);
+	}
+}
+
+/* What stands there, as a whole key or as "path/"; or why it cannot be exchanged. */
+static int model_side(struct model *m, const char *key, struct path *p, bool *is_dir)
+{
+	bool itself;
+	*p = path_of(key);
+	if (!model_dir_exists(m, p->parent))
+		return -GRANARY_ENOTFOUND;
+	if (p->no_name)
+		return -GRANARY_EINVAL;
+	*is_dir = p->slash || model_find(m, p->whole) == NULL;
+	return *is_dir && model_below(m, p->dir, &itself) == 0 ? -GRANARY_ENOTFOUND : 0;
+}
+
+static bool model_has_both(struct model *m, const struct path *p)
+{
+	bool itself;
+	return model_find(m, p->whole) != NULL && model_below(m, p->dir, &itself) > 0;
+}
+
+static int model_exchange(struct model *m, const char *one, const char *other)
+{
+	static struct model_key keys_a[MODEL_MAX], keys_b[MODEL_MAX];
+	struct path a, b;
+	bool a_dir, b_dir;
+	int err = model_side(m, one, &a, &a_dir);
+	if (err == 0)
+		err = model_side(m, other, &b, &b_dir);
+	if (err < 0)
+		return err;
+	if (strcmp(a.whole, b.whole) == 0 && a_dir == b_dir)
+		return 0;
+	if (!a_dir && !b_dir && model_find(m, a.whole)->id == model_find(m, b.whole)->id)
+		return 0;
+	if (model_has_both(m, &a))
+		return -GRANARY_EEXIST;
+	if (a_dir && begins(b.whole, a.dir))
+		return -GRANARY_ELOOP;
+	if (model_has_both(m, &b))
+		return -GRANARY_EEXIST;
+	if (b_dir && begins(a.whole, b.dir))
+		return -GRANARY_ELOOP;
+	uint32_t count_a = model_take(m, a_dir ? a.dir : a.whole, a_dir, keys_a);
+	uint32_t count_b = model_take(m, b_dir ? b.dir : b.whole, b_dir, keys_b);
+	model_give(m, keys_a, count_a, strlen(a.whole), b.whole);
+	model_give(m, keys_b, count_b, strlen(b.whole), a.whole);
+	return 0;
+}
+
 static uint32_t model_names(const struct model *m, uint64_t id)
 {
 	uint32_t n = 0;
@@ -392,6 +464,19 @@ static void op_rename(struct model *m)
 	int got = mutate(m->w, &x);
 	if (got != expected)
 		print_message("rename '%s' -> '%s' no_replace=%d\n", from, to, x.no_replace);
+	assert_int_equal(got, expected);
+}
+
+static void op_exchange(struct model *m)
+{
+	char a[MODEL_KEY_MAX], b[MODEL_KEY_MAX];
+	likely_key(m, a);
+	likely_key(m, b);
+	if (is_long(m, a, b) || is_long(m, b, a))
+		return;
+	int expected = model_exchange(m, a, b), got = exchange_keys(m->w, a, b);
+	if (got != expected)
+		print_message("exchange '%s' and '%s'\n", a, b);
 	assert_int_equal(got, expected);
 }
 
@@ -763,10 +848,11 @@ static void op_list(struct model *m)
 
 static void run(struct world *w, uint64_t seed, uint64_t ops)
 {
-	static void (*const op[])(struct model *) = { op_put, op_put, op_put, op_batch, op_delete, op_delete, op_mkdir,
-						      op_rmdir, op_rename, op_rename, op_look_up, op_look_up, op_list,
-						      op_list, op_setattr, op_xattr, op_tags, op_make, op_link,
-						      op_link, op_copy, op_copy, op_upload };
+	static void (*const op[])(struct model *) = {
+		op_put, op_put, op_put, op_batch, op_delete, op_delete, op_mkdir, op_rmdir, op_rename, op_rename,
+		op_exchange, op_look_up, op_look_up, op_list, op_list, op_setattr, op_xattr, op_tags, op_make, op_link,
+		op_link, op_copy, op_copy, op_upload,
+	};
 	struct model *m = calloc(1, sizeof(*m));
 	uint64_t keys = 0;
 	m->w = w;

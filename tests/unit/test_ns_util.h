@@ -101,7 +101,7 @@ struct mutation {
 	struct ns_ref ref, to;
 	enum ns_condition condition;
 	uint64_t if_version;
-	bool parents, dataset, no_replace;
+	bool parents, dataset, no_replace, exchange;
 	uint32_t size;
 	uint64_t pack;
 	struct ns_setattr set;
@@ -147,7 +147,9 @@ static inline int mutation_plan(struct world *w, struct ns_plan *plan, struct mu
 	case M_DELETE: return ns_plan_delete(plan, &m->ref, m->condition, m->if_version, &m->deleted);
 	case M_MKDIR: return ns_plan_mkdir(plan, &m->ref, 0755, m->parents, m->dataset, &m->id);
 	case M_RMDIR: return ns_plan_rmdir(plan, &m->ref);
-	case M_RENAME: return ns_plan_rename(plan, &m->ref, &m->to, m->no_replace);
+	case M_RENAME:
+		return m->exchange ? ns_plan_exchange(plan, &m->ref, &m->to)
+				   : ns_plan_rename(plan, &m->ref, &m->to, m->no_replace);
 	case M_SETATTR: return ns_plan_setattr(plan, &m->ref, &m->set);
 	case M_XATTR: return ns_plan_xattr(plan, &m->ref, m->xattr_mode, m->name, m->value);
 	case M_TAGS: return ns_plan_tags(plan, &m->ref, m->value);
@@ -212,6 +214,12 @@ static inline int rename_new(struct world *w, const char *from, const char *to)
 {
 	return mutate(w, &(struct mutation){ .kind = M_RENAME, .ref = by_key(w, from), .to = by_key(w, to),
 					     .no_replace = true });
+}
+
+static inline int exchange_keys(struct world *w, const char *a, const char *b)
+{
+	return mutate(w, &(struct mutation){ .kind = M_RENAME, .ref = by_key(w, a), .to = by_key(w, b),
+					     .exchange = true });
 }
 
 /* ---- looking ---- */

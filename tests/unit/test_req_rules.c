@@ -523,7 +523,7 @@ static int name_call(uint8_t op, const char *key, uint32_t mode, int flags, uint
 	return err;
 }
 
-static int rename_call(const char *from, const char *to, uint8_t flags)
+static int rename_call(struct peer *p, const char *from, const char *to, uint8_t flags)
 {
 	struct msg m = msg_new("data");
 	struct call *c;
@@ -533,7 +533,7 @@ static int rename_call(const char *from, const char *to, uint8_t flags)
 	msg_key(&m, from);
 	msg_key(&m, to);
 	wr_u8(&m.w, flags);
-	c = msg_call(&peer, OP_RENAME, 0, &m, NULL, 0);
+	c = msg_call(p, OP_RENAME, 0, &m, NULL, 0);
 	err = call_status(c);
 	call_free(c);
 	return err;
@@ -551,17 +551,56 @@ static void test_directories_are_made_moved_and_removed(void **state)
 	assert_int_equal(name_call(OP_MKDIR, "top/sub", 0755, 0, NULL), -GRANARY_EEXIST);
 	assert_int_equal(put_key(&peer, "data", "top/sub/file", "v", 1).err, 0);
 	assert_int_equal(name_call(OP_RMDIR, "top/sub/", 0, 0, NULL), -GRANARY_ENOTEMPTY);
-	assert_int_equal(rename_call("top/sub/", "top/sub/below/", 0), -GRANARY_ELOOP);
-	assert_int_equal(rename_call("top/sub/", "moved/", 0), 0);
+	assert_int_equal(rename_call(&peer, "top/sub/", "top/sub/below/", 0), -GRANARY_ELOOP);
+	assert_int_equal(rename_call(&peer, "top/sub/", "moved/", 0), 0);
 	r = read_key(&peer, "data", "moved/file", 0);
 	assert_int_equal(r.err, 0);
 	read_free(&r, 1);
 	assert_int_equal(read_err(&peer, "data", "top/sub/file"), -GRANARY_ENOTFOUND);
-	assert_int_equal(rename_call("moved/file", "moved/other", 0), 0);
+	assert_int_equal(rename_call(&peer, "moved/file", "moved/other", 0), 0);
 	assert_int_equal(delete_key(&peer, "data", "moved/other"), 0);
 	assert_int_equal(delete_key(&peer, "data", "moved/other"), -GRANARY_ENOTFOUND);
 	assert_int_equal(name_call(OP_RMDIR, "moved/", 0, 0, NULL), 0);
 	assert_int_equal(read_err(&peer, "data", "moved/"), -GRANARY_ENOTFOUND);
+}
+
+/* A key with one grant on "from/" and another on "to/". */
+static void key_of_two(const char *id, uint8_t from, uint8_t to)
+{
+	struct ns_access_key *key = calloc(1, sizeof(*key));
+
+	snprintf(key->id, sizeof(key->id), "%s", id);
+	key->grant_count = 2;
+	key->grants[0] = (struct ns_grant){ .actions = from, .bucket = "data", .prefix = "from/", .prefix_len = 5 };
+	key->grants[1] = (struct ns_grant){ .actions = to, .bucket = "data", .prefix = "to/", .prefix_len = 3 };
+	assert_int_equal(ns_key_create(world.store->ns, key), 0);
+	free(key);
+}
+
+static void test_an_exchange_needs_the_grants_of_a_rename_both_ways(void **state)
+{
+	enum { ONE_WAY = GRANT_READ | GRANT_DELETE, BOTH = ONE_WAY | GRANT_WRITE };
+	struct peer mover, swapper;
+	struct read_result r;
+
+	(void)state;
+	assert_int_equal(put_key(&peer, "data", "from/x", "1", 1).err, 0);
+	assert_int_equal(put_key(&peer, "data", "to/y", "2", 1).err, 0);
+	key_of_two("mover", ONE_WAY, GRANT_WRITE);
+	key_of_two("swapper", BOTH, BOTH);
+	peer_init(&mover, &world, "mover", 1);
+	peer_init(&swapper, &world, "swapper", 1);
+	assert_int_equal(rename_call(&mover, "from/x", "to/y", RENAME_SWAP), -GRANARY_EACCESS);
+	assert_int_equal(rename_call(&swapper, "from/x", "to/y", RENAME_SWAP | RENAME_NO_REPLACE), -GRANARY_EPROTO);
+	assert_int_equal(rename_call(&swapper, "from/x", "to/y", 4), -GRANARY_EPROTO);
+	assert_int_equal(rename_call(&swapper, "from/x", "to/y", RENAME_SWAP), 0);
+	r = read_key(&peer, "data", "from/x", 0);
+	assert_int_equal(r.err, 0);
+	assert_memory_equal(r.data, "2", 1);
+	read_free(&r, 1);
+	assert_int_equal(rename_call(&mover, "from/x", "to/y", 0), 0);
+	peer_release(&mover);
+	peer_release(&swapper);
 }
 
 /* ---- buckets, keys, tasks ---- */
@@ -705,6 +744,7 @@ int main(void)
 		T(test_list_gives_each_key_once_on_pages_of_every_size),
 		T(test_list_shows_what_lies_under_deeper_grants_only),
 		T(test_directories_are_made_moved_and_removed),
+		T(test_an_exchange_needs_the_grants_of_a_rename_both_ways),
 		T(test_buckets_come_and_go),
 		T(test_keys_grant_no_more_than_they_have),
 		T(test_status_and_tasks_answer_lines),
