@@ -4,8 +4,8 @@
  * directory synced: it is seen whole or not at all; (2) no directory is made but below the path of the
  * settings, and that one never: an empty mount point is for the caller to notice (stores.h); (3) the path is
  * opened anew after it could not be used, and when the mark is read: another file system may be there by now;
- * (4) reads are not retried: the kernel
- * did what can be done. */
+ * (4) reads are not retried: the kernel did what can be done; (5) files that were read stay open for OPEN_NS: what
+ * was removed there is noticed that much later, and a read costs one call. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +17,8 @@
 #include "io/fs.h"
 #include "tier/store.h"
 
-enum { PIECE = 1024 * 1024, ALIGN = 4096, PATH_LEN_MAX = 1024 };
+enum { PIECE = 1024 * 1024, ALIGN = 4096, PATH_LEN_MAX = 1024, OPEN_MAX = 32 };
+#define OPEN_NS UINT64_C(1000000000)
 
 struct dir {
 	struct cold cold;
@@ -27,10 +28,19 @@ struct dir {
 	struct dir_fs *now; /* under lock; NULL: to be opened */
 };
 
-/* One opened directory: closed when the last one that uses it is through. */
+/* A file that is read: closed when the table and all readers let go of it. */
+struct dir_file {
+	char name[COLD_NAME_MAX + 1];
+	struct fs_file *file;
+	uint64_t opened_ns;
+	uint32_t refs; /* under dir->lock */
+};
+
+/* One opened directory: closed when the last one that uses it is through. refs and files: under dir->lock. */
 struct dir_fs {
 	struct fs *fs;
-	uint32_t refs; /* under dir->lock */
+	uint32_t refs;
+	struct dir_file *files[OPEN_MAX];
 };
 
 struct dir_put {
@@ -78,6 +88,11 @@ static void unref(struct dir_fs *in, uint32_t count)
 {
 	in->refs -= count;
 	if (in->refs > 0) return;
+	for (uint32_t i = 0; i < OPEN_MAX; i++) {
+		if (in->files[i] == NULL) continue;
+		fs_close(&in->files[i]->file); /* who reads holds the directory too */
+		free(in->files[i]);
+	}
 	fs_free(&in->fs);
 	free(in);
 }
@@ -103,6 +118,85 @@ static void dir_renew(struct dir *d)
 	if (d->now != NULL) unref(d->now, 1);
 	d->now = NULL;
 	pthread_mutex_unlock(&d->lock);
+}
+
+/* ---- files that stay open ---- */
+
+static void file_give(struct dir *d, struct dir_file *f)
+{
+	uint32_t left;
+
+	if (f == NULL) return;
+	pthread_mutex_lock(&d->lock);
+	left = --f->refs;
+	pthread_mutex_unlock(&d->lock);
+	if (left > 0) return;
+	fs_close(&f->file);
+	free(f);
+}
+
+/* Its place in the table, or the one that is to be left for it. Under dir->lock. */
+static struct dir_file **file_slot(struct dir_fs *in, const char *name)
+{
+	struct dir_file **oldest = &in->files[0];
+
+	for (uint32_t i = 0; i < OPEN_MAX; i++) {
+		struct dir_file *f = in->files[i];
+
+		if (f != NULL && strcmp(f->name, name) == 0) return &in->files[i];
+		if (*oldest != NULL && (f == NULL || f->opened_ns < (*oldest)->opened_ns)) oldest = &in->files[i];
+	}
+	return oldest;
+}
+
+static struct dir_file *file_known(struct dir *d, struct dir_fs *in, const char *name)
+{
+	struct dir_file *f;
+
+	pthread_mutex_lock(&d->lock);
+	f = *file_slot(in, name);
+	if (f != NULL && (strcmp(f->name, name) != 0 || clock_mono_ns() - f->opened_ns >= OPEN_NS)) f = NULL;
+	if (f != NULL) f->refs++;
+	pthread_mutex_unlock(&d->lock);
+	return f;
+}
+
+/* What the table has under this name, or in its place, goes; f (or nothing) is there instead. */
+static void file_set(struct dir *d, struct dir_fs *in, const char *name, struct dir_file *f)
+{
+	struct dir_file **slot, *old;
+
+	pthread_mutex_lock(&d->lock);
+	slot = file_slot(in, name);
+	old = *slot;
+	if (f == NULL && old != NULL && strcmp(old->name, name) != 0)
+		old = NULL;
+	else
+		*slot = f;
+	pthread_mutex_unlock(&d->lock);
+	file_give(d, old);
+}
+
+static int file_take(struct dir *d, struct dir_fs *in, const char *name, struct dir_file **out)
+{
+	struct dir_file *f = file_known(d, in, name);
+	int err;
+
+	*out = f;
+	if (f != NULL) return 0;
+	f = calloc(1, sizeof(*f));
+	if (f == NULL) return -GRANARY_ENOMEM;
+	err = fs_open(in->fs, name, FS_READ | FS_DIRECT, &f->file);
+	if (err < 0) {
+		free(f);
+		return err;
+	}
+	snprintf(f->name, sizeof(f->name), "%s", name);
+	f->opened_ns = clock_mono_ns();
+	f->refs = 2; /* the table's and the caller's */
+	file_set(d, in, name, f);
+	*out = f;
+	return 0;
 }
 
 static int late(uint64_t deadline_ns)
@@ -285,16 +379,19 @@ static int64_t dir_get(struct cold *cold, const char *name, void *buf, size_t le
 	uint64_t deadline_ns)
 {
 	struct dir *d = (struct dir *)cold;
-	struct fs_file *f = NULL;
+	struct dir_file *f;
 	struct dir_fs *in;
 	int64_t n = name_ok(name) ? late(deadline_ns) : -GRANARY_EINVAL;
 
 	if (strchr(name, '/') == NULL) dir_renew(d); /* the mark: of what is at the path now */
 	if (n == 0) n = dir_take(d, &in);
 	if (n < 0) return n;
-	n = fs_open(in->fs, name, FS_READ | FS_DIRECT, &f);
-	if (n == 0) n = file_read(f, buf, len, offset);
-	fs_close(&f);
+	n = file_take(d, in, name, &f);
+	if (n == 0) {
+		n = file_read(f->file, buf, len, offset);
+		if (n < 0) file_set(d, in, name, NULL);
+		file_give(d, f);
+	}
 	(void)dir_give(d, in, n < 0 ? (int)n : 0);
 	return n;
 }
@@ -326,6 +423,7 @@ static int dir_remove(struct cold *cold, const char *name, uint64_t deadline_ns)
 	if (err == 0) err = dir_take(d, &in);
 	if (err < 0) return err;
 	snprintf(above, sizeof(above), "%.*s", slash != NULL ? (int)(slash - name) : 0, name);
+	file_set(d, in, name, NULL);
 	err = fs_unlink(in->fs, name);
 	if (err == 0) err = fs_sync_dir(in->fs, above);
 	return dir_give(d, in, err == -GRANARY_ENOTFOUND ? 0 : err);

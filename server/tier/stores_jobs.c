@@ -121,6 +121,16 @@ static bool thread_add(struct place *p)
 	return true;
 }
 
+/* The watcher said that it sleeps before it looked for jobs the last time: it is woken, or it found this one. */
+static void watch_wake(struct stores *stores)
+{
+	if (!atomic_load(&stores->watch_sleeps)) return;
+	pthread_mutex_lock(&stores->watch_lock);
+	atomic_store(&stores->watch_sleeps, false);
+	pthread_cond_signal(&stores->watch);
+	pthread_mutex_unlock(&stores->watch_lock);
+}
+
 static void run_here(struct place_job *job)
 {
 	job->finish(job, job->fetch(job));
@@ -153,9 +163,7 @@ void place_start(struct place *p, struct place_job *job)
 		job->free(job);
 		return;
 	}
-	pthread_mutex_lock(&p->stores->watch_lock);
-	pthread_cond_signal(&p->stores->watch);
-	pthread_mutex_unlock(&p->stores->watch_lock);
+	watch_wake(p->stores);
 }
 
 /* ---- the watcher ---- */
@@ -192,6 +200,7 @@ static bool answer_one(struct place *p, uint64_t now, bool *busy)
 	return true;
 }
 
+/* Under watch_lock. */
 static void watch_wait(struct stores *stores, bool busy)
 {
 	struct timespec until;
@@ -203,7 +212,19 @@ static void watch_wait(struct stores *stores, bool busy)
 	if (busy)
 		(void)pthread_cond_timedwait(&stores->watch, &stores->watch_lock, &until);
 	else
-		pthread_cond_wait(&stores->watch, &stores->watch_lock);
+		while (atomic_load(&stores->watch_sleeps) && !stores->stop)
+			pthread_cond_wait(&stores->watch, &stores->watch_lock);
+	atomic_store(&stores->watch_sleeps, false);
+}
+
+/* Are there jobs? Those that are late are answered. */
+static bool watch_look(struct stores *stores)
+{
+	bool busy = false;
+
+	for (uint32_t i = 0; i < stores->count; i++)
+		while (answer_one(stores->all[i], clock_mono_ns(), &busy)) continue;
+	return busy;
 }
 
 static void *watch_main(void *arg)
@@ -212,11 +233,14 @@ static void *watch_main(void *arg)
 
 	pthread_mutex_lock(&stores->watch_lock);
 	while (!stores->stop) {
-		bool busy = false;
+		bool busy;
 
 		pthread_mutex_unlock(&stores->watch_lock);
-		for (uint32_t i = 0; i < stores->count; i++)
-			while (answer_one(stores->all[i], clock_mono_ns(), &busy)) continue;
+		busy = watch_look(stores);
+		if (!busy) { /* said first, then looked: no job comes between */
+			atomic_store(&stores->watch_sleeps, true);
+			busy = watch_look(stores);
+		}
 		pthread_mutex_lock(&stores->watch_lock);
 		if (!stores->stop) watch_wait(stores, busy);
 	}

@@ -44,6 +44,7 @@ struct stores {
 	bool has_watcher;
 	pthread_mutex_t watch_lock;
 	pthread_cond_t watch;
+	_Atomic bool watch_sleeps; /* until a job comes */
 	bool stop;
 	pthread_mutex_t frames_lock; /* copy.c: indexes in memory, least recently used first */
 	struct list frames;
