@@ -17,6 +17,7 @@
 #include "jobs/aside.h"
 #include "meta/ids.h"
 #include "meta/kv.h"
+#include "tier/copy.h"
 #include "tier/packs.h"
 
 enum {
@@ -397,13 +398,33 @@ static void warn_of_neighbours(struct build *b)
 		MIX_BATCH, mixed, exact);
 }
 
+/* In a store of ours alone. What is linked is read object by object, whatever the order. */
+static bool is_cold(struct packs *packs, uint64_t id)
+{
+	struct pack *pack = packs_ref(packs, id);
+	bool cold = pack != NULL && !pack_is_hot(pack) && pack_cold(pack) != NULL && !copy_is_linked(pack_cold(pack));
+
+	if (pack != NULL) packs_unref(packs, pack);
+	return cold;
+}
+
+static bool is_mostly_cold(const struct build *b)
+{
+	uint64_t cold = 0;
+
+	for (uint32_t i = 0; i < b->manifest.page_count; i++)
+		if (is_cold(b->s->o.packs, b->manifest.pages[i].pack)) cold += b->manifest.pages[i].bytes;
+	return cold > b->manifest.bytes / 2;
+}
+
 static void choose_order(struct build *b)
 {
 	struct snap_manifest *m = &b->manifest;
 	uint64_t mean = m->bytes / m->samples;
+	bool cold = is_mostly_cold(b);
 
-	m->mode = b->o->mode != 0 ? b->o->mode : (uint8_t)order_auto(mean, false);
-	order_defaults(m->samples, mean, false, &m->block, &m->lanes, &m->window);
+	m->mode = b->o->mode != 0 ? b->o->mode : (uint8_t)order_auto(mean, cold);
+	order_defaults(m->samples, mean, cold, &m->block, &m->lanes, &m->window);
 	if (b->o->block > 0) m->block = b->o->block;
 	if (b->o->lanes > 0) m->lanes = b->o->lanes;
 	if (b->o->window > 0) m->window = b->o->window;
