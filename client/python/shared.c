@@ -120,14 +120,14 @@ void shared_fill(struct shared_head *h, const BatchObject *b, bool bytes)
 	uint64_t files = (uint64_t)b->count * b->fields;
 	uint64_t *offsets = (uint64_t *)(void *)((uint8_t *)h + arrays_at(b)), *ids = offsets + files + 1;
 
-	*h = (struct shared_head){ .magic = SHARED_MAGIC,
-		.size = shared_size(b),
-		.arrays_at = arrays_at(b),
-		.count = b->count,
-		.fields = b->fields,
-		.position = b->position,
-		.number = b->number,
-		.token_len = b->token.len };
+	h->magic = SHARED_MAGIC;
+	h->size = shared_size(b);
+	h->arrays_at = arrays_at(b);
+	h->position = b->position;
+	h->number = b->number;
+	h->count = b->count;
+	h->fields = b->fields;
+	h->token_len = b->token.len;
 	memcpy(h->token, b->token.bytes, sizeof(h->token));
 	memcpy(offsets, b->offsets, (files + 1) * 8);
 	memcpy(ids, b->ids, (size_t)b->count * 8);
@@ -144,6 +144,7 @@ static PyObject *shared_write(PyObject *self, PyObject *arg)
 		return PyErr_Format(PyExc_TypeError, "write(batch), of memory that was made here");
 	if (!shared_grow(s, shared_size(b))) return NULL;
 	struct shared_head *to = s->mapping->head;
+	__atomic_store_n(&to->given_back, 0, __ATOMIC_RELAXED);
 	Py_BEGIN_ALLOW_THREADS shared_fill(to, b, true);
 	Py_END_ALLOW_THREADS return PyLong_FromUnsignedLongLong(s->mapping->size);
 }

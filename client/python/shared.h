@@ -25,7 +25,8 @@ static inline uint64_t shared_arrays(uint64_t count, uint64_t fields)
 }
 /* What the batch needs. */
 uint64_t shared_size(const BatchObject *batch);
-/* Writes it; its bytes only when they are not there already. Without the interpreter. */
+/* Writes it, but for given_back and retired, which others may look at meanwhile; its bytes only when they are not there
+ * already. Without the interpreter. */
 void shared_fill(struct shared_head *head, const BatchObject *batch, bool bytes);
 /* Memory of a batch and a quarter more, so that batches of changing sizes do not map anew each time. */
 static inline uint64_t shared_room(uint64_t size)

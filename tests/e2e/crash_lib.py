@@ -104,7 +104,7 @@ class Server:
         self.socket = self.base / "s"
         self.log = self.base / "granaryd.log"
         self.settings = {**SETTINGS, **(settings or {})}
-        self.env = {**os.environ, **(env or {})}
+        self.env = {**os.environ, "LD_PRELOAD": "", **(env or {})}  # a sanitizer's runtime is for the interpreter alone
         if engine:
             self.env["GRANARY_IO_ENGINE"] = engine
         self.process = None
@@ -178,7 +178,7 @@ class Server:
         return code
 
     def client_env(self):
-        return {**os.environ, "GRANARY_URL": self.url, "GRANARY_CREDENTIALS": str(self.credentials)}
+        return {**os.environ, "LD_PRELOAD": "", "GRANARY_URL": self.url, "GRANARY_CREDENTIALS": str(self.credentials)}
 
     def cli(self, *args, check=True, timeout=300, **kw):
         """Runs the granary command; returns the finished process."""

@@ -11,7 +11,7 @@ import time
 import unittest
 
 import granary_case
-from granary_case import Case, content, granary
+from granary_case import Case, content, forks, granary
 
 
 class Objects(Case):
@@ -210,6 +210,7 @@ class Objects(Case):
             t.join()
         self.assertEqual(failures, [])
 
+    @forks
     def test_fork(self):
         self.client.ping()
         pid = os.fork()

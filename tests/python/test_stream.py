@@ -12,7 +12,7 @@ import time
 import unittest
 
 import granary_case
-from granary_case import Case, granary, ids_of
+from granary_case import Case, forks, granary, ids_of
 
 
 class Batches(Case):
@@ -285,6 +285,7 @@ class Batches(Case):
         self.assertEqual((len(deeper), {label for _, label in deeper}, deeper.classes), (75, {-1}, []))
         self.assertTrue(all(key.startswith("some/val/b/") for key, _ in deeper))
 
+    @forks
     def test_automatic(self):
         ds = granary.IterableDataset.from_prefix(f"{self.url}/train/", batch_size=100, **self.login)
         self.assertEqual(sorted(i for ids in ids_of(ds) for i in ids), list(range(self.SAMPLES)))
@@ -364,6 +365,7 @@ class Batches(Case):
             t.join()
         self.assertEqual(sorted(seen), list(range(self.SAMPLES)))
 
+    @forks
     def test_between_processes(self):
         """Batches through a queue: as memory, with labels; the sender uses it again; a process that has ended is named."""
         import multiprocessing
@@ -479,6 +481,7 @@ class Batches(Case):
             del got
         self.assertEqual(sizes, sorted(sizes))
 
+    @forks
     def test_exit_in_mid_stream(self):
         import subprocess
         code = ("import granary, sys\n"
@@ -543,6 +546,7 @@ class Fields(Case):
         with self.assertRaisesRegex(ValueError, "beyond the 3 files"):
             granary._native.Epoch(self.client, "data@v1", files=8)
 
+    @forks
     def test_between_processes(self):
         import multiprocessing.reduction
         batch = next(iter(self.stream(fields=["txt"])))
