@@ -307,6 +307,8 @@ class Waiting(Case):
         import signal
         self.client.ping()
         self.server.process.send_signal(signal.SIGSTOP)
+        while not self.stopped():
+            time.sleep(0.001)
         try:
             for call in (lambda: self.client.get("x"), lambda: self.client.snapshot("v1")):
                 timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -13,7 +13,7 @@ import time
 import unittest
 
 import granary_case
-from granary_case import BUILD, Case, content, crash_lib, granary
+from granary_case import BUILD, Case, content, crash_lib, forks, granary
 
 SIZE, COUNT = 40000, 1000
 FLIP = BUILD / "tests" / "read_flip.so"
@@ -116,6 +116,7 @@ class Reads(Local):
                 for key, i in zip(s.keys(range(0, COUNT, 50)), range(0, COUNT, 50)):
                     self.assertEqual(seen[i], self.files[key], mode)
 
+    @forks
     def test_a_forked_child(self):
         with granary.connect(self.url, **self.login) as client:
             s = client.snapshot("v1")
