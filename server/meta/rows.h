@@ -168,7 +168,8 @@ enum { PTAG_STATE = 64, PTAG_ORDER, PTAG_END, PTAG_LIVE, PTAG_TOTAL, PTAG_GROUP,
 int pack_row_decode(struct slice value, struct pack_row *out);
 int64_t pack_row_encode(const struct pack_row *p, struct slice old, void *buf, size_t cap);
 
-enum { CTAG_NAME = 64, CTAG_CODEC, CTAG_LENGTH, CTAG_CRC, CTAG_STATE, CTAG_SPARSE, CTAG_BROUGHT };
+enum { CTAG_NAME = 64, CTAG_CODEC, CTAG_LENGTH, CTAG_CRC, CTAG_STATE, CTAG_SPARSE, CTAG_BROUGHT, CTAG_INSTEAD };
+enum { CODEC_INSTEAD = 0x80 }; /* added to CTAG_CODEC where CTAG_INSTEAD is: who does not know it must not go on */
 enum { COPY_BROUGHT = 1, COPY_KEPT = 2 }; /* of CTAG_BROUGHT, which only grows */
 enum { DELETION_PACK = 1, DELETION_EXTENTS, DELETION_MOVED, DELETION_COLD };
 enum { GTAG_STORE = 64, GTAG_NAME };

@@ -67,20 +67,24 @@ static int copy_is_there(struct work *w, const struct rebuild_place *p, uint64_t
 	return err == 0 ? fs_exists(p->fs, path) : err;
 }
 
-/* 1: a row says that a cold store has a copy: it is not asked. */
-static int pack_is_cold(struct work *w, uint64_t id)
+/* 1: a row says that a cold store has a copy: it is not asked. instead: the hot copy's file that it undid, or empty. */
+static int pack_is_cold(struct work *w, uint64_t id, char instead[PACKS_NAME_MAX])
 {
 	uint8_t key[ROW_KEY_MAX];
 	struct kv_iter *it = kv_iter_new(w->kv, NULL);
 	struct kv_value v;
+	struct slice s;
 	int has = it != NULL ? 0 : -GRANARY_ENOMEM;
 
+	instead[0] = '\0';
 	if (it == NULL) return has;
 	for (kv_iter_seek(it, slice_str("z")); has == 0 && kv_iter_valid(it); kv_iter_next(it)) {
 		struct slice row = kv_iter_key(it);
 		if (row.p[0] != 'z') break;
 		if (row.len != 9) continue;
 		has = kv_get(w->kv, row_copy(key, be64_get(row.p + 1), id), &v);
+		if (has == 0 && value_bytes(v.v, CTAG_INSTEAD, &s) && s.len < PACKS_NAME_MAX)
+			snprintf(instead, PACKS_NAME_MAX, "%.*s", (int)s.len, (const char *)s.p);
 		if (has == 0) kv_value_release(&v);
 		has = has == 0 ? 1 : has == -GRANARY_ENOTFOUND ? 0 : has;
 	}
@@ -90,8 +94,8 @@ static int pack_is_cold(struct work *w, uint64_t id)
 }
 
 /* Hot copies whose file is not there any more, of a pack that a cold store has: the server reads that one. A drive that
- * is not there may come back with them: its rows stay. */
-static int copies_forget(struct work *w, uint64_t id)
+ * is not there may come back with them: its rows stay; and so do those that count for nothing since it became cold. */
+static int copies_forget(struct work *w, uint64_t id, const char *instead)
 {
 	struct kv_txn *txn = kv_txn_new(w->kv);
 	uint8_t key[ROW_KEY_MAX];
@@ -100,9 +104,12 @@ static int copies_forget(struct work *w, uint64_t id)
 
 	for (uint32_t i = 0; err == 0 && i < w->place_count; i++) {
 		struct kv_value v;
-		struct slice row = row_copy(key, w->places[i].store, id);
+		struct slice row = row_copy(key, w->places[i].store, id), name;
+		bool is_void;
 		if (kv_get(w->kv, row, &v) < 0) continue;
+		is_void = value_bytes(v.v, CTAG_NAME, &name) && slice_eq(name, slice_str(instead));
 		kv_value_release(&v);
+		if (is_void) continue;
 		kv_delete(txn, row);
 		gone++;
 	}
@@ -113,7 +120,7 @@ static int copies_forget(struct work *w, uint64_t id)
 }
 
 /* 1: in some hot directory; COLD_ALONE: only cold; 0: neither. */
-static int pack_is_there(struct work *w, uint64_t id, char name[PACKS_NAME_MAX])
+static int pack_is_there(struct work *w, uint64_t id, char name[PACKS_NAME_MAX], char instead[PACKS_NAME_MAX])
 {
 	int there = 0;
 
@@ -121,21 +128,21 @@ static int pack_is_there(struct work *w, uint64_t id, char name[PACKS_NAME_MAX])
 	for (uint32_t i = 0; there == 0 && i < w->place_count; i++)
 		there = copy_is_there(w, &w->places[i], id, name);
 	if (there != 0) return there;
-	there = pack_is_cold(w, id);
+	there = pack_is_cold(w, id, instead);
 	return there == 1 ? COLD_ALONE : there;
 }
 
 static int pack_row_look(struct work *w, struct missing *m, struct slice key, struct slice value)
 {
-	char name[PACKS_NAME_MAX];
+	char name[PACKS_NAME_MAX], instead[PACKS_NAME_MAX];
 	struct pack_row row;
 	int there = pack_row_decode(value, &row);
 
 	if (there < 0) return there;
 	w->o->packs++;
 	if (row.state == PACK_DYING) return 0; /* its removal goes on */
-	there = pack_is_there(w, be64_get(key.p + 1), name);
-	if (there == COLD_ALONE) return copies_forget(w, be64_get(key.p + 1));
+	there = pack_is_there(w, be64_get(key.p + 1), name, instead);
+	if (there == COLD_ALONE) return copies_forget(w, be64_get(key.p + 1), instead);
 	if (there != 0) return there < 0 ? there : 0;
 	w->o->packs_missing++;
 	tell_lost(w, "pack", name);

@@ -104,6 +104,11 @@ const struct copy_info *copy_info(const struct copy *c)
 	return &c->info;
 }
 
+void copy_come_instead(struct copy *c, const char *hot)
+{
+	snprintf(c->info.instead, sizeof(c->info.instead), "%s", hot);
+}
+
 /* ---- the index ---- */
 
 static void frames_keep(struct copy *c, struct frames *f)

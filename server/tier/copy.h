@@ -26,11 +26,13 @@ struct copy_info {
 	uint32_t crc;                      /* of the stored bytes; 0: not known */
 	uint8_t codec;
 	char name[COPY_NAME_MAX]; /* without its folder: FORMAT 4.6 */
+	char instead[COPY_NAME_MAX]; /* of the hot copy that went as this one came; empty: none did */
 };
 struct copy *copy_new(const struct copy_info *info); /* referenced once; NULL: no memory */
 struct copy *copy_ref(struct copy *c);
 void copy_unref(struct copy **c);
 const struct copy_info *copy_info(const struct copy *c);
+void copy_come_instead(struct copy *c, const char *hot); /* before anybody else knows it */
 /* The object's name in its store: packs/XX/NAME. */
 enum { COPY_PATH_MAX = 6 + 3 + COPY_NAME_MAX };
 void copy_path(uint64_t pack_id, const char *name, char out[COPY_PATH_MAX]);

@@ -426,6 +426,19 @@ void packs_pin(struct packs *packs, uint64_t pack_id, int delta)
 	pthread_mutex_unlock(&s->lock);
 }
 
+bool packs_is_undone(struct packs *packs, uint64_t pack_id, struct slice name)
+{
+	struct packs_shard *s = packs_shard_of(packs, pack_id);
+	struct pack *pack;
+	bool yes;
+
+	pthread_mutex_lock(&s->lock);
+	pack = shard_find(s, pack_id);
+	yes = pack != NULL && pack_cold(pack) != NULL && slice_eq(slice_str(copy_info(pack_cold(pack))->instead), name);
+	pthread_mutex_unlock(&s->lock);
+	return yes;
+}
+
 void packs_hold(struct packs *packs)
 {
 	pthread_mutex_lock(&packs->hold_lock);
@@ -659,13 +672,18 @@ static int load_pack(struct packs *packs, struct slice key, struct slice value)
 static int load_cold(struct packs *packs, struct pack *p, struct place *place, struct slice value)
 {
 	struct copy_info info = { .place = place, .pack_id = p->id, .raw_len = atomic_load(&p->file_size) };
+	struct slice name, instead = slice_of(NULL, 0);
 	uint64_t codec, crc;
-	struct slice name;
 	struct copy *copy;
 
 	if (!value_bytes(value, CTAG_NAME, &name) || name.len >= sizeof(info.name) ||
 	    !value_u64(value, CTAG_CODEC, 0, &codec) || !value_u64(value, CTAG_LENGTH, 0, &info.length) ||
-	    !value_u64(value, CTAG_CRC, 0, &crc) || codec > CODEC_LINKED)
+	    !value_u64(value, CTAG_CRC, 0, &crc))
+		return -GRANARY_ECORRUPT;
+	if ((codec & CODEC_INSTEAD) != 0 && !value_bytes(value, CTAG_INSTEAD, &instead))
+		return -GRANARY_ECORRUPT;
+	codec &= ~(uint64_t)CODEC_INSTEAD;
+	if (codec > CODEC_LINKED || instead.len >= sizeof(info.instead))
 		return -GRANARY_ECORRUPT;
 	if (pack_cold(p) != NULL) {
 		log_warn("a pack has a second cold copy, which is not used; pack=%016" PRIx64 " store=%s", p->id,
@@ -673,6 +691,7 @@ static int load_cold(struct packs *packs, struct pack *p, struct place *place, s
 		return 0;
 	}
 	memcpy(info.name, name.p, name.len);
+	if (instead.len > 0) memcpy(info.instead, instead.p, instead.len);
 	info.codec = (uint8_t)codec;
 	info.crc = (uint32_t)crc;
 	copy = copy_new(&info);
@@ -700,19 +719,35 @@ static int load_copy(struct packs *packs, struct slice key, struct slice value)
 	memcpy(p->name, name.p, name.len);
 	atomic_store(&p->brought, value_u64(value, CTAG_BROUGHT, 0, &brought) && brought == COPY_BROUGHT);
 	p->drive = drive;
-	if (drive != NULL)
-		drive_charge(drive, atomic_load(&p->charged));
-	else
-		log_error("a pack lies on a drive that no row names; pack=%016" PRIx64 " drive=%016" PRIx64, pack_id,
-			be64_get(key.p + 1));
+	p->void_store = be64_get(key.p + 1); /* of the row, until all are known */
 	return 0;
 }
 
-static void count_cold_only(struct packs *packs)
+/* All rows of its copies were read. */
+static void settle_copies(struct pack *p)
+{
+	uint64_t store = p->void_store;
+
+	if (p->name[0] != '\0' && pack_cold(p) != NULL && strcmp(copy_info(pack_cold(p))->instead, p->name) == 0) {
+		p->drive = NULL;
+		p->name[0] = '\0';
+		atomic_store(&p->brought, false);
+		return;
+	}
+	p->void_store = 0;
+	if (p->drive != NULL)
+		drive_charge(p->drive, atomic_load(&p->charged));
+	else if (store != 0)
+		log_error("a pack lies on a drive that no row names; pack=%016" PRIx64 " drive=%016" PRIx64, p->id,
+			store);
+}
+
+static void settle_packs(struct packs *packs)
 {
 	for (uint32_t i = 0; i < packs->ids_count; i++) {
 		struct pack *p = shard_find(packs_shard_of(packs, packs->ids[i]), packs->ids[i]);
 
+		settle_copies(p);
 		if (pack_cold(p) != NULL && !pack_is_hot(p)) {
 			atomic_fetch_add(&packs->cold_only, 1);
 			atomic_store(&p->charged, 0);
@@ -796,7 +831,7 @@ int packs_open(const struct packs_options *options, struct packs **out)
 	if (err == 0)
 		err = load_rows(packs, 'c', 1 + 8 + 8, load_copy);
 	if (err == 0)
-		count_cold_only(packs);
+		settle_packs(packs);
 	if (err < 0) {
 		packs_close(&packs);
 		return err;

@@ -52,15 +52,17 @@ void pack_set_cold(struct packs *packs, struct pack *pack, struct copy *copy)
 
 static void txn_put_cold(struct kv_txn *txn, const struct copy_info *info)
 {
+	uint8_t codec = info->codec | (info->instead[0] != '\0' ? CODEC_INSTEAD : 0);
 	uint8_t key[ROW_KEY_MAX], value[VALUE_MAX];
 	struct wr w = wr_of(value, sizeof(value));
 
 	value_begin(&w);
 	tlv_put(&w, CTAG_NAME, slice_str(info->name));
-	tlv_put(&w, CTAG_CODEC, slice_of(&info->codec, 1));
+	tlv_put(&w, CTAG_CODEC, slice_of(&codec, 1));
 	tlv_put_u64(&w, CTAG_LENGTH, info->length);
 	tlv_put_u32(&w, CTAG_CRC, info->crc);
 	tlv_put(&w, CTAG_STATE, slice_of("\2", 1));
+	if (info->instead[0] != '\0') tlv_put(&w, CTAG_INSTEAD, slice_str(info->instead));
 	assert(wr_ok(&w));
 	kv_pre_absent(txn, 0, row_copy(key, place_id(info->place), info->pack_id));
 	kv_put(txn, row_copy(key, place_id(info->place), info->pack_id), slice_of(value, wr_len(&w)));
@@ -136,9 +138,10 @@ static int left_add(struct packs *packs, const struct pack *pack)
 	return 0;
 }
 
-/* txn deletes the row of the hot copy too. */
+/* The row of the hot copy goes with txn too, where the cold copy's does not undo it. */
 static int evict(struct packs *packs, struct pack *old, struct kv_txn *txn, struct copy *cold)
 {
+	bool is_void = strcmp(copy_info(cold)->instead, old->name) == 0;
 	uint8_t key[ROW_KEY_MAX];
 	struct pack *fresh;
 	int err;
@@ -147,7 +150,10 @@ static int evict(struct packs *packs, struct pack *old, struct kv_txn *txn, stru
 	fresh = pack_twin(packs, old, NULL, false);
 	err = fresh != NULL ? left_add(packs, old) : -GRANARY_ENOMEM;
 	if (err == 0) {
-		kv_delete(txn, row_copy(key, drive_id(old->drive), old->id));
+		if (is_void)
+			fresh->void_store = drive_id(old->drive);
+		else
+			kv_delete(txn, row_copy(key, drive_id(old->drive), old->id));
 		err = kv_submit_wait(packs->o.kv, txn);
 		if (err < 0) packs->left_count--; /* not known to be gone: the next start looks */
 	}
@@ -173,6 +179,7 @@ int packs_add_cold(struct packs *packs, uint64_t pack_id, struct copy *copy, boo
 	err = sealed_ref(packs, pack_id, &pack);
 	if (err == 0 && pack_cold(pack) != NULL) err = -GRANARY_EBUSY;
 	if (err == 0) {
+		if (with_evict) copy_come_instead(copy, pack->name); /* one row a pack says both */
 		txn_put_cold(txn, copy_info(copy));
 		err = with_evict ? evict(packs, pack, txn, copy) : kv_submit_wait(packs->o.kv, txn);
 		if (err == 0 && with_evict) atomic_fetch_add(&packs->cold_copies, 1);

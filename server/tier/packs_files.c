@@ -620,6 +620,8 @@ static int rows_delete(struct packs *packs, const struct pack *pack)
 	if (txn == NULL)
 		return -GRANARY_ENOMEM;
 	kv_delete(txn, row_pack(key, pack->id));
+	if (pack->void_store != 0)
+		kv_delete(txn, row_copy(key, pack->void_store, pack->id));
 	if (pack->drive != NULL)
 		kv_delete(txn, row_copy(key, drive_id(pack->drive), pack->id));
 	err = packs_txn_drop_cold(packs, txn, pack);
@@ -785,24 +787,6 @@ int packs_incarnation_in(struct fs *fs, uint32_t *out)
 	return err < 0 ? err : 0;
 }
 
-/* Does a row name this file? An error counts as yes. */
-static int is_named(const struct names_scan *scan, uint64_t id, const char *name)
-{
-	uint8_t key[ROW_KEY_MAX];
-	struct kv_value v;
-	struct slice have;
-	int err = kv_get(scan->packs->o.kv, row_copy(key, drive_id(scan->drive), id), &v);
-	int yes;
-
-	if (err == -GRANARY_ENOTFOUND)
-		return 0;
-	if (err < 0)
-		return err;
-	yes = !value_bytes(v.v, CTAG_NAME, &have) ? -GRANARY_ECORRUPT : slice_eq(have, slice_str(name));
-	kv_value_release(&v);
-	return yes;
-}
-
 static int sweep_each(void *arg, const char *name)
 {
 	struct names_scan *scan = arg;
@@ -813,7 +797,7 @@ static int sweep_each(void *arg, const char *name)
 	if (!pack_name_parse(name, &id, &attempt) ||
 	    id_incarnation(attempt) >= ids_incarnation(scan->packs->o.ids) || !drive_may_write(scan->drive))
 		return 0;
-	named = is_named(scan, id, name);
+	named = packs_names_still(scan->packs, drive_id(scan->drive), id, slice_str(name)); /* an error counts as yes */
 	if (named != 0)
 		return named < 0 ? named : 0;
 	snprintf(path, sizeof(path), "%s/%s", scan->dir, name);

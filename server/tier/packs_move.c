@@ -221,7 +221,10 @@ static int commit(struct moving *m)
 	tlv_put(&w, CTAG_SPARSE, slice_of("\0", 1));
 	if (atomic_load(&m->new->brought)) tlv_put_u64(&w, CTAG_BROUGHT, COPY_BROUGHT);
 	assert(wr_ok(&w));
-	if (m->old->drive != m->new->drive) kv_pre_absent(txn, 0, row_copy(key, drive_id(m->new->drive), m->new->id));
+	if (m->old->drive != m->new->drive && m->old->void_store != drive_id(m->new->drive))
+		kv_pre_absent(txn, 0, row_copy(key, drive_id(m->new->drive), m->new->id));
+	if (m->old->void_store != 0 && m->old->void_store != drive_id(m->new->drive))
+		kv_delete(txn, row_copy(key, m->old->void_store, m->old->id));
 	kv_put(txn, row_copy(key, drive_id(m->new->drive), m->new->id), slice_of(value, wr_len(&w)));
 	if (m->old->drive != NULL) {
 		if (m->old->drive != m->new->drive) kv_delete(txn, row_copy(key, drive_id(m->old->drive), m->old->id));
@@ -245,6 +248,7 @@ struct pack *pack_twin(struct packs *packs, const struct pack *old, struct drive
 	p->group = old->group;
 	p->order = old->order;
 	p->drive = drive;
+	p->void_store = drive == NULL ? old->void_store : 0;
 	atomic_store(&p->file_size, atomic_load(&old->file_size));
 	atomic_store(&p->end, atomic_load(&old->end));
 	if (with_cold && pack_cold(old) != NULL) atomic_store(&p->cold, copy_ref(pack_cold(old)));
@@ -402,7 +406,7 @@ int packs_names_still(struct packs *packs, uint64_t store, uint64_t pack_id, str
 	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
 	err = !value_bytes(v.v, CTAG_NAME, &have) ? -GRANARY_ECORRUPT : slice_eq(have, name);
 	kv_value_release(&v);
-	return err;
+	return err == 1 && packs_is_undone(packs, pack_id, name) ? 0 : err;
 }
 
 int packs_remove_moved(struct packs *packs, uint64_t pack_id, struct slice value)

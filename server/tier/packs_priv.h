@@ -43,6 +43,7 @@ struct pack {
 	char name[PACK_NAME_SIZE]; /* of the `c` row; empty: no hot copy */
 	_Atomic bool brought;    /* its hot copy: by reads or an epoch; it goes again when others need the room */
 	_Atomic bool hot_lost;   /* its hot file is not there or no pack, its drive is: the cold copy serves */
+	uint64_t void_store;     /* where a `c` row of its former hot copy stands that the cold one's undoes; or 0 */
 	_Atomic(struct copy *) cold; /* its cold copy, or NULL; set once, before or while it is in the table */
 };
 
@@ -93,6 +94,8 @@ void pack_set_state(struct packs *packs, struct pack *pack, uint8_t state);
 struct packs_shard *packs_shard_of(struct packs *packs, uint64_t pack_id);
 /* fresh: the same pack elsewhere; takes the old one's place in the table, and its pins. */
 void packs_replace(struct packs *packs, struct pack *old, struct pack *fresh);
+/* The hot copy of this name went when the cold one came. */
+bool packs_is_undone(struct packs *packs, uint64_t pack_id, struct slice name);
 void packs_make_gone(struct packs *packs, struct pack *pack); /* drops the table's reference; the caller has one */
 
 /* What it takes of its drive is so much now; and whether it counts as being written there. */
@@ -108,7 +111,7 @@ void pack_set_cold(struct packs *packs, struct pack *pack, struct copy *copy); /
 /* packs_move.c: the same pack, elsewhere; its cold copy too. drive NULL: no hot copy. */
 struct pack *pack_twin(struct packs *packs, const struct pack *old, struct drive *drive, bool with_cold);
 
-/* 1: the `c` row names this file or object; 0; or an error. */
+/* 1: the `c` row names this file or object; 0, also where the cold copy's row undoes it; or an error. */
 int packs_names_still(struct packs *packs, uint64_t store, uint64_t pack_id, struct slice name);
 
 /* packs_files.c */

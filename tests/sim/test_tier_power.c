@@ -445,6 +445,70 @@ static void test_what_was_fetched_is_known_by_its_row(void **state)
 	world_end(&w);
 }
 
+static uint64_t rows_written(struct world *w)
+{
+	struct kv_stats s;
+
+	kv_get_stats(w->kv, &s);
+	return s.puts + s.deletes;
+}
+
+static int rows_of_copies(struct world *w)
+{
+	struct kv_iter *it = kv_iter_new(w->kv, NULL);
+	int n = 0;
+
+	assert_non_null(it);
+	for (kv_iter_seek(it, slice_str("c")); kv_iter_valid(it) && kv_iter_key(it).p[0] == 'c'; kv_iter_next(it)) n++;
+	kv_iter_free(&it);
+	return n;
+}
+
+static void check_cold_only(struct world *w, uint64_t want)
+{
+	struct packs_stats stats;
+
+	packs_get_stats(w->packs, &stats);
+	assert_int_equal(stats.cold_only, want);
+	assert_int_equal(stats.cold_copies, PACKS);
+	check_all(w);
+}
+
+/* And the task's two. That row undoes the hot copy's, over restarts, until it comes up again; the file that a crash
+ * left there is swept. */
+static void test_a_demotion_writes_one_row_a_pack(void **state)
+{
+	struct world w;
+	struct move_order order = { .kind = MOVE_DEMOTE, .level = 3, .origin = "test" };
+	uint64_t task, rows;
+
+	(void)state;
+	world_new(&w, 11);
+	order.store = place_id(stores_by_name(w.stores, "archive"));
+	assert_int_equal(step(&w, MOVE_COPY), 0); /* the store's mark is written once */
+	assert_int_equal(step(&w, MOVE_DROP), 0);
+	assert_int_equal(moves_turn(w.moves), 0);
+	rows = rows_written(&w);
+	assert_int_equal(moves_start(w.moves, &order, w.made, w.count, &task), 0);
+	assert_int_equal(moves_turn(w.moves), 0);
+	assert_int_equal(rows_written(&w) - rows, PACKS + 2);
+	assert_int_equal(rows_of_copies(&w), 2 * PACKS);
+	check_places(&w, PACKS, PACKS); /* nobody removed the files yet */
+	restart(&w, false);
+	check_cold_only(&w, PACKS);
+	assert_int_equal(packs_sweep_orphans(w.packs, 100, false), PACKS);
+	check_places(&w, 0, PACKS);
+	assert_int_equal(step(&w, MOVE_PROMOTE), 0);
+	check_cold_only(&w, 0);
+	restart(&w, false);
+	check_cold_only(&w, 0);
+	assert_int_equal(packs_sweep_orphans(w.packs, 100, false), 0);
+	check_places(&w, PACKS, PACKS);
+	assert_int_equal(step(&w, MOVE_DROP), 0);
+	assert_int_equal(rows_of_copies(&w), PACKS);
+	world_end(&w);
+}
+
 /* Another directory at the path, or none: nothing is written, nothing removed, hot bytes go on. */
 static void test_a_store_that_is_not_there_stops_moves(void **state)
 {
@@ -483,6 +547,7 @@ int main(void)
 		cmocka_unit_test(test_moves_survive_the_failure_of_any_io),
 		cmocka_unit_test(test_seeds),
 		cmocka_unit_test(test_what_was_fetched_is_known_by_its_row),
+		cmocka_unit_test(test_a_demotion_writes_one_row_a_pack),
 		cmocka_unit_test(test_a_store_that_is_not_there_stops_moves),
 	};
 
