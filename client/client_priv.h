@@ -98,6 +98,7 @@ struct granary_op {
 	const struct op_kind *kind;
 	granary_done_fn *done;
 	void *arg;
+	struct granary_file *file; /* NULL, or whose locks its changes rest on */
 	uint64_t deadline_ns, started_ns;
 	uint32_t timeout_ms;
 	_Atomic uint32_t waiters;    /* threads that sleep until state changes */
@@ -166,6 +167,7 @@ struct rpc {
 	uint64_t request;      /* its id on the wire: low 16 bits its slot + 1 */
 	uint64_t sequence;
 	uint64_t not_before_ns, sent_ns;
+	uint64_t fence;        /* of a change that rests on a lock (file_lease.c) */
 	uint8_t *out;          /* header and meta */
 	size_t out_len;
 	const struct iovec *data;
@@ -272,6 +274,12 @@ enum files_stage {
 	FILES_WAITING, /* for what is sent again (unstable.c) */
 	FILES_LATE,    /* those that were not there before it, once more */
 };
+enum files_lease {
+	LEASE_UNKNOWN, /* does this start of the server know of it? */
+	LEASE_NONE,
+	LEASE_KEPT,    /* it is told at least once a lease that we live */
+};
+
 struct files {
 	struct list open, closed; /* closed: CLOSE is to be sent */
 	uint64_t boot_id;
@@ -280,6 +288,9 @@ struct files {
 	bool is_used;             /* something was opened since the client was */
 	bool is_asked, is_through, is_closing; /* ANNOUNCE is under way; with all; CLOSE is */
 	uint32_t waits;           /* locks that are waited for at the server */
+	enum files_lease lease;
+	bool has_locked, is_pinging; /* a lock was ever granted; PING is under way */
+	uint64_t state, lease_ns, ping_ns; /* what the server calls what it remembers; when to PING next */
 };
 
 struct net;
@@ -442,6 +453,7 @@ void files_hello(struct granary_client *c, uint64_t boot_id); /* a connection is
 void files_lost(struct granary_client *c); /* the server may not know what is open any more */
 void files_turn(struct granary_client *c);
 bool files_hold(const struct granary_client *c, const struct rpc *r); /* r waits until all is announced */
+uint64_t files_next_ns(const struct granary_client *c);
 bool files_are_used(const struct granary_client *c);
 void files_leave(struct granary_client *c); /* at close: closes all at the server */
 /* lock.c */

@@ -46,6 +46,8 @@ struct granary_file *file_new(struct granary_client *c, const struct granary_ref
 	return f;
 }
 
+void file_ref(struct granary_file *f) { atomic_fetch_add(&f->refs, 1); }
+
 void file_unref(struct granary_file *f)
 {
 	struct granary_client *c = f->client;
@@ -95,11 +97,12 @@ static int file_opened(struct simple_op *s, struct slice meta, struct slice data
 	struct cur c = cur_of(meta.p, meta.len);
 
 	(void)data;
-	cur_u64(&c); /* the state: what is open is announced whatever it is */
+	uint64_t state = cur_u64(&c);
 	int err = stat_take(&c, &out->stat, &out->inode);
 	if (!cur_done(&c) || err < 0)
 		return -GRANARY_EPROTO;
 	file_take(f, out->stat.object_id, out->stat.dir_id);
+	files_state_is(f->client, state);
 	out->file = f;
 	return 0;
 }
@@ -319,7 +322,7 @@ static int announce_encode(struct rpc *r, struct wr *w)
 	return 0;
 }
 
-static void file_is_lost(struct granary_file *f, int err)
+void file_is_lost(struct granary_file *f, int err)
 {
 	int none = 0;
 
@@ -365,7 +368,7 @@ static int announce_answer(struct rpc *r, struct slice meta, struct slice data)
 	struct cur in = cur_of(meta.p, meta.len);
 
 	(void)data;
-	cur_u64(&in);
+	uint64_t state = cur_u64(&in);
 	if (cur_u32(&in) != a->count || cur_left(&in) != 2 * (size_t)a->count + 4 + 2 * (size_t)a->lock_count)
 		return -GRANARY_EPROTO;
 	if (locks_are_others(a)) {
@@ -374,10 +377,13 @@ static int announce_answer(struct rpc *r, struct slice meta, struct slice data)
 		c->io.files.is_asked = false;
 		return 0;
 	}
+	c->io.files.state = state;
 	for (uint32_t i = 0; i < a->count; i++) {
 		int err = -(int)cur_u16(&in);
 
 		a->files[i]->is_late = err == -GRANARY_ESTALE && !is_last;
+		if (a->files[i]->fence != 0)
+			a->files[i]->fence = state;
 		if (err < 0 && !a->files[i]->is_late)
 			file_is_lost(a->files[i], err);
 	}
@@ -476,6 +482,8 @@ void files_hello(struct granary_client *c, uint64_t boot_id)
 		others = others || c->io.conns[i].state == CONN_READY;
 	if (!others || c->io.files.boot_id != boot_id)
 		files_lost(c);
+	if (c->io.files.boot_id != boot_id)
+		c->io.files.lease = LEASE_UNKNOWN;
 	c->io.files.boot_id = boot_id;
 }
 
@@ -485,6 +493,7 @@ void files_turn(struct granary_client *c)
 {
 	struct files *f = &c->io.files;
 
+	files_live(c);
 	if (f->stage == FILES_WAITING && !c->io.unstable.is_replaying) {
 		list_for(at, &f->open)
 			if (file_of(at)->is_late)
@@ -502,6 +511,8 @@ bool files_hold(const struct granary_client *c, const struct rpc *r)
 	enum files_stage stage = c->io.files.stage;
 
 	if (stage != FILES_TOLD && !r->kind->is_first && !(stage == FILES_WAITING && r->kind->is_patient))
+		return true;
+	if (r->op->file && r->op->file->fence != 0 && c->io.files.lease == LEASE_UNKNOWN)
 		return true;
 	return lock_holds(c, r);
 }

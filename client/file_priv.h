@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* file_priv.h -- what file.c and lock.c share. */
+/* file_priv.h -- what file*.c and lock.c share, and what requests ask of the file that they rest on. */
 #pragma once
 
 #include "client_priv.h"
@@ -12,6 +12,7 @@ struct granary_file {
 	_Atomic uint32_t refs;
 	uint32_t generation; /* forks of the client, when it was opened */
 	uint64_t handle, object_id, dir_id;
+	uint64_t fence;      /* io: the server's state when its locks were granted; 0: they are not fenced */
 	uint8_t access;
 	bool is_opened;      /* the answer of OPEN came */
 	bool is_told, is_late; /* io: announced since that is due; and once more behind what is sent again */
@@ -27,6 +28,14 @@ struct granary_file *file_new(struct granary_client *c, const struct granary_ref
 void file_take(struct granary_file *f, uint64_t object_id, uint64_t dir_id);
 /* It is not opened after all; is_sure: nor is it at the server. */
 void file_give_up(struct granary_file *f, bool is_sure);
+void file_is_lost(struct granary_file *f, int err); /* the first reason counts */
+void files_state_is(struct granary_client *c, uint64_t state); /* told by an answer */
+void files_live(struct granary_client *c); /* a turn */
+/* What a change names that rests on a lock of the file; 0: it does not. Or why the file is lost, as an error. */
+int file_fence(const struct granary_file *f, uint64_t *fence);
+void file_was_fenced(struct granary_file *f); /* the server refused it */
+void files_granted(struct granary_file *f, struct slice meta); /* the answer of LOCK */
+void file_ref(struct granary_file *f);
 void file_unref(struct granary_file *f);
 bool file_is_forked(const struct granary_file *f);
 void lock_encode(struct wr *w, const struct lock *lock); /* PROTOCOL 5.20 */

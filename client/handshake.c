@@ -127,7 +127,7 @@ static int auth_answered(struct conn *k, struct slice meta)
 	uint64_t id = cur_u64(&in);
 	uint8_t expected[WIRE_HMAC_SIZE];
 
-	cur_u32(&in); /* the lease: connections keep it alive */
+	c->io.files.lease_ns = cur_u32(&in) * UINT64_C(1000000000);
 	struct slice mac = cur_bytes(&in, WIRE_HMAC_SIZE);
 	if (!cur_done(&in) || id == 0)
 		return -GRANARY_EPROTO;

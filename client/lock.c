@@ -137,6 +137,8 @@ static int lock_answer(struct rpc *r, struct slice meta, struct slice data)
 
 	(void)data;
 	a->is_settled = true;
+	if (a->action <= LOCK_WAIT)
+		files_granted(a->file, meta);
 	return a->action == LOCK_TEST ? test_decode(a->out, meta) : lock_list_set(&a->file->locks, &a->lock);
 }
 

@@ -125,6 +125,7 @@ static int timeout_ms(const struct granary_client *c)
 	uint64_t lease = local_next_ns(c);
 
 	at = lease < at ? lease : at;
+	at = files_next_ns(c) < at ? files_next_ns(c) : at;
 	for (uint32_t i = 0; i < c->config.connections; i++) {
 		uint64_t next = conn_next_ns(&io->conns[i]);
 		at = next < at ? next : at;

@@ -5,7 +5,7 @@
  *     -> ended       op_end()       no request is left; kind->finish() gave the result; the caller's memory is safe
  *     -> DONE        op_announce()  seen by its owner; unless quiet, in the client's done list until collected
  *     -> freed       granary_op_free() */
-#include "client_priv.h"
+#include "file_priv.h"
 
 #include <signal.h>
 #include <stdarg.h>
@@ -33,6 +33,7 @@ static int op_read_call(struct granary_op *op, const struct granary_call *call)
 		atomic_store_explicit(&op->client->uses_unstable, true, memory_order_relaxed);
 	op->at_once = all.flags & GRANARY_AT_ONCE && all.done;
 	op->done = all.done;
+	op->file = all.file;
 	op->arg = all.arg;
 	op->timeout_ms = all.timeout_ms ? all.timeout_ms : op->client->config.timeout_ms;
 	bucket = all.bucket ? all.bucket : bucket;
@@ -64,6 +65,8 @@ void *op_new(size_t size, struct granary_client *c, const struct op_kind *kind, 
 	}
 	op->magic = OP_MAGIC;
 	op->kind = kind;
+	if (op->file)
+		file_ref(op->file);
 	list_init(&op->all);
 	list_init(&op->link);
 	list_init(&op->cancel_link);
@@ -78,6 +81,8 @@ void op_release(struct granary_op *op)
 	struct granary_client *c = op->client;
 
 	lease_release(c, &op->lease);
+	if (op->file)
+		file_unref(op->file);
 	op->magic = 0;
 	free(op);
 	client_unref(c);

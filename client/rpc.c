@@ -7,7 +7,7 @@
  * any    -> READY   retry.c         the connection was lost, or the server asked for patience
  * any    -> (freed) rpc_drop()      its operation gave up; one in flight stays, without operation, until it is
  * answered */
-#include "client_priv.h"
+#include "file_priv.h"
 
 #include <stdlib.h>
 
@@ -95,9 +95,11 @@ void rpc_drop(struct rpc *r)
 int rpc_encode(struct rpc *r)
 {
 	struct granary_op *op = r->op;
-	size_t cap = WIRE_HEADER_SIZE + 2 + GRANARY_BUCKET_LEN_MAX + 3 * 8 + r->kind->body_size(r);
-	int err;
+	size_t cap = WIRE_HEADER_SIZE + 2 + GRANARY_BUCKET_LEN_MAX + 4 * 8 + r->kind->body_size(r);
+	int err = r->kind->mutation && op->file ? file_fence(op->file, &r->fence) : 0;
 
+	if (err < 0)
+		return err;
 	free(r->out);
 	r->data = NULL;
 	r->data_count = r->data_len = 0;
@@ -111,6 +113,8 @@ int rpc_encode(struct rpc *r)
 		wr_u64(&w, r->sequence);
 		wr_u64(&w, 0);
 		wr_u64(&w, session_seen(op->client));
+		if (r->fence != 0)
+			wr_u64(&w, r->fence);
 	}
 	err = r->kind->encode(r, &w);
 	if (err < 0)
@@ -127,6 +131,8 @@ static uint16_t rpc_flags(const struct rpc *r)
 		return FRAME_RESENT | FRAME_REPLAY | FRAME_UNSTABLE;
 	if (!r->kind->mutation)
 		return 0;
+	if (r->fence != 0) /* not sent again long after its lock went: durable when it is answered */
+		return (uint16_t)(FRAME_FENCED | (r->was_sent ? FRAME_RESENT : 0));
 	return (r->was_sent ? FRAME_RESENT : 0) |
 		(r->op->unstable && unstable_may_ask(r->op->client) ? FRAME_UNSTABLE : 0);
 }
@@ -270,6 +276,8 @@ void rpc_answered(struct rpc *r, const struct frame *f, struct slice meta)
 	}
 	if (f->status != 0) {
 		r->op->request = r->request;
+		if (r->fence != 0 && -(int)f->status == -GRANARY_ESTALE)
+			file_was_fenced(r->op->file);
 		rpc_detach(r);
 		rpc_failed(r, -(int)f->status, error_meta(meta));
 		return;

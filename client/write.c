@@ -157,7 +157,7 @@ int granary_change_start(struct granary_client *client, struct granary_ref ref, 
 
 	if (op)
 		*op = NULL;
-	if (s && s->op.unstable && !options && s->joins.bytes <= JOINS_MAX)
+	if (s && s->op.unstable && !s->op.file && !options && s->joins.bytes <= JOINS_MAX)
 		s->joins.count = count;
 	return s ? simple_start(s, &w, op) : err;
 }

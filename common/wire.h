@@ -41,7 +41,8 @@ enum wire_op {
 	OP_SYNC = 80, OP_OPEN = 81, OP_CLOSE = 82, OP_ANNOUNCE = 83, OP_LOCK = 84, OP_WATCH = 85,
 };
 enum { FRAME_RESPONSE = 1, FRAME_LAST = 2, FRAME_RESENT = 4, FRAME_RELAXED = 8, FRAME_UNSTABLE = 16,
-       FRAME_REPLAY = 32 };
+       FRAME_REPLAY = 32, FRAME_FENCED = 64 };
+enum { PING_LEASE = 1 }; /* flags of PING */
 enum { UNSTABLE_TAIL_SIZE = 8 + 8 + 8 }; /* of an unstable answer's meta: verifier, first id, first version */
 enum { RULES_SHOW = 1, RULES_APPLY = 2, RULES_PLAN = 3, RULES_EXPLAIN = 4, RULES_COST = 5, RULES_PIN = 6,
 	RULES_UNPIN = 7, RULES_PINS = 8, RULES_TOP = 9, RULES_MAP = 10 };

@@ -70,6 +70,7 @@ struct live_file {
 	int error;                         /* of the first write that failed since error_count grew */
 	uint64_t error_count;
 	_Atomic bool locked;               /* it may have locks at the server */
+	struct live_handle *locker;        /* the mount's lock: the newest that was given one, while it is open */
 	struct granary_file *kept;         /* the mount's lock: keeps it at the server when it loses its name */
 	struct live_file *next_dirty, **at_dirty; /* the mount's lock: those with something in `filling` */
 	struct live_file *next_fresh, **at_fresh; /* the mount's lock: those that are fresh */
@@ -245,6 +246,9 @@ int live_set(struct job *j, struct live_node *n, struct live_file *f, const stru
 /* ---- live_lock.c ---- */
 int live_unlock_all(struct job *j, struct live_handle *h, uint64_t owner, bool whole);
 bool live_lock_is_lost(const struct live_handle *h);
+/* Whose locks changes of the file rest on: the handle, to be put, and what it has open; or NULL. */
+struct live_handle *live_locker_get(struct live_file *f, struct granary_file **opened);
+void live_locker_drop(struct live_handle *h); /* it is closed */
 void handle_put(struct live_handle *h);
 void dir_pin(struct live_dir *d);
 void dir_put(struct live_dir *d);

@@ -292,12 +292,15 @@ static void batch_run(struct pool_task *task)
 	uint64_t mtime = f->mtime_ns, version = f->exact && b->is_alone ? f->version : 0;
 	bool lost = f->lost;
 	pthread_mutex_unlock(&f->lock);
+	struct live_handle *locker = live_locker_get(f, &call.file);
 	if (lost)
 		err = -GRANARY_EIO;
 	else if (b->makes)
 		err = batch_make(b, mtime, &out, &call);
 	else if (b->count > 0)
 		err = changes_send(b, ref, version, &out, &call);
+	if (err == -GRANARY_ESTALE && locker && live_lock_is_lost(locker)) err = -GRANARY_EIO;
+	if (locker) handle_put(locker);
 	pthread_mutex_lock(&f->lock);
 	for (at = &f->running; *at != b;) at = &(*at)->next;
 	*at = b->next;

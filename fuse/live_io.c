@@ -528,7 +528,7 @@ static bool held_find(struct live_handle *h, const struct fuse_read_in *in, cons
 {
 	struct live_file *f = h->file;
 
-	if (!h->bytes) return false;
+	if (!h->bytes || f->locked) return false; /* locked: they may be of before */
 	pthread_mutex_lock(&f->lock);
 	bool good = !f->touched && !f->fresh && f->version == h->bytes_version;
 	pthread_mutex_unlock(&f->lock);
@@ -578,6 +578,7 @@ int live_read(struct job *j)
 	batch.count = 1;
 	int64_t got = granary_read_batch(l->client, &batch, &call, NULL);
 	err = got < 0 ? (int)got : e.status;
+	if (live_lock_is_lost(h)) return -EIO; /* meanwhile */
 	j->lent_len = err == 0 ? e.data_len : 0;
 	return err == -GRANARY_ERANGE ? 0 : live_errno(err);
 }
@@ -674,6 +675,7 @@ bool live_release_now(struct job *j)
 
 	memcpy(&in, j->arg, sizeof(in));
 	if (in.release_flags & FUSE_RELEASE_FLOCK_UNLOCK && handle_of(in.fh)->file->locked) return false;
+	live_locker_drop(handle_of(in.fh));
 	handle_put(handle_of(in.fh));
 	return true;
 }
@@ -685,6 +687,7 @@ int live_release(struct job *j)
 	memcpy(&in, j->arg, sizeof(in));
 	(void)file_flush(j, handle_of(in.fh)->file);
 	(void)live_unlock_all(j, handle_of(in.fh), in.lock_owner, true);
+	live_locker_drop(handle_of(in.fh));
 	handle_put(handle_of(in.fh));
 	return 0;
 }
@@ -716,6 +719,7 @@ int live_fallocate(struct job *j)
 	memcpy(&in, j->arg, sizeof(in));
 	struct live_file *f = handle_of(in.fh)->file;
 	bool keep = in.mode & FALLOC_KEEP;
+	if (live_lock_is_lost(handle_of(in.fh))) return -EIO;
 	if (in.mode & ~(uint32_t)(FALLOC_KEEP | FALLOC_PUNCH | FALLOC_ZERO)) return -EOPNOTSUPP;
 	if (in.offset > INT64_MAX || in.length > INT64_MAX - in.offset) return -EFBIG;
 	pthread_mutex_lock(&f->lock);
@@ -788,14 +792,17 @@ int live_copy_file_range(struct job *j)
 	int err = file_flush(j, from->file);
 	if (err == 0) err = file_flush(j, to->file);
 	if (err == 0) err = handle_error(to);
+	if (err == 0 && (live_lock_is_lost(from) || live_lock_is_lost(to))) err = -EIO;
 	if (err < 0) return err;
 	if (in.off_in >= from->file->size || in.len == 0) return write_answer(j, 0);
 	struct granary_call call = live_call(j, true);
+	struct live_handle *locker = live_locker_get(to->file, &call.file);
 	err = granary_copy_range(l->client, node_ref(l, from->file->node, from_name), in.off_in,
 		node_ref(l, to->file->node, to_name), in.off_out, in.len < COPY_MAX ? in.len : COPY_MAX, NULL, &copied,
 		&now, &call);
+	if (locker) handle_put(locker);
 	if (err == -GRANARY_ERANGE) return write_answer(j, 0);
-	if (err < 0) return live_errno(err);
+	if (err < 0) return live_lock_is_lost(to) ? -EIO : live_errno(err);
 	struct live_file *f = to->file;
 	uint64_t time = live_now_ns();
 	pthread_mutex_lock(&f->lock);

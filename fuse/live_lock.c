@@ -4,8 +4,9 @@
  * (1) a lock is asked for through what the handle has open at the server; a file made here goes there first.
  * (2) who waits for a lock waits as long as it takes, in a thread of a pool of its own, until any signal comes: what is
  *     granted then is given back.
- * (3) a file whose locks are lost (the server did not hear of us for a minute) is told by EIO for whatever is done with
- *     the handle from then on. */
+ * (3) a handle whose locks are lost (the server did not hear of us for a lease) is told by EIO for whatever is done
+ *     with it from then on. What is written to a file after it was locked names the lock, so that the server refuses it
+ *     whenever it comes: what was written before goes there before another lock is asked for, or one is given up. */
 #include "fuse/live.h"
 
 #include <errno.h>
@@ -102,6 +103,42 @@ static int wait_for(struct job *j, struct granary_file *file, const struct grana
 	return lock_errno((int)got);
 }
 
+static void locker_set(struct live_handle *h)
+{
+	struct live *l = h->file->live;
+	struct live_handle *before;
+
+	pthread_mutex_lock(&l->lock);
+	before = h->file->locker;
+	if (before != h) {
+		atomic_fetch_add(&h->refs, 1);
+		h->file->locker = h;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (before && before != h) handle_put(before);
+}
+
+void live_locker_drop(struct live_handle *h)
+{
+	struct live *l = h->file->live;
+
+	pthread_mutex_lock(&l->lock);
+	bool is_it = h->file->locker == h;
+	if (is_it) h->file->locker = NULL;
+	pthread_mutex_unlock(&l->lock);
+	if (is_it) handle_put(h);
+}
+
+struct live_handle *live_locker_get(struct live_file *f, struct granary_file **opened)
+{
+	pthread_mutex_lock(&f->live->lock);
+	struct live_handle *h = f->locker;
+	if (h) atomic_fetch_add(&h->refs, 1);
+	*opened = h ? h->opened ? h->opened : f->kept : NULL;
+	pthread_mutex_unlock(&f->live->lock);
+	return h;
+}
+
 int live_setlk(struct job *j)
 {
 	struct fuse_lk_in in;
@@ -111,9 +148,11 @@ int live_setlk(struct job *j)
 	struct live_handle *h = (struct live_handle *)(uintptr_t)in.fh;
 	struct granary_lock lock = lock_of(&in);
 	if (lock.type == GRANARY_LOCK_NONE && !h->file->locked) return 0;
-	int err = opened_of(j, h, &file);
+	int err = file_is_clean(h->file) ? 0 : file_flush(j, h->file);
+	if (err == 0) err = opened_of(j, h, &file);
 	if (err < 0) return err;
 	h->file->locked = true; /* before: it may be granted and the answer lost */
+	if (lock.type != GRANARY_LOCK_NONE) locker_set(h);
 	if (j->opcode == FUSE_SETLKW && lock.type != GRANARY_LOCK_NONE) return wait_for(j, file, &lock);
 	struct granary_call call = live_call(j, false);
 	return lock_errno(granary_file_lock(file, &lock, 0, &call));
@@ -135,5 +174,13 @@ int live_unlock_all(struct job *j, struct live_handle *h, uint64_t owner, bool w
 
 bool live_lock_is_lost(const struct live_handle *h)
 {
-	return h->file->locked && h->opened && granary_file_check(h->opened) < 0;
+	struct granary_file *file = h->opened;
+
+	if (!h->file->locked) return false;
+	if (!file) { /* made here */
+		pthread_mutex_lock(&h->file->live->lock);
+		file = h->file->kept;
+		pthread_mutex_unlock(&h->file->live->lock);
+	}
+	return file && granary_file_check(file) < 0;
 }

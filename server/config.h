@@ -83,6 +83,9 @@ enum config_type {
 	  "What a GB of flash costs a month, in the currency of the stores' prices: for granary tier cost.") \
 	X(CONNECTIONS, connections, CONFIG_COUNT, "0", 0, 1000000, false, \
 	  "Connections at once. 0: as many as the limit of open files allows.") \
+	X(LEASE, lease, CONFIG_DURATION, "60s", UINT64_C(2000000000), UINT64_C(3600000000000), false, \
+	  "How long what a client has open and locked is kept while nothing is heard of it. Then others get its\n" \
+	  "locks, and what it still writes under them is refused.") \
 	X(LOCAL_READS, local_reads, CONFIG_SWITCH, "on", 0, 1, false, \
 	  "on or off: clients on a Unix socket get descriptors of sealed packs, and read them themselves. Only keys\n" \
 	  "that may read a whole bucket do.") \

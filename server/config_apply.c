@@ -89,6 +89,7 @@ void config_apply(const struct config *c, struct store_options *o)
 	o->backup_every_ns = v[CONFIG_BACKUP_EVERY].number;
 	o->backup_keep = (uint32_t)v[CONFIG_BACKUP_KEEP].number;
 	o->local_reads = v[CONFIG_LOCAL_READS].number != 0;
+	o->lease_ns = v[CONFIG_LEASE].number;
 	o->slow_request_ns = v[CONFIG_SLOW_REQUEST].number;
 	o->io.engine = (enum io_engine_kind)v[CONFIG_IO_ENGINE].number;
 	o->io.flush_delay_ns = v[CONFIG_FLUSH_DELAY].number;

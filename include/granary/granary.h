@@ -281,6 +281,7 @@ GRANARY_API int granary_client_info(struct granary_client *client, struct granar
 typedef void granary_done_fn(struct granary_op *op, int64_t result, void *arg);
 
 /* What may differ from call to call. Every call takes one; NULL is all defaults. Copied, also the text. */
+struct granary_file;
 struct granary_call {
 	size_t size;
 	const char *bucket;    /* NULL: the bucket of the client's address */
@@ -288,6 +289,8 @@ struct granary_call {
 	void *arg;
 	uint32_t timeout_ms;   /* 0: the client's default; GRANARY_FOREVER */
 	uint32_t flags;        /* GRANARY_UNSTABLE, GRANARY_AT_ONCE */
+	struct granary_file *file; /* NULL, or whose locks (granary/open.h) this change rests on: refused when they are
+	                            * lost, and durable when it is answered. Borrowed for the call. Since 0.2 */
 };
 /* Of a change (put, delete, write in place, mkdir, rename, attributes, links, copies, ...): it may be answered before
  * it is durable. This client sees it at once, others only once it is durable: within a second, or when they look. The

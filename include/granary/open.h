@@ -5,14 +5,17 @@
  * this client or by another one, until the last one who has it open closes it, as POSIX wants it. It is read and
  * changed by its id (granary_file_ref()) with the calls of granary.h.
  *
- * The server remembers what is open for as long as this client has a connection, and for 60 s after; after a lost
- * connection or a restart of the server the library tells it again by itself, before anything else is sent. A file that
- * could not be kept (this client was cut off for longer, and the file was deleted meanwhile) is lost:
+ * The server remembers what is open for as long as this client has a connection, and for its lease (60 s) after; after
+ * a lost connection or a restart of the server the library tells it again by itself, before anything else is sent. A
+ * file that could not be kept (this client was cut off for longer, and the file was deleted meanwhile) is lost:
  * granary_file_check() says so.
  *
  * Files are locked at the server, as flock(2) and fcntl(2) do it, against all clients and, by their owners' numbers,
  * inside of one. Locks are kept and told again as open files are, within 10 s of a restart; meanwhile nobody else gets
- * one. A lock that could not be kept makes its file a lost one: whoever relied on it must not go on. */
+ * one. A lock that could not be kept makes its file a lost one: whoever relied on it must not go on. So does one of a
+ * client that the server did not hear of for its lease (this process was stopped, the network was away): the lock may
+ * be another's then. A change whose struct granary_call names the file is refused by the server from that moment on,
+ * however late it comes: -GRANARY_ESTALE, and the file is lost. */
 #pragma once
 
 #include "granary/granary.h"

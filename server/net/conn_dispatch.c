@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "common/clock.h"
 #include "common/error.h"
 #include "common/log.h"
 #include "common/name.h"
@@ -116,7 +117,8 @@ static void attach_done(struct conn *c)
 	}
 	if (err == 0)
 		err = transcript_auth_answer(
-			&o->transcript, keys_secret(o->key), session_id(o->session), bytes);
+			&o->transcript, keys_secret(o->key), session_id(o->session),
+			(uint32_t)(c->nl->store->options.lease_ns / UINT64_C(1000000000)), bytes);
 	if (err < 0) {
 		conn_fail_opening(c, OP_AUTH, o->request, err,
 			err == -GRANARY_EACCESS  ? "the session belongs to another access key"
@@ -274,6 +276,24 @@ static void request_handle(struct conn *c, const struct frame *f)
 	request_start(c, kind);
 }
 
+/* Empty; or the session says that it lives, and is told what the server remembers of its opens. */
+static void ping_handle(struct conn *c, const struct frame *f)
+{
+	struct cur in = cur_of(c->in->meta, f->meta_len);
+	uint8_t buf[8];
+	struct wr w = wr_of(buf, sizeof(buf));
+	int err = framer_check(&c->framer);
+
+	if (err == 0 && f->meta_len > 0 && (cur_flags(&in, PING_LEASE) == 0 || !cur_done(&in))) err = -GRANARY_EPROTO;
+	if (err == 0 && f->data_len > 0) err = -GRANARY_EPROTO;
+	if (err < 0) {
+		conn_reply_error(c, OP_PING, f->request, err, "PING is empty, or one byte of known flags");
+		return;
+	}
+	if (f->meta_len > 0) wr_u64(&w, session_hear(c->nl->store, c->peer.session, clock_mono_ns()));
+	conn_reply(c, OP_PING, f->request, 0, slice_of(buf, wr_len(&w)));
+}
+
 static void open_handle(struct conn *c, const struct frame *f)
 {
 	if (!key_still_valid(c)) {
@@ -288,12 +308,7 @@ static void open_handle(struct conn *c, const struct frame *f)
 		request_handle(c, f);
 		return;
 	}
-	int err = framer_check(&c->framer);
-	if (err == 0 && f->meta_len + (uint64_t)f->data_len > 0) err = -GRANARY_EPROTO;
-	if (err < 0)
-		conn_reply_error(c, OP_PING, f->request, err, "PING is empty");
-	else
-		conn_reply(c, OP_PING, f->request, 0, slice_of(NULL, 0));
+	ping_handle(c, f);
 	frame_free(c);
 }
 

@@ -103,6 +103,7 @@ int framer_check(const struct framer *fr)
 	assert(fr->has_body && framer_missing(fr) == 0);
 	if (crc != f->meta_crc) return -GRANARY_EPROTO;
 	if (f->op == OP_GOODBYE) return 0;
-	if (f->status != 0 || (f->flags & ~(FRAME_RESENT | FRAME_UNSTABLE | FRAME_REPLAY)) != 0) return -GRANARY_EPROTO;
+	if (f->status != 0 || (f->flags & ~(FRAME_RESENT | FRAME_UNSTABLE | FRAME_REPLAY | FRAME_FENCED)) != 0)
+		return -GRANARY_EPROTO;
 	return 0;
 }

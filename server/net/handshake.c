@@ -107,14 +107,14 @@ bool transcript_client_proof(
 }
 
 int transcript_auth_answer(struct transcript *t, const uint8_t *secret, uint64_t session,
-	uint8_t out[AUTH_ANSWER_SIZE])
+	uint32_t lease_s, uint8_t out[AUTH_ANSWER_SIZE])
 {
 	struct wr w = wr_of(out, AUTH_ANSWER_SIZE);
 
 	memcpy(t->bytes, WIRE_SERVER_LABEL, LABEL_SIZE);
 	memcpy(t->bytes + t->len, &session, SESSION_SIZE);
 	wr_u64(&w, session);
-	wr_u32(&w, WIRE_LEASE_S);
+	wr_u32(&w, lease_s);
 	uint8_t *proof = wr_room(&w, WIRE_HMAC_SIZE);
 	return hmac(secret, t->bytes, t->len + SESSION_SIZE, proof) ? 0 : -GRANARY_ENOMEM;
 }

@@ -46,4 +46,4 @@ bool transcript_client_proof(
 	struct transcript *t, const uint8_t *secret, const uint8_t proof[WIRE_HMAC_SIZE]);
 /* The server's own, into the answer of AUTH. */
 int transcript_auth_answer(struct transcript *t, const uint8_t *secret, uint64_t session,
-	uint8_t out[AUTH_ANSWER_SIZE]);
+	uint32_t lease_s, uint8_t out[AUTH_ANSWER_SIZE]);

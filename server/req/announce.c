@@ -23,6 +23,7 @@ struct announced_lock {
 struct announce_req {
 	uint8_t flags;
 	uint32_t count, lock_count;
+	uint64_t state; /* opens_state() before the locks were looked at */
 	struct announced *opens;
 	struct announced_lock *locks;
 };
@@ -95,6 +96,7 @@ static void announce_work(struct req *r)
 			x->err = (int16_t)auth_begin(r, &auth, open_actions(x->ask.access), slice_of(NULL, 0));
 		if (x->err == 0) x->err = (int16_t)open_object(r, &auth, &x->ask, &e);
 	}
+	n->state = opens_state(r->store->opens, session_id(r->peer->session));
 	for (uint32_t i = 0; i < n->lock_count; i++) {
 		struct announced_lock *x = &n->locks[i];
 		uint8_t access;
@@ -120,7 +122,7 @@ static enum step_result announce_answer(struct req *r)
 	struct wr w = wr_of(a->meta, cap);
 
 	if ((n->flags & ANNOUNCE_LAST) != 0) orphans_announced(r->store->orphans, session);
-	wr_u64(&w, opens_state(r->store->opens, session));
+	wr_u64(&w, n->state);
 	wr_u32(&w, n->count);
 	for (uint32_t i = 0; i < n->count; i++) wr_u16(&w, (uint16_t)-n->opens[i].err);
 	wr_u32(&w, n->lock_count);

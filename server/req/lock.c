@@ -12,7 +12,7 @@
 struct lock_req {
 	struct lock_wait wait;
 	struct req *r;
-	uint64_t handle;
+	uint64_t handle, state; /* state: opens_state(), before it is asked for */
 	uint8_t action;
 	int result;
 };
@@ -48,6 +48,7 @@ static int lock_file(struct req *r, struct lock_req *l)
 	const struct lock *lock = &l->wait.lock;
 	uint8_t access;
 
+	l->state = opens_state(r->store->opens, lock->session);
 	if (!opens_find(r->store->opens, lock->session, l->handle, &l->wait.id, &access)) return -GRANARY_ESTALE;
 	return lock->kind == LOCK_RANGE && lock->type == LOCK_EXCLUSIVE && (access & OPEN_FOR_WRITE) == 0 &&
 			       l->action <= LOCK_WAIT
@@ -140,6 +141,17 @@ static void lock_answer_test(struct req *r, const struct lock_req *l)
 	answer_send(r, a, true);
 }
 
+/* The number that changes made under this lock name. */
+static void lock_answer_granted(struct req *r, const struct lock_req *l)
+{
+	struct answer *a = answer_new(r, 8);
+	struct wr w = wr_of(a->meta, 8);
+
+	wr_u64(&w, l->state);
+	a->meta_len = (uint32_t)wr_len(&w);
+	answer_send(r, a, true);
+}
+
 static enum step_result lock_answer(struct req *r)
 {
 	struct lock_req *l = r->body;
@@ -156,7 +168,10 @@ static enum step_result lock_answer(struct req *r)
 		l->result = -GRANARY_ESTALE;
 	}
 	if (l->result < 0) return req_fail(r, l->result, "lock: %s", error_text(l->result));
-	answer_empty(r);
+	if (l->action <= LOCK_WAIT)
+		lock_answer_granted(r, l);
+	else
+		answer_empty(r);
 	return STEP_DONE;
 }
 

@@ -35,6 +35,7 @@ int mutation_begin(struct req *r, struct cur *c, const struct mutation_ops *ops,
 	m->sequence = cur_u64(c);
 	m->after = cur_u64(c);
 	m->seen = cur_u64(c);
+	if ((r->frame.flags & FRAME_FENCED) != 0) m->fence = cur_u64(c);
 	m->is_replay = (r->frame.flags & FRAME_REPLAY) != 0;
 	m->is_unstable = (r->frame.flags & (FRAME_UNSTABLE | FRAME_REPLAY)) != 0 && m->session != NULL &&
 			 ops->run == NULL && r->store->options.unstable_budget > 0;
@@ -179,6 +180,8 @@ static enum step_result mutation_refused(struct req *r, int err)
 		return req_fail(r, err,
 			"sequence %llu, or %llu before it, is not settled yet; try again",
 			(unsigned long long)m->sequence, (unsigned long long)m->after);
+	if (err == -GRANARY_ESTALE)
+		return req_fail(r, err, "the session lost its lock: it was silent or away for longer than its lease");
 	return req_fail(r, err,
 		"sequence %llu (after %llu, seen %llu) does not fit: it was used or seen before, "
 		"or is not above both",

@@ -43,6 +43,7 @@ struct mutation {
 	const struct mutation_ops *ops;
 	struct session *session;
 	uint64_t sequence, after, seen;
+	uint64_t fence; /* the opens_state() under which its client locked the file; 0: it does not rest on a lock */
 	uint64_t first_id, first_version; /* for the retry row, set by plan */
 	bool relaxed;                     /* the bucket's setting, for the answer's flag */
 	bool is_unstable; /* may be answered before it is durable; a kind with appends makes them accordingly */

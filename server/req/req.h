@@ -147,6 +147,9 @@ uint64_t session_id(const struct session *s);
 /* Ends sessions without a connection for longer than their lease and waits that nothing will end.
  * Once a job pass; now: clock_mono_ns(). */
 void sessions_tick(struct sessions *s, uint64_t now_ns);
+/* It lives, and says so from now on at least once a lease: silent for longer it loses what it has open and locked. Now:
+ * the number of what is remembered of its opens (opens_state()). */
+uint64_t session_hear(struct store *store, struct session *s, uint64_t now_ns);
 /* Removes old rows of sessions, some of them a call, a sweep an hour at most. Once a job pass. */
 void sessions_sweep(struct sessions *s, uint64_t now_ns);
 uint64_t sessions_count(struct sessions *s);

@@ -14,7 +14,9 @@
  * (3) a mutation that names one to follow runs only after that one is settled; (4) what waits is
  * woken at every settlement of what it waits for, or by the tick after WAIT_MAX_NS; (5) `lock`
  * guards all fields but refs, which the shard's lock guards; (6) a session comes into memory by its
- * row `h` only through the gate, which the sweep closes while it removes such rows. */
+ * row `h` only through the gate, which the sweep closes while it removes such rows; (7) what a session had open and
+ * locked ends between two of its mutations, its opens first: one that names the number of before (fence) is refused
+ * from then on, so nothing is done under a lock that another session was given. */
 #include "req/session.h"
 
 #include <assert.h>
@@ -37,7 +39,7 @@
 #include "req/unstable.h"
 
 enum { SHARDS = 64, SEQ_BUCKETS = 64, ROW_TRIES = 1000, ROW_PAUSE_US = 200 };
-static const uint64_t WAIT_MAX_NS = 10 * UINT64_C(1000000000);
+static const uint64_t WAIT_MAX_NS = 10 * UINT64_C(1000000000), DOUBT_NS = UINT64_C(1000000000);
 
 struct seq {
 	struct seq *next; /* in its bucket */
@@ -56,6 +58,8 @@ struct session {
 	char key_id[NS_KEY_ID_MAX + 1];
 	pthread_mutex_t lock;
 	_Atomic bool stored; /* row `h` is committed */
+	_Atomic uint64_t heard_ns; /* it said that it lives; 0: it never does */
+	uint64_t doubt_ns;         /* the tick that first found it silent; 0: it is not */
 	uint64_t seen,
 		pushed_out; /* highest; settled ones up to pushed_out may be forgotten here */
 	uint32_t running, settled_count;
@@ -251,6 +255,7 @@ static int admit_locked(struct session *s, struct mutation *m, bool resent, stru
 	if (q != NULL)
 		return q->settled ? result_copy(out, &q->result) : session_wait(s, m, m->sequence);
 	if (!session_may_follow(s, m->after)) return session_wait(s, m, m->after);
+	if (m->fence != 0 && m->fence != opens_state(m->r->store->opens, s->id)) return -GRANARY_ESTALE;
 	q = req_alloc(sizeof(*q));
 	memset(q, 0, sizeof(*q));
 	q->sequence = m->sequence;
@@ -738,11 +743,43 @@ void session_detach(struct sessions *all, struct session **sp)
 	pthread_mutex_unlock(&shard->lock);
 }
 
-static bool session_is_over(struct session *s, uint64_t now_ns)
+uint64_t session_hear(struct store *store, struct session *s, uint64_t now_ns)
+{
+	atomic_store(&s->heard_ns, now_ns);
+	return opens_state(store->opens, s->id);
+}
+
+/* It has connections, and was not heard of for longer than its lease: invariant (7). Looked at twice: if it was this
+ * process that stood still, what came meanwhile is read before the second time. */
+static void session_lapse(struct sessions *all, struct session *s, uint64_t now_ns)
+{
+	struct store *store = all->store;
+	uint64_t heard = atomic_load(&s->heard_ns);
+	bool is_silent;
+
+	if (heard == 0 || now_ns < heard + store->options.lease_ns) {
+		s->doubt_ns = 0;
+		return;
+	}
+	if (s->doubt_ns == 0) s->doubt_ns = now_ns;
+	if (now_ns < s->doubt_ns + DOUBT_NS) return;
+	pthread_mutex_lock(&s->lock);
+	is_silent = s->running == 0 && atomic_compare_exchange_strong(&s->heard_ns, &heard, 0);
+	if (is_silent && opens_state(store->opens, s->id) != 0) {
+		opens_end_session(store->opens, s->id); /* first: from here on what it locked before is refused */
+		locks_end_session(store->locks, s->id);
+		log_warn("session %016llx was silent for longer than its lease: what it had open and locked is "
+			 "given up",
+			(unsigned long long)s->id);
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+static bool session_is_over(const struct sessions *all, struct session *s, uint64_t now_ns)
 {
 	bool is_over;
 
-	if (s->refs > 0 || now_ns < s->detached_ns + WIRE_LEASE_S * UINT64_C(1000000000))
+	if (s->refs > 0 || now_ns < s->detached_ns + all->store->options.lease_ns)
 		return false;
 	pthread_mutex_lock(&s->lock);
 	is_over = s->running == 0 && list_empty(&s->waiting) && !uploads_busy(&s->uploads);
@@ -814,7 +851,8 @@ void sessions_tick(struct sessions *all, uint64_t now_ns)
 			pthread_mutex_lock(&s->lock);
 			session_wake(s, 0, now_ns);
 			pthread_mutex_unlock(&s->lock);
-			if (!session_is_over(s, now_ns)) {
+			session_lapse(all, s, now_ns);
+			if (!session_is_over(all, s, now_ns)) {
 				at = &s->next;
 				continue;
 			}

@@ -92,6 +92,7 @@ void store_options_default(struct store_options *o)
 	o->job_interval_ns = UINT64_C(5000000000);
 	o->merge_quiet_ns = UINT64_C(5000000000);
 	o->slow_request_ns = UINT64_C(200000000);
+	o->lease_ns = WIRE_LEASE_S * UINT64_C(1000000000);
 }
 
 /* ---- opening: the data directory ---- */

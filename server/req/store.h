@@ -78,6 +78,7 @@ struct store_options {
 	uint64_t rules_interval_ns; /* 60 s */
 	double hot_price;          /* of a GB-month of flash */
 	uint64_t merge_quiet_ns;   /* since an object was last written in place, until its extents are merged: 5 s */
+	uint64_t lease_ns;         /* of sessions without a connection, or silent; WIRE_LEASE_S */
 	uint64_t slow_request_ns;  /* requests of more are kept for status --slow; 0: none; 200 ms */
 	void (*fatal)(void *arg, const char *what); /* metadata sync failed; NULL: one log line and exit status 70 */
 	void *fatal_arg;

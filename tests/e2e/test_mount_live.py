@@ -620,6 +620,61 @@ def test_deadline(cmd, server, base):
     m.stop()
 
 
+def test_stopped_mount(cmd, base):
+    """A mount's program is stopped for longer than its lease: another mount gets its lock, and what was written through it
+    meanwhile, or is after that, gets EIO and changes nothing."""
+    a, b = Mount(cmd, "data", base / "mnt-a", "deadline=60s").start(), Mount(cmd, "data", base / "mnt-b").start()
+    (a.at / "ours").write_bytes(b"a" * 5000)
+    (a.at / "made-locked").write_bytes(b"")
+    for kind, name in ((fcntl.flock, "ours"), (fcntl.lockf, "made-locked")):
+        fd = os.open(a.at / name, os.O_RDWR)
+        kind(fd, fcntl.LOCK_EX)
+        os.pwrite(fd, b"first", 0)
+        os.fsync(fd)
+        other = os.open(b.at / name, os.O_RDWR)
+        refused(errno.EAGAIN, kind, other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.pwrite(fd, b"stale", 0)  # in the program's memory
+        a.process.send_signal(signal.SIGSTOP)
+        writer = subprocess.Popen([sys.executable, "-c", WRITES, str(fd)], pass_fds=[fd], stdout=subprocess.PIPE, text=True)
+        try:
+            kind(other, fcntl.LOCK_EX)  # waits for the lease to end
+            os.pwrite(other, b"other", 0)
+            os.fsync(other)
+        finally:
+            a.process.send_signal(signal.SIGCONT)
+        check(writer.communicate(timeout=60)[0].strip() == str(errno.EIO), "what was written under a lost lock")
+        refused(errno.EIO, os.pwrite, fd, b"again", 0)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what the kernel holds does not come to the mount
+        refused(errno.EIO, os.pread, fd, 5, 0)
+        refused(errno.EIO, os.fsync, fd)
+        check(os.pread(other, 5, 0) == b"other", f"{kind.__name__}: the file has {os.pread(other, 5, 0)}")
+        kind(other, fcntl.LOCK_UN)
+        os.close(fd)
+        os.close(other)
+        with open(a.at / name, "r+b") as f:  # and anew
+            kind(f, fcntl.LOCK_EX)
+            check(f.read(5) == b"other", "what the other one wrote")
+            f.seek(0)
+            f.write(b"anew!")
+            f.flush()
+            os.fsync(f.fileno())
+        check((b.at / name).read_bytes()[:5] == b"anew!", "a lock taken again")
+    a.stop()
+    b.stop()
+
+
+WRITES = """
+import os, sys
+fd = int(sys.argv[1])
+try:
+    os.pwrite(fd, b"later", 0)
+    os.fsync(fd)
+    print(0)
+except OSError as e:
+    print(e.errno)
+"""
+
+
 def whole(transport, engine, seed):
     base = scratch("live")
     local = base / "local"
@@ -657,6 +712,13 @@ def main():
         skip("needs /dev/fuse, root and granary-mount")
     seed = seed_of(sys.argv[1] if len(sys.argv) > 1 else None)
     whole("classic", None, seed)
+    base = scratch("live")
+    server = Server(base, settings={"lease": "2s"})
+    server.start()
+    cmd = Command(server)
+    cmd.run("bucket", "create", f"{server.url}/data")
+    test_stopped_mount(cmd, base)
+    check(server.stop() == 0, "the server ends")
     try:
         uring = pathlib.Path("/sys/module/fuse/parameters/enable_uring").read_text().strip() == "Y"
     except OSError:

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goal: a file that a client has open keeps its bytes when another one deletes or replaces it, also over kill -9 of the
 server; it goes when the last one closes it, or when its client was killed. Its locks exclude those of other clients, also
-over kill -9 of the server; a lock of a client that is killed goes to who waits for it. Method: libgranary through ctypes,
-two clients of one process and one that is killed."""
+over kill -9 of the server; a lock of a client that is killed goes to who waits for it; so does one of a client that is
+stopped for longer than its lease, and what that one still writes under it is refused. Method: libgranary through ctypes,
+two clients of one process and one that is killed or stopped."""
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from stream_lib import Command, check
 
 BUILD = os.path.abspath(os.environ.get("GRANARY_BUILD", os.path.join(os.path.dirname(__file__), "../../build/release")))
 UNSTABLE, READ, WRITE = 1, 1, 2
+LEASE_S = 2
 ESTALE, ENOTFOUND, ELOCKED, EDEADLOCK, ETIMEDOUT, ETOOBIG = -22, -1, -31, -42, -11, -15
 NONE, SHARED, EXCLUSIVE = 0, 1, 2
 ENTRY, GONE = 1, 2
@@ -23,7 +26,7 @@ DATA = bytes(range(256)) * 1000
 
 class Call(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t), ("bucket", ctypes.c_char_p), ("done", ctypes.c_void_p), ("arg", ctypes.c_void_p),
-                ("timeout_ms", ctypes.c_uint32), ("flags", ctypes.c_uint32)]
+                ("timeout_ms", ctypes.c_uint32), ("flags", ctypes.c_uint32), ("file", ctypes.c_void_p)]
 
 
 class Ref(ctypes.Structure):
@@ -139,10 +142,12 @@ class Client:
         check(err >= 0 or entry.status < 0, f"read: {err} {self.error()}")
         return entry.status if entry.status < 0 else slab.raw[:entry.data_len]
 
-    def write(self, ref, offset, data):
+    def write(self, ref, offset, data, locked=None, flags=0):
+        """locked: a file whose locks it rests on."""
         self.lib.granary_write.argtypes = [ctypes.c_void_p, Ref, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t,
                                            ctypes.c_void_p, ctypes.c_void_p]
-        return self.lib.granary_write(self.handle, ref, offset, data, len(data), None, self.call())
+        call = Call(ctypes.sizeof(Call), b"data", None, None, 60000, flags, locked)
+        return self.lib.granary_write(self.handle, ref, offset, data, len(data), None, ctypes.byref(call))
 
     def lock(self, file, lock, wait=False, timeout_ms=60000):
         call = Call(ctypes.sizeof(Call), b"data", None, None, timeout_ms, 0)
@@ -194,10 +199,12 @@ class Client:
 
 def child(key):
     client = Client()
-    file, _ = client.must_open(key)
+    file, _ = client.must_open(key, READ | WRITE)
     check(client.lock(file, whole(EXCLUSIVE)) == 0, "the child's lock")
     print(client.ref(file).object_id, flush=True)
-    sys.stdin.readline()
+    while line := sys.stdin.readline():
+        err = client.write(client.ref(file), 0, line.strip().encode(), file, UNSTABLE)
+        print(err, client.check_file(file), flush=True)
 
 
 def objects(cmd):
@@ -354,9 +361,7 @@ def test_client_killed(cmd, server):
     a = Client()
     a.put("k", DATA)
     a.put("k2", DATA)
-    p = spawn([sys.executable, os.path.abspath(__file__), "child", "k"], env=cmd.env, stdin=subprocess.PIPE,
-              stdout=subprocess.PIPE, text=True)
-    object_id = int(p.stdout.readline())
+    p, object_id = spawn_child(cmd, "k")
     a.delete("k")
     wait_for_orphans(cmd, 1)
     file, _ = a.must_open("k2")
@@ -368,6 +373,52 @@ def test_client_killed(cmd, server):
     check(a.lock(file, whole(SHARED)) == 0, "a lock after the restart")
     wait_for_orphans(cmd, 0)
     check(a.read(Ref(b"", 0, object_id, 3, 0)) == ESTALE, "it is still there")
+    a.close()
+
+
+def spawn_child(cmd, key):
+    p = spawn([sys.executable, os.path.abspath(__file__), "child", key], env=cmd.env, stdin=subprocess.PIPE,
+              stdout=subprocess.PIPE, text=True)
+    return p, int(p.stdout.readline())
+
+
+def test_client_stopped(cmd, server):
+    """It has its connections, and comes back after another one got its lock: what it writes is refused at the server, by
+    one that was started anew too; over a restart that it is there for it keeps the lock."""
+    a = Client()
+    a.put("s", DATA)
+    p, _ = spawn_child(cmd, "s")
+
+    def tell(text):
+        p.stdin.write(text + "\n")
+        p.stdin.flush()
+
+    def told():
+        return tuple(map(int, p.stdout.readline().split()))
+
+    tell("under-its-lock")
+    check(told() == (0, 0), "a write under its lock")
+    server.kill()
+    server.start()
+    tell("after-a-restart")
+    check(told() == (0, 0), "a write after a restart")
+    file, _ = a.must_open("s", READ | WRITE)
+    check(a.lock(file, whole(EXCLUSIVE)) == ELOCKED, "two have it")
+    time.sleep(3 * LEASE_S)  # it does nothing, and says that it lives
+    check(a.lock(file, whole(EXCLUSIVE)) == ELOCKED, "a client that does nothing loses its lock")
+    p.send_signal(signal.SIGSTOP)
+    check(a.lock(file, whole(EXCLUSIVE), True) == 0, f"the lock of one that is stopped: {a.error()}")
+    check(a.write(a.ref(file), 0, b"of-who-has-it", file) == 0, a.error())
+    tell("of-who-lost-it")  # it is sent before the client can know
+    p.send_signal(signal.SIGCONT)
+    check(told() == (ESTALE, ESTALE), "a write of one that lost its lock")
+    tell("once-more")
+    check(told() == (ESTALE, ESTALE), "another one")
+    check(a.read(a.ref(file)).startswith(b"of-who-has-it") and a.check_file(file) == 0, "other bytes")
+    check(a.write(a.ref(file), 0, b"all-the-time", file) == 0, a.error())
+    p.kill()
+    p.wait()
+    a.close_file(file)
     a.close()
 
 
@@ -384,6 +435,15 @@ def main():
         test(cmd, server)
         print(f"{test.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
     check(cmd.json("ls", "-r", f"{server.url}/data/")[0]["key"].endswith("first"), "what is left")
+    server.stop()
+    server = Server(scratch("opens"), settings={"lease": f"{LEASE_S}s"})
+    server.start()
+    cmd = Command(server)
+    os.environ.update(GRANARY_URL=server.url, GRANARY_CREDENTIALS=str(server.credentials))
+    cmd.run("bucket", "create", f"{server.url}/data")
+    begun = time.monotonic()
+    test_client_stopped(cmd, server)
+    print(f"test_client_stopped: {time.monotonic() - begun:.1f} s", flush=True)
     server.stop()
     print("passed")
 

@@ -149,7 +149,7 @@ static void test_only_the_right_secret_is_a_proof(void **state)
 		assert_false(transcript_client_proof(&t, secret, proof));
 		proof[i] ^= 1;
 	}
-	assert_int_equal(transcript_auth_answer(&t, secret, session, answer), 0);
+	assert_int_equal(transcript_auth_answer(&t, secret, session, 60, answer), 0);
 	memcpy(server, client, sizeof(client) - 1);
 	memcpy(server, "granary server 1", 16);
 	memcpy(server + sizeof(client) - 1, &session, 8);

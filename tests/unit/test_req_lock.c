@@ -231,6 +231,92 @@ static void test_locks_go_with_opens_sessions_and_connections(void **state)
 	assert_none_held();
 }
 
+/* As a write of x at offset 0, made under a lock that was granted with this state; 0: under none. */
+static int write_fenced(struct peer *p, const struct opened_result *o, uint64_t fence, const char *text)
+{
+	struct msg m = msg_new("");
+	uint32_t crc;
+	struct call *c;
+	int err;
+
+	crc32c_blocks(&crc, (const uint8_t *)text, strlen(text));
+	msg_sequence(&m, next_sequence++, 0, 0);
+	if (fence != 0) wr_u64(&m.w, fence);
+	msg_id(&m, o->id, o->dir, o->leaf);
+	wr_u64(&m.w, 0);
+	wr_u64(&m.w, 0);
+	wr_u32(&m.w, 1);
+	wr_u8(&m.w, CHANGE_DATA);
+	wr_u64(&m.w, 0);
+	wr_u64(&m.w, strlen(text));
+	wr_u32(&m.w, crc);
+	c = msg_call(p, OP_WRITE, fence != 0 ? FRAME_FENCED : 0, &m, text, strlen(text));
+	err = call_status(c);
+	call_free(c);
+	return err;
+}
+
+/* What the grant of a lock tells: the state that changes under it name. */
+static uint64_t lock_granted(struct peer *p, const struct opened_result *o, struct lock lock)
+{
+	struct call *c = lock_start(p, o->handle, LOCK_SET, lock, next_number++);
+	uint64_t state;
+	struct cur m;
+
+	call_wait(c);
+	assert_int_equal(call_status(c), 0);
+	m = cur_of(c->first->meta, c->first->meta_len);
+	state = cur_u64(&m);
+	assert_true(cur_done(&m) && state != 0);
+	call_free(c);
+	return state;
+}
+
+/* Its connection stands, but nothing comes: it loses what it locked, and what it still sends under that is refused. */
+static void test_a_silent_session_is_fenced(void **state)
+{
+	const uint64_t second = UINT64_C(1000000000);
+	struct store *store = world.store;
+	struct opened_result of_c, again;
+	uint64_t now = clock_mono_ns(), fence, second_fence;
+	struct lock mine = whole(LOCK_EXCLUSIVE);
+	struct call *waits;
+	struct peer c;
+
+	(void)state;
+	peer_init(&c, &world, "root", 0);
+	of_c = open_key(&c, "x", OPEN_FOR_READ | OPEN_FOR_WRITE);
+	fence = lock_granted(&c, &of_c, mine);
+	assert_true(fence == of_c.state && session_hear(store, c.peer.session, now) == fence);
+	waits = lock_start(&b, of_b.handle, LOCK_WAIT, mine, next_number++);
+	wait_for_waiting(1);
+	assert_int_equal(write_fenced(&c, &of_c, fence, "mine"), 0);
+	assert_int_equal(write_fenced(&c, &of_c, fence + 1, "none"), -GRANARY_ESTALE);
+	/* As after a stop of the server: the session spoke, but that is not read yet. */
+	now += (WIRE_LEASE_S + 10) * second;
+	sessions_tick(store->sessions, now);
+	assert_int_equal(session_hear(store, c.peer.session, now), fence);
+	sessions_tick(store->sessions, now + WIRE_LEASE_S * second - 1);
+	sessions_tick(store->sessions, now + WIRE_LEASE_S * second);
+	assert_true(session_hear(store, c.peer.session, now) == fence && !waits->done);
+	for (int i = 0; i < 3; i++) sessions_tick(store->sessions, now + (WIRE_LEASE_S + (uint64_t)i) * second);
+	assert_int_equal(lock_end(waits), 0); /* b never says that it lives, and keeps its own */
+	assert_int_equal(write_fenced(&c, &of_c, fence, "stale"), -GRANARY_ESTALE);
+	assert_int_equal(lock_now(&c, &of_c, LOCK_SET, mine), -GRANARY_ESTALE);
+	assert_int_equal(session_hear(store, c.peer.session, now), 0); /* so it learns of it */
+	assert_int_equal(announce(&c, &of_c, OPEN_FOR_READ | OPEN_FOR_WRITE, &mine, ANNOUNCE_LAST), -GRANARY_ESTALE);
+	assert_int_equal(lock_now(&b, &of_b, LOCK_UNSET, whole(LOCK_NONE)), 0);
+	again = open_key(&c, "x", OPEN_FOR_READ | OPEN_FOR_WRITE);
+	second_fence = lock_granted(&c, &again, mine);
+	assert_true(second_fence != fence && session_hear(store, c.peer.session, now) == second_fence);
+	assert_int_equal(write_fenced(&c, &of_c, fence, "stale"), -GRANARY_ESTALE); /* of the lock before */
+	assert_int_equal(write_fenced(&c, &again, second_fence, "again"), 0);
+	close_handle(&c, of_c.handle);
+	close_handle(&c, again.handle);
+	peer_release(&c);
+	assert_none_held();
+}
+
 static void test_locks_are_announced_after_a_restart(void **state)
 {
 	uint64_t session_a = session_id(a.peer.session), session_b = session_id(b.peer.session);
@@ -334,6 +420,7 @@ int main(void)
 		cmocka_unit_test(test_circles_are_refused),
 		cmocka_unit_test(test_canceling),
 		cmocka_unit_test(test_locks_go_with_opens_sessions_and_connections),
+		cmocka_unit_test(test_a_silent_session_is_fenced),
 		cmocka_unit_test(test_locks_are_announced_after_a_restart),
 		cmocka_unit_test(test_many_at_once),
 	};
