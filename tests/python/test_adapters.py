@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Goal: pandas, pyarrow, Hugging Face datasets, DuckDB, WebDataset, Grain and Ray Data, as they are on PyPI, read granary://
-and get the bytes that were put; DALI's external_source gets what its documentation asks of a callable."""
+and get the bytes that were put; DALI's external_source takes the callable, in the pipeline's process and in workers."""
 import io
 import json
 import os
@@ -11,7 +11,7 @@ import tarfile
 import venv_lib
 
 WANTED = ["fsspec>=2024.6", "pandas", "pyarrow", "duckdb", "datasets", "webdataset", "grain"] + (
-    ["ray[data]"] if venv_lib.LONG else [])
+    ["ray[data]", "nvidia-dali-cuda120"] if venv_lib.LONG else [])
 venv_lib.enter("adapters", WANTED)
 
 import granary_case  # noqa: E402  pylint: disable=wrong-import-position
@@ -167,8 +167,8 @@ class Samples(Case):
                                                 shard_options=grain.sharding.NoSharding()))
         self.assertEqual(sorted(loader), sorted(expected))
 
-    def test_dali(self):
-        """DALI needs a CUDA driver to import: here is what its documentation of external_source says of a callable."""
+    def test_dali_callable(self):
+        """What the documentation of DALI's external_source says of a callable."""
         source = integrations.DaliSource(self.stream(shuffle="exact", seed=4, batch_size=16))
         plain = list(self.stream(shuffle="exact", seed=4, batch_size=16))
         batches = list(iter_until_stop(source))
@@ -197,8 +197,43 @@ class Samples(Case):
             for worker in workers:
                 with self.assertRaises(StopIteration):
                     worker(BatchInfo(len(plain), epoch))
+        expected = [a.tobytes() for a in workers[1](BatchInfo(2, 1))]
         self.assertEqual([a.tobytes() for a in workers[0](5)], [bytes(b) for b in plain[5]])
-        self.assertEqual([a.tobytes() for a in workers[0](2)], [bytes(b) for b in plain[2]])
+        self.assertTrue([a.tobytes() for a in workers[0](2)] == expected, "the following epoch's")
+
+    def test_dali(self):
+        """Pipelines on the CPU: two epochs in the process, and batches of worker processes."""
+        if not venv_lib.LONG and not os.environ.get("GRANARY_VENV"):
+            self.skipTest("DALI is tried with GRANARY_TEST_LONG=1")
+        from nvidia.dali import fn, pipeline_def
+        plain = [[(bytes(b), label) for b, label in zip(batch, batch.labels.tolist())]
+                 for batch in self.stream(shuffle="exact", seed=4, batch_size=16)]
+
+        def run(pipe, batches):
+            """A list of (bytes, label) a batch."""
+            for _ in range(batches):
+                data, labels = pipe.run()
+                yield [(data.at(i).tobytes(), int(labels.at(i)[0])) for i in range(len(data))]
+
+        @pipeline_def(batch_size=16, num_threads=1, device_id=None)
+        def serial(source):
+            return tuple(fn.external_source(source=source, num_outputs=2, batch=True))
+
+        @pipeline_def(batch_size=16, num_threads=1, device_id=None, py_num_workers=2, py_start_method="spawn")
+        def parallel(source):
+            return tuple(fn.external_source(source=source, num_outputs=2, batch=True, parallel=True, batch_info=True))
+        pipe = serial(integrations.DaliSource(self.stream(shuffle="exact", seed=4, batch_size=16)))
+        pipe.build()
+        self.assertTrue(list(run(pipe, len(plain))) == plain)
+        with self.assertRaises(StopIteration):
+            pipe.run()
+        pipe.reset()
+        following = list(run(pipe, len(plain)))
+        self.assertTrue(following != plain, "the second epoch has the order of the first")
+        self.assertTrue(set(sum(following, [])) == set(sum(plain, [])), "other samples")
+        pipe = parallel(integrations.DaliSource(self.stream(shuffle="exact", seed=4, batch_size=16)))
+        pipe.build()
+        self.assertTrue(list(run(pipe, len(plain))) == plain)
 
     def test_ray(self):
         if not venv_lib.LONG and not os.environ.get("GRANARY_VENV"):

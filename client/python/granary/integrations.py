@@ -85,24 +85,31 @@ class DaliSource:
     dataset   granary.IterableDataset; transform and collate_fn are not used, DALI decodes
     labels    True: (list of uint8 arrays, int64[n, 1] of labels), num_outputs=2; False: the list alone
 
-    Without an argument it gives the next batch, behind the end of an epoch the next epoch. With DALI's BatchInfo (parallel=True, batch_info=True) or a number it gives
-    that batch of that epoch, the same one in every process; a worker that takes every k-th batch reads only those. At the
-    end of an epoch it raises StopIteration. The arrays look into the batch, nothing is copied; the last batch of an epoch is
-    filled up as the dataset's `last` says. It is pickled as its dataset, every process opens its own stream.
+    Without an argument it gives the next batch, behind the end of an epoch the next epoch. With a number, as DALI calls it
+    in its own process, it gives that batch; a number that is no larger than the one before begins the next epoch. With
+    DALI's BatchInfo (batch_info=True, which parallel=True needs) it gives that batch of that epoch, the same one in every
+    process; a worker that takes every k-th batch reads only those. At the end of an epoch it raises StopIteration. The
+    arrays look into the batch, nothing is copied; the last batch of an epoch is filled up as the dataset's `last` says. It
+    is pickled as its dataset, every process opens its own stream.
     """
 
     def __init__(self, dataset, labels=True):
         self.dataset, self.labels = dataset, labels
+        self._number = -1  # the last one that was asked for
         self._forget()
 
     def _forget(self):
         self._stream, self._epoch, self._last, self._step = None, None, None, 1
+
+    def _following_epoch(self):
+        self.dataset.set_epoch(self.dataset.epoch + 1)
 
     def __getstate__(self):
         return {"dataset": self.dataset, "labels": self.labels}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
+        self._number = -1
         self._forget()
 
     def __call__(self, info=None):
@@ -110,6 +117,9 @@ class DaliSource:
             return self._following()
         if hasattr(info, "iteration"):
             return self._take(self.dataset.epoch + info.epoch_idx, info.iteration)
+        if info <= self._number:
+            self._following_epoch()
+        self._number = info
         return self._take(self.dataset.epoch, info)
 
     def _following(self):
@@ -117,7 +127,7 @@ class DaliSource:
         try:
             return self._take(epoch, self._last + 1 if self._stream is not None and self._epoch == epoch else 0)
         except StopIteration:
-            self.dataset.set_epoch(epoch + 1)
+            self._following_epoch()
             raise
 
     def _take(self, epoch, number):
