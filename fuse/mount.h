@@ -14,7 +14,7 @@ enum {
 	MOUNT_READ_LEAST = 128 * 1024,
 	MOUNT_DEPTH = 4,      /* entries of a ring's queue */
 	MOUNT_DEPTH_MAX = 32, /* of a bucket: who waits for the server keeps one */
-	MOUNT_AHEAD_MAX = 4 * 1024 * 1024, /* of a live one: read ahead in as many requests as that takes */
+	MOUNT_AHEAD_MAX = 16 * 1024 * 1024, /* of a live one: read ahead in as many requests as that takes */
 };
 
 struct watch;   /* watch.h */
