@@ -539,6 +539,8 @@ const struct granary_op *group_op_of(struct rpc *r); /* NULL: r does not travel 
 
 /* stat.c: pairs of bytes16 as one block (NULL when there are none); -GRANARY_EPROTO, -GRANARY_ENOMEM. */
 int pairs_decode(struct slice pairs, struct granary_pair **out, uint64_t *count);
+/* The hash, or what a file without one has in its place: inode (or NULL) gets its holes. */
+void hash_take(struct cur *c, uint8_t flags, struct granary_stat *st, struct granary_inode *inode);
 void inode_decode(struct cur *c, struct granary_inode *inode);
 /* An entry of PROTOCOL 4.3, with full where inode is not NULL. Its status (st->status), or -GRANARY_ENOMEM. */
 int stat_take(struct cur *c, struct granary_stat *st, struct granary_inode *inode);

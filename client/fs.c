@@ -25,7 +25,7 @@ static char *text_put(char *at, struct slice text)
 static char *entry_take(struct cur *c, struct granary_dir_entry *e, char *text)
 {
 	struct granary_stat *st = &e->stat;
-	struct slice name = cur_bytes16(c), hash;
+	struct slice name = cur_bytes16(c);
 	uint8_t kind = cur_u8(c), flags = cur_u8(c);
 
 	*e = (struct granary_dir_entry){ .name = text };
@@ -41,9 +41,7 @@ static char *entry_take(struct cur *c, struct granary_dir_entry *e, char *text)
 	st->mode = cur_u32(c);
 	st->uid = cur_u32(c);
 	st->gid = cur_u32(c);
-	st->has_hash = (flags & STAT_HAS_HASH) != 0;
-	hash = cur_bytes(c, sizeof(st->hash));
-	memcpy(st->hash, hash.p, sizeof(st->hash));
+	hash_take(c, flags, st, &e->inode);
 	inode_decode(c, &e->inode);
 	return text;
 }

@@ -79,6 +79,18 @@ void inode_decode(struct cur *c, struct granary_inode *inode)
 	inode->nlink = cur_u32(c);
 }
 
+void hash_take(struct cur *c, uint8_t flags, struct granary_stat *st, struct granary_inode *inode)
+{
+	struct cur holes = *c;
+	struct slice hash = cur_bytes(c, sizeof(st->hash));
+
+	st->has_hash = (flags & STAT_HAS_HASH) != 0;
+	if (st->has_hash && hash.len == sizeof(st->hash))
+		memcpy(st->hash, hash.p, sizeof(st->hash));
+	if (inode)
+		inode->holes = flags & STAT_HAS_HOLES ? cur_u64(&holes) : 0;
+}
+
 int stat_take(struct cur *c, struct granary_stat *st, struct granary_inode *inode)
 {
 	uint16_t status = cur_u16(c);
@@ -99,10 +111,7 @@ int stat_take(struct cur *c, struct granary_stat *st, struct granary_inode *inod
 	st->mode = cur_u32(c);
 	st->uid = cur_u32(c);
 	st->gid = cur_u32(c);
-	struct slice hash = cur_bytes(c, sizeof(st->hash));
-	if (hash.len == sizeof(st->hash))
-		memcpy(st->hash, hash.p, sizeof(st->hash));
-	st->has_hash = (flags & STAT_HAS_HASH) != 0;
+	hash_take(c, flags, st, inode);
 	if (inode)
 		inode_decode(c, inode);
 	if (flags & STAT_HAS_META)

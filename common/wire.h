@@ -61,7 +61,7 @@ enum { DESCRIPTORS_MAX = 16, DESCRIPTOR_PASSED = 1, DESCRIPTOR_SAME = 2 };
 enum { DESCRIPTORS_ENTRY_SIZE = 8 + 2 + 1 + 3 * 8 };
 enum { STAT_WANT_META = 1, STAT_WANT_FULL = 2 };
 enum { STAT_FILE = 1, STAT_DIR = 2, STAT_SYMLINK = 3, STAT_FIFO = 4, STAT_SOCKET = 5, STAT_CHAR = 6, STAT_BLOCK = 7 };
-enum { STAT_HAS_HASH = 1, STAT_HAS_META = 2 };
+enum { STAT_HAS_HASH = 1, STAT_HAS_META = 2, STAT_HAS_HOLES = 8 }; /* HOLES: in the place of the hash */
 enum { STAT_FULL_SIZE = 8 + 8 + 8 + 4 }; /* ctime, atime, rdev, nlink */
 enum { LIST_WANT_FULL = 1 };
 enum { ATTR_XATTRS = 1, ATTR_XATTR_NAMES = 2, ATTR_TAGS = 3, ATTR_TARGET = 4 };

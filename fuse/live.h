@@ -62,6 +62,7 @@ struct live_file {
 	bool exact;                        /* `version` is ours: nobody else wrote since it was opened */
 	bool dirty;                        /* something is in batches: size and times are ours */
 	bool touched;                      /* written to since it was opened */
+	_Atomic bool sparse;               /* dirty, and the server has to be asked how much of it is stored */
 	uint64_t opened_ns;                /* when it was opened first, of a clock that only goes on */
 	uint64_t size, mtime_ns, ctime_ns;
 	uint64_t version;                  /* of the last answer; 0: not known */

@@ -103,16 +103,18 @@ bool live_getattr_now(struct job *j)
 	struct live_node *n = node_get(l, j->node);
 	if (!n) return false;
 	struct live_file *f = file_of(l, n);
-	bool fresh = false, ours = false, send = false;
+	bool fresh = false, ours = false, send = false, dirty = false;
 	if (f) {
 		pthread_mutex_lock(&f->lock);
 		fresh = f->fresh && !f->dirty;
 		ours = f->dirty && !f->fresh;
-		send = f->fresh && f->dirty;
+		dirty = f->dirty;
+		send = f->dirty && (f->fresh || f->sparse);
 		pthread_mutex_unlock(&f->lock);
 		file_close(f);
 	}
 	pthread_mutex_lock(&l->lock);
+	send = send || (dirty && n->inode.holes > 0);
 	bool known = !send && (fresh || ours || n->unlinked || node_is_trusted(l, n));
 	pthread_mutex_unlock(&l->lock);
 	if (known) j->error = attr_answer(j, n, fresh);
@@ -121,7 +123,7 @@ bool live_getattr_now(struct job *j)
 }
 
 /* The rest: it has to be asked for. A file that was made here and has bytes is sent first, so that what is told of it
- * once stays true. */
+ * once stays true, and one that has holes, as the server counts them. */
 int live_getattr(struct job *j)
 {
 	struct live *l = j->live;
@@ -132,7 +134,7 @@ int live_getattr(struct job *j)
 
 	if (f) {
 		pthread_mutex_lock(&f->lock);
-		bool send = f->fresh && f->dirty;
+		bool send = f->dirty;
 		pthread_mutex_unlock(&f->lock);
 		if (send) err = file_flush(j, f);
 		file_close(f);

@@ -331,6 +331,7 @@ static void file_dirty_end(struct live_file *f)
 
 	if (!f->dirty || f->fresh) return;
 	f->dirty = false;
+	f->sparse = false;
 	pthread_mutex_lock(&l->lock);
 	f->node->cached_version = f->exact ? f->version : 0;
 	f->node->stat.size = f->size;
@@ -487,6 +488,7 @@ static int bytes_put(struct live_file *f, uint64_t offset, const uint8_t *data, 
 		b->used += len;
 	}
 	batch_touches(b, offset, offset + len);
+	if (offset > f->size) f->sparse = true;
 	if (offset + len > f->size) f->size = offset + len;
 	file_touched(f, b);
 	if (b->used == BATCH_BYTES || b->count == PIECES_MAX) batch_seal(f);
@@ -528,6 +530,7 @@ int file_change(struct live_file *f, uint32_t kind, uint64_t offset, uint64_t le
 	if (err == 0) {
 		batch_touches(b, offset, UINT64_MAX);
 		b->is_barrier = true;
+		f->sparse = true;
 		if (kind == GRANARY_CHANGE_TRUNCATE) f->size = offset;
 		if (kind == GRANARY_CHANGE_ZEROS && offset + length > f->size) f->size = offset + length;
 		file_touched(f, b);

@@ -353,7 +353,7 @@ void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out)
 {
 	struct fuse_attr a = { .ino = n->number, .blksize = KERNEL_PAGE };
 	struct live_file *f;
-	uint64_t mtime, ctime, atime;
+	uint64_t mtime, ctime, atime, holes;
 
 	pthread_mutex_lock(&l->lock);
 	a.ino = node_object(l, n->number);
@@ -363,6 +363,7 @@ void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out)
 	a.uid = n->stat.uid;
 	a.gid = n->stat.gid;
 	a.rdev = device_of(n->inode.rdev);
+	holes = n->inode.holes;
 	mtime = n->stat.mtime_ns;
 	ctime = n->inode.ctime_ns;
 	atime = n->inode.atime_ns ? n->inode.atime_ns : mtime;
@@ -381,7 +382,8 @@ void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out)
 		pthread_mutex_unlock(&f->lock);
 		file_close(f);
 	}
-	a.blocks = (a.size + KERNEL_PAGE - 1) / KERNEL_PAGE * BLOCKS_OF_PAGE;
+	if (holes > a.size) holes = a.size;
+	a.blocks = (a.size - holes + KERNEL_PAGE - 1) / KERNEL_PAGE * BLOCKS_OF_PAGE;
 	time_put(mtime, &a.mtime, &a.mtimensec);
 	time_put(ctime, &a.ctime, &a.ctimensec);
 	time_put(atime, &a.atime, &a.atimensec);
@@ -394,6 +396,7 @@ uint64_t node_valid_s(struct live *l, struct live_node *n)
 
 	pthread_mutex_lock(&l->lock);
 	if (node_is_trusted(l, n) && valid_s < WATCHED_S) valid_s = WATCHED_S;
+	if (n->file && n->file->sparse) valid_s = 0;
 	pthread_mutex_unlock(&l->lock);
 	return valid_s;
 }

@@ -698,6 +698,7 @@ struct granary_inode {
 	uint64_t rdev;               /* of a device, as makedev(3) makes it */
 	uint32_t nlink;              /* names of the file; 1 of a directory */
 	uint32_t reserved;
+	uint64_t holes;              /* bytes of the file that nothing is stored for: they are zeros; 0 in a listing */
 };
 /** granary_stat_batch() that fills `inodes`, `count` of them, as well. Those of entries that failed are zeros.
  * Blocks. Any thread. Since 0.1. */

@@ -145,6 +145,7 @@ static int part_add(struct ns_plan *plan, uint64_t seen, uint64_t upload, const 
 	if (err == 0)
 		err = extents_gather(plan, seen, upload, key, &o, sum->size, list);
 	sum->size += o.size;
+	sum->holes += o.holes;
 	if (sum->size > INT64_MAX)
 		err = -GRANARY_ETOOBIG;
 	row_release(&value);

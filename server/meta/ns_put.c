@@ -57,6 +57,16 @@ static int put_extents_outside(struct ns_plan *plan, const struct ns_put *put)
 	return plan->error;
 }
 
+/* Of an object that a rebuild brings back; any other has none. */
+static uint64_t put_holes(const struct ns_put *put)
+{
+	uint64_t covered = 0;
+	for (uint32_t i = 0; i < put->extent_count; i++)
+		if ((put->extents[i].flags & EXTENT_HOLE) == 0)
+			covered += put->extents[i].length;
+	return covered < put->size ? put->size - covered : 0;
+}
+
 static int put_row(struct ns_plan *plan, const struct ns_put *put, const struct spot *s)
 {
 	uint8_t key_buf[ROW_KEY_MAX], link_buf[ROW_KEY_MAX];
@@ -73,6 +83,7 @@ static int put_row(struct ns_plan *plan, const struct ns_put *put, const struct 
 	};
 	for (uint32_t i = 0; i < inline_count; i++)
 		o.extents[i] = put->extents[i];
+	o.holes = put_holes(put);
 	struct slice value;
 	int err = plan_encode(plan, &o, &value);
 	if (err < 0)

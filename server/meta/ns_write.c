@@ -52,6 +52,7 @@ struct writing {
 	uint32_t patch_count, base_count, base_cap, fresh_count, fresh_cap;
 	const struct extent *sources; /* what must be there, where the patches are; NULL: whatever is */
 	uint32_t source_count;
+	int64_t covered; /* bytes that have an extent now and had none, less those that lost theirs */
 	struct kv_iter *it;
 	uint64_t next; /* logical offset of the row that the iterator stands on */
 	bool has_next; /* next is known */
@@ -320,6 +321,7 @@ static void account(struct writing *w, const struct extent *e, bool refers, int 
 	uint8_t buf[ROW_KEY_MAX];
 	if ((e->flags & EXTENT_HOLE) != 0)
 		return;
+	w->covered += sign * (int64_t)e->length;
 	plan_account_pack(w->plan, e, sign);
 	if (!refers)
 		return;
@@ -441,6 +443,16 @@ static int extents_change(struct writing *w)
 	return err == 0 ? rows_change(w) : err;
 }
 
+/* Saturates: of a file with holes that nobody counted. */
+static void holes_count(struct object *o, uint64_t size, int64_t covered)
+{
+	int64_t stored = (int64_t)o->size - (int64_t)o->holes + covered;
+	if (stored < 0)
+		stored = 0;
+	o->size = size;
+	o->holes = size > (uint64_t)stored ? size - (uint64_t)stored : 0;
+}
+
 /* ---- writes ---- */
 
 static int change_check(const struct ns_change *c)
@@ -543,7 +555,8 @@ static int write_found(struct ns_plan *plan, uint64_t seen, struct ns_write *x, 
 	if (err < 0)
 		return err;
 	plan_account_bucket(plan, h->spot.dir.d.bucket, (int64_t)size - (int64_t)o->size, 0);
-	o->size = x->size = size;
+	holes_count(o, size, w.covered);
+	x->size = size;
 	o->version = x->version;
 	o->mtime_ns = x->mtime_ns != 0 ? x->mtime_ns : plan->now_ns;
 	o->ctime_ns = plan->now_ns;
@@ -596,6 +609,7 @@ static int merge_found(struct ns_plan *plan, uint64_t seen, const struct ns_merg
 		w.patches[i] = (struct patch){ m->extents[i].logical, extent_end(&m->extents[i]), &m->extents[i], i,
 					       false };
 	err = extents_change(&w);
+	holes_count(&h->o, h->o.size, w.covered);
 	return err < 0 ? err : put_object(plan, h, &h->o);
 }
 

@@ -33,7 +33,7 @@ static const uint64_t object_tags = TAG_BIT(TAG_ID) | TAG_BIT(TAG_VERSION) | TAG
 	TAG_BIT(TAG_PARENT) | TAG_BIT(TAG_NAME) | TAG_BIT(TAG_CHILDREN) | TAG_BIT(TAG_BUCKET) |
 	TAG_BIT(TAG_GENERATION) | TAG_BIT(TAG_EXTENTS_OUTSIDE) | TAG_BIT(TAG_DATASET) | TAG_BIT(TAG_CLASS) |
 	TAG_BIT(TAG_SYMLINK) | TAG_BIT(TAG_RDEV) | TAG_BIT(TAG_TAG) | TAG_BIT(TAG_XATTR) | TAG_BIT(TAG_IN_INODE) |
-	TAG_BIT(TAG_ATIME) | TAG_BIT(TAG_REFERS) | TAG_BIT(TAG_UPLOAD_KEY);
+	TAG_BIT(TAG_ATIME) | TAG_BIT(TAG_REFERS) | TAG_BIT(TAG_UPLOAD_KEY) | TAG_BIT(TAG_HOLES);
 
 /* What says something about all of the bytes and has no field. */
 static const uint64_t sum_tags = TAG_BIT(TAG_MD5) | TAG_BIT(TAG_CHECKSUM) | TAG_BIT(TAG_PARTS);
@@ -203,6 +203,7 @@ static bool object_take(struct object *o, uint16_t tag, struct slice v)
 	case TAG_IN_INODE: return take_flag(v, &o->in_inode);
 	case TAG_ATIME: return take_u64(v, &o->atime_ns);
 	case TAG_REFERS: return take_flag(v, &o->refers);
+	case TAG_HOLES: return take_u64(v, &o->holes);
 	case TAG_UPLOAD_KEY: o->upload_key = v; return v.len <= KEY_LEN_MAX;
 	default: return true;
 	}
@@ -308,6 +309,7 @@ static void object_put_file(struct wr *w, const struct object *o)
 	put_bytes(w, TAG_XATTR, o->xattrs);
 	put_flag(w, TAG_REFERS, o->refers);
 	put_bytes(w, TAG_UPLOAD_KEY, o->upload_key);
+	put_u64(w, TAG_HOLES, o->holes);
 }
 
 int64_t object_encode(const struct object *o, void *buf, size_t cap)

@@ -31,7 +31,7 @@ enum row_tag { /* FORMAT 5.2 */
 	TAG_GENERATION, TAG_EXTENTS_OUTSIDE, TAG_MD5, TAG_DATASET, TAG_SYMLINK, TAG_RDEV, TAG_CLASS,
 	TAG_CHECKSUM = 32, TAG_PARTS, TAG_TAG, TAG_LABEL, TAG_RETENTION, TAG_HOLD, TAG_STORAGE_CLASS,
 	TAG_ENCRYPTION, TAG_XATTR, TAG_IN_INODE, TAG_ATIME, TAG_REFERS,
-	TAG_UPLOAD_KEY, TAG_ROW = 64 /* 64 + n: by the row's own clause */
+	TAG_UPLOAD_KEY, TAG_HOLES, TAG_ROW = 64 /* 64 + n: by the row's own clause */
 };
 
 struct extent {
@@ -83,6 +83,7 @@ struct object {
 	uint64_t parent, children, bucket, klass;
 	uint64_t atime_ns;   /* 0: never set, as mtime */
 	uint64_t rdev;
+	uint64_t holes;      /* bytes below `size` that no extent covers; of a file written before there was it: 0 */
 	uint32_t mode, uid, gid, nlink, generation, extents_outside;
 	struct hash128 hash;
 	bool has_hash, has_links, is_dataset, is_dir;

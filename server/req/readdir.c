@@ -49,7 +49,7 @@ static int entry_write(void *arg, struct slice name, bool is_dir, const struct o
 	d->last = d->len;
 	wr_bytes16(&w, name);
 	wr_u8(&w, stat_kind_of(is_dir, o->mode));
-	wr_u8(&w, o->has_hash ? STAT_HAS_HASH : 0);
+	wr_u8(&w, o->has_hash ? STAT_HAS_HASH : o->holes > 0 ? STAT_HAS_HOLES : 0);
 	wr_u64(&w, o->id);
 	wr_u64(&w, o->version);
 	wr_u64(&w, o->size);
@@ -58,7 +58,7 @@ static int entry_write(void *arg, struct slice name, bool is_dir, const struct o
 	wr_u32(&w, o->mode);
 	wr_u32(&w, o->uid);
 	wr_u32(&w, o->gid);
-	wr_u64(&w, o->has_hash ? o->hash.lo : 0);
+	wr_u64(&w, o->has_hash ? o->hash.lo : o->holes);
 	wr_u64(&w, o->has_hash ? o->hash.hi : 0);
 	wr_u64(&w, o->ctime_ns);
 	wr_u64(&w, o->atime_ns != 0 ? o->atime_ns : o->mtime_ns);

@@ -117,6 +117,7 @@ void stat_entry_take(struct stat_entry *e, const struct ns_place *place, const s
 	e->atime_ns = o->atime_ns != 0 ? o->atime_ns : o->mtime_ns;
 	e->rdev = o->rdev;
 	e->nlink = o->nlink;
+	e->holes = o->has_hash ? 0 : o->holes;
 	if (!with_meta || o->meta.len == 0) return;
 	e->meta = req_alloc(o->meta.len);
 	memcpy(e->meta, o->meta.p, o->meta.len);
@@ -181,8 +182,9 @@ void stat_entry_write(struct wr *w, const struct stat_entry *e, bool full)
 	wr_u16(w, (uint16_t)-e->err);
 	if (e->err < 0) return;
 	wr_u8(w, stat_kind_of(e->is_dir, l->mode));
-	wr_u8(w, (uint8_t)((l->has_hash ? STAT_HAS_HASH : 0) |
-			   (e->meta_len > 0 ? STAT_HAS_META : 0)));
+	uint64_t holes = full ? e->holes : 0;
+	wr_u8(w, (uint8_t)((l->has_hash ? STAT_HAS_HASH : 0) | (e->meta_len > 0 ? STAT_HAS_META : 0) |
+			   (holes > 0 ? STAT_HAS_HOLES : 0)));
 	wr_u64(w, l->id);
 	wr_u64(w, l->version);
 	wr_u64(w, l->size);
@@ -191,7 +193,7 @@ void stat_entry_write(struct wr *w, const struct stat_entry *e, bool full)
 	wr_u32(w, l->mode);
 	wr_u32(w, l->uid);
 	wr_u32(w, l->gid);
-	wr_u64(w, l->has_hash ? l->hash.lo : 0);
+	wr_u64(w, l->has_hash ? l->hash.lo : holes);
 	wr_u64(w, l->has_hash ? l->hash.hi : 0);
 	if (full) {
 		wr_u64(w, e->ctime_ns);

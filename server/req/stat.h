@@ -13,7 +13,7 @@ struct stat_entry {
 	uint16_t meta_len;
 	int16_t err;
 	uint8_t is_dir, is_missing;
-	uint64_t ctime_ns, atime_ns, rdev; /* STAT_WANT_FULL */
+	uint64_t ctime_ns, atime_ns, rdev, holes; /* STAT_WANT_FULL */
 	uint32_t nlink;
 };
 

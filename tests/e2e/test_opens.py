@@ -31,7 +31,7 @@ class Call(ctypes.Structure):
 
 class Ref(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("dir_id", ctypes.c_uint64), ("object_id", ctypes.c_uint64),
-                ("kind", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
+                ("kind", ctypes.c_uint32), ("reserved", ctypes.c_uint32), ("holes", ctypes.c_uint64)]
 
 
 class Stat(ctypes.Structure):

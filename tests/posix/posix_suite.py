@@ -421,6 +421,51 @@ def sparse_file_of_50_gib(d):
     os.close(fd)
 
 
+def kib(path):
+    """What is allocated, in KiB."""
+    return os.stat(path).st_blocks // 2
+
+
+@case
+def blocks_of_sparse_files(d):
+    fd = os.open("f", os.O_CREAT | os.O_RDWR, 0o644)
+    os.ftruncate(fd, 50 << 30)
+    same(kib("f"), 0, "of a file that is one hole")
+    os.pwrite(fd, b"x" * 65536, 1 << 30)
+    os.fsync(fd)
+    same(kib("f"), 64, "one stretch")
+    os.pwrite(fd, b"y" * 65536, 1 << 30)
+    os.pwrite(fd, b"z" * 4096, 40 << 30)
+    os.fsync(fd)
+    same(kib("f"), 68, "one of them twice, and another one")
+    fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, (1 << 30) + 8192, 16384)
+    same(kib("f"), 52, "punched")
+    os.ftruncate(fd, (1 << 30) + 4096)
+    same((kib("f"), os.fstat(fd).st_size), (4, (1 << 30) + 4096), "cut")
+    os.close(fd)
+    same(kib("f"), 4, "closed")
+    os.truncate("f", 0)
+    same(kib("f"), 0, "empty")
+
+
+@case
+def blocks_of_dense_files(d):
+    make("f", b"x" * (1 << 20))
+    os.close(os.open("f", os.O_RDWR))
+    fd = os.open("f", os.O_RDWR)
+    os.fsync(fd)
+    same(kib("f"), 1024)
+    os.pwrite(fd, b"y" * 4096, 8192)
+    os.pwrite(fd, b"y" * 4096, 1 << 20)
+    os.fsync(fd)
+    same(kib("f"), 1028)
+    fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0, 2 << 20)
+    os.close(fd)
+    same((kib("f"), os.stat("f").st_size), (0, (1 << 20) + 4096))
+    with os.scandir(".") as found:
+        same([e.stat().st_blocks for e in found], [0])
+
+
 @case
 def offset_errors(d):
     fd = os.open("f", os.O_CREAT | os.O_RDWR, 0o644)

@@ -280,7 +280,7 @@ static inline uint64_t dir_id(struct world *w, const char *path)
 
 struct tally {
 	uint64_t files, names_of_inodes, inodes, dirs, bytes, quota_bytes, quota_objects, live, live_records, weight;
-	uint64_t extents, links, references, uploads;
+	uint64_t extents, links, references, uploads, stored, covered;
 };
 
 static inline void check_dir_row(struct world *w, uint64_t parent, struct slice name, struct slice value)
@@ -344,9 +344,12 @@ static inline void check_object(struct world *w, struct tally *t, const struct o
 	assert_false(o->is_dir);
 	assert_true(o->id != 0 && o->version != 0);
 	t->bytes += o->size;
+	assert_true(o->holes <= o->size);
+	t->stored += object_has_bytes(o) ? o->size - o->holes : 0;
 	for (uint32_t i = 0; i < o->extent_count; i++)
 		if ((o->extents[i].flags & EXTENT_HOLE) == 0) {
 			t->extents++;
+			t->covered += o->extents[i].length;
 			t->weight += extent_weight(&o->extents[i]);
 			check_reference(w, t, o->id, &o->extents[i]);
 		}
@@ -422,6 +425,7 @@ static inline struct tally check_rows(struct world *w)
 		if (key.p[0] == 'x') {
 			struct extent e;
 			assert_int_equal(extent_row_decode(value, &e), 0);
+			t.covered += e.length;
 			t.weight += extent_weight(&e);
 			check_reference(w, &t, be64_get(key.p + 1), &e);
 		}
@@ -452,6 +456,7 @@ static inline struct tally check_rows(struct world *w)
 	kv_iter_free(&it);
 	assert_int_equal(t.quota_objects, t.files - t.names_of_inodes + t.inodes);
 	assert_int_equal(t.quota_bytes, t.bytes);
+	assert_int_equal(t.stored, t.covered);
 	assert_int_equal(t.live, t.weight);
 	assert_int_equal(t.live_records, t.extents);
 	assert_int_equal(links, t.links);
