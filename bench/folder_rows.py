@@ -66,10 +66,10 @@ class Folder:
         return folder, self.run.snapshot(s, prefix)
 
     def ours(self, name, snapshot, cache="drop", server=None):
-        """An epoch from a server that has just started, the page cache dropped."""
+        """An epoch from a server of the same machine that has just started, over its Unix socket, the page cache dropped."""
         s = server or self.server()
         used = s.cpu()
-        r = self.loop(PYTHON, "granary", f"{s.url}/{snapshot}", self.count(name), *SIZES[name], 0, cache, s.credentials)[0]
+        r = self.loop(PYTHON, "granary", f"{s.unix_url}/{snapshot}", self.count(name), *SIZES[name], 0, cache, s.credentials)[0]
         return dict(r, server_s=s.cpu() - used)
 
     def best(self, name, python, reader, where, workers, cache="drop"):

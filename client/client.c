@@ -162,8 +162,10 @@ void granary_close(struct granary_client **client)
 	client_wake_now(c, wake);
 	if (runs)
 		pthread_join(c->thread, NULL);
-	if (!forked)
+	if (!forked) {
 		local_warm_stop(c);
+		local_cold_stop(c);
+	}
 	fork_unwatch(c);
 	if (forked)
 		io_forget(c);

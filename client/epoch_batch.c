@@ -26,7 +26,7 @@ static struct batch *batch_new(const struct granary_epoch *e)
 {
 	size_t count = e->ranks.spec.batch, rows = count * e->fields;
 	struct batch *b = calloc(1, align8(sizeof(*b)) + (2 * rows + 2 * count) * sizeof(uint64_t) +
-		count * sizeof(struct row_place) + e->parts_count * sizeof(struct batch_read) +
+		count * sizeof(struct row_place) + e->parts_count * sizeof(struct epoch_read) +
 		2 * count * sizeof(uint32_t));
 
 	if (!b)
@@ -37,7 +37,7 @@ static struct batch *batch_new(const struct granary_epoch *e)
 	b->ids = b->sizes + rows;
 	b->positions = b->ids + count;
 	b->places = (struct row_place *)(void *)(b->positions + count);
-	b->reads = (struct batch_read *)(void *)(b->places + count);
+	b->reads = (struct epoch_read *)(void *)(b->places + count);
 	b->flags = (uint32_t *)(void *)(b->reads + e->parts_count);
 	b->sources = b->flags + count;
 	b->parts_count = e->parts_count;
@@ -80,7 +80,7 @@ static bool batch_grow(struct granary_epoch *e, struct batch *b, size_t cap)
 void batch_free(struct granary_epoch *e, struct batch *b)
 {
 	for (uint32_t i = 0; i < e->parts_count; i++) {
-		granary_op_free(&b->reads[i].op);
+		read_end(e, &b->reads[i]);
 		range_plan_release(&b->reads[i].plan);
 	}
 	batch_drop(e, b);
@@ -252,10 +252,10 @@ static int batch_start(struct granary_epoch *e, struct batch *b)
 		if (!b->places[i].hold)
 			err = row_plan(e, b, i);
 	for (uint32_t p = 0; err == 0 && p < e->parts_count; p++) {
-		struct batch_read *read = &b->reads[p];
+		struct epoch_read *read = &b->reads[p];
 		err = range_merge(&read->plan);
 		if (err == 0 && read->plan.wants_count > 0)
-			err = range_start(&read->plan, e->parts[p].snapshot, GRANARY_FOREVER, &e->wake, &read->op);
+			err = read_start(e, read, e->parts[p].snapshot);
 		e->bytes_seen += read->plan.bytes;
 	}
 	return err;
@@ -477,7 +477,7 @@ static int row_repair(struct granary_epoch *e, struct batch *b, uint32_t i)
 bool batch_came(const struct batch *b)
 {
 	for (uint32_t p = 0; p < b->parts_count; p++)
-		if (b->reads[p].op && !granary_op_done(b->reads[p].op))
+		if (!read_came(&b->reads[p]))
 			return false;
 	for (uint32_t i = 0; i < b->pub.count; i++)
 		if (b->places[i].hold && b->places[i].hold->state == HOLD_COMING)
@@ -519,14 +519,14 @@ static int batch_copy(struct granary_epoch *e, struct batch *b)
 
 static int read_done(struct granary_epoch *e, struct batch *b, uint32_t part)
 {
-	struct batch_read *read = &b->reads[part];
-	int64_t bad = read->op ? granary_wait(read->op, 0) : 0;
+	struct epoch_read *read = &b->reads[part];
+	int64_t bad = read_result(read);
 	int err = bad < 0 ? (int)bad : 0;
 	uint32_t last = UINT32_MAX;
 
 	if (err < 0)
 		epoch_fail(e, err, "cannot read samples of '%s@%s': %s", e->parts[part].snapshot->bucket,
-			e->parts[part].snapshot->name, granary_op_error(read->op));
+			e->parts[part].snapshot->name, read_error(e, read));
 	granary_op_free(&read->op);
 	if (err == 0)
 		range_keep(&read->plan, e->parts[part].snapshot);
@@ -575,16 +575,32 @@ static void batch_ready(struct granary_epoch *e, struct batch *b)
 	pthread_mutex_unlock(&e->client->lock);
 }
 
+/* Of one that came: something is asked for again. */
+static bool batch_goes_on(struct granary_epoch *e, struct batch *b, int *err)
+{
+	bool goes_on = false;
+
+	*err = 0;
+	for (uint32_t p = 0; *err == 0 && p < e->parts_count; p++)
+		goes_on = read_goes_on(e, &b->reads[p], e->parts[p].snapshot, err) || goes_on;
+	if (*err < 0)
+		epoch_fail(e, *err, "cannot read batch %llu of '%s@%s': %s", (unsigned long long)b->pub.number,
+			e->bucket, e->name, granary_last_error(e->client));
+	return goes_on;
+}
+
 bool batch_finish_more(struct granary_epoch *e)
 {
 	bool moved = false;
 
 	while (e->err == 0 && !list_empty(&e->pipeline)) {
 		struct batch *b = container_of(e->pipeline.next, struct batch, link);
-		if (!b->filling || !batch_came(b))
+		int err;
+		if (!b->filling || !batch_came(b) || batch_goes_on(e, b, &err))
 			break;
 		/* Rows are copied first: what is read again may move the bytes. */
-		int err = batch_copy(e, b);
+		if (err == 0)
+			err = batch_copy(e, b);
 		if (err == 0)
 			err = batch_direct_done(e, b);
 		if (err < 0)

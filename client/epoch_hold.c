@@ -55,7 +55,7 @@ static void fetch_spare(struct granary_epoch *e, struct fetch *f)
 void hold_abandon(struct granary_epoch *e, struct hold *h)
 {
 	if (h->fetch) {
-		granary_op_free(&h->fetch->op);
+		read_end(e, &h->fetch->read);
 		e->coming_bytes -= h->fetch->bytes;
 		fetch_spare(e, h->fetch);
 	}
@@ -67,7 +67,7 @@ void hold_release(struct granary_epoch *e)
 	gens_release(e);
 	for (struct list *at; (at = list_pop(&e->fetches)) != NULL;) {
 		struct fetch *f = container_of(at, struct fetch, link);
-		range_plan_release(&f->plan);
+		range_plan_release(&f->read.plan);
 		free(f);
 	}
 	free(e->rows);
@@ -210,9 +210,9 @@ static struct fetch *fetch_new(struct granary_epoch *e, const struct gen *g)
 	if (!f)
 		return NULL;
 	list_init(&f->link);
-	range_plan_clear(&f->plan);
-	f->plan.stream = &g->stream;
-	f->op = NULL;
+	range_plan_clear(&f->read.plan);
+	f->read.plan.stream = &g->stream;
+	f->read.op = NULL;
 	f->holds_count = 0;
 	return f;
 }
@@ -231,7 +231,7 @@ static int fetch_add(struct granary_epoch *e, struct fetch *f, struct hold *h)
 	f->holds[number] = h;
 	h->fetch = f;
 	h->state = HOLD_COMING;
-	return h->own ? own_prepare(e, h, &f->plan, number) : hold_prepare(e, h, &f->plan);
+	return h->own ? own_prepare(e, h, &f->read.plan, number) : hold_prepare(e, h, &f->read.plan);
 }
 
 static bool hold_has_room(const struct granary_epoch *e, const struct hold *h)
@@ -255,7 +255,7 @@ static int fetch_fill(struct granary_epoch *e, struct fetch *f, struct gen *g)
 		err = fetch_add(e, f, h);
 		bytes += h->size;
 	}
-	return err < 0 ? err : range_merge(&f->plan);
+	return err < 0 ? err : range_merge(&f->read.plan);
 }
 
 static int hold_fetch(struct granary_epoch *e, struct gen *g, struct hold *h)
@@ -268,12 +268,12 @@ static int hold_fetch(struct granary_epoch *e, struct gen *g, struct hold *h)
 	if (err == 0 && g->picked)
 		err = fetch_fill(e, f, g);
 	if (err == 0)
-		err = range_start(&f->plan, hold_snapshot(e, h), GRANARY_FOREVER, &e->wake, &f->op);
+		err = read_start(e, &f->read, hold_snapshot(e, h));
 	if (err < 0) {
 		fetch_spare(e, f);
 		return err;
 	}
-	f->bytes = f->plan.bytes;
+	f->bytes = f->read.plan.bytes;
 	e->coming_bytes += f->bytes;
 	list_push(&e->coming, &f->link);
 	return 0;
@@ -322,9 +322,9 @@ bool hold_fetch_more(struct granary_epoch *e)
 
 static void hold_arrived(struct granary_epoch *e, struct fetch *f, int64_t result)
 {
-	for (uint32_t u = 0; result > 0 && u < f->plan.units_count; u++)
-		if (f->plan.units[u].bad)
-			own_bad(f, f->plan.units[u].tag);
+	for (uint32_t u = 0; result > 0 && u < f->read.plan.units_count; u++)
+		if (f->read.plan.units[u].bad)
+			own_bad(f, f->read.plan.units[u].tag);
 	for (uint32_t i = 0; i < f->holds_count; i++) {
 		f->holds[i]->state = HOLD_HERE;
 		if (f->holds[i]->left == 0)
@@ -350,16 +350,17 @@ bool hold_collect(struct granary_epoch *e)
 	for (struct list *at = e->coming.next, *next; at != &e->coming; at = next) {
 		struct fetch *f = container_of(at, struct fetch, link);
 		next = at->next;
-		if (f->op && !granary_op_done(f->op))
+		int err;
+		if (!read_came(&f->read) || read_goes_on(e, &f->read, hold_snapshot(e, f->holds[0]), &err))
 			continue;
-		int64_t result = f->op ? granary_wait(f->op, 0) : 0; /* none: it was on the node */
+		int64_t result = err < 0 ? err : read_result(&f->read);
 		if (result < 0)
 			epoch_fail(e, (int)result, "cannot read samples of '%s@%s': %s",
 				hold_snapshot(e, f->holds[0])->bucket, hold_snapshot(e, f->holds[0])->name,
-				granary_op_error(f->op));
-		granary_op_free(&f->op);
+				read_error(e, &f->read));
+		granary_op_free(&f->read.op);
 		if (result >= 0) {
-			range_keep(&f->plan, hold_snapshot(e, f->holds[0]));
+			range_keep(&f->read.plan, hold_snapshot(e, f->holds[0]));
 			hold_arrived(e, f, result);
 		} else {
 			hold_lost(e, f);

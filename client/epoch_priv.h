@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* epoch_priv.h -- a stream of batches, shared by epoch.c (the calls), epoch_open.c (from options to an order),
  * epoch_run.c (its thread), epoch_lead.c (how far ahead), epoch_batch.c (batches), epoch_gen.c (windows of blocks),
- * epoch_hold.c (blocks held in memory), epoch_own.c (own samples of blocks), epoch_mem.c (their memory).
+ * epoch_hold.c (blocks held in memory), epoch_own.c (own samples of blocks), epoch_read.c (where bytes come from),
+ * epoch_mem.c (their memory).
  *
  * (1) what is under "run" belongs to the epoch's thread, what is under "lock" to whoever holds the client's
  *     lock, the rest never changes after granary_epoch_open().
@@ -89,12 +90,17 @@ struct own_part {                     /* an extent of a block; row UINT32_MAX: o
 	uint32_t row;
 	uint64_t at;                  /* in this rank's bytes of the block */
 };
+/* What is read together: here, from the page cache or the disk (local_cold.c), or from the server. */
+struct epoch_read {
+	struct range_plan plan;
+	struct cold_read cold;
+	struct granary_op *op;        /* NULL: the server is not asked */
+};
 struct fetch {
 	struct list link;             /* run: coming, or spare */
 	struct hold *holds[FETCH_HOLDS_MAX];
 	uint32_t holds_count;
-	struct range_plan plan;
-	struct granary_op *op;
+	struct epoch_read read;
 	uint64_t bytes;
 };
 
@@ -118,10 +124,7 @@ struct batch {
 	uint32_t direct;              /* rows read by themselves */
 	uint64_t bytes_read, samples_read, checksum;
 	uint32_t skipped;
-	struct batch_read {
-		struct range_plan plan;
-		struct granary_op *op;
-	} *reads;                     /* one a part of the epoch: what is read by itself */
+	struct epoch_read *reads;     /* one a part of the epoch: what is read by itself */
 	uint32_t parts_count;
 };
 
@@ -261,6 +264,15 @@ bool gens_full(const struct hold_source *s); /* none can be planned before one i
 bool gen_due(const struct granary_epoch *e, const struct hold_source *s, const struct gen *g); /* its next block */
 struct hold *hold_next(struct granary_epoch *e, struct gen **gen, int *err);
 void hold_forget(struct granary_epoch *e, uint64_t position); /* all before it is drawn */
+/* epoch_read.c (run) */
+int read_start(struct granary_epoch *e, struct epoch_read *r, struct granary_snapshot *s);
+bool read_came(const struct epoch_read *r);  /* nothing of it is under way */
+/* Of one that came: what could not be read here is asked for, and is under way now. *err: it could not be. */
+bool read_goes_on(struct granary_epoch *e, struct epoch_read *r, struct granary_snapshot *s, int *err);
+/* Of one that came and does not go on: how many units are bad, or an error, which says why. */
+int64_t read_result(const struct epoch_read *r);
+const char *read_error(struct granary_epoch *e, const struct epoch_read *r);
+void read_end(struct granary_epoch *e, struct epoch_read *r); /* wherever it is; the plan stays */
 /* epoch_hold.c (run) */
 int hold_setup(struct granary_epoch *e);
 void hold_release(struct granary_epoch *e);

@@ -169,7 +169,7 @@ static bool run_due(struct granary_epoch *e)
 	if (first && first->filling && batch_came(first))
 		return true;
 	for (struct list *at = e->coming.next; at != &e->coming; at = at->next)
-		if (granary_op_done(container_of(at, struct fetch, link)->op))
+		if (read_came(&container_of(at, struct fetch, link)->read))
 			return true;
 	return false;
 }

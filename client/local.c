@@ -145,6 +145,15 @@ static bool file_room(struct local *l, uint64_t now)
 
 /* ---- life ---- */
 
+static void local_cold_init(struct local *l)
+{
+	list_init(&l->to_advise);
+	list_init(&l->to_read);
+	pthread_cond_init(&l->cold_wake, NULL);
+	pthread_cond_init(&l->cold_idle, NULL);
+	l->cold_threads = 0;
+}
+
 void local_init(struct granary_client *c)
 {
 	struct local *l = &c->local;
@@ -152,6 +161,7 @@ void local_init(struct granary_client *c)
 	pthread_mutex_init(&l->lock, NULL);
 	list_init(&l->used);
 	list_init(&l->to_warm);
+	local_cold_init(l);
 	atomic_store(&l->next_ns, NEVER_NS);
 }
 
@@ -162,6 +172,8 @@ void local_release(struct granary_client *c)
 	table_clear(l);
 	free(l->buckets);
 	l->buckets = NULL;
+	pthread_cond_destroy(&l->cold_wake);
+	pthread_cond_destroy(&l->cold_idle);
 	pthread_mutex_destroy(&l->lock);
 }
 
@@ -172,6 +184,7 @@ void local_forked(struct granary_client *c)
 
 	pthread_mutex_init(&l->lock, NULL);
 	list_init(&l->to_warm);
+	local_cold_init(l);
 	l->warmer_runs = l->warmer_ended = l->stopping = false;
 	if (l->buckets)
 		list_for(at, &l->used)
@@ -274,6 +287,19 @@ struct local_file *local_get(struct granary_client *c, uint64_t pack, uint64_t l
 	return NULL;
 }
 
+struct local_file *local_get_cold(struct granary_client *c, uint64_t pack)
+{
+	struct local *l = &c->local;
+
+	pthread_mutex_lock(&l->lock);
+	struct local_file *f = l->buckets ? file_find(l, pack) : NULL;
+	f = f && f->state == FILE_HERE && clock_mono_ns() < f->lease_ns ? f : NULL;
+	if (f)
+		f->refs++;
+	pthread_mutex_unlock(&l->lock);
+	return f;
+}
+
 void local_put(struct granary_client *c, struct local_file *f)
 {
 	struct local *l = &c->local;
@@ -308,18 +334,44 @@ static void file_refuse(struct granary_client *c, const struct local_file *f)
 	pthread_mutex_unlock(&c->local.lock);
 }
 
-bool local_read(struct granary_client *c, struct local_file *f, struct iovec *iov, int count, uint64_t offset)
+/* -1 with ERANGE: the file ends before; the server has words for it. */
+static ssize_t file_read(const struct local_file *f, struct iovec *iov, int count, uint64_t offset, size_t len,
+	int flags)
+{
+	ssize_t n; /* preadv2() is a place where threads may be canceled, which takes a while */
+
+	errno = ERANGE;
+	if (offset > f->size || len > f->size - offset)
+		return -1;
+	do
+		n = syscall(SYS_preadv2, f->fd, iov, count, (long)offset, 0L, flags);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
+static size_t iov_len(const struct iovec *iov, int count)
 {
 	size_t len = 0;
-	ssize_t n; /* preadv2() is a place where threads may be canceled, which takes a while */
 
 	for (int i = 0; i < count; i++)
 		len += iov[i].iov_len;
-	if (offset > f->size || len > f->size - offset)
-		return false; /* the server has words for it */
-	do
-		n = syscall(SYS_preadv2, f->fd, iov, count, (long)offset, 0L, RWF_NOWAIT);
-	while (n < 0 && errno == EINTR);
+	return len;
+}
+
+bool local_read_cold(const struct local_file *f, struct iovec *iov, int count, uint64_t offset)
+{
+	size_t len = iov_len(iov, count);
+
+	return file_read(f, iov, count, offset, len, 0) == (ssize_t)len;
+}
+
+bool local_read(struct granary_client *c, struct local_file *f, struct iovec *iov, int count, uint64_t offset)
+{
+	size_t len = iov_len(iov, count);
+	ssize_t n = file_read(f, iov, count, offset, len, RWF_NOWAIT);
+
+	if (n < 0 && errno == ERANGE)
+		return false;
 	if (n == (ssize_t)len) {
 		atomic_fetch_add_explicit(&f->hot, len, memory_order_relaxed);
 		return true;
@@ -397,6 +449,7 @@ static void file_here(struct local *l, uint64_t pack, int fd, const struct local
 		return;
 	}
 	f->fd = fd;
+	posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM); /* no more is read than what is wanted: that is known here */
 	f->dev = what->dev;
 	f->ino = what->ino;
 	f->size = what->size;

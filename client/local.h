@@ -21,7 +21,7 @@ struct granary_client;
 struct conn;
 struct local_file;
 
-enum { LOCAL_BUCKETS = 1024, PASSED_MAX = 2 * 16 };
+enum { LOCAL_BUCKETS = 1024, PASSED_MAX = 2 * 16, COLD_THREADS = 4 };
 
 /* Descriptors that came on a connection and that no answer has claimed yet. */
 struct passed {
@@ -47,6 +47,10 @@ struct local {
 	pthread_t warmer;          /* lock: the thread that fills the page cache */
 	bool warmer_runs, warmer_ended, stopping;
 	struct list to_warm;       /* lock */
+	pthread_t cold[COLD_THREADS]; /* lock: threads that read what is not in the page cache (local_cold.c) */
+	uint32_t cold_threads;
+	struct list to_advise, to_read; /* lock: what they are to do */
+	pthread_cond_t cold_wake, cold_idle; /* for them; for who waits for one of them */
 	uint64_t boot_id;          /* io: of the server whose descriptors these are */
 };
 
@@ -60,6 +64,10 @@ struct local_file *local_get(struct granary_client *c, uint64_t pack, uint64_t l
 void local_put(struct granary_client *c, struct local_file *f);
 /* Reads what is in the page cache, without waiting for a disk: true when all of it is there. iov may be changed. */
 bool local_read(struct granary_client *c, struct local_file *f, struct iovec *iov, int count, uint64_t offset);
+/* Likewise, the file whether it is in the page cache or not; NULL: there is no descriptor. */
+struct local_file *local_get_cold(struct granary_client *c, uint64_t pack);
+/* Reads, and waits for the disk where it must. */
+bool local_read_cold(const struct local_file *f, struct iovec *iov, int count, uint64_t offset);
 /* The bytes of a range were wrong (and that was counted): they are dropped from the page cache, and come from the
  * server. */
 void local_bad(const struct local_file *f, uint64_t offset, uint64_t len);
@@ -76,6 +84,9 @@ bool local_probe(const struct local_file *f);
 /* Brings it there, in the background. Lock held; f gets a reference of its own. */
 void local_warm(struct granary_client *c, struct local_file *f);
 void local_warm_stop(struct granary_client *c);
+bool local_memory_is_free(void); /* the machine has some that nobody uses */
+/* local_cold.c, after local_warm_stop() */
+void local_cold_stop(struct granary_client *c);
 
 struct local_file {
 	struct list bucket, used; /* in local.buckets, local.used */

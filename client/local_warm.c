@@ -22,7 +22,7 @@
 enum { STEP = 2 * 1024 * 1024, MEMORY_SHARE = 8, NICE = 19, PAGE = 4096, PROBES = 16 };
 enum { IOPRIO_OF_PROCESS = 1, IOPRIO_IDLE = 3 << 13 }; /* ABI of the kernel; libcs have no names for it */
 
-static bool memory_is_free(void)
+bool local_memory_is_free(void)
 {
 	struct sysinfo s;
 
@@ -55,7 +55,7 @@ static bool step_warm(int fd, uint64_t offset, uint64_t len)
 
 	if (byte_is_here(fd, offset) && byte_is_here(fd, offset + len / 2) && byte_is_here(fd, offset + len - 1))
 		return true;
-	if (!memory_is_free())
+	if (!local_memory_is_free())
 		return false;
 	posix_fadvise(fd, (off_t)offset, (off_t)len, POSIX_FADV_WILLNEED);
 	for (uint64_t at = offset; at < offset + len; at += PAGE) /* waits for what is on its way */

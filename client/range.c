@@ -518,7 +518,7 @@ int range_start(struct range_plan *p, struct granary_snapshot *s, uint32_t timeo
 	p->is_suspect = false;
 	ro->left = range_kept(p, s->client);
 	if (ro->left > 0 && !p->past_cache)
-		ro->left = range_local(p, s->client);
+		ro->left = range_local(p, s->client, true);
 	if (ro->left > 0)
 		return op_start(&ro->op, op);
 	op_free_quiet(&ro->op);

@@ -70,8 +70,24 @@ void range_plan_release(struct range_plan *p);
 uint32_t range_kept(struct range_plan *p, struct granary_client *c);
 /* What came from the server and is good is kept there. The caller's thread: it may wait for the flash. */
 void range_keep(const struct range_plan *p, const struct granary_snapshot *s);
-/* range_local.c: of those, wants that can be read by descriptor; how many are left. */
-uint32_t range_local(struct range_plan *p, struct granary_client *c);
+/* range_local.c: of those, wants that can be read by descriptor; how many are left. warms: a pack of which much is left
+ * is worth being brought to the page cache. */
+uint32_t range_local(struct range_plan *p, struct granary_client *c, bool warms);
+uint32_t range_cold(struct range_plan *p, struct granary_client *c); /* likewise; waits for the disk */
+
+/* local_cold.c: a plan that is read by threads of the client. */
+struct cold_read {
+	struct list link;           /* in local.to_advise, to_read */
+	struct range_plan *plan;
+	pthread_cond_t *watch;      /* signaled when it is done, with the client's lock held */
+	uint32_t left;              /* wants that the server is to be asked for */
+	_Atomic uint8_t state;      /* changes under local.lock */
+};
+/* False: the plan is to be started otherwise. */
+bool cold_start(struct cold_read *r, struct range_plan *p, struct granary_client *c, pthread_cond_t *watch);
+bool cold_came(const struct cold_read *r); /* nothing of it is under way */
+/* The plan is the caller's again, whatever became of it; how many wants are left. */
+uint32_t cold_end(struct cold_read *r, struct granary_client *c);
 
 /* Starts the requests of a merged plan, which stays the operation's until it is done. `watch` is signaled when it is
  * done, with the client's lock held. The result is the number of units that are bad. *op is NULL when all was on the

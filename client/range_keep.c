@@ -47,6 +47,8 @@ uint32_t range_kept(struct range_plan *p, struct granary_client *c)
 
 	for (uint32_t i = 0; i < p->wants_count; i++) {
 		struct range_want *w = &p->wants[i];
+		if (w->done) /* it was read by descriptor */
+			continue;
 		w->kept = w->done = look && w->span_length == 0 && want_kept(p, c->node_cache, &store, w);
 		w->status = 0;
 		left += !w->done;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* range_local.c -- wanted ranges of packs whose descriptors this process holds (local.h): read and verified in the
- * thread that asks for them, without a word to the server. What is not in the page cache, or has a wrong checksum, is
- * left for RANGE.
+ * thread that asks for them, without a word to the server, or by threads that wait for the disk (local_cold.c). What is
+ * not in the page cache, or has a wrong checksum, is left for RANGE.
  *
  * A want is done only when all its units are good. */
 #include <stdlib.h>
@@ -57,7 +57,8 @@ static bool run_verify(struct range_plan *p, struct granary_client *c, const str
 	return good;
 }
 
-static bool want_read(struct range_plan *p, struct granary_client *c, const struct range_want *w, struct local_file *f)
+static bool want_read(struct range_plan *p, struct granary_client *c, const struct range_want *w, struct local_file *f,
+	bool waits)
 {
 	uint8_t nowhere[RANGE_GAP_MAX];
 	struct run r;
@@ -67,7 +68,7 @@ static bool want_read(struct range_plan *p, struct granary_client *c, const stru
 			return false; /* nothing here could tell whether they are right */
 	for (uint32_t at = 0; at < w->count; at = r.end) {
 		run_make(p, w, at, &r, nowhere);
-		if (!local_read(c, f, r.iov, r.count, r.from))
+		if (waits ? !local_read_cold(f, r.iov, r.count, r.from) : !local_read(c, f, r.iov, r.count, r.from))
 			return false;
 		if (!run_verify(p, c, w, &r, f)) {
 			p->is_suspect = true;
@@ -79,7 +80,7 @@ static bool want_read(struct range_plan *p, struct granary_client *c, const stru
 	return true;
 }
 
-uint32_t range_local(struct range_plan *p, struct granary_client *c)
+static uint32_t wants_read(struct range_plan *p, struct granary_client *c, bool waits, bool warms)
 {
 	struct local_file *f = NULL;
 	uint64_t pack = 0;
@@ -91,14 +92,24 @@ uint32_t range_local(struct range_plan *p, struct granary_client *c)
 			continue;
 		if (!f || w->pack != pack) {
 			local_put(c, f);
-			f = local_get(c, w->pack, w->length);
+			f = waits ? local_get_cold(c, w->pack) : local_get(c, w->pack, warms ? w->length : 0);
 			pack = w->pack;
 		}
-		w->kept = w->done = f && want_read(p, c, w, f);
+		w->kept = w->done = f && want_read(p, c, w, f, waits);
 		left += !w->done;
 		for (uint32_t u = 0; w->done && u < w->count; u++)
 			p->units[w->first + u].bad = false;
 	}
 	local_put(c, f);
 	return left;
+}
+
+uint32_t range_local(struct range_plan *p, struct granary_client *c, bool warms)
+{
+	return wants_read(p, c, false, warms);
+}
+
+uint32_t range_cold(struct range_plan *p, struct granary_client *c)
+{
+	return wants_read(p, c, true, false);
 }

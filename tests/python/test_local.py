@@ -40,6 +40,21 @@ class Local(Case):
         for path in cls.server.packs():
             path.read_bytes()
 
+    @classmethod
+    def cool(cls):
+        """No pack in the page cache."""
+        for path in cls.server.packs():
+            fd = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+
+    @staticmethod
+    def memory_is_free():
+        """What the library asks before it fills the page cache."""
+        with open("/proc/meminfo", encoding="ascii") as f:
+            kib = {line.split(":")[0]: int(line.split()[1]) for line in f}
+        return kib["MemFree"] > kib["MemTotal"] / 6
+
     def until_local(self, client, read):
         """Reads until bytes come by descriptor: they are asked for in the background."""
         end, before = time.monotonic() + 60, numbers(client)["local_bytes"]
@@ -115,6 +130,50 @@ class Reads(Local):
                 self.assertEqual(sorted(seen), list(range(COUNT)))
                 for key, i in zip(s.keys(range(0, COUNT, 50)), range(0, COUNT, 50)):
                     self.assertEqual(seen[i], self.files[key], mode)
+
+    def test_epochs_from_the_disk(self):
+        """What is not in the page cache is read there by the process itself, once it has descriptors."""
+        for mode in ("exact", "blocks"):
+            ds = granary.IterableDataset(f"{self.url}@v1", shuffle=mode, batch_size=8, last="keep", **self.login)
+            for epoch in range(3):
+                self.cool()
+                before, seen = numbers(ds.place.client())["local_bytes"], {}
+                for batch in ds:
+                    for i, data in zip(batch.ids, batch):
+                        seen[i] = bytes(data)
+                keys = ds.place.open().keys(range(COUNT))
+                self.assertEqual([seen[i] for i in range(COUNT)], [self.files[key] for key in keys], mode)
+                read = numbers(ds.place.client())["local_bytes"] - before
+                if epoch > 0 and self.memory_is_free():
+                    self.assertGreater(read, COUNT * SIZE // 2, mode)
+
+    def test_epochs_from_the_disk_that_are_given_up(self):
+        ds = granary.IterableDataset(f"{self.url}@v1", shuffle="blocks", batch_size=4, **self.login)
+        for batches in range(24):
+            if batches % 4 == 0:
+                self.cool()
+            stream = iter(ds)
+            for _ in range(batches % 6):
+                next(stream)
+            stream.close()
+            ds.set_epoch(batches + 1)
+
+    @forks
+    def test_a_fork_while_the_disk_is_read(self):
+        ds = granary.IterableDataset(f"{self.url}@v1", shuffle="blocks", batch_size=4, **self.login)
+        self.cool()
+        stream = iter(ds)
+        next(stream)
+        child = os.fork()  # the threads that read are not there
+        if child == 0:
+            code = 1
+            try:
+                del stream
+                code = 0 if len(next(iter(ds))) == 4 else 2
+            finally:
+                os._exit(code)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        stream.close()
 
     @forks
     def test_a_forked_child(self):
@@ -248,6 +307,28 @@ class Faults(Local):
             self.patch(path, at + 33, data[33:34])
             self.check_snapshot(s, range(100))
             self.assertEqual(client.get(key), data)
+
+    def test_damage_on_the_disk_in_an_epoch(self):
+        for mode in ("exact", "blocks"):
+            ds = granary.IterableDataset(f"{self.url}@v1", shuffle=mode, batch_size=8, last="keep", on_error="skip",
+                                         **self.login)
+            key = ds.place.open().keys([17])[0]
+            data = self.files[key]
+            path, at = next((p, a) for p in self.server.packs() if (a := p.read_bytes().find(data[:64])) >= 0)
+            self.patch(path, at + 33, bytes([data[33] ^ 4]))
+            try:
+                self.server.kill()  # what it has in memory is good
+                self.server.start()
+                for _ in range(2):
+                    self.cool()
+                    skipped = 0
+                    for batch in ds:
+                        skipped += sum(1 for flags in batch.flags if flags & granary.SKIPPED)
+                        for name, sample in zip(batch.keys(), batch):
+                            self.assertEqual(bytes(sample), self.files[name])
+                    self.assertEqual(skipped, 1, mode)
+            finally:
+                self.patch(path, at + 33, data[33:34])
 
     @staticmethod
     def patch(path, at, data):
