@@ -10,6 +10,7 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "io/fs.h"
+#include "jobs/link_lost.h"
 #include "jobs/link_sums.h"
 #include "jobs/move_priv.h"
 #include "meta/ids.h"
@@ -118,7 +119,7 @@ static int to_store(struct move_step *s, struct pack *pack, bool with_evict)
 }
 
 /* Its last byte, and nothing behind it: it is there, and as long as the row says. Of a linked one each object. */
-static int cold_is_there(struct move_step *s, struct pack *pack)
+static int cold_is_there(struct move_step *s, const struct pack *pack)
 {
 	const struct copy_info *info = copy_info(pack_cold(pack));
 	char path[COPY_PATH_MAX];
@@ -155,35 +156,13 @@ static int sums_take(struct move_step *s, const struct pack *pack)
 	return copy_is_linked(pack_cold(pack)) ? link_sums(&sums, s->pack) : 0;
 }
 
-static int promote(struct move_step *s, const struct pack *pack)
+/* SOURCE: what was loaded of a linked pack lacks objects that were changed before. */
+static int is_whole(struct move_step *s)
 {
-	struct packs_move order = { .pace = pace, .arg = s, .brought = s->order->kind == MOVE_FETCH };
-	uint64_t bytes;
-	int err;
-
-	if (pack_is_hot(pack)) {
-		err = sums_take(s, pack); /* which a crash may have cut off */
-		return err < 0 || s->order->kind != MOVE_PROMOTE ? err : packs_keep_hot(s->m->o.packs, s->pack);
-	}
-	err = packs_promote(s->m->o.packs, s->pack, &order, &bytes);
-	if (err == 0) err = sums_take(s, pack);
-	if (err < 0) return err;
-	s->bytes_in += bytes;
-	s->bytes_out += bytes;
-	return 1;
+	return link_lost(&(struct link_lost){ .kv = s->m->o.kv, .ns = s->m->o.ns, .packs = s->m->o.packs }, s->pack);
 }
 
-static int drop(struct move_step *s, const struct pack *pack)
-{
-	int err;
-
-	if (pack_cold(pack) == NULL) return 0;
-	if (s->order->store != 0 && place_id(copy_info(pack_cold(pack))->place) != s->order->store) return 0;
-	err = packs_drop_cold(s->m->o.packs, s->pack);
-	return err < 0 ? err : 1;
-}
-
-static int repair_hot(struct move_step *s)
+static int hot_make(struct move_step *s)
 {
 	struct packs_move order = { .pace = pace, .arg = s };
 	uint64_t bytes;
@@ -192,8 +171,56 @@ static int repair_hot(struct move_step *s)
 	if (err < 0) return err;
 	s->bytes_in += bytes;
 	s->bytes_out += bytes;
-	log_warn("a damaged hot copy was made anew; pack=%016llx", (unsigned long long)s->pack);
 	return 1;
+}
+
+/* What was changed may be there again: then all of the pack is loaded anew. SOURCE: it is not. */
+static int loaded_again(struct move_step *s, const struct pack *pack)
+{
+	int err, whole = is_whole(s);
+
+	if (whole == -GRANARY_ESOURCE) whole = cold_is_there(s, pack) == 0 ? hot_make(s) : -GRANARY_ESOURCE;
+	if (whole < 0 && whole != -GRANARY_ESOURCE) return whole;
+	err = sums_take(s, pack); /* which a crash may have cut off */
+	if (err == 0 && s->order->kind == MOVE_PROMOTE) err = packs_keep_hot(s->m->o.packs, s->pack);
+	return err < 0 ? err : whole;
+}
+
+static int promote(struct move_step *s, const struct pack *pack)
+{
+	struct packs_move order = { .pace = pace, .arg = s, .brought = s->order->kind == MOVE_FETCH,
+		.may_lose = true };
+	uint64_t bytes;
+	int err;
+
+	if (pack_is_hot(pack)) return loaded_again(s, pack);
+	err = packs_promote(s->m->o.packs, s->pack, &order, &bytes);
+	if (err == 0) err = sums_take(s, pack);
+	if (err < 0) return err;
+	s->bytes_in += bytes;
+	s->bytes_out += bytes;
+	err = is_whole(s);
+	return err < 0 ? err : 1;
+}
+
+/* A link is the last that leads to an object that was not loaded: its bytes may be there again. */
+static int drop(struct move_step *s, const struct pack *pack)
+{
+	int err;
+
+	if (pack_cold(pack) == NULL) return 0;
+	if (s->order->store != 0 && place_id(copy_info(pack_cold(pack))->place) != s->order->store) return 0;
+	err = is_whole(s);
+	if (err == 0) err = packs_drop_cold(s->m->o.packs, s->pack);
+	return err < 0 ? err : 1;
+}
+
+static int repair_hot(struct move_step *s)
+{
+	int err = hot_make(s);
+
+	if (err > 0) log_warn("a damaged hot copy was made anew; pack=%016llx", (unsigned long long)s->pack);
+	return err;
 }
 
 /* The hot one is judged first: then the cold one may go, and another takes its place. */

@@ -39,9 +39,12 @@ static int record_read(struct packs *packs, struct pack *pack, uint64_t record, 
 	if (err == 0)
 		err = pack_record_verify(pack_file(pack), pack_id_of(pack), record, 0, r->data, &r->len,
 			&r->header_len);
-	if ((err == -GRANARY_ECORRUPT || err == -GRANARY_EIO || err == -GRANARY_EBADFORMAT) &&
-		other_read(pack, record, r) == 0)
-		err = 0;
+	if (err == -GRANARY_ECORRUPT || err == -GRANARY_EIO || err == -GRANARY_EBADFORMAT) {
+		int other = other_read(pack, record, r);
+
+		/* Of an object that was changed before its pack was loaded nothing was. */
+		if (other == 0 || other == -GRANARY_ESOURCE) err = other;
+	}
 	return err;
 }
 

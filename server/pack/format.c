@@ -279,17 +279,22 @@ int record_decode(const uint8_t *in, size_t len, struct record *out, uint32_t *n
 	return 0;
 }
 
-void filler_encode(uint8_t *out, uint32_t total_len)
+void filler_header_encode(uint8_t *out, uint64_t total_len)
 {
-	struct record r = { .kind = RECORD_FILLER };
+	struct record r = { .kind = RECORD_FILLER, .data_len = (uint32_t)(total_len - PACK_RECORD_HEADER_SIZE) };
 	int err;
 
-	assert(total_len >= PACK_RECORD_HEADER_SIZE && total_len % PACK_ALIGN == 0);
-	memset(out, 0, total_len);
-	r.data_len = total_len - PACK_RECORD_HEADER_SIZE;
-	err = record_encode(&r, out, total_len);
+	assert(total_len >= PACK_RECORD_HEADER_SIZE && total_len <= PACK_RECORD_HEADER_SIZE + (uint64_t)EXTENT_LEN_MAX);
+	assert(total_len % PACK_ALIGN == 0);
+	err = record_encode(&r, out, PACK_RECORD_HEADER_SIZE);
 	assert(err == 0);
 	(void)err;
+}
+
+void filler_encode(uint8_t *out, uint32_t total_len)
+{
+	memset(out, 0, total_len);
+	filler_header_encode(out, total_len);
 }
 
 /* ---- footer and trailer, FORMAT 3.6, 3.7 -------------------------------------------------------

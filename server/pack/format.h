@@ -41,6 +41,7 @@ uint32_t record_header_crc(const uint8_t *encoded); /* as record_encode wrote it
  * BADFORMAT: no record's magic there; CORRUPT: a length out of range or a wrong crc. */
 int record_decode(const uint8_t *in, size_t len, struct record *out, uint32_t *need);
 void filler_encode(uint8_t *out, uint32_t total_len); /* >= 64 */
+void filler_header_encode(uint8_t *out, uint64_t total_len); /* its first 64 bytes: the others may be anything */
 
 struct footer_entry { uint64_t object_id, version, dir_id, offset; uint32_t data_len, header_len, header_crc; };
 void footer_entry_encode(const struct footer_entry *e, uint8_t out[PACK_FOOTER_ENTRY_SIZE]);

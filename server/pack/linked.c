@@ -19,6 +19,7 @@
 #include "io/fs.h"
 #include "meta/kv.h"
 #include "meta/rows.h"
+#include "pack/check.h"
 #include "pack/format.h"
 #include "pack/writer.h"
 #include "tier/copy.h"
@@ -57,7 +58,7 @@ bool linked_why(uint64_t pack, uint64_t offset, uint64_t len, char *text, size_t
 	return found;
 }
 
-static void why_note(const struct place *place, uint64_t pack, const struct linked_entry *e)
+void linked_tell(const struct place *place, uint64_t pack, const struct linked_entry *e)
 {
 	char key[512], text[WHY_MAX];
 	uint64_t from = e->record + e->header_len;
@@ -208,6 +209,7 @@ struct reading {
 	uint8_t *buf;
 	uint64_t at, end;
 	bool exact;
+	uint64_t *lost; /* or NULL */
 	uint64_t deadline_ns;
 };
 
@@ -219,7 +221,7 @@ static int source_get(const struct reading *r, const struct linked_entry *e, uin
 	snprintf(key, sizeof(key), "%.*s", (int)e->source.len, (const char *)e->source.p);
 	snprintf(tag, sizeof(tag), "%.*s", (int)e->tag.len, (const char *)e->tag.p);
 	err = place_source_get(r->info->place, key, tag, to, len, e->source_at + from, r->deadline_ns);
-	if (err == -GRANARY_ESOURCE) why_note(r->info->place, r->info->pack_id, e);
+	if (err == -GRANARY_ESOURCE) linked_tell(r->info->place, r->info->pack_id, e);
 	return err;
 }
 
@@ -229,6 +231,14 @@ static void part_copy(const struct reading *r, const uint8_t *bytes, uint64_t fr
 	uint64_t lo = from > r->at ? from : r->at, hi = from + len < r->end ? from + len : r->end;
 
 	if (lo < hi) memcpy(r->buf + (lo - r->at), bytes + (lo - from), (size_t)(hi - lo));
+}
+
+/* Then zeros stand for the record, until linked_finish() puts a filler there. */
+static bool is_lost(const struct reading *r, int err)
+{
+	if (err != -GRANARY_ESOURCE || r->lost == NULL) return false;
+	(*r->lost)++;
+	return true;
 }
 
 /* Header and data: its checksums are of bytes that came for it. */
@@ -242,6 +252,10 @@ static int record_make(const struct reading *r, const struct linked_entry *e)
 	uint8_t *all = malloc((size_t)e->header_len + e->data_len);
 	int err = all != NULL ? source_get(r, e, 0, all + e->header_len, e->data_len) : -GRANARY_ENOMEM;
 
+	if (is_lost(r, err)) {
+		free(all);
+		return 0;
+	}
 	if (err == 0) {
 		crc32c_blocks(crcs, all + e->header_len, e->data_len);
 		rec.crcs = (const uint8_t *)crcs;
@@ -257,10 +271,15 @@ static int read_entry(void *arg, const struct linked_entry *e)
 	struct reading *r = arg;
 	uint64_t data = e->record + e->header_len, end = data + e->data_len;
 	uint64_t lo = data > r->at ? data : r->at, hi = end < r->end ? end : r->end;
+	int err;
 
 	if (e->record >= r->end) return 1;
 	if (r->exact && e->record < r->end && r->at < data) return record_make(r, e);
-	return lo < hi ? source_get(r, e, lo - data, r->buf + (lo - r->at), (size_t)(hi - lo)) : 0;
+	if (lo >= hi) return 0;
+	err = source_get(r, e, lo - data, r->buf + (lo - r->at), (size_t)(hi - lo));
+	if (!is_lost(r, err)) return err;
+	memset(r->buf + (lo - r->at), 0, (size_t)(hi - lo)); /* what came was not its */
+	return 0;
 }
 
 static int head_make(const struct reading *r)
@@ -282,29 +301,76 @@ static int head_make(const struct reading *r)
 
 /* Zeroed memory. Of a footer nothing is made: it is in the file that the pack is loaded into. */
 static int linked_read(void *arg, const struct copy_info *info, uint8_t *buf, size_t len, uint64_t at, bool exact,
-	uint64_t deadline_ns)
+	uint64_t *lost, uint64_t deadline_ns)
 {
 	struct reading r = { .linked = arg, .info = info, .buf = buf, .at = at, .end = at + len, .exact = exact,
-		.deadline_ns = deadline_ns };
+		.lost = lost, .deadline_ns = deadline_ns };
 	int err = exact && at < PACK_HEADER_SIZE ? head_make(&r) : 0;
 
 	if (err == 0) err = linked_each(r.linked->kv, info->pack_id, at, read_entry, &r);
 	return err > 0 ? 0 : err;
 }
 
-static int last_end(void *arg, const struct linked_entry *e)
+/* ---- the file of a loaded pack ---- */
+
+struct finishing {
+	struct fs_file *file;
+	uint8_t *data; /* NULL: every record is whole */
+	uint64_t pack, end;
+	uint32_t whole; /* records */
+};
+
+/* The header of a filler, in a file of whole blocks. */
+static int filler_put(struct fs_file *file, uint64_t at, uint64_t total)
 {
-	*(uint64_t *)arg = entry_end(e);
-	return 0;
+	uint64_t from = at & ~(uint64_t)(PACK_BLOCK - 1);
+	uint8_t *blocks = aligned_alloc(PACK_BLOCK, 2 * PACK_BLOCK);
+	size_t len = at - from + PACK_RECORD_HEADER_SIZE > PACK_BLOCK ? 2 * PACK_BLOCK : PACK_BLOCK;
+	int64_t n = blocks != NULL ? fs_read(file, blocks, len, from) : -GRANARY_ENOMEM;
+	int err = n < 0 ? (int)n : (size_t)n < len ? -GRANARY_ECORRUPT : 0;
+
+	if (err == 0) {
+		filler_header_encode(blocks + (at - from), total);
+		err = fs_write(file, blocks, len, from);
+	}
+	free(blocks);
+	return err;
 }
 
-static int linked_finish(void *arg, uint64_t pack_id, struct fs_file *file)
+/* A filler is no longer than a record's data may be. */
+static int fillers_put(struct fs_file *file, const struct linked_entry *e)
+{
+	uint64_t total = entry_end(e) - e->record;
+	uint64_t first = total > EXTENT_LEN_MAX ? total / 2 / PACK_ALIGN * PACK_ALIGN : total;
+	int err = filler_put(file, e->record, first);
+
+	return err == 0 && first < total ? filler_put(file, e->record + first, total - first) : err;
+}
+
+static int finish_entry(void *arg, const struct linked_entry *e)
+{
+	struct finishing *f = arg;
+	uint32_t len;
+	int err;
+
+	f->end = entry_end(e);
+	f->whole++;
+	if (f->data == NULL) return 0;
+	err = pack_record_verify(f->file, f->pack, e->record, e->object_id, f->data, &len, NULL);
+	if (err != -GRANARY_ECORRUPT && err != -GRANARY_EBADFORMAT) return err;
+	f->whole--;
+	return fillers_put(f->file, e);
+}
+
+static int linked_finish(void *arg, uint64_t pack_id, struct fs_file *file, uint64_t size, bool lost)
 {
 	struct linked *l = arg;
-	uint64_t end = PACK_DATA_START;
-	int err = linked_each(l->kv, pack_id, 0, last_end, &end);
+	struct finishing f = { .file = file, .pack = pack_id, .end = PACK_DATA_START,
+		.data = lost ? malloc(EXTENT_LEN_MAX) : NULL };
+	int err = lost && f.data == NULL ? -GRANARY_ENOMEM : linked_each(l->kv, pack_id, 0, finish_entry, &f);
 
-	return err < 0 ? err : pack_footer_write(file, pack_id, end);
+	free(f.data);
+	return err < 0 ? err : pack_footer_write(file, pack_id, f.end, f.whole, size);
 }
 
 /* ---- is it all there? ---- */

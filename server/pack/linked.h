@@ -45,6 +45,8 @@ int linked_each(struct kv *kv, uint64_t pack, uint64_t at, int (*each)(void *arg
 	void *arg);
 /* Is every object of the pack still the one that its row names? 0; SOURCE; ... One request an object. */
 int linked_verify(struct linked *linked, struct place *place, uint64_t pack, uint64_t timeout_ns);
+/* Logs that the object of an entry is another one by now, and remembers it for linked_why(). */
+void linked_tell(const struct place *place, uint64_t pack, const struct linked_entry *e);
 /* What a recent SOURCE error at [offset, offset + len) of a pack was about: false, not known any more. Any thread,
  * never blocks for long. */
 bool linked_why(uint64_t pack, uint64_t offset, uint64_t len, char *text, size_t cap);

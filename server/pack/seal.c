@@ -181,13 +181,13 @@ static int seal_one(struct packs *packs, struct pack *pack, const struct pack_in
 	return err;
 }
 
-int pack_footer_write(struct fs_file *file, uint64_t pack_id, uint64_t end)
+int pack_footer_write(struct fs_file *file, uint64_t pack_id, uint64_t end, uint32_t entries, uint64_t size)
 {
 	struct sealing s = { .file = file, .trailer = { .pack_id = pack_id, .data_end = end } };
 	struct pack_walk walk = { .pack_id = pack_id, .end = end, .each = each_record, .arg = &s };
 	int err;
 
-	s.trailer.footer_offset = (end + PACK_BLOCK - 1) & ~(uint64_t)(PACK_BLOCK - 1);
+	s.trailer.footer_offset = size - footer_size(entries);
 	s.piece_at = s.trailer.footer_offset;
 	s.piece = aligned_alloc(PACK_BLOCK, PIECE_SIZE);
 	if (s.piece == NULL)
@@ -195,6 +195,8 @@ int pack_footer_write(struct fs_file *file, uint64_t pack_id, uint64_t end)
 	err = header_read(&s);
 	if (err == 0)
 		err = pack_walk(file, &walk);
+	if (err == 0 && s.trailer.entries != entries)
+		err = -GRANARY_ECORRUPT;
 	if (err == 0)
 		err = put_trailer(&s);
 	free(s.piece);

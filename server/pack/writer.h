@@ -105,5 +105,6 @@ struct pack_index {
  * footer and trailer, syncs, commits the state. The entries are those of `index`, or, with NULL,
  * those met in a walk over the records up to the committed end. Worker or job. */
 int pack_seal(struct packs *packs, uint64_t pack_id, const struct pack_index *index);
-/* Footer and trailer behind records that end at `end`, synced; the file has header and records. */
-int pack_footer_write(struct fs_file *file, uint64_t pack_id, uint64_t end);
+/* Footer and trailer behind `entries` records that end at `end`, synced, as the end of a file of `size` bytes; it has
+ * header and records. CORRUPT: they are not so many. */
+int pack_footer_write(struct fs_file *file, uint64_t pack_id, uint64_t end, uint32_t entries, uint64_t size);

@@ -19,6 +19,7 @@
 #include "meta/ids.h"
 #include "meta/kv.h"
 #include "meta/ns.h"
+#include "pack/linked.h"
 #include "pack/writer.h"
 #include "req/store.h"
 #include "tier/packs.h"
@@ -245,6 +246,7 @@ int tier_tasks(struct store *store, char *buf, size_t cap)
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t end = p[i].ended_ns != 0 ? p[i].ended_ns : clock_mono_ns(), ns = end - p[i].began_ns;
 		uint64_t through = p[i].packs_done + p[i].packs_skipped + p[i].packs_failed, eta = 0;
+		char why[512];
 		const struct place *place = stores_find(store->stores, p[i].order.store);
 
 		if (through > 0 && p[i].ended_ns == 0)
@@ -261,6 +263,8 @@ int tier_tasks(struct store *store, char *buf, size_t cap)
 				(uint64_t)((double)p[i].bytes_in * 1e9 / (double)(ns + 1)), eta,
 			p[i].err < 0 ? error_text(p[i].err) : "");
 		if (p[i].err < 0) put(&t, " (pack %016" PRIx64 ")", p[i].err_pack);
+		if (p[i].err == -GRANARY_ESOURCE && linked_why(p[i].err_pack, 0, UINT64_MAX, why, sizeof(why)))
+			put(&t, ": %s", why);
 		put(&t, "\n");
 	}
 	free(p);

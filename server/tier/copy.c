@@ -209,11 +209,11 @@ bool copy_is_linked(const struct copy *c)
 	return c != NULL && c->info.codec == CODEC_LINKED;
 }
 
-int copy_finish_file(struct copy *c, struct fs_file *file)
+int copy_finish_file(struct copy *c, struct fs_file *file, uint64_t size, bool lost)
 {
 	const struct stores_linked *l = &c->info.place->stores->linked;
 
-	return l->finish != NULL ? l->finish(l->arg, c->info.pack_id, file) : -GRANARY_EUNSUPPORTED;
+	return l->finish != NULL ? l->finish(l->arg, c->info.pack_id, file, size, lost) : -GRANARY_EUNSUPPORTED;
 }
 
 void copy_forget(struct copy *c)
@@ -290,6 +290,8 @@ struct reading {
 	uint64_t at;
 	size_t len;             /* clamped to the pack's end once that is known */
 	bool exact;             /* of a linked copy: headers of records, too */
+	bool may_lose;
+	uint64_t lost;
 	struct frames *frames;
 	uint8_t *stored;
 	size_t stored_len;
@@ -302,7 +304,7 @@ static int linked_fetch(struct reading *r)
 	r->stored = calloc(1, r->len);
 	if (r->stored == NULL) return -GRANARY_ENOMEM;
 	return l->read != NULL ? l->read(l->arg, &r->copy->info, r->stored, r->len, r->at, r->exact,
-		r->job.deadline_ns) : -GRANARY_EUNSUPPORTED;
+		r->may_lose ? &r->lost : NULL, r->job.deadline_ns) : -GRANARY_EUNSUPPORTED;
 }
 
 static int reading_fetch(struct place_job *job)
@@ -337,6 +339,7 @@ static void reading_finish(struct place_job *job, int err)
 	} else if (err == 0 && r->len > 0) {
 		memcpy(r->read->buf, r->stored, r->len);
 	}
+	r->read->lost = r->lost;
 	r->read->res = err < 0 ? err : (int64_t)r->len;
 	r->read->done(r->read);
 }
@@ -385,6 +388,7 @@ static void reading_start(struct copy *c, struct copy_read *read, bool exact)
 	if (exact && copy_is_linked(c)) timeout_ns *= LINKED_PIECE_TIMES;
 	r->job.deadline_ns = clock_mono_ns() + timeout_ns;
 	r->exact = exact;
+	r->may_lose = read->may_lose;
 	r->copy = copy_ref(c);
 	r->read = read;
 	r->at = read->at;

@@ -48,7 +48,7 @@ void copy_forget(struct copy *c); /* the copy goes: so does its index on flash *
 
 bool copy_is_linked(const struct copy *c); /* NULL: false */
 /* The footer of a file that the records of a linked copy were copied to. */
-int copy_finish_file(struct copy *c, struct fs_file *file);
+int copy_finish_file(struct copy *c, struct fs_file *file, uint64_t size, bool lost); /* stores_linked.finish */
 
 /* Some bytes of the pack. done() runs once, on any thread, perhaps from inside start; nothing touches buf
  * after it. */
@@ -58,6 +58,8 @@ struct copy_read {
 	uint64_t at;
 	void (*done)(struct copy_read *read);
 	void *arg;   /* the caller's */
+	bool may_lose; /* of a linked copy: zeros for objects that were changed since, and `lost` counts them */
+	uint64_t lost;
 	int64_t res; /* bytes: fewer only at the pack's end; OFFLINE, TIMEDOUT, NOTFOUND, CORRUPT, NOMEM, ... */
 };
 void copy_read_start(struct copy *c, struct copy_read *read);

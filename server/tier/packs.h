@@ -139,6 +139,7 @@ struct packs_move {
 	uint64_t (*rate)(void *arg); /* bytes a second at most, as of now; 0: no limit. Or NULL */
 	void *arg;
 	bool brought; /* promote: the hot copy may go again for others (pack_info.brought) */
+	bool may_lose; /* promote, of a linked pack: without the objects that were changed since */
 };
 int packs_move(struct packs *packs, uint64_t pack_id, const struct packs_move *order, uint64_t *bytes);
 /* ---- hot and cold (packs_cold.c); moves, one at a time ---- */

@@ -41,6 +41,7 @@ struct moving {
 	uint32_t crc;
 	const struct packs_move *order;
 	bool is_cold; /* it is made of the cold copy */
+	bool lost;    /* but not all of it: objects of a linked one were changed */
 };
 
 static int is_stopped(const struct moving *m)
@@ -103,7 +104,7 @@ static void ahead_ask(struct moving *m, uint64_t at)
 
 	a->done[slot] = false;
 	a->reads[slot] = (struct copy_read){ .buf = m->piece + slot * PIECE_SIZE, .len = piece_len(m, at), .at = at,
-		.done = ahead_came, .arg = a };
+		.done = ahead_came, .arg = a, .may_lose = m->order->may_lose };
 	copy_read_part(pack_cold(m->old), &a->reads[slot]);
 }
 
@@ -135,6 +136,7 @@ static int pieces_of_cold(struct moving *m)
 		n = ahead_wait(&a, slot);
 		if (err < 0) continue;
 		err = n < 0 ? (int)n : (size_t)n < piece_len(m, at) ? -GRANARY_ECORRUPT : pace(m, (size_t)n);
+		m->lost |= a.reads[slot].lost > 0;
 		if (err == 0) m->crc = crc32c(m->crc, m->piece + slot * PIECE_SIZE, (size_t)n);
 		if (err == 0) err = fs_write(m->to, m->piece + slot * PIECE_SIZE, (size_t)n, at);
 	}
@@ -177,7 +179,7 @@ static int copy_in(struct moving *m, struct fs *fs)
 	err = fs_allocate(m->to, 0, m->size);
 	if (err == 0) err = m->is_cold ? pieces_of_cold(m) : pieces(m, m->from, m->to, &m->crc);
 	if (err == 0 && m->is_cold && copy_is_linked(pack_cold(m->old))) {
-		err = copy_finish_file(pack_cold(m->old), m->to);
+		err = copy_finish_file(pack_cold(m->old), m->to, m->size, m->lost);
 		if (err == 0) err = pieces(m, m->to, NULL, &m->crc);
 	}
 	if (err == 0) err = fs_sync(m->to);

@@ -90,13 +90,15 @@ int place_source_get(struct place *p, const char *key, const char *tag, void *bu
 	uint64_t deadline_ns);
 
 /* How bytes of a pack are made whose only copy is a source (pack/linked.h). read: exactly len bytes at `at` into zeroed
- * memory; exact: headers too, else only data. finish: the footer of a file that got all the records. */
+ * memory; exact: headers too, else only data; lost: NULL, or counts objects that are not those that were linked any
+ * more, of which zeros come instead of an error. finish: the footer of a file of `size` bytes that got all the records;
+ * with `lost` fillers take the place of those that are not whole. */
 struct copy_info;
 struct fs_file;
 struct stores_linked {
 	int (*read)(void *arg, const struct copy_info *info, uint8_t *buf, size_t len, uint64_t at, bool exact,
-		uint64_t deadline_ns);
-	int (*finish)(void *arg, uint64_t pack_id, struct fs_file *file);
+		uint64_t *lost, uint64_t deadline_ns);
+	int (*finish)(void *arg, uint64_t pack_id, struct fs_file *file, uint64_t size, bool lost);
 	void *arg;
 };
 void stores_set_linked(struct stores *stores, const struct stores_linked *linked); /* before the first read */

@@ -142,6 +142,41 @@ def flipped(rng, server, files, source, base, epoch_before):
         wait_all(server, "tier")
 
 
+def partly(rng, server, url, files, lost, source, base):
+    print("what was changed does not keep its pack from being loaded", flush=True)
+    for again in range(2):
+        run = server.cli("flow", "preload", f"{url}/set", check=False)
+        if run.returncode == 0 or not any(name in text_of(run) for name in lost):
+            fail(f"a preload that could not load all: {run.returncode} {text_of(run)[-800:]}")
+    server.cli("check")
+    if server.cli("flow", "evict", f"{url}/set", check=False).returncode == 0:
+        fail("flash let go of what the source does not have any more")
+    if server.cli("tier", "pull", f"{url}/set", "--drop", check=False).returncode == 0:
+        fail("a link was cut that leads to what was not loaded")
+    server.kill()
+    server.start()
+    source.rename(base / "away")
+    for name in sorted(files)[::11] + lost:
+        run = cat(server, f"{url}/set/{name}", check=False)
+        if name in lost:
+            if run.returncode == 0:
+                fail(f"what was changed was read: {name}")
+        elif run.stdout != files[name]:
+            fail(f"{name} was not loaded with its neighbours: {run.returncode} {text_of(run)[:300]}")
+    (base / "away").rename(source)
+    until = time.monotonic() + GRACE_S  # a store that was away is not asked at once
+    for name in lost:
+        while True:
+            run = cat(server, f"{url}/set/{name}", check=False)
+            if run.returncode == 0:
+                fail(f"what was changed was read: {name}")
+            if "not the one that was linked" in text_of(run) and f"set/{name}" in text_of(run):
+                break
+            if time.monotonic() > until:
+                fail(f"no error that names {name}: {text_of(run)[:500]}")
+            time.sleep(0.2)
+
+
 def directory(rng, base):
     source, tree = base / "source", base / "source" / "set"
     (base / "server").mkdir()
@@ -218,18 +253,19 @@ def directory(rng, base):
     run = server.cli("stream", f"{server.url}/vision@v1", "--seed", "7", "--epoch", "1", check=False)
     if run.returncode == 0 or f"set/{victim}" not in text_of(run):
         fail(f"an epoch over a changed object {victim}: {run.returncode} {text_of(run)[-500:]}")
-    run = server.cli("flow", "preload", f"{url}/set", check=False)
-    if run.returncode == 0:
-        fail("what was changed was loaded")
     gone = next(n for n in sorted(files) if len(files[n]) == 900)
     (tree / gone).unlink()
+    (tree / "large").write_bytes(rng.randbytes(len(files["large"])))
+    lost = [victim, gone, "large"]
+    partly(rng, server, url, files, lost, source, base)
     (tree / "new one").write_bytes(b"fresh")
     server.cli("cp", str(tree / "new one"), f"{url}/set/ours")
     line = counts(server, "flow", "verify", f"{url}/set", ok=False)
-    expect(line, changed=1, gone=1, new=1, local=1, same=len(files) - 2)
+    expect(line, changed=2, gone=1, new=1, local=1, same=len(files) - 3)
     line = counts(server, "flow", "refresh", f"{url}/set")
-    expect(line, changed=1, gone=1, new=1, local=1, same=len(files) - 2)
-    files[victim] = (tree / victim).read_bytes()
+    expect(line, changed=2, gone=1, new=1, local=1, same=len(files) - 3)
+    for name in (victim, "large"):
+        files[name] = (tree / name).read_bytes()
     files["new one"] = b"fresh"
     files["ours"] = b"fresh"
     if cat(server, f"{url}/set/{gone}", check=False).returncode == 0:
@@ -237,6 +273,10 @@ def directory(rng, base):
     server.cli("rm", f"{url}/set/{gone}")
     files.pop(gone)
     same(server, f"{url}/set", files, base, "refreshed")
+    server.cli("flow", "preload", f"{url}/set")  # nobody needs what was lost any more
+    source.rename(base / "away")
+    same(server, f"{url}/set", files, base, "refreshed and loaded")
+    (base / "away").rename(source)
 
     print("conflicts are kept, unless the source's is asked for", flush=True)
     (base / "mine").write_bytes(b"mine")
