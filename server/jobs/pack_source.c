@@ -10,6 +10,7 @@
 #include "meta/rows.h"
 #include "pack/by_record.h"
 #include "pack/format.h"
+#include "tier/copy.h"
 #include "tier/packs.h"
 
 enum { WINDOW = 1024 * 1024 };
@@ -72,6 +73,12 @@ static int window_read(struct pack_source *s, uint64_t offset, size_t want)
 
 	s->at = offset & ~(uint64_t)(PACK_BLOCK - 1);
 	s->len = 0;
+	if (copy_file_is_linked(pack_file(s->pack))) {
+		s->at = offset;
+		n = fs_read(pack_file(s->pack), s->window, want < WINDOW ? want : WINDOW, s->at);
+		if (n > 0) s->len = (size_t)n;
+		return n < 0 ? (int)n : n == 0 ? -GRANARY_ECORRUPT : 0;
+	}
 	n = fs_read(pack_file(s->pack), s->window, WINDOW, s->at);
 	if (n < 0 && end - s->at < WINDOW) n = fs_read(pack_file(s->pack), s->window, (size_t)(end - s->at), s->at);
 	if (n < 0) return (int)n;

@@ -19,28 +19,56 @@ bool by_record_is_due(struct packs *packs, uint64_t id)
 	return is_due;
 }
 
-static int other_read(struct pack *pack, uint64_t record, struct by_record *r)
+struct at_source {
+	uint64_t record;
+	struct by_record *r;
+};
+
+static int take_lengths(void *arg, const struct linked_entry *e)
+{
+	struct at_source *a = arg;
+
+	if (e->record != a->record) return -GRANARY_ECORRUPT;
+	a->r->len = e->data_len;
+	a->r->header_len = e->header_len;
+	return 1;
+}
+
+/* Of a source exactly this object, whose tag stands for its checksum. */
+static int file_read(struct kv *kv, struct pack *pack, struct fs_file *file, uint64_t record, struct by_record *r)
+{
+	struct at_source a = { record, r };
+	int64_t n;
+	int err;
+
+	if (!copy_file_is_linked(file))
+		return pack_record_verify(file, pack_id_of(pack), record, 0, r->data, &r->len, &r->header_len);
+	err = linked_each(kv, pack_id_of(pack), record, take_lengths, &a);
+	if (err < 0) return err;
+	n = fs_read(file, r->data, r->len, record + r->header_len);
+	return n < 0 ? (int)n : n < r->len ? -GRANARY_ECORRUPT : 0;
+}
+
+static int other_read(struct kv *kv, struct pack *pack, uint64_t record, struct by_record *r)
 {
 	struct fs_file *file;
 	int err = pack_open_other(pack, &file);
 
 	if (err < 0) return err;
-	err = pack_record_verify(file, pack_id_of(pack), record, 0, r->data, &r->len, &r->header_len);
+	err = file_read(kv, pack, file, record, r);
 	fs_close(&file);
 	r->is_other = err == 0;
 	return err;
 }
 
-static int record_read(struct packs *packs, struct pack *pack, uint64_t record, struct by_record *r)
+static int record_read(struct packs *packs, struct kv *kv, struct pack *pack, uint64_t record, struct by_record *r)
 {
 	int err = packs_open_file(packs, pack);
 
 	r->is_other = false;
-	if (err == 0)
-		err = pack_record_verify(pack_file(pack), pack_id_of(pack), record, 0, r->data, &r->len,
-			&r->header_len);
+	if (err == 0) err = file_read(kv, pack, pack_file(pack), record, r);
 	if (err == -GRANARY_ECORRUPT || err == -GRANARY_EIO || err == -GRANARY_EBADFORMAT) {
-		int other = other_read(pack, record, r);
+		int other = other_read(kv, pack, record, r);
 
 		/* Of an object that was changed before its pack was loaded nothing was. */
 		if (other == 0 || other == -GRANARY_ESOURCE) err = other;
@@ -48,13 +76,13 @@ static int record_read(struct packs *packs, struct pack *pack, uint64_t record, 
 	return err;
 }
 
-int by_record_read(struct packs *packs, uint64_t id, uint64_t record, struct by_record *r)
+int by_record_read(struct packs *packs, struct kv *kv, uint64_t id, uint64_t record, struct by_record *r)
 {
 	struct pack *pack = packs_ref(packs, id);
 	int err;
 
 	if (pack == NULL) return -GRANARY_ESTALE;
-	err = record_read(packs, pack, record, r);
+	err = record_read(packs, kv, pack, record, r);
 	packs_unref(packs, pack);
 	return err;
 }
@@ -104,7 +132,7 @@ int by_record_find(struct packs *packs, struct kv *kv, uint64_t id, uint64_t off
 
 	if (pack == NULL) return -GRANARY_ESTALE;
 	err = record_find(packs, kv, pack, &w);
-	if (err == 0) err = record_read(packs, pack, w.record, r);
+	if (err == 0) err = record_read(packs, kv, pack, w.record, r);
 	packs_unref(packs, pack);
 	if (err < 0) return err;
 	*at = (uint32_t)(offset - w.record - r->header_len);

@@ -21,7 +21,7 @@ struct by_record {
 	bool is_other;
 };
 /* The record at `record`. 0; STALE: the pack is gone; CORRUPT, EIO: every copy is damaged; OFFLINE; ... */
-int by_record_read(struct packs *packs, uint64_t pack, uint64_t record, struct by_record *r);
+int by_record_read(struct packs *packs, struct kv *kv, uint64_t pack, uint64_t record, struct by_record *r);
 /* The one whose data has all of [offset, offset + len) of the pack; *at: where they begin in r->data. RANGE: none. */
 int by_record_find(struct packs *packs, struct kv *kv, uint64_t pack, uint64_t offset, uint32_t len,
 	struct by_record *r, uint32_t *at);

@@ -11,6 +11,7 @@
 #include "io/fs.h"
 #include "pack/check.h"
 #include "pack/format.h"
+#include "tier/copy.h"
 #include "tier/packs.h"
 
 struct gather {
@@ -67,10 +68,11 @@ static int gather_blocks(struct gather *g, const struct extent *e)
 	uint64_t first = e->cut_before / CRC_BLOCK_SIZE * (uint64_t)CRC_BLOCK_SIZE;
 	uint64_t last = e->cut_before + (uint64_t)e->length + CRC_BLOCK_SIZE - 1;
 	uint64_t end = last - last % CRC_BLOCK_SIZE < stored ? last - last % CRC_BLOCK_SIZE : stored;
-	uint64_t at = data + first, from = at - at % PACK_BLOCK, to = data + end + PACK_BLOCK - 1;
+	bool is_linked = copy_file_is_linked(pack_file(g->pack));
+	uint64_t at = data + first, from = is_linked ? at : at - at % PACK_BLOCK, to = data + end;
 	int64_t n;
 
-	to -= to % PACK_BLOCK;
+	if (!is_linked) to = (to + PACK_BLOCK - 1) / PACK_BLOCK * PACK_BLOCK;
 	if (g->end > g->at && at >= g->at && data + end <= g->end) return 0;
 	g->at = g->end = 0;
 	if (end <= first || to - from > g->buf_size) return -GRANARY_ECORRUPT;
@@ -82,6 +84,14 @@ static int gather_blocks(struct gather *g, const struct extent *e)
 	g->end = data + end;
 	g->bytes = g->buf + (at - from);
 	return 0;
+}
+
+/* The source says whose bytes it gives. */
+static int gather_linked(struct gather *g, const struct extent *e, uint8_t *to)
+{
+	int64_t n = fs_read(pack_file(g->pack), to, e->length, e->record + extent_header(e) + e->cut_before);
+
+	return n < 0 ? (int)n : n < e->length ? -GRANARY_ECORRUPT : 0;
 }
 
 /* Nobody has its checksums but the record itself. */
@@ -102,7 +112,8 @@ static int gather_one(struct gather *g, const struct extent *e, uint8_t *to)
 {
 	int err = gather_open(g, e->pack);
 
-	if (err == 0 && !extent_is_summed(e)) return gather_unsummed(g, e, to);
+	if (err == 0 && !extent_is_summed(e))
+		return copy_file_is_linked(pack_file(g->pack)) ? gather_linked(g, e, to) : gather_unsummed(g, e, to);
 	if (err == 0) err = gather_blocks(g, e);
 	if (err < 0) return err;
 	memcpy(to, g->bytes + (e->record + extent_header(e) + e->cut_before - g->at), e->length);

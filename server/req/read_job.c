@@ -55,7 +55,7 @@ static int record_read(struct piece_job *j, uint32_t *len, uint32_t *header_len)
 {
 	struct store *store = j->b->local->store;
 	struct by_record r = { .data = j->data };
-	int err = by_record_read(store->packs, j->p->read.pack, j->p->record, &r);
+	int err = by_record_read(store->packs, store->kv, j->p->read.pack, j->p->record, &r);
 
 	*len = r.len;
 	*header_len = r.header_len;

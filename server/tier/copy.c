@@ -514,3 +514,8 @@ struct copy *copy_of_file(const struct fs_file *file)
 {
 	return file != NULL && file->ops == &copy_ops ? ((const struct copy_file *)file)->copy : NULL;
 }
+
+bool copy_file_is_linked(const struct fs_file *file)
+{
+	return copy_is_linked(copy_of_file(file));
+}

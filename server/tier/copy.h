@@ -68,3 +68,5 @@ void copy_read_start(struct copy *c, struct copy_read *read);
 void copy_read_part(struct copy *c, struct copy_read *read);
 int copy_open_file(struct copy *c, struct fs_file **out); /* touches no store */
 struct copy *copy_of_file(const struct fs_file *file);    /* NULL: it is no file of a copy */
+/* One of a linked copy: who reads more of it than he wants meets objects that were changed, and are not his matter. */
+bool copy_file_is_linked(const struct fs_file *file);

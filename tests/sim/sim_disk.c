@@ -198,6 +198,7 @@ struct sim_node *sim_node_new(struct sim *sim, bool is_dir)
 {
 	struct sim_node *n = sim_alloc(sizeof(*n));
 	n->is_dir = is_dir;
+	n->number = ++sim->node_count;
 	list_init(&n->records);
 	n->next = sim->nodes;
 	sim->nodes = n;
@@ -320,6 +321,7 @@ static void apply(struct sim_bytes *bytes, uint64_t *size, const struct sim_reco
 void sim_record_done(struct sim_node *n, struct sim_record *r)
 {
 	apply(&n->live, &n->live_size, r);
+	n->changes++;
 	r->done = true;
 	r->done_seq = ++n->done_seq;
 }
@@ -348,6 +350,7 @@ void sim_node_flush_failed(struct sim *sim, struct sim_node *n, uint64_t covers)
 	}
 	if (rng_below(&sim->rng, 2) == 0)
 		return;
+	n->changes++;
 	bytes_copy(&n->live, &n->stable);
 	n->live_size = n->stable_size;
 	list_for(l, &n->records) {
@@ -412,6 +415,7 @@ static void write_survive(struct sim *sim, struct sim_node *n, const struct sim_
 
 static void file_survive(struct sim *sim, struct sim_node *n)
 {
+	n->changes += !list_empty(&n->records);
 	list_for(l, &n->records) {
 		const struct sim_record *r = container_of(l, struct sim_record, link);
 		if (!r->is_size && r->len > 0)

@@ -254,11 +254,11 @@ static int64_t sim_fs_size(struct fs_file *file)
 	return sim_file_dead(f) ? -GRANARY_EIO : (int64_t)f->node->live_size;
 }
 
-/* No inode numbers here: every file is another one. */
 static uint64_t sim_fs_identity(struct fs_file *file)
 {
-	(void)file;
-	return 0;
+	const struct sim_node *n = sim_file_of(file)->node;
+
+	return n->number << 32 | (uint32_t)n->changes;
 }
 
 /* ---- names ---- */

@@ -30,6 +30,7 @@ struct sim_node {
 	uint32_t opens;
 	struct sim_bytes live, stable;
 	uint64_t live_size, stable_size, done_seq;
+	uint64_t number, changes; /* of nodes; of what a reader may see */
 	struct list records;
 	struct sim_names live_names, stable_names;
 };
@@ -54,6 +55,7 @@ struct sim {
 	int64_t wall_offset_ns;
 	uint64_t io_count, write_count, fail_seen, fails, reads;
 	bool power_off, was_cut;
+	uint64_t node_count; /* made so far */
 	struct sim_node *nodes, *top; /* top: its names are the roots given to fs_new_sim() */
 	struct list name_ops;
 	struct sim_event *events;
