@@ -219,11 +219,14 @@ struct live_node *node_look(struct live *l, uint64_t dir, const char *name)
 
 /* ---- what is known ---- */
 
+/* Other names: a directory's links are those of what is in it. */
+static bool has_links(const struct live_node *n) { return n->stat.kind != GRANARY_DIR && n->inode.nlink > 1; }
+
 void node_trust(struct live *l, struct live_node *n, uint64_t asked, bool place)
 {
 	uint64_t epoch = asked == l->changes ? l->epoch : 0;
 
-	if (n->inode.nlink > 1) l->has_links = true;
+	if (has_links(n)) l->has_links = true;
 	n->attr_epoch = epoch;
 	if (place) n->place_epoch = epoch;
 }
@@ -254,7 +257,7 @@ void node_lost_name(struct live *l, struct live_node *n)
 		return;
 	}
 	n->attr_epoch = 0;
-	if (n->inode.nlink > 1)
+	if (has_links(n))
 		n->inode.nlink--;
 	else
 		n->unlinked = true;

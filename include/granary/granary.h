@@ -696,7 +696,8 @@ GRANARY_API GRANARY_MUST_CHECK int granary_stat_start(struct granary_client *cli
 struct granary_inode {
 	uint64_t ctime_ns, atime_ns; /* last change of bytes or attributes; as set, else the mtime */
 	uint64_t rdev;               /* of a device, as makedev(3) makes it */
-	uint32_t nlink;              /* names of the file; 1 of a directory */
+	uint32_t nlink;              /* names of the file; of a directory 2 and one for each directory in it,
+				      * 1: not counted (made before they were) */
 	uint32_t reserved;
 	uint64_t holes;              /* bytes of the file that nothing is stored for: they are zeros; 0 in a listing */
 };

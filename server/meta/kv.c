@@ -13,6 +13,7 @@
  * (3) a group that cannot be written fails every
  * transaction that was judged on it; (4) after `done` is posted the transaction is not touched again. */
 #include "meta/kv_pending.h"
+#include "meta/rows.h"
 
 #include "common/clock.h"
 #include "common/error.h"
@@ -56,14 +57,15 @@ struct kv {
 
 /* ---- reads ---- */
 
-/* 0: the engine has the answer; 1: *out is; or an error. */
-static int get_pending(struct kv *kv, struct slice key, bool may_block, struct kv_value *out)
+/* 0: the engine has the answer; 1: *out is; or an error. *count: of what it shows. */
+static int get_pending(struct kv *kv, struct slice key, bool may_block, struct kv_value *out,
+		       struct pending_count *count)
 {
-	int found = pending_get(&kv->pending, key, out);
+	int found = pending_get(&kv->pending, key, out, count);
 
 	while (found == PENDING_OTHERS && may_block) {
 		kv_sync_wait(kv);
-		found = pending_get(&kv->pending, key, out);
+		found = pending_get(&kv->pending, key, out, count);
 	}
 	switch (found) {
 	case PENDING_NONE: return 0;
@@ -74,19 +76,43 @@ static int get_pending(struct kv *kv, struct slice key, bool may_block, struct k
 	}
 }
 
-int kv_get(struct kv *kv, struct slice key, struct kv_value *out)
-{
-	int found = get_pending(kv, key, true, out);
+static void count_free(void *copy) { free(copy); }
 
-	return found == 0 ? kv->engine->ops->get(kv->engine, key, out) : found < 0 ? found : 0;
+/* A copy of the value with the count in it. The count was read before the value: what is written meanwhile is in it. */
+static int count_show(const struct pending_count *count, struct kv_value *out)
+{
+	size_t cap = out->v.len + 16;
+	uint8_t *copy;
+	int64_t len;
+
+	if (count->tag == 0)
+		return 0;
+	copy = malloc(cap);
+	len = copy == NULL ? -GRANARY_ENOMEM : value_set_u64(out->v, count->tag, count->count, copy, cap);
+	kv_value_release(out);
+	if (len < 0) {
+		free(copy);
+		return (int)len;
+	}
+	*out = (struct kv_value){ .v = slice_of(copy, (size_t)len), .pin = copy, .unpin = count_free };
+	return 0;
 }
 
-int kv_get_cached(struct kv *kv, struct slice key, struct kv_value *out)
+static int get_shown(struct kv *kv, struct slice key, bool may_block, struct kv_value *out)
 {
-	int found = get_pending(kv, key, false, out);
+	struct pending_count count;
+	int found = get_pending(kv, key, may_block, out, &count);
 
-	return found == 0 ? kv->engine->ops->get_cached(kv->engine, key, out) : found < 0 ? found : 0;
+	if (found == 0 && may_block)
+		found = kv->engine->ops->get(kv->engine, key, out);
+	else if (found == 0)
+		found = kv->engine->ops->get_cached(kv->engine, key, out);
+	return found < 0 ? found : count_show(&count, out);
 }
+
+int kv_get(struct kv *kv, struct slice key, struct kv_value *out) { return get_shown(kv, key, true, out); }
+
+int kv_get_cached(struct kv *kv, struct slice key, struct kv_value *out) { return get_shown(kv, key, false, out); }
 
 void kv_value_release(struct kv_value *v)
 {
@@ -484,7 +510,7 @@ static int unstable_judge(struct kv *kv, struct kv_txn *t)
 	err = group_judge_unstable(&kv->group, t, &kv->pending.rows);
 	t->losses = atomic_load(&kv->losses);
 	if (err == 0)
-		err = pending_add(&kv->pending, t);
+		err = pending_add(&kv->pending, &kv->group, t);
 	group_end(&kv->group, true);
 	if (err < 0)
 		return err;

@@ -130,10 +130,16 @@ void kv_put(struct kv_txn *txn, struct slice key, struct slice value);
 /* The same, but the value's u64 tag is raised to what the row says when the transaction is applied: a kv_max of
  * another one in between is not lost. */
 void kv_put_raising(struct kv_txn *txn, struct slice key, struct slice value, uint16_t tag);
+/* The same, and the value's u64 tag `kept` is what the row says then, where it has it: a kv_add_known in between is not
+ * lost. raised: as above, or 0. */
+void kv_put_keeping(struct kv_txn *txn, struct slice key, struct slice value, uint16_t kept, uint16_t raised);
 void kv_delete(struct kv_txn *txn, struct slice key);
 void kv_add(struct kv_txn *txn, struct slice key, uint16_t tag, int64_t delta);  /* FORMAT 6.20; never below 0 */
 void kv_max(struct kv_txn *txn, struct slice key, uint16_t tag, uint64_t value); /* on the value's u64 tag */
-/* Both keep the width of a tag that is there (a u8 state) while the number fits, and make it 8 bytes else. Tags 1
+/* kv_add, but to nothing where the row does not have the tag: there it is not known. A session is shown what it has
+ * pending of these as it is shown its rows. Of one tag of a row. */
+void kv_add_known(struct kv_txn *txn, struct slice key, uint16_t tag, int64_t delta);
+/* All keep the width of a tag that is there (a u8 state) while the number fits, and make it 8 bytes else. Tags 1
  * and 2 (id, version) are not counters. */
 void kv_txn_touch(struct kv_txn *txn, uint64_t dir_id, struct slice name, uint64_t object_id); /* see kv_observer */
 

@@ -220,6 +220,8 @@ int counter_apply(struct counters *cs, struct counter *c, const struct kv_rec *r
 		is_found = tag == r->tag;
 	if (is_found && (v.len == 0 || v.len > 8))
 		return -GRANARY_ECORRUPT;
+	if (!is_found && rec_is_known(r))
+		return 0;
 	now = counter_result(cs, r, is_found ? tlv_u64(v) : 0);
 	if (!is_found)
 		return counter_append(cs, c, r->tag, now);

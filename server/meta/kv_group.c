@@ -181,7 +181,7 @@ static int judge_points(struct kv_group *g, const struct kv_txn *t)
 			counted = r;
 		if (r->kind == REC_ABSENT || r->kind == REC_VERSION || r->kind == REC_ID || r->kind == REC_COUNTER)
 			err = judge_point(g, r);
-		else if (rec_counts(r) || rec_raises(r))
+		else if (rec_counts(r) || rec_carries(r))
 			err = group_load_counter(g, r);
 		else if (r->kind == REC_UNTOUCHED)
 			err = is_untouched(g, r->hash, r->seen) ? 0 : -GRANARY_EBUSY;
@@ -362,36 +362,55 @@ static struct counter *apply_counter(struct kv_group *g, const struct kv_rec *r)
 	return apply_count(g, c, r);
 }
 
-/* What the row's tag is before the put. */
-static uint64_t raised_to(struct kv_group *g, const struct kv_rec *r)
+/* The row's tag as it is before the put; false: there is no row, or it does not have it. */
+static bool row_tag(struct kv_group *g, const struct kv_rec *r, uint64_t tag, uint64_t *v)
 {
 	const struct overlay_entry *e = overlay_find(&g->overlay, r->hash, rec_key(r));
 	const struct counter *c = e != NULL ? e->counter : counters_find(&g->counters, r->hash, rec_key(r));
-	uint64_t v = 0;
+	struct slice value = { NULL, 0 };
 
-	if (e != NULL && e->kind == OVERLAY_DELETE)
-		return 0;
+	if (tag == 0 || (e != NULL && e->kind == OVERLAY_DELETE))
+		return false;
 	if (e != NULL && e->kind == OVERLAY_PUT)
-		return value_u64(e->value, r->tag, 0, &v) ? v : 0;
-	return c != NULL && c->exists && value_u64(slice_of(c->value, c->value_len), r->tag, 0, &v) ? v : 0;
+		value = e->value;
+	else if (c != NULL && c->exists)
+		value = slice_of(c->value, c->value_len);
+	return value.len > 0 && value_u64(value, (uint16_t)tag, UINT64_MAX, v) && *v != UINT64_MAX;
 }
 
-static void apply_put(struct kv_group *g, const struct kv_rec *r)
+/* Of the value that was put: the tag becomes v. */
+static void put_tag(struct kv_group *g, const struct kv_rec *r, uint64_t tag, uint64_t v)
 {
-	uint64_t raised = rec_raises(r) ? raised_to(g, r) : 0, v = 0;
-	struct kv_rec max = { .kind = REC_MAX, .tag = r->tag, .a = raised };
+	uint64_t has = 0;
+	struct kv_rec add = { .kind = REC_ADD, .tag = (uint16_t)tag };
 	struct slice value = rec_value(r);
 	struct overlay_entry *e;
 	bool is_new;
 
-	apply_row(g, r);
-	if (raised == 0 || (value_u64(value, r->tag, 0, &v) && v >= raised))
-		return;
 	e = overlay_touch(&g->overlay, r->hash, r->prefix_hash, rec_key(r), &is_new);
-	e->kind = OVERLAY_COUNTER;
-	e->counter = counters_add(&g->counters, r->hash, rec_key(r), &value);
-	assert(e->counter != NULL); /* as in apply_counter() */
-	(void)apply_count(g, e->counter, &max);
+	if (e->kind == OVERLAY_COUNTER)
+		value = slice_of(e->counter->value, e->counter->value_len);
+	if (!value_u64(value, (uint16_t)tag, 0, &has) || has == v)
+		return;
+	if (e->kind != OVERLAY_COUNTER) {
+		e->kind = OVERLAY_COUNTER;
+		e->counter = counters_add(&g->counters, r->hash, rec_key(r), &value);
+		assert(e->counter != NULL); /* as in apply_counter() */
+	}
+	add.a = v - has;
+	(void)apply_count(g, e->counter, &add);
+}
+
+static void apply_put(struct kv_group *g, const struct kv_rec *r)
+{
+	uint64_t raised = 0, kept = 0, own = 0;
+	bool raises = row_tag(g, r, r->tag, &raised), keeps = row_tag(g, r, r->a, &kept);
+
+	apply_row(g, r);
+	if (raises && value_u64(rec_value(r), r->tag, 0, &own) && raised > own)
+		put_tag(g, r, r->tag, raised);
+	if (keeps)
+		put_tag(g, r, r->a, kept);
 }
 
 static void apply_all(struct kv_group *g, const struct kv_txn *t)
@@ -459,7 +478,7 @@ int group_add_pending(struct kv_group *g, const struct kv_txn *t)
 	int err = overlay_reserve(&g->overlay, t->ops_count + 1);
 
 	for (const struct kv_rec *r = rec_first(t); err == 0 && r != NULL; r = rec_next(t, r))
-		if (rec_counts(r) || rec_raises(r))
+		if (rec_counts(r) || rec_carries(r))
 			err = group_load_counter(g, r);
 	if (err == 0)
 		apply_all(g, t);

@@ -13,13 +13,13 @@ enum kv_rec_kind { REC_PUT = 1, REC_DELETE, REC_ADD, REC_MAX, REC_TOUCH, REC_ABS
 struct kv_rec {
 	uint32_t size; /* with this header, a multiple of 8 */
 	uint8_t kind;
-	uint8_t flag;  /* REC_ID: or absent; REC_RANGE: empty */
+	uint8_t flag;  /* REC_ID: or absent; REC_RANGE: empty; REC_ADD: where the tag is known */
 	uint16_t tag;  /* of counters; REC_PUT: the one that is raised to the row's, 0: none */
 	uint32_t key_len, value_len;
 	uint64_t hash;        /* of the key */
 	uint64_t prefix_hash; /* of its first KV_PREFIX_LEN bytes, 0 when it is shorter */
 	uint64_t seen;
-	uint64_t a, b;        /* version, id, delta, value / limit; touch: directory id, object id */
+	uint64_t a, b;        /* version, id, delta, value / limit; touch: directory id, object id; REC_PUT: tag kept */
 	uint8_t bytes[];      /* key, value */
 };
 
@@ -60,7 +60,9 @@ static inline bool rec_has_key_of(const struct kv_rec *r, const struct kv_rec *o
 {
 	return other != NULL && r->hash == other->hash && slice_eq(rec_key(r), rec_key(other));
 }
-static inline bool rec_raises(const struct kv_rec *r) { return r->kind == REC_PUT && r->tag != 0; }
+/* A put whose value depends on the row that it is put over. */
+static inline bool rec_carries(const struct kv_rec *r) { return r->kind == REC_PUT && (r->tag != 0 || r->a != 0); }
+static inline bool rec_is_known(const struct kv_rec *r) { return r->kind == REC_ADD && r->flag != 0; }
 static inline bool rec_counts(const struct kv_rec *r) { return r->kind == REC_ADD || r->kind == REC_MAX; }
 static inline const struct kv_rec *rec_first(const struct kv_txn *t)
 {
@@ -118,6 +120,8 @@ struct overlay_entry {
 	uint32_t prefix_next;     /* index + 1 */
 	uint32_t below, above;    /* index + 1: of the tree by key, once sorted */
 	uint8_t kind;
+	uint16_t tag;             /* counts of pending rows: of which tag, and how much it is */
+	uint64_t count;
 };
 
 struct overlay {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "common/error.h"
+#include "meta/rows.h"
 
 static _Thread_local uint64_t reads_as, met;
 
@@ -29,12 +30,13 @@ int pending_init(struct kv_pending *p)
 	atomic_init(&p->bytes, 0);
 	p->list = (struct kv_bundle){ NULL, NULL };
 	p->unflushed = NULL;
-	return overlay_init(&p->rows);
+	return overlay_init(&p->rows) < 0 ? -GRANARY_ENOMEM : overlay_init(&p->counts);
 }
 
 void pending_release(struct kv_pending *p)
 {
 	overlay_release(&p->rows);
+	overlay_release(&p->counts);
 	pthread_mutex_destroy(&p->lock);
 }
 
@@ -51,6 +53,8 @@ static bool rec_meets(struct kv_pending *p, const struct kv_txn *t, const struct
 	if (r->kind == REC_RANGE)
 		return overlay_touches_prefix(&p->rows, r->prefix_hash, rec_key(r));
 	e = overlay_find(&p->rows, r->hash, rec_key(r));
+	if (e == NULL && rec_is_known(r))
+		e = overlay_find(&p->counts, r->hash, rec_key(r));
 	return e != NULL && e->owner != t->owner;
 }
 
@@ -83,16 +87,44 @@ static void row_add(struct kv_pending *p, const struct kv_txn *t, const struct k
 	e->value = rec_value(r);
 }
 
-int pending_add(struct kv_pending *p, struct kv_txn *t)
+/* What the tag is after r; the row's other pending changes are in the table. */
+static void count_add(struct kv_pending *p, struct kv_group *g, const struct kv_txn *t, const struct kv_rec *r)
+{
+	const struct overlay_entry *row = overlay_find(&p->rows, r->hash, rec_key(r));
+	const struct counter *c = row == NULL ? counters_find(&g->counters, r->hash, rec_key(r)) : NULL;
+	struct overlay_entry *e = overlay_find(&p->counts, r->hash, rec_key(r));
+	struct slice value = c != NULL && c->exists ? slice_of(c->value, c->value_len) : slice_of(NULL, 0);
+	uint64_t base = UINT64_MAX;
+	bool is_new;
+
+	if (row != NULL && row->kind == OVERLAY_PUT)
+		value = row->value;
+	if (e == NULL && (value.len == 0 || !value_u64(value, r->tag, UINT64_MAX, &base) || base == UINT64_MAX))
+		return; /* not known */
+	e = overlay_touch(&p->counts, r->hash, r->prefix_hash, rec_key(r), &is_new);
+	assert(is_new || (e->owner == t->owner && e->tag == r->tag));
+	if (is_new)
+		e->count = base;
+	e->owner = t->owner;
+	e->tag = r->tag;
+	e->count += r->a;
+}
+
+int pending_add(struct kv_pending *p, struct kv_group *g, struct kv_txn *t)
 {
 	int err;
 
 	assert(t->owner != 0 && !t->is_pending);
 	pthread_mutex_lock(&p->lock);
 	err = overlay_reserve(&p->rows, t->ops_count + 1);
+	if (err == 0)
+		err = overlay_reserve(&p->counts, t->ops_count + 1);
 	for (const struct kv_rec *r = rec_first(t); err == 0 && r != NULL; r = rec_next(t, r))
 		if (r->kind == REC_PUT || r->kind == REC_DELETE)
 			row_add(p, t, r);
+	for (const struct kv_rec *r = rec_first(t); err == 0 && r != NULL; r = rec_next(t, r))
+		if (rec_is_known(r))
+			count_add(p, g, t, r);
 	pthread_mutex_unlock(&p->lock);
 	if (err < 0)
 		return err;
@@ -126,7 +158,9 @@ struct kv_bundle pending_take(struct kv_pending *p)
 	pthread_mutex_lock(&p->lock);
 	p->taken++;
 	overlay_reset(&p->rows);
-	if (p->rows.table == NULL && overlay_reserve(&p->rows, 1) < 0)
+	overlay_reset(&p->counts);
+	if ((p->rows.table == NULL && overlay_reserve(&p->rows, 1) < 0) ||
+	    (p->counts.table == NULL && overlay_reserve(&p->counts, 1) < 0))
 		abort(); /* for 8 KiB, which were given back just now */
 	pthread_mutex_unlock(&p->lock);
 	p->list = (struct kv_bundle){ NULL, NULL };
@@ -159,17 +193,27 @@ static int row_show(const struct overlay_entry *e, struct kv_value *out)
 	return PENDING_PUT;
 }
 
-int pending_get(struct kv_pending *p, struct slice key, struct kv_value *out)
+int pending_get(struct kv_pending *p, struct slice key, struct kv_value *out, struct pending_count *count)
 {
-	const struct overlay_entry *e;
+	const struct overlay_entry *e, *counted;
 	int found = PENDING_NONE;
+	uint64_t hash;
 
+	count->tag = 0;
 	if (atomic_load(&p->count) == 0)
 		return PENDING_NONE;
+	hash = kv_key_hash(key);
 	pthread_mutex_lock(&p->lock);
-	e = overlay_find(&p->rows, kv_key_hash(key), key);
+	e = overlay_find(&p->rows, hash, key);
+	counted = p->counts.count > 0 ? overlay_find(&p->counts, hash, key) : NULL;
 	if (e != NULL)
 		found = row_show(e, out);
+	else if (counted != NULL && (counted->owner != reads_as || reads_as == 0))
+		found = PENDING_OTHERS;
+	if (counted != NULL && (found == PENDING_NONE || found == PENDING_PUT)) {
+		*count = (struct pending_count){ counted->count, counted->tag };
+		met++;
+	}
 	pthread_mutex_unlock(&p->lock);
 	return found;
 }
@@ -196,7 +240,7 @@ uint64_t pending_taken(struct kv_pending *p)
 	return taken;
 }
 
-static int row_copy(const struct overlay_entry *e, struct pending_row *out)
+static int found_copy(const struct overlay_entry *e, struct pending_row *out)
 {
 	size_t len = e->key.len + e->value.len;
 
@@ -229,7 +273,7 @@ int pending_seek(struct kv_pending *p, const struct pending_view *view, struct s
 		e = overlay_seek(&p->rows, key, way);
 	if (e != NULL && e->key.len >= view->prefix.len &&
 	    memcmp(e->key.p, view->prefix.p, view->prefix.len) == 0)
-		found = e->owner == view->owner ? row_copy(e, out) : PENDING_OTHERS;
+		found = e->owner == view->owner ? found_copy(e, out) : PENDING_OTHERS;
 	pthread_mutex_unlock(&p->lock);
 	return found;
 }

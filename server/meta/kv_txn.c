@@ -133,13 +133,25 @@ void kv_put_raising(struct kv_txn *t, struct slice key, struct slice value, uint
 		r->tag = tag;
 }
 
+void kv_put_keeping(struct kv_txn *t, struct slice key, struct slice value, uint16_t kept, uint16_t raised)
+{
+	struct kv_rec *r = txn_add_keyed(t, REC_PUT, key, value);
+
+	assert(kept != TAG_ID && kept != TAG_VERSION && raised != TAG_ID && raised != TAG_VERSION);
+	t->ops_count++;
+	if (r == NULL)
+		return;
+	r->tag = raised;
+	r->a = kept;
+}
+
 void kv_delete(struct kv_txn *t, struct slice key)
 {
 	txn_add_keyed(t, REC_DELETE, key, none);
 	t->ops_count++;
 }
 
-void kv_add(struct kv_txn *t, struct slice key, uint16_t tag, int64_t delta)
+static void txn_count(struct kv_txn *t, struct slice key, uint16_t tag, int64_t delta, bool is_known)
 {
 	struct kv_rec *r = txn_add_keyed(t, REC_ADD, key, none);
 
@@ -148,7 +160,15 @@ void kv_add(struct kv_txn *t, struct slice key, uint16_t tag, int64_t delta)
 	if (r == NULL)
 		return;
 	r->tag = tag;
+	r->flag = is_known;
 	r->a = (uint64_t)delta;
+}
+
+void kv_add(struct kv_txn *t, struct slice key, uint16_t tag, int64_t delta) { txn_count(t, key, tag, delta, false); }
+
+void kv_add_known(struct kv_txn *t, struct slice key, uint16_t tag, int64_t delta)
+{
+	txn_count(t, key, tag, delta, true);
 }
 
 void kv_max(struct kv_txn *t, struct slice key, uint16_t tag, uint64_t value)

@@ -199,7 +199,7 @@ static int bucket_commit_create(struct ns *ns, const struct ns_bucket *b, struct
 	uint8_t key_buf[ROW_KEY_MAX], value_buf[BUCKET_ROW_MAX];
 	struct slice value = bucket_encode(b, owner_key, value_buf, sizeof(value_buf));
 	struct object root = { .id = b->root, .version = ids_version(ns->ids), .mode = 040755, .bucket = b->id,
-		.nlink = 1,
+		.nlink = DIR_LINKS,
 			       .mtime_ns = clock_wall_ns(), .written_ns = b->created_ns, .is_dir = true };
 	uint8_t root_buf[512];
 	int64_t root_len = object_encode(&root, root_buf, sizeof(root_buf));

@@ -61,7 +61,7 @@ static int dataset_unmark(struct ns_plan *plan, uint64_t seen, const struct spot
 	o.ctime_ns = plan->now_ns;
 	err = plan_encode(plan, &o, &encoded);
 	if (err == 0)
-		plan_put_dir(plan, key, encoded);
+		plan_put_dir(plan, key, encoded, false);
 	row_release(&value);
 	return err < 0 ? err : plan->error;
 }

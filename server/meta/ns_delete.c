@@ -190,6 +190,7 @@ int plan_remove_dir(struct ns_plan *plan, uint64_t seen, const struct ns_dir *di
 		return err;
 	plan_delete_row(plan, row_entry(buf, dir->d.parent, dir->name, true));
 	plan_delete_row(plan, row_inode(buf, dir->d.id));
+	plan_dir_links(plan, dir->d.parent, -1);
 	plan->has_moved_dirs = plan->bumps_paths = true;
 
 	struct ns_dir parent;

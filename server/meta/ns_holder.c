@@ -136,8 +136,8 @@ int holder_put(struct ns_plan *plan, uint64_t seen, struct holder *h)
 		plan_touch(plan, dir, name, h->o.id);
 	}
 	int err = plan_encode(plan, &h->o, &value);
-	if (err == 0 && h->is_dir && !h->sets_mtime)
-		plan_put_dir(plan, row_inode(buf, h->o.id), value);
+	if (err == 0 && h->is_dir)
+		plan_put_dir(plan, row_inode(buf, h->o.id), value, h->sets_mtime);
 	else if (err == 0)
 		plan_put_row(plan, object_row(buf, dir, name, &h->o), value);
 	return err < 0 ? err : plan->error;

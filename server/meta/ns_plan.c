@@ -222,10 +222,10 @@ void plan_put_row(struct ns_plan *plan, struct slice key, struct slice value)
 		kv_put(plan->txn, key, value);
 }
 
-void plan_put_dir(struct ns_plan *plan, struct slice key, struct slice value)
+void plan_put_dir(struct ns_plan *plan, struct slice key, struct slice value, bool sets_mtime)
 {
 	if (row_put(plan, key, value))
-		kv_put_raising(plan->txn, key, value, TAG_MTIME);
+		kv_put_keeping(plan->txn, key, value, TAG_NLINK, sets_mtime ? 0 : TAG_MTIME);
 }
 
 void plan_delete_row(struct ns_plan *plan, struct slice key)
@@ -434,6 +434,13 @@ int plan_dir_loses(struct ns_plan *plan, uint64_t seen, const struct ns_dir *dir
 	return 0;
 }
 
+void plan_dir_links(struct ns_plan *plan, uint64_t dir, int32_t delta)
+{
+	struct plan_dir *pd = plan_dir_get(plan, dir);
+	if (pd != NULL)
+		pd->subdirs += delta;
+}
+
 int plan_state_dir(struct ns_plan *plan, uint64_t seen, const struct ns_dir *dir)
 {
 	uint8_t buf[ROW_KEY_MAX];
@@ -459,7 +466,7 @@ int plan_new_dir(struct ns_plan *plan, uint64_t bucket, uint64_t parent, struct 
 	o = (struct object){
 		.id = id, .version = ids_version(ns->ids), .mtime_ns = plan->now_ns, .ctime_ns = plan->now_ns,
 		.written_ns = ns->clock == NULL ? 0 : store_clock_now(ns->clock), .mode = a->mode, .uid = a->uid,
-		.gid = a->gid, .parent = parent, .bucket = bucket, .name = name, .nlink = 1, .is_dir = true,
+		.gid = a->gid, .parent = parent, .bucket = bucket, .name = name, .nlink = DIR_LINKS, .is_dir = true,
 		.is_dataset = a->is_dataset,
 	};
 	err = plan_encode(plan, &o, &value);
@@ -468,6 +475,7 @@ int plan_new_dir(struct ns_plan *plan, uint64_t bucket, uint64_t parent, struct 
 	plan_put_row(plan, row_inode(buf, id), value);
 
 	ids_note(id);
+	plan_dir_links(plan, parent, 1);
 	struct plan_dir *pd = plan_dir_get(plan, id);
 	struct plan_made *made = plan_alloc(plan, sizeof(*made));
 	if (pd == NULL || made == NULL)
@@ -650,6 +658,8 @@ static void plan_end_dir(struct ns_plan *plan, const struct plan_dir *pd)
 		kv_pre_range(plan->txn, row_entry_prefix(buf, pd->d.id), false); /* invariant (4) */
 	if ((pd->has_gained || pd->has_lost) && !pd->is_made)
 		kv_max(plan->txn, row_inode(buf, pd->d.id), TAG_MTIME, plan->now_ns);
+	if (pd->subdirs != 0)
+		kv_add_known(plan->txn, row_inode(buf, pd->d.id), TAG_NLINK, pd->subdirs);
 }
 
 static void plan_end_bucket(struct ns_plan *plan, const struct plan_bucket *b)

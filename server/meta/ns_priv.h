@@ -157,6 +157,7 @@ struct plan_dir { /* a directory whose children change */
 	struct slice name;
 	uint64_t seen;             /* taken before it was found */
 	uint32_t puts;             /* child rows the plan put and did not delete */
+	int32_t subdirs;           /* directories that came, less those that went */
 	bool is_made;              /* by this plan */
 	bool has_gained, has_lost; /* children */
 	bool is_removed;
@@ -201,8 +202,11 @@ void *plan_alloc(struct ns_plan *plan, size_t size); /* NULL: plan->error is set
 struct slice plan_copy(struct ns_plan *plan, struct slice s);
 struct plan_row *plan_row_find(const struct ns_plan *plan, struct slice key);
 void plan_put_row(struct ns_plan *plan, struct slice key, struct slice value);
-/* The `i` row of a directory, rewritten: its mtime is not taken back behind a child that came meanwhile. */
-void plan_put_dir(struct ns_plan *plan, struct slice key, struct slice value);
+/* The `i` row of a directory, rewritten: how many directories are in it is counted by others meanwhile, and its mtime,
+ * unless the caller sets it, is not taken back behind a child that came. */
+void plan_put_dir(struct ns_plan *plan, struct slice key, struct slice value, bool sets_mtime);
+/* A directory came to `dir` (1), or went (-1): its link count. */
+void plan_dir_links(struct ns_plan *plan, uint64_t dir, int32_t delta);
 void plan_delete_row(struct ns_plan *plan, struct slice key);
 /* States once a row; nothing for rows this plan changed already (they were stated first). */
 void plan_state_absent(struct ns_plan *plan, uint64_t seen, struct slice key);

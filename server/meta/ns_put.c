@@ -196,7 +196,7 @@ static int mkdir_over(struct ns_plan *plan, uint64_t seen, const struct spot *s,
 		o.mode = S_IFDIR | (mode & 07777);
 	err = plan_encode(plan, &o, &encoded);
 	if (err == 0)
-		plan_put_dir(plan, key, encoded);
+		plan_put_dir(plan, key, encoded, false);
 	row_release(&value);
 	return err < 0 ? err : plan->error;
 }

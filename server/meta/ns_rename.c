@@ -186,12 +186,14 @@ int plan_move_dir(struct ns_plan *plan, uint64_t seen, uint64_t id, uint64_t par
 		return err == -GRANARY_ENOTFOUND ? -GRANARY_EBUSY : err;
 	plan_state_version(plan, seen, key, o.version);
 	o.version = ids_version(plan->ns->ids); /* invariant (3) */
+	plan_dir_links(plan, o.parent, -1);
+	plan_dir_links(plan, parent, 1);
 	o.parent = parent;
 	o.name = name;
 	o.ctime_ns = plan->now_ns;
 	err = plan_encode(plan, &o, &encoded);
 	if (err == 0)
-		plan_put_dir(plan, key, encoded);
+		plan_put_dir(plan, key, encoded, false);
 	row_release(&value);
 	if (err < 0)
 		return err;

@@ -284,7 +284,7 @@ static void object_put_attributes(struct wr *w, const struct object *o)
 static void object_put_links(struct wr *w, const struct object *o)
 {
 	put_flag(w, TAG_HAS_LINKS, o->has_links);
-	if (!o->is_dir && o->nlink != 1)
+	if (o->is_dir ? o->nlink >= DIR_LINKS : o->nlink != 1)
 		tlv_put_u32(w, TAG_NLINK, o->nlink);
 	put_u64(w, TAG_PARENT, o->parent);
 	if (o->name.len > 0)

@@ -13,6 +13,7 @@
 enum {
 	ROW_KEY_MAX = 1 + 8 + 8 + KEY_LEN_MAX + 1 + 16,
 	ROW_EXTENTS_INLINE_MAX = 4,
+	DIR_LINKS = 2, /* nlink of a directory that has no other in it; 1: of before they were counted */
 	ROW_META_LEN_MAX = 2048,
 	ROW_XATTR_NAME_MAX = 255,
 	ROW_XATTRS_LEN_MAX = 65536, /* of one object, with 4 bytes a pair */

@@ -13,9 +13,7 @@ from stream_lib import Command
 from test_mount_live import MOUNT, Mount
 
 SUITE = pathlib.Path(__file__).resolve().parents[1] / "posix" / "posix_suite.py"
-# A directory's link count is always 1, as on btrfs: tools take that for "not counted".
-DIFFERS = ["stat_of_each_kind", "mkdir_counts_links", "many_directories", "rename_of_a_directory_moves_links",
-           "rename_onto_an_empty_directory"]
+DIFFERS = []
 
 
 def run(directory, differs):

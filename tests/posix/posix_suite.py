@@ -1302,6 +1302,38 @@ def rename_exchange_of_directories(d):
 
 
 @case
+def rename_exchange_moves_links(d):
+    os.makedirs("x/sub")
+    os.mkdir("y")
+    make("y/f")
+    renameat2("x/sub", "y/f", RENAME_EXCHANGE)
+    same((nlink("x"), nlink("y")), (2, 3))
+    renameat2("x", "y/f", RENAME_EXCHANGE)
+    same((nlink("x"), nlink("y"), nlink("y/f")), (2, 3, 2))
+
+
+@case
+def links_of_directories(d):
+    base = nlink(".")
+    for i in range(5):
+        os.makedirs(f"a/{i}/x")
+    same((nlink("."), nlink("a"), nlink("a/3")), (base + 1, 7, 3))
+    os.chmod("a", 0o700)
+    os.utime("a", ns=(1, 1))
+    os.mkdir("a/b")
+    make("a/f")
+    os.symlink("b", "a/l")
+    same(nlink("a"), 8)
+    os.rmdir("a/3/x")
+    os.rename("a/4", "a/3")
+    same((nlink("a"), nlink("a/3")), (7, 3))
+    fd = os.open("a/b", os.O_RDONLY)
+    os.rmdir("a/b")
+    same((nlink("a"), os.fstat(fd).st_nlink), (6, 0))
+    os.close(fd)
+
+
+@case
 def rename_exchange_of_links_and_open_files(d):
     make("a", b"1")
     os.link("a", "a2")

@@ -278,6 +278,39 @@ static void test_a_put_that_raises_a_tag_loses_no_max(void **state)
 	assert_int_equal(row_tag(s->kv, K("n"), 64), 401);
 }
 
+static void test_what_is_known_is_counted_and_survives_a_put(void **state)
+{
+	struct store *s = *state;
+	uint8_t b[256];
+	struct kv_txn *t[6];
+	int r[6];
+
+	assert_int_equal(put_row(s->kv, K("n"), 1, 1, 10), 0);
+	for (int i = 0; i < 6; i++)
+		t[i] = kv_txn_new(s->kv);
+	kv_add_known(t[0], K("n"), 64, 2);
+	kv_put_keeping(t[1], K("n"), value_of(b, 2, 2, 10), 64, 0); /* read before the add: 12 */
+	kv_add_known(t[2], K("n"), 64, -1);
+	kv_add_known(t[2], K("n"), 65, 1);                          /* not known, and stays so */
+	kv_put_keeping(t[3], K("m"), value_of(b, 4, 4, 7), 64, 0);  /* there was none */
+	kv_add_known(t[3], K("m"), 64, 1);
+	kv_max(t[4], K("m"), 65, 5);
+	kv_put_keeping(t[5], K("m"), value_of(b, 6, 6, 7), 64, 65); /* one is kept, the other raised */
+	run_group(s, t, r, 6);
+	for (int i = 0; i < 6; i++)
+		assert_int_equal(r[i], 0);
+	assert_int_equal(row_tag(s->kv, K("n"), 64), 11);
+	assert_int_equal(row_tag(s->kv, K("n"), 65), 0);
+	assert_int_equal(row_tag(s->kv, K("n"), TAG_ID), 2);
+	assert_int_equal(row_tag(s->kv, K("m"), 64), 8);
+	assert_int_equal(row_tag(s->kv, K("m"), 65), 5);
+	store_reopen(s);
+	t[0] = kv_txn_new(s->kv);
+	kv_put_keeping(t[0], K("n"), value_of(b, 8, 8, 99), 64, 0);
+	assert_int_equal(run_txn(s->kv, t[0]), 0);
+	assert_int_equal(row_tag(s->kv, K("n"), 64), 11);
+}
+
 static void test_counter_never_goes_below_zero_and_keeps_its_width(void **state)
 {
 	struct store *s = *state;
@@ -613,6 +646,7 @@ int main(void)
 		BOTH(test_counters_add_up_across_and_inside_groups),
 		BOTH(test_counters_follow_puts_and_deletes_of_their_row),
 		BOTH(test_a_put_that_raises_a_tag_loses_no_max),
+		BOTH(test_what_is_known_is_counted_and_survives_a_put),
 		BOTH(test_counter_never_goes_below_zero_and_keeps_its_width),
 		BOTH(test_damaged_row_fails_the_counter_and_not_the_group),
 		BOTH(test_quota_counts_what_the_group_added),

@@ -19,10 +19,11 @@ static struct rng rng;
 struct shot { /* an unstable transaction */
 	struct kv_hold hold;
 	struct task done, settled;
+	_Atomic bool is_done;
 	struct kv_txn *txn;
 };
 
-static void on_done(struct task *task) { (void)task; }
+static void on_done(struct task *task) { container_of(task, struct shot, done)->is_done = true; }
 
 static void on_settled(struct task *task)
 {
@@ -162,6 +163,76 @@ static void test_own_rows_are_seen_in_order(void **state)
 	look(s);
 }
 
+static struct shot *shot_new(struct store *s)
+{
+	struct shot *shot = calloc(1, sizeof(*shot));
+
+	shot->txn = kv_txn_new(s->kv);
+	shot->done.fn = on_done;
+	shot->settled.fn = on_settled;
+	return shot;
+}
+
+static void shot_submit(struct store *s, struct shot *shot, uint64_t owner)
+{
+	kv_txn_set_unstable(shot->txn, owner, &shot->hold, 0, &shot->settled);
+	kv_submit(s->kv, shot->txn, NULL, &shot->done);
+	while (!shot->is_done) /* an engine without a thread commits here */
+		if (s->is_mem) kv_turn(s->kv);
+	assert_true(kv_txn_is_pending(shot->txn));
+}
+
+static void count(struct store *s, uint64_t owner, struct slice key, int64_t delta)
+{
+	struct shot *shot = shot_new(s);
+
+	kv_add_known(shot->txn, key, 64, delta);
+	shot_submit(s, shot, owner);
+}
+
+static uint64_t counted(struct store *s, uint64_t reader, struct slice key)
+{
+	uint64_t before = kv_read_as(reader), n = row_tag(s->kv, key, 64);
+
+	kv_read_as(before);
+	return n;
+}
+
+static void test_what_is_counted_is_seen_at_once_by_its_session(void **state)
+{
+	struct store *s = *state;
+	struct slice n = slice_str("i-------n"), m = slice_str("i-------m");
+	struct kv_stats stats;
+	struct shot *shot;
+	uint8_t value[256];
+
+	assert_int_equal(put_row(s->kv, n, 1, 1, 10), 0);
+	assert_int_equal(put_row(s->kv, m, 1, 1, 1), 0);
+	count(s, ME, n, 1);
+	count(s, ME, n, 2);
+	assert_int_equal(counted(s, ME, n), 13);
+	kv_get_stats(s->kv, &stats);
+	assert_int_equal(stats.pending, 2); /* and nothing was written for that */
+	shot = shot_new(s); /* a row that it puts over it, and one that it makes and counts in */
+	kv_put_keeping(shot->txn, n, value_of(value, 2, 2, 13), 64, 0);
+	kv_put(shot->txn, m, value_of(value, 3, 3, 5));
+	kv_add_known(shot->txn, m, 64, 1);
+	shot_submit(s, shot, ME);
+	count(s, ME, n, -1);
+	assert_true(counted(s, ME, n) == 12 && counted(s, ME, m) == 6);
+	assert_int_equal(counted(s, OTHER, n), 12); /* written for it */
+	kv_get_stats(s->kv, &stats);
+	assert_int_equal(stats.pending, 0);
+	assert_true(counted(s, 0, m) == 6 && row_tag(s->kv, n, TAG_ID) == 2);
+	count(s, OTHER, n, 1);
+	count(s, ME, n, 1); /* after a flush */
+	assert_int_equal(counted(s, ME, n), 14);
+	assert_int_equal(counted(s, OTHER, n), 14);
+	kv_sync_wait(s->kv);
+	store_reopen(s);
+	assert_int_equal(counted(s, ME, n), 14);
+}
+
 static int set_up(void **state, kv_open_fn open, bool is_mem)
 {
 	struct store *s = calloc(1, sizeof(*s));
@@ -188,6 +259,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_own_rows_are_seen_in_order, set_up_rocks, tear_down),
 		cmocka_unit_test_setup_teardown(test_own_rows_are_seen_in_order, set_up_mem, tear_down),
+		cmocka_unit_test_setup_teardown(test_what_is_counted_is_seen_at_once_by_its_session, set_up_rocks,
+						tear_down),
+		cmocka_unit_test_setup_teardown(test_what_is_counted_is_seen_at_once_by_its_session, set_up_mem,
+						tear_down),
 	};
 
 	return cmocka_run_group_tests_name("pending rows in order", tests, NULL, NULL);

@@ -711,6 +711,57 @@ static void test_exchange_refuses_what_a_rename_would(void **state)
 	assert_int_equal(check_rows(w).dirs, 4);
 }
 
+static uint32_t links_of(struct world *w, const char *key)
+{
+	struct ns_ref ref = by_key(w, key);
+	struct kv_value value;
+	struct object o;
+	assert_int_equal(ns_file_find(w->ns, &ref, &o, &value), 0);
+	uint32_t links = o.nlink;
+	kv_value_release(&value);
+	return links;
+}
+
+/* As a version before wrote it. */
+static void forget_links(struct world *w, const char *dir)
+{
+	uint8_t key_buf[ROW_KEY_MAX], buf[1024];
+	struct slice key = row_inode(key_buf, dir_id(w, dir));
+	struct kv_txn *t = kv_txn_new(w->store.kv);
+	struct kv_value value;
+	struct object o;
+	assert_int_equal(kv_get(w->store.kv, key, &value), 0);
+	assert_int_equal(object_decode(value.v, &o), 0);
+	o.nlink = 1;
+	int64_t len = object_encode(&o, buf, sizeof(buf));
+	assert_true(len > 0);
+	kv_put(t, key, slice_of(buf, (size_t)len));
+	kv_value_release(&value);
+	assert_int_equal(run_txn(w->store.kv, t), 0);
+}
+
+static void test_links_of_a_directory_are_counted_or_known_not_to_be(void **state)
+{
+	struct world *w = *state;
+	assert_int_equal(mkdir_key(w, "old"), 0);
+	assert_int_equal(mkdir_key(w, "old/in"), 0);
+	assert_int_equal(put_key(w, "old/implicit/x"), 0);
+	assert_int_equal(links_of(w, "old/"), 4);
+	forget_links(w, "old/");
+	assert_int_equal(links_of(w, "old/"), 1);
+	assert_int_equal(mkdir_key(w, "old/more"), 0);
+	assert_int_equal(rename_key(w, "old/more", "more"), 0);
+	assert_int_equal(rmdir_key(w, "old/in"), 0);
+	assert_int_equal(delete_key(w, "old/implicit/x"), 0);
+	struct mutation mode = { .kind = M_SETATTR, .ref = by_key(w, "old/"), .set = { .set = NS_SET_MODE } };
+	assert_int_equal(mutate(w, &mode), 0);
+	assert_int_equal(links_of(w, "old/"), 1);
+	assert_int_equal(rename_key(w, "old", "more/old"), 0);
+	assert_true(links_of(w, "more/") == 3 && links_of(w, "more/old/") == 1);
+	assert_int_equal(rmdir_key(w, "more/old"), 0);
+	check_rows(w);
+}
+
 static void test_rename_over_buckets_is_refused(void **state)
 {
 	struct world *w = *state;
@@ -924,6 +975,7 @@ int main(void)
 		T(test_rename_of_a_directory_is_one_row_and_makes_no_loop),
 		T(test_exchange_puts_each_where_the_other_was),
 		T(test_exchange_refuses_what_a_rename_would),
+		T(test_links_of_a_directory_are_counted_or_known_not_to_be),
 		T(test_rename_over_buckets_is_refused),
 		T(test_usage_counts_and_survives_a_restart),
 		T(test_list_order_prefix_delimiter_and_pages),

@@ -404,6 +404,23 @@ static inline void check_file_inode(struct world *w, struct tally *t, uint64_t i
 	t->inodes++;
 }
 
+/* 2 and the directories in it. */
+static inline void check_dir_links(struct world *w, uint64_t id, uint32_t nlink)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	struct slice prefix = row_entry_prefix(buf, id);
+	struct kv_iter *it = kv_iter_new(w->store.kv, NULL);
+	uint32_t links = DIR_LINKS;
+	for (kv_iter_seek(it, prefix); kv_iter_valid(it); kv_iter_next(it)) {
+		struct slice key = kv_iter_key(it);
+		if (key.len < prefix.len || memcmp(key.p, prefix.p, prefix.len) != 0)
+			break;
+		links += key.len > prefix.len && key.p[key.len - 1] == '/';
+	}
+	kv_iter_free(&it);
+	assert_int_equal(nlink, links);
+}
+
 /* Goal: no child without a parent, no loop, no empty implicit directory, counters equal to what they count. */
 static inline struct tally check_rows(struct world *w)
 {
@@ -439,6 +456,8 @@ static inline struct tally check_rows(struct world *w)
 			t.uploads += o.upload_key.len > 0;
 			if (!o.is_dir)
 				check_file_inode(w, &t, be64_get(key.p + 1), &o);
+			else if (o.upload_key.len == 0)
+				check_dir_links(w, be64_get(key.p + 1), o.nlink);
 		}
 		if (key.p[0] == 'q') {
 			assert_true(value_u64(value, QTAG_BYTES, 0, &n));
