@@ -54,7 +54,7 @@ struct writing {
 	uint32_t source_count;
 	int64_t covered; /* bytes that have an extent now and had none, less those that lost theirs */
 	struct kv_iter *it;
-	uint64_t next; /* logical offset of the row that the iterator stands on */
+	uint64_t next; /* where the first row behind those that were added begins */
 	bool has_next; /* next is known */
 };
 
@@ -155,44 +155,68 @@ static int base_add(struct writing *w, const struct extent *e, bool in_row)
 
 static uint64_t extent_end(const struct extent *e) { return e->logical + e->length; }
 
-/* Puts the iterator on the first row that may reach into what begins at `start`. */
-static void base_seek(struct writing *w, uint64_t start)
-{
-	uint8_t buf[ROW_KEY_MAX], prefix_buf[ROW_KEY_MAX];
-	const struct object *o = w->o;
-	struct slice from = row_extent(buf, o->id, o->generation, start);
-	struct slice prefix = row_extent_prefix(prefix_buf, o->id, o->generation);
-	if (w->has_next && start < w->next)
-		return; /* what begins before `start` was seen, and it stands on what begins behind it */
-	kv_iter_seek_back(w->it, from);
-	if (kv_iter_error(w->it) == 0 && (!kv_iter_valid(w->it) || !slice_begins(kv_iter_key(w->it), prefix)))
-		kv_iter_seek(w->it, from);
-}
-
-/* Adds the `x` rows that overlap the patch and were not added with the one before it. */
-static int base_load(struct writing *w, const struct patch *p)
+/* The `x` row that the iterator stands on. 1; 0: it is none of the object's, or there is none; or an error. */
+static int base_here(struct writing *w, struct extent *e)
 {
 	uint8_t buf[ROW_KEY_MAX];
-	struct slice prefix = row_extent_prefix(buf, w->o->id, w->o->generation);
+	int err = kv_iter_error(w->it);
+	if (err < 0 || !kv_iter_valid(w->it) ||
+	    !slice_begins(kv_iter_key(w->it), row_extent_prefix(buf, w->o->id, w->o->generation)))
+		return err;
+	err = extent_row_decode(kv_iter_value(w->it), e);
+	return err < 0 ? err : 1;
+}
+
+static int base_seek(struct writing *w, uint64_t at, struct extent *e)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	kv_iter_seek(w->it, row_extent(buf, w->o->id, w->o->generation, at));
+	return base_here(w, e);
+}
+
+/* Adds the row in front of `at` where it reaches beyond. */
+static int base_before(struct writing *w, uint64_t at)
+{
+	uint8_t buf[ROW_KEY_MAX];
+	struct extent e;
+	kv_iter_seek_back(w->it, row_extent(buf, w->o->id, w->o->generation, at));
+	int has = base_here(w, &e);
+	return has == 1 && extent_end(&e) > at ? base_add(w, &e, false) : has < 0 ? has : 0;
+}
+
+/* Adds the `x` rows that overlap the patch and were not added with the one before it. Going back, and on from there,
+ * costs a seek each: it is not done where a row begins with the patch, as in what was written by blocks before. */
+static int base_load(struct writing *w, const struct patch *p)
+{
 	const struct extent *last = w->base_count > 0 ? &w->base[w->base_count - 1].e : NULL;
-	int err = 0;
-	if (last != NULL && extent_end(last) >= p->end)
-		return 0;
-	uint64_t after = last != NULL ? last->logical + 1 : 0; /* those below are there */
-	base_seek(w, p->start);
-	w->has_next = true;
-	w->next = UINT64_MAX;
-	for (; err == 0 && kv_iter_valid(w->it) && slice_begins(kv_iter_key(w->it), prefix); kv_iter_next(w->it)) {
-		struct extent e;
-		err = extent_row_decode(kv_iter_value(w->it), &e);
-		if (err == 0 && e.logical >= p->end) {
-			w->next = e.logical;
-			break;
-		}
-		if (err == 0 && extent_end(&e) > p->start && e.logical >= after)
-			err = base_add(w, &e, false);
+	uint64_t reached = last != NULL && extent_end(last) > p->start ? extent_end(last) : p->start;
+	struct extent e;
+	if (reached >= p->end || (w->has_next && p->end <= w->next))
+		return 0; /* all that is there was added */
+	if (w->has_next && reached < w->next)
+		reached = w->next;
+	int has = base_seek(w, reached, &e);
+	if (has >= 0 && reached == p->start && (has == 0 || e.logical > reached)) {
+		uint64_t next = has == 1 ? e.logical : UINT64_MAX;
+		int err = base_before(w, reached);
+		has = err < 0 ? err : next < p->end ? base_seek(w, next, &e) : 0;
+		w->next = next;
+	} else {
+		w->next = UINT64_MAX;
 	}
-	return err == 0 ? kv_iter_error(w->it) : err;
+	w->has_next = true;
+	for (; has == 1; has = base_here(w, &e)) {
+		w->next = e.logical;
+		if (e.logical >= p->end)
+			return 0;
+		int err = base_add(w, &e, false);
+		w->has_next = extent_end(&e) < p->end;
+		if (err < 0 || !w->has_next)
+			return err; /* it reaches the end: what begins behind it is not looked up */
+		w->next = UINT64_MAX;
+		kv_iter_next(w->it);
+	}
+	return has;
 }
 
 static int base_gather(struct writing *w)
