@@ -692,7 +692,7 @@ int live_open(struct mount *m, struct granary_client *client, const char *bucket
 	pthread_condattr_destroy(&attr);
 	l->unwritten_max = m->options->memory / 2;
 	l->idle_max = (uint32_t)(m->options->memory / IDLE_SHARE / sizeof(struct live_node));
-	l->changes = 1;
+	l->changes = l->links_lost = 1;
 	l->nodes = calloc(LIVE_NODE_SLOTS, sizeof(l->nodes[0]));
 	l->names = calloc(LIVE_NODE_SLOTS, sizeof(l->names[0]));
 	l->requests = pool_new(REQUEST_THREADS);

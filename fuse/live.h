@@ -43,6 +43,8 @@ struct live_node {
 	uint64_t changed_ns, changed_clock_ns; /* of a directory: when something was made or removed in it here; 0 */
 	bool was_moved;                    /* it was not where its name says */
 	bool unlinked;                     /* by us: no name is left */
+	bool has_links;                    /* it had several names once: */
+	uint64_t links_seen;               /* its link count is so as long as this is the live's links_lost */
 	struct live_file *file;            /* while it is open or something of it is not written */
 	uint64_t place_epoch, attr_epoch;  /* the live's, while what is known of its place, of its attributes, is so */
 	struct live_node *newer, *older;   /* of those that nobody uses, but what is known of them is so */
@@ -112,6 +114,7 @@ struct live {
 	pthread_cond_t watch_wake;
 	bool watches;
 	bool has_links;                    /* some file with several names was seen */
+	uint64_t links_lost;               /* grows when a name goes and whose it was is not known */
 	bool may_expire;                   /* the kernel can look a name up again and keep what hangs on it */
 	struct job *jobs;
 	uint32_t asking;                   /* jobs that wait for an answer, in no thread */
@@ -201,6 +204,7 @@ struct live_node *node_learn(struct live *l, uint64_t dir, const char *name, con
 /* What is known of it is so as far as others go. Locked; asked: live_asks(), from before. */
 void node_trust(struct live *l, struct live_node *n, uint64_t asked, bool place);
 bool node_is_trusted(const struct live *l, const struct live_node *n); /* its attributes; locked */
+bool node_knows_links(const struct live *l, const struct live_node *n); /* whatever else is ours; locked */
 /* The node of this place, if it and its attributes are known to be so: pinned, with a lookup more. NULL: ask. */
 struct live_node *node_look(struct live *l, uint64_t dir, const char *name);
 void node_doubt_place(struct live *l, uint64_t number);

@@ -115,7 +115,7 @@ bool live_getattr_now(struct job *j)
 	}
 	pthread_mutex_lock(&l->lock);
 	send = send || (dirty && n->inode.holes > 0);
-	bool known = !send && (fresh || ours || n->unlinked || node_is_trusted(l, n));
+	bool known = !send && (fresh || n->unlinked || node_is_trusted(l, n) || (ours && node_knows_links(l, n)));
 	pthread_mutex_unlock(&l->lock);
 	if (known) j->error = attr_answer(j, n, fresh);
 	node_put(l, n);
@@ -278,7 +278,10 @@ int live_setattr(struct job *j)
 		pthread_mutex_unlock(&f->lock);
 		file_close(f);
 	}
-	if (err == 0 && !ours && !n->unlinked) err = node_stat(j, n);
+	pthread_mutex_lock(&l->lock);
+	bool known = n->unlinked || fresh || (ours && node_knows_links(l, n));
+	pthread_mutex_unlock(&l->lock);
+	if (err == 0 && !known) err = node_stat(j, n);
 	if (err == 0) err = attr_answer(j, n, fresh);
 	node_put(l, n);
 	return err;

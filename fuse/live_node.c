@@ -115,6 +115,11 @@ bool node_is_trusted(const struct live *l, const struct live_node *n)
 	return l->epoch != 0 && n->attr_epoch == l->epoch;
 }
 
+bool node_knows_links(const struct live *l, const struct live_node *n)
+{
+	return !n->has_links || n->links_seen == l->links_lost;
+}
+
 static bool node_is_known(const struct live *l, const struct live_node *n)
 {
 	return node_is_trusted(l, n) && n->place_epoch == l->epoch && n->name && !n->unlinked && !n->was_moved;
@@ -226,7 +231,8 @@ void node_trust(struct live *l, struct live_node *n, uint64_t asked, bool place)
 {
 	uint64_t epoch = asked == l->changes ? l->epoch : 0;
 
-	if (has_links(n)) l->has_links = true;
+	if (has_links(n)) l->has_links = n->has_links = true;
+	n->links_seen = l->links_lost;
 	n->attr_epoch = epoch;
 	if (place) n->place_epoch = epoch;
 }
@@ -251,12 +257,15 @@ void node_lost_name(struct live *l, struct live_node *n)
 {
 	pthread_mutex_lock(&l->lock);
 	l->changes++;
-	if (!n && l->has_links) live_doubt_all(l); /* one that is known by another name */
+	if (!n && l->has_links) { /* one that is known by another name */
+		l->links_lost++;
+		live_doubt_all(l);
+	}
 	if (!n) {
 		pthread_mutex_unlock(&l->lock);
 		return;
 	}
-	n->attr_epoch = 0;
+	n->attr_epoch = n->links_seen = 0;
 	if (has_links(n))
 		n->inode.nlink--;
 	else
@@ -362,7 +371,8 @@ void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out)
 	a.ino = node_object(l, n->number);
 	a.size = n->stat.kind == GRANARY_DIR ? KERNEL_PAGE : n->stat.size;
 	a.mode = type_of(n->stat.kind) | (n->stat.mode & 07777);
-	a.nlink = n->unlinked ? 0 : n->inode.nlink ? n->inode.nlink : 1;
+	a.nlink = n->unlinked ? 0 : n->inode.nlink;
+	if (a.nlink == 0 && n->stat.kind == GRANARY_DIR) a.nlink = 1;
 	a.uid = n->stat.uid;
 	a.gid = n->stat.gid;
 	a.rdev = device_of(n->inode.rdev);

@@ -6,14 +6,17 @@
  *     trusted for an hour, other things for the preset's time.
  * (2) an epoch begins with a cursor of the server's and ends when the server does not know it any more or does not
  *     answer for BEAT_MAX_MS: then nothing is trusted, and the kernel drops what it was told to keep.
- * (3) the kernel is told in this thread alone: it may wait there for a request that another one has to answer. */
+ * (3) the kernel is told in this thread alone: it may wait there for a request that another one has to answer.
+ * (4) of a file that is told of the server is asked first, and the kernel hears of it only where it was told something
+ *     else: what it is told makes it drop the answer to a question that it just asked, and read a file that another
+ *     mount closed before by its old length. */
 #include "fuse/live.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { BEAT_MS = 1000, BEAT_MAX_MS = 3000, AGAIN_MS = 1000, DROP_AT_ONCE = 256 };
+enum { BEAT_MS = 1000, BEAT_MAX_MS = 3000, AGAIN_MS = 1000, DROP_AT_ONCE = 256, FILES_AT_ONCE = 64 };
 
 uint64_t live_asks(struct live *l)
 {
@@ -87,6 +90,73 @@ static void epoch_end(struct live *l)
 	free(list);
 }
 
+/* ---- files that were told of ---- */
+
+struct files {
+	uint64_t numbers[FILES_AT_ONCE];
+	uint32_t count;
+	struct live_node *nodes[FILES_AT_ONCE];
+	char names[FILES_AT_ONCE][LIVE_NAME_MAX + 1];
+	struct granary_ref refs[FILES_AT_ONCE];
+	struct granary_stat stats[FILES_AT_ONCE];
+	struct granary_inode inodes[FILES_AT_ONCE];
+};
+
+/* Lock held. */
+static bool is_the_same(const struct live_node *n, const struct granary_stat *st, const struct granary_inode *in)
+{
+	return n->stat.version == st->version && n->stat.size == st->size && n->stat.mtime_ns == st->mtime_ns &&
+	       n->stat.mode == st->mode && n->stat.uid == st->uid && n->stat.gid == st->gid &&
+	       n->inode.nlink == in->nlink && n->inode.ctime_ns == in->ctime_ns && n->inode.atime_ns == in->atime_ns &&
+	       n->inode.holes == in->holes;
+}
+
+static void file_take(struct live *l, struct live_node *n, const struct granary_stat *st,
+	const struct granary_inode *in, uint64_t asked)
+{
+	pthread_mutex_lock(&l->lock);
+	bool same = is_the_same(n, st, in);
+	n->stat = *st;
+	n->inode = *in;
+	node_trust(l, n, asked, false);
+	pthread_mutex_unlock(&l->lock);
+	if (!same) live_notify_attributes(l, n->number);
+}
+
+/* Invariant (4). */
+static void files_ask(struct live *l, struct files *files)
+{
+	uint64_t asked = live_asks(l);
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < files->count; i++) {
+		struct live_node *n = node_get(l, files->numbers[i]);
+		if (!n) continue;
+		files->nodes[count] = n;
+		files->refs[count] = node_ref(l, n, files->names[count]);
+		count++;
+	}
+	int64_t got = count == 0 ? 0
+				 : granary_stat_full(l->client, files->refs, count, 0, files->stats, files->inodes,
+					   GRANARY_CALL(.bucket = l->bucket, .timeout_ms = BEAT_MAX_MS));
+	for (uint32_t i = 0; i < count; i++) {
+		if (got < 0 || files->stats[i].status < 0)
+			live_notify_attributes(l, files->nodes[i]->number);
+		else
+			file_take(l, files->nodes[i], &files->stats[i], &files->inodes[i], asked);
+		node_put(l, files->nodes[i]);
+	}
+	files->count = 0;
+}
+
+static void file_add(struct live *l, struct files *files, uint64_t number)
+{
+	for (uint32_t i = 0; i < files->count; i++)
+		if (files->numbers[i] == number) return;
+	files->numbers[files->count++] = number;
+	if (files->count == FILES_AT_ONCE) files_ask(l, files);
+}
+
 /* ---- one change ---- */
 
 /* A node is not what is known of it. Lock held. 0: the kernel has none of it. */
@@ -104,7 +174,7 @@ static void place_doubt(struct live *l, struct live_node *n, bool gone)
 	if (gone && n->stat.kind == GRANARY_DIR) live_doubt_all(l);
 }
 
-static void change_take(struct live *l, const struct granary_changed *c)
+static void change_take(struct live *l, const struct granary_changed *c, struct files *files)
 {
 	uint64_t dir = 0, inode = 0, other = 0, parent = node_number(l, c->dir_id);
 	bool named = c->kind != GRANARY_CHANGED_INODE && strlen(c->name) <= LIVE_NAME_MAX;
@@ -118,17 +188,22 @@ static void change_take(struct live *l, const struct granary_changed *c)
 	if (c->kind != GRANARY_CHANGED_GONE) other = node_doubt(node_find(l, node_number(l, c->object_id), false));
 	pthread_mutex_unlock(&l->lock);
 	if (dir != 0) live_notify_attributes(l, dir);
-	if (inode != 0) live_notify_attributes(l, inode);
-	if (other != 0 && other != inode) live_notify_attributes(l, other);
+	if (inode != 0) file_add(l, files, inode);
+	if (other != 0) file_add(l, files, other);
 	if (dir != 0 && !same) live_notify_name(l, parent, c->name);
 }
 
 static void page_take(struct live *l, const struct granary_changes *page)
 {
+	struct files *files = page->count > 0 ? calloc(1, sizeof(*files)) : NULL;
+
 	pthread_mutex_lock(&l->lock);
 	if (page->count > 0) l->changes++;
+	if (page->count > 0 && !files) live_doubt_all(l);
 	pthread_mutex_unlock(&l->lock);
-	for (uint32_t i = 0; i < page->count && !l->stop; i++) change_take(l, &page->changes[i]);
+	for (uint32_t i = 0; files && i < page->count && !l->stop; i++) change_take(l, &page->changes[i], files);
+	if (files) files_ask(l, files);
+	free(files);
 }
 
 /* ---- asking ---- */
