@@ -372,7 +372,7 @@ void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out)
 	a.size = n->stat.kind == GRANARY_DIR ? KERNEL_PAGE : n->stat.size;
 	a.mode = type_of(n->stat.kind) | (n->stat.mode & 07777);
 	a.nlink = n->unlinked ? 0 : n->inode.nlink;
-	if (a.nlink == 0 && n->stat.kind == GRANARY_DIR) a.nlink = 1;
+	if (a.nlink == 0 && n->stat.kind == GRANARY_DIR && !n->unlinked) a.nlink = 1;
 	a.uid = n->stat.uid;
 	a.gid = n->stat.gid;
 	a.rdev = device_of(n->inode.rdev);
