@@ -6,8 +6,8 @@ up, byte for byte, and names the rest; whatever was under way when the power wen
 Method: objects, some copied to a cold directory, some moved there, some not; the metadata's backup goes there too. kill -9
 at random moments while it does (the sizes of a real backup: several checkpoints). Then everything but the cold directory
 is deleted, an empty machine is restored from it, serves at once, and each key is either read back and compared, or was
-named. A damaged newest checkpoint falls back to the one before. A store that is away delays nothing, and gets its backup
-when it is back.
+named. Restores are killed in the middle and made again. A damaged newest checkpoint falls back to the one before; so does a
+list that does not show the newest objects yet. A store that is away delays nothing, and gets its backup when it is back.
 
   test_backup_away.py [--seed S] [--kills N]
 """
@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import time
 
 import crash_lib as lib
@@ -73,13 +74,23 @@ class Case:
         self.local.mkdir()
 
     def restore(self, url, *more):
-        self.server.data.mkdir()
+        self.server.data.mkdir(exist_ok=True)
         p = self.server.cli("restore", url, self.server.data, "--json", *more, check=False)
         if p.returncode not in (0, 3):
             lib.fail(f"no restore: {p.returncode} {p.stdout} {p.stderr}")
         lines = [json.loads(line) for line in p.stdout.splitlines()]
         expect("nothing is left of what was fetched", (self.server.data / "backup.fetched").exists(), False)
         return lines[-1], {line["name"] for line in lines[:-1] if line["lost"] == "object"}
+
+    def restore_killed(self, url, kills):
+        """kill -9 in the middle of it, and again of what goes on."""
+        self.server.data.mkdir()
+        for _ in range(kills):
+            p = subprocess.Popen([lib.GRANARY, "restore", url, self.server.data, "--json"], env=self.server.client_env(),
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(self.rng.random() * 0.25)
+            p.kill()
+            p.wait()
 
     def judge(self, lost, kept):
         """Each object is there with its bytes, or was named; all below `kept` are there."""
@@ -139,6 +150,14 @@ def whole(c, url, *more):
     c.judge(lost, {"copied", "moved", "second"})
 
 
+def restored(c):
+    """What a restore that was killed had put into place is a store: another one refuses it, and nothing is lost."""
+    if (c.server.data / "meta").exists():
+        print("  one that was killed was through")
+        return {}, set()
+    return c.restore(c.cold)
+
+
 def killed(c, kills):
     """kill -9 while backups are on their way; what is in the store at the end leads to a state between the first
     backup and now."""
@@ -152,7 +171,8 @@ def killed(c, kills):
         c.server.kill()
         c.server.start()
     c.lose()
-    _, lost = c.restore(c.cold)
+    c.restore_killed(c.cold, kills)
+    _, lost = restored(c)
     c.server.start()
     c.judge({name for name in lost if name.startswith("data/extra")}, {"copied", "moved", "second"})
 
@@ -171,6 +191,33 @@ def damaged(c):
     victim.write_bytes(data)
     done, lost = c.restore(c.cold)
     expect("the newest checkpoint was passed over", (done["skipped"], done["checkpoint"] < newest), (1, True))
+    c.server.start()
+    c.judge(lost, {"copied", "moved", "second"})
+
+
+def unlisted(c):
+    """The store's list does not show the newest checkpoint, nor a log, yet: the one before is taken. Once it does, the
+    store has what it had, and the machine that was restored goes on beside it."""
+    before = c.backed_up()
+    c.put("fresh", 5)
+    newest = c.backed_up()
+    c.lose()
+    series = max((c.cold / "backup").iterdir(), key=lambda p: p.stat().st_mtime)
+    hidden = [series / f"checkpoint-{newest:016x}", *series.glob(f"log-{newest:016x}"), *series.glob(f"log-{before:016x}")]
+    hidden = [path for path in hidden if path.exists()]
+    for path in hidden:
+        path.rename(c.base / path.name)
+    done, lost = c.restore(c.cold)
+    expect("the newest that is shown", (done["checkpoint"] < newest, len(hidden) > 0), (True, True))
+    for path in hidden:
+        (c.base / path.name).rename(path)
+    for key in [k for k in c.objects if k.startswith("fresh/")]:
+        del c.objects[key]
+    c.server.start()
+    c.judge(lost, {"copied", "moved", "second"})
+    c.backed_up()
+    c.lose()
+    _, lost = c.restore(c.cold)
     c.server.start()
     c.judge(lost, {"copied", "moved", "second"})
 
@@ -218,6 +265,7 @@ def main():
     whole(c, c.cold)
     killed(c, a.kills)
     damaged(c)
+    unlisted(c)
     away(c)
     expect("stop", c.server.stop(), 0)
     print("test_backup_away: passed")
