@@ -374,6 +374,9 @@ size_t tier_status(struct store *store, char *buf, size_t cap)
 				info.why);
 		put(&t, "store_%s_gets %" PRIu64 "\nstore_%s_get_bytes %" PRIu64 "\nstore_%s_errors %" PRIu64 "\n",
 			place_name(p), info.gets, place_name(p), info.get_bytes, place_name(p), info.errors);
+		if (info.promote == PROMOTE_SAMPLE)
+			put(&t, "store_%s_kept_hits %" PRIu64 "\nstore_%s_kept_pieces %" PRIu64 "\n", place_name(p),
+				info.kept_hits, place_name(p), info.kept_pieces);
 	}
 	if (store->policy != NULL) status_policy(store, &t);
 	return t.len;

@@ -3,7 +3,9 @@
  * Invariants: (1) until its deadline a read's buffer is written only by who claimed the job (stores_jobs.c);
  * the store writes into memory of the job alone; (2) the index on flash is a cache: damaged, foreign or
  * missing, it is made anew from the copy; (3) indexes in memory stay within their budget, the least recently
- * used go; one that is in use lives on. */
+ * used go; one that is in use lives on; (4) what is kept of reads on flash (tier/kept.h) are frames as they stand in
+ * the copy, of a raw copy blocks of RAW_BLOCK bytes: an address is the same wherever its bytes come from. Jobs, and who
+ * found a wrong checksum, read the store itself. */
 #include "tier/copy.h"
 
 #include <inttypes.h>
@@ -13,13 +15,15 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/hash.h"
 #include "common/log.h"
 #include "io/fs.h"
 #include "io/fs_ops.h"
 #include "tier/frames.h"
 #include "tier/stores_priv.h"
 
-enum { END_GUESS = 1024 * 1024, INDEX_PATH_MAX = COPY_NAME_MAX + 24, LINKED_PIECE_TIMES = 6 };
+enum { END_GUESS = 1024 * 1024, INDEX_PATH_MAX = COPY_NAME_MAX + 24, LINKED_PIECE_TIMES = 6,
+	RAW_BLOCK = 64 * 1024 };
 
 struct copy {
 	_Atomic uint32_t refs;
@@ -27,6 +31,7 @@ struct copy {
 	struct list node;      /* in stores->frames while `frames` is set; both under frames_lock */
 	struct frames *frames;
 	_Atomic uint32_t reads; /* since it was last asked for */
+	uint64_t seed;          /* of the keys of its pieces: a hash of its name, which is used once */
 };
 
 /* ---- names ---- */
@@ -67,6 +72,7 @@ struct copy *copy_new(const struct copy_info *info)
 	if (c == NULL) return NULL;
 	atomic_init(&c->refs, 1);
 	c->info = *info;
+	c->seed = hash_content(info->name, strlen(info->name)).lo;
 	list_init(&c->node);
 	return c;
 }
@@ -293,8 +299,11 @@ struct reading {
 	bool may_lose;
 	uint64_t lost;
 	struct frames *frames;
-	uint8_t *stored;
-	size_t stored_len;
+	bool fresh;             /* nothing that was kept */
+	struct kept *kept;      /* NULL: not of this read */
+	uint8_t *stored;        /* of the copy, from `from` on; what is wanted of a raw one from `skip` on */
+	uint64_t from;
+	size_t stored_len, skip;
 };
 
 static int linked_fetch(struct reading *r)
@@ -307,10 +316,58 @@ static int linked_fetch(struct reading *r)
 		r->may_lose ? &r->lost : NULL, r->job.deadline_ns) : -GRANARY_EUNSUPPORTED;
 }
 
+/* What of the copy has the bytes: frames; of a raw one blocks, where blocks are kept. */
+static int reading_place(struct reading *r)
+{
+	uint64_t end = (r->at + r->len + RAW_BLOCK - 1) / RAW_BLOCK * RAW_BLOCK;
+
+	r->from = r->at;
+	r->stored_len = r->len;
+	if (r->frames != NULL) return frames_range(r->frames, r->at, r->len, &r->from, &r->stored_len);
+	if (r->kept == NULL) return 0;
+	if (end > r->copy->info.length) end = r->copy->info.length;
+	r->from = r->at / RAW_BLOCK * RAW_BLOCK;
+	r->stored_len = (size_t)(end - r->from);
+	r->skip = (size_t)(r->at - r->from);
+	return 0;
+}
+
+/* A piece of the copy into or out of its place in `stored`. */
+typedef bool piece_fn(struct reading *r, uint64_t key, uint8_t *p, size_t len);
+
+static bool piece_take(struct reading *r, uint64_t key, uint8_t *p, size_t len)
+{
+	return kept_get(r->kept, key, p, len);
+}
+
+static bool piece_keep(struct reading *r, uint64_t key, uint8_t *p, size_t len)
+{
+	if (r->fresh) kept_forget(r->kept, key);
+	if (kept_wants(r->kept, key, r->copy->info.place->promote_after)) kept_put(r->kept, key, p, len);
+	return true;
+}
+
+/* All pieces of `stored`, until one says no. */
+static bool kept_each(struct reading *r, piece_fn *each)
+{
+	uint32_t i = r->frames != NULL ? frames_first(r->frames, r->at) : (uint32_t)(r->from / RAW_BLOCK);
+
+	for (size_t at = 0; at < r->stored_len; i++) {
+		uint64_t from;
+		uint32_t len = RAW_BLOCK;
+
+		if (r->frames != NULL) frames_piece(r->frames, i, &from, &len);
+		if (len > r->stored_len - at) len = (uint32_t)(r->stored_len - at); /* the last block */
+		if (!each(r, hash_u64(r->copy->seed + i), r->stored + at, len)) return false;
+		at += len;
+	}
+	return true;
+}
+
 static int reading_fetch(struct place_job *job)
 {
 	struct reading *r = (struct reading *)job;
-	uint64_t from = r->at, raw_len;
+	uint64_t raw_len;
 	int err = copy_frames(r->copy, job->deadline_ns, &r->frames);
 
 	if (err < 0) return err;
@@ -319,12 +376,14 @@ static int reading_fetch(struct place_job *job)
 	if (r->len > 0 && r->len > raw_len - r->at) r->len = (size_t)(raw_len - r->at);
 	if (r->len == 0) return 0;
 	if (copy_is_linked(r->copy)) return linked_fetch(r);
-	r->stored_len = r->len;
-	if (r->frames != NULL) err = frames_range(r->frames, r->at, r->len, &from, &r->stored_len);
+	err = reading_place(r);
 	if (err < 0) return err;
 	r->stored = malloc(r->stored_len);
-	return r->stored != NULL ? get_exactly(r->copy, r->stored, r->stored_len, from,
-		job->deadline_ns) : -GRANARY_ENOMEM;
+	if (r->stored == NULL) return -GRANARY_ENOMEM;
+	if (r->kept != NULL && !r->fresh && kept_each(r, piece_take)) return 0;
+	err = get_exactly(r->copy, r->stored, r->stored_len, r->from, job->deadline_ns);
+	if (err == 0 && r->kept != NULL) (void)kept_each(r, piece_keep);
+	return err;
 }
 
 static void reading_finish(struct place_job *job, int err)
@@ -337,7 +396,7 @@ static void reading_finish(struct place_job *job, int err)
 			log_error("a cold copy is damaged; store=%s name=%s offset=%" PRIu64 " bytes=%zu",
 				place_name(r->copy->info.place), r->copy->info.name, r->at, r->len);
 	} else if (err == 0 && r->len > 0) {
-		memcpy(r->read->buf, r->stored, r->len);
+		memcpy(r->read->buf, r->stored + r->skip, r->len);
 	}
 	r->read->lost = r->lost;
 	r->read->res = err < 0 ? err : (int64_t)r->len;
@@ -389,6 +448,9 @@ static void reading_start(struct copy *c, struct copy_read *read, bool exact)
 	r->job.deadline_ns = clock_mono_ns() + timeout_ns;
 	r->exact = exact;
 	r->may_lose = read->may_lose;
+	r->fresh = read->fresh;
+	if (!exact && !copy_is_linked(c)) r->kept = c->info.place->kept;
+	r->job.local = r->kept != NULL;
 	r->copy = copy_ref(c);
 	r->read = read;
 	r->at = read->at;

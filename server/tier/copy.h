@@ -56,6 +56,7 @@ struct copy_read {
 	void *buf;
 	size_t len;
 	uint64_t at;
+	bool fresh;  /* out of the store itself: what was read before may be wrong */
 	void (*done)(struct copy_read *read);
 	void *arg;   /* the caller's */
 	bool may_lose; /* of a linked copy: zeros for objects that were changed since, and `lost` counts them */

@@ -499,6 +499,18 @@ static uint32_t frame_at(const struct frames *f, uint64_t at)
 	return lo;
 }
 
+uint32_t frames_first(const struct frames *f, uint64_t at)
+{
+	return frame_at(f, at);
+}
+
+void frames_piece(const struct frames *f, uint32_t i, uint64_t *from, uint32_t *comp_len)
+{
+	assert(i < f->count);
+	*from = f->comp_at[i];
+	*comp_len = f->comp_at[i + 1] - f->comp_at[i];
+}
+
 int frames_range(const struct frames *f, uint64_t at, size_t len, uint64_t *from, size_t *comp_len)
 {
 	uint32_t first, last;

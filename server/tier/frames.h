@@ -65,6 +65,9 @@ int frames_index_parse(const uint8_t *in, size_t len, struct frames **out);
 /* Where the bytes [at, at + len) of the pack stand in the copy: [*from, *from + *comp_len). RANGE: not in the
  * pack. */
 int frames_range(const struct frames *f, uint64_t at, size_t len, uint64_t *from, size_t *comp_len);
+/* The frame that holds byte `at` of the pack; where the bytes of a frame stand in the copy. */
+uint32_t frames_first(const struct frames *f, uint64_t at);
+void frames_piece(const struct frames *f, uint32_t i, uint64_t *from, uint32_t *comp_len);
 /* Decodes them, given exactly those bytes. CORRUPT; NOMEM. */
 int frames_decode(const struct frames *f, const uint8_t *comp, size_t comp_len, uint64_t at, size_t len, uint8_t *out);
 /* The dictionary and its length; NULL: none. */

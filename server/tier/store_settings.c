@@ -7,13 +7,15 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/quantity.h"
 #include "tier/store.h"
 
 static const struct cold_type *const types[] = { &cold_directory, &cold_s3 };
 enum { TYPES = sizeof(types) / sizeof(types[0]), VALUE_MAX = 1100 };
 
 /* Of every store: see tier/stores.h. */
-static const char *const common_fields[] = { "type", "backup", "promote", "promote_after", "read_timeout",
+static const char *const common_fields[] = { "type", "backup", "promote", "promote_after", "promote_space",
+	"read_timeout",
 	"price_gb_month",
 	"price_1000_requests", "price_gb_egress", "use", NULL };
 
@@ -102,17 +104,35 @@ static int name_check(const char *name, char *why, size_t why_cap)
 	return -GRANARY_ECONFIG;
 }
 
+static bool promotes_samples(const struct store_settings *s)
+{
+	char text[VALUE_MAX];
+
+	return store_setting(s, "promote", text, sizeof(text)) && strcmp(text, "sample") == 0;
+}
+
 static int promote_check(const struct store_settings *s, char *why, size_t why_cap)
 {
 	char text[VALUE_MAX], *end;
+	uint64_t bytes;
 
 	if (store_setting(s, "use", text, sizeof(text)) && strcmp(text, "packs") != 0 && strcmp(text, "source") != 0) {
 		snprintf(why, why_cap, "use: '%.40s' is neither packs nor source", text);
 		return -GRANARY_ECONFIG;
 	}
-	if (store_setting(s, "promote", text, sizeof(text)) && strcmp(text, "none") != 0 && strcmp(text,
-		"pack") != 0) {
-		snprintf(why, why_cap, "promote: '%.40s' is neither none nor pack", text);
+	if (store_setting(s, "promote", text, sizeof(text)) && strcmp(text, "none") != 0 &&
+		strcmp(text, "sample") != 0 && strcmp(text, "pack") != 0) {
+		snprintf(why, why_cap, "promote: '%.40s' is none of none, sample, pack", text);
+		return -GRANARY_ECONFIG;
+	}
+	if (promotes_samples(s) && store_setting(s, "use", text, sizeof(text)) && strcmp(text, "source") == 0) {
+		snprintf(why, why_cap, "promote: sample, but of a store with use: source whole packs are loaded");
+		return -GRANARY_ECONFIG;
+	}
+	if (store_setting(s, "promote_space", text, sizeof(text)) &&
+		(!promotes_samples(s) || !quantity_size(text, &bytes) || bytes < UINT64_C(16) << 20 ||
+			bytes > UINT64_C(64) << 40)) {
+		snprintf(why, why_cap, "promote_space: '%.40s' is not 16MiB to 64TiB, or promote is not sample", text);
 		return -GRANARY_ECONFIG;
 	}
 	if (store_setting(s, "backup", text, sizeof(text)) && strcmp(text, "on") != 0 && strcmp(text, "off") != 0) {

@@ -14,6 +14,7 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "common/log.h"
+#include "common/quantity.h"
 #include "common/rand.h"
 #include "common/tlv.h"
 #include "io/fs.h"
@@ -85,6 +86,13 @@ void place_get_info(struct place *p, struct place_info *out)
 		.timeouts = atomic_load(&p->timeouts),
 		.hanging = atomic_load(&p->hanging),
 	};
+	if (p->kept != NULL) {
+		struct kept_stats kept;
+
+		kept_get_stats(p->kept, &kept);
+		out->kept_hits = kept.hits;
+		out->kept_pieces = kept.puts;
+	}
 	pthread_mutex_lock(&p->lock);
 	out->err = p->err;
 	memcpy(out->why, p->why, sizeof(out->why));
@@ -425,6 +433,21 @@ static struct place *place_new(struct stores *stores, const char *name)
 	return p;
 }
 
+/* A cache: without it samples are read where they lie. */
+static void kept_begin(struct place *p, const struct store_settings *s)
+{
+	uint64_t size = UINT64_C(1) << 30;
+	char text[64];
+	int err;
+
+	p->promote_after = 1;
+	if (store_setting(s, "promote_space", text, sizeof(text))) (void)quantity_size(text, &size);
+	err = kept_open(p->stores->o.fs, s->name, size, p->stores->o.spare, &p->kept);
+	if (err < 0)
+		log_warn("store '%s': there is no room for samples that are read of it on flash: %s", s->name,
+			error_text(err));
+}
+
 static int settings_take(struct place *p, const struct store_settings *s, char *why, size_t why_cap)
 {
 	char text[64], what[COLD_WHY_MAX];
@@ -439,8 +462,10 @@ static int settings_take(struct place *p, const struct store_settings *s, char *
 		return err;
 	}
 	p->settings = *s;
-	if (store_setting(s, "promote", text, sizeof(text))) p->promote = strcmp(text, "pack")
-		== 0 ? PROMOTE_PACK : PROMOTE_NONE;
+	if (store_setting(s, "promote", text, sizeof(text)))
+		p->promote = strcmp(text, "pack") == 0 ? PROMOTE_PACK : strcmp(text, "sample") == 0 ? PROMOTE_SAMPLE
+											: PROMOTE_NONE;
+	if (p->promote == PROMOTE_SAMPLE) kept_begin(p, s);
 	if (store_setting(s, "use", text, sizeof(text))) p->is_source = strcmp(text, "source") == 0;
 	if (store_setting(s, "promote_after", text, sizeof(text))) p->promote_after = (uint32_t)strtoul(text, NULL,
 		10);
@@ -541,6 +566,7 @@ int stores_begin(struct stores *stores, struct ids *ids, char *why, size_t why_c
 
 static void place_free(struct place *p)
 {
+	kept_close(&p->kept);
 	if (p->cold != NULL) p->cold->ops->close(p->cold);
 	pthread_mutex_destroy(&p->lock);
 	pthread_mutex_destroy(&p->jobs_lock);

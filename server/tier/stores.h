@@ -2,9 +2,9 @@
 /* stores.h -- the cold stores that rows or settings name: how each fares, and threads that may hang with it.
  *
  * Fields of every store in the settings, besides those of its type: `use` (packs; source: somebody else's objects,
- * which are linked (jobs/link.h) and never written, marked or removed), `promote` (none, pack: what a read of cold
- * bytes brings up), `promote_after` (after so many reads of a pack, 3), `read_timeout` (10s), prices for the cost
- * model.
+ * which are linked (jobs/link.h) and never written, marked or removed), `promote` (none, sample, pack: what a read of
+ * cold bytes brings up), `promote_after` (after so many reads of a pack, 3, or of a sample, 1), `promote_space`
+ * (bytes of flash for samples, 1GiB: tier/kept.h), `read_timeout` (10s), prices for the cost model.
  *
  * health:  UNKNOWN --its mark was read--> ONLINE <--> AWAY (calls fail at once; now and then one is let
  * through)
@@ -38,6 +38,7 @@ struct stores_options {
 	uint32_t threads;       /* of each store (8); with `inline_jobs` none */
 	bool inline_jobs;       /* sim: a job runs where it is started */
 	uint64_t frames_budget; /* bytes of indexes in memory (64 MiB) */
+	uint64_t spare;         /* left free on the data directory's disk by what is kept of reads */
 };
 /* Reads rows; touches no store. A store that rows name and no settings do is AWAY. */
 int stores_open(const struct stores_options *options, struct stores **out, char *why, size_t why_cap);
@@ -56,12 +57,13 @@ const char *place_where(const struct place *place); /* path or URL; "" while no 
 const struct store_settings *place_settings(const struct place *place);
 
 enum place_health { PLACE_UNKNOWN, PLACE_ONLINE, PLACE_AWAY };
-enum place_promote { PROMOTE_NONE, PROMOTE_PACK };
+enum place_promote { PROMOTE_NONE, PROMOTE_SAMPLE, PROMOTE_PACK };
 struct place_info {
 	enum place_health health;
 	enum place_promote promote;
 	uint32_t promote_after;
 	uint64_t read_timeout_ns;
+	uint64_t kept_hits, kept_pieces; /* of PROMOTE_SAMPLE: read on flash instead; put there */
 	uint64_t gets, get_bytes, puts, put_bytes, errors, timeouts,
 		hanging; /* hanging: jobs past their deadline now */
 	int err;                                                              /* of the last call that failed */
@@ -112,6 +114,7 @@ struct place_job {
 	void (*fail)(struct place_job *job, int err);
 	void (*free)(struct place_job *job);
 	uint64_t deadline_ns;
+	bool local; /* begun also while the store is away: it may not need it */
 	/* the table's own */
 	struct place_job *next, *prev;
 	uint8_t state;

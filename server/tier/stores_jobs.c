@@ -141,7 +141,7 @@ void place_start(struct place *p, struct place_job *job)
 {
 	bool refused;
 
-	if (place_is_away(p)) {
+	if (!job->local && place_is_away(p)) {
 		job->fail(job, -GRANARY_EOFFLINE);
 		job->free(job);
 		return;

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "common/list.h"
+#include "tier/kept.h"
 #include "tier/stores.h"
 
 enum { PLACE_THREADS_MAX = 64, PLACE_VALUE_MAX = 256, WANTED_MAX = 256 };
@@ -16,6 +17,7 @@ struct place {
 	struct cold *cold;   /* NULL: no settings name it */
 	struct store_settings settings;
 	enum place_promote promote;
+	struct kept *kept; /* PROMOTE_SAMPLE; NULL where its file cannot be made */
 	bool is_source;
 	uint32_t promote_after;
 	uint64_t read_timeout_ns;

@@ -93,6 +93,34 @@ def flip(rng, path, low, high):
         f.write(bytes([byte ^ 1 << rng.randrange(8)]))
 
 
+def kept(server, url, cold, text):
+    print("samples that were read are kept on flash, and served while the store is away", flush=True)
+    plain = server.settings["stores"]
+    server.cli("tier", "push", url + "/text", "--to", "archive")
+    server.stop()
+    server.settings["stores"] = plain + ",promote=sample,promote_space=16MiB"
+    server.start()
+    names = ["00007.json", "01500.json", "02999.json"]
+    for name in names:
+        server.cli("cat", f"{url}/text/{name}")
+    server.stop()
+    away = cold.with_name("away")
+    cold.rename(away)
+    server.start()
+    for name in names:
+        if server.cli("cat", f"{url}/text/{name}").stdout != (text / name).read_bytes():
+            lib.fail(f"what was kept of {name} is something else")
+    if server.cli("cat", f"{url}/text/01000.json", check=False).returncode == 0:
+        lib.fail("a sample that was never read is served while its store is away")
+    status = json.loads(server.cli("status", "--json").stdout)
+    if status["store_archive_kept_hits"] < len(names) or status["store_archive_gets"] != 0:
+        lib.fail(f"it was not what is kept: {status}")
+    away.rename(cold)
+    server.stop()
+    server.settings["stores"] = plain
+    server.start()
+
+
 def main():
     args = argparse.ArgumentParser()
     args.add_argument("--seed", type=int)
@@ -162,6 +190,7 @@ def main():
     wait_tasks(server)
     same(server, url + "/text", text, base)
 
+    kept(server, url, cold, text)
     print("bits rot: found, mended out of the other copy, or an error that names the place", flush=True)
     server.cli("tier", "push", url + "/text", "--to", "archive")
     server.cli("tier", "pull", url + "/text")  # both copies

@@ -308,7 +308,10 @@ static void test_who_waits_for_a_store_that_hangs_is_answered(void **state)
 static void test_settings_of_stores_are_checked(void **state)
 {
 	static const char *const bad[] = { "", "type=tape\n", "type=directory\n", "type=directory\npath=relative\n",
-		"type=directory\npath=/x\nbucket=b\n", "type=directory\npath=/x\npromote=sample\n",
+		"type=directory\npath=/x\nbucket=b\n", "type=directory\npath=/x\npromote=samples\n",
+		"type=directory\npath=/x\npromote_space=1GiB\n",
+		"type=directory\npath=/x\npromote=sample\npromote_space=1MiB\n",
+		"type=directory\npath=/x\npromote=sample\nuse=source\n",
 		"type=directory\npath=/x\npromote_after=0\n", "type=directory\npath=/x\nread_timeout=0s\n",
 		"type=directory\npath=/x\nprice_gb_month=cheap\n",
 		"type=directory\npath=/a\nuse=source\nbackup=on\n" };
