@@ -172,6 +172,41 @@ static void top_people(FILE *f, const struct top *t, uint64_t now_ns)
 	for (uint32_t i = t->count; i-- > cold_from;) top_row(f, &t->at[i], now_ns);
 }
 
+/* ---- by job ---- */
+
+static double job_hits(const struct heat_job *j)
+{
+	uint64_t all = j->hot_bytes + j->cold_bytes;
+
+	return all ? (double)j->hot_bytes / (double)all : 1;
+}
+
+static void jobs_write(FILE *f, struct policy *p, bool json)
+{
+	struct heat_job *jobs = calloc(HEAT_JOBS, sizeof(*jobs));
+	uint32_t n = jobs ? heat_jobs(p->o.heat, jobs, HEAT_JOBS) : 0;
+	char hot[32], cold[32], number[24];
+
+	if (n > 0 && !json) fprintf(f, "  %10s %10s %6s  %s\n", "flash", "cold", "hits", "job, since the start");
+	for (uint32_t i = 0; i < n; i++) {
+		const struct heat_job *j = &jobs[i];
+		snprintf(number, sizeof(number), "%016" PRIx64, j->job);
+		const char *name = j->name[0] ? j->name : number;
+		if (!json) {
+			fprintf(f, "  %10s %10s %5.0f%%  %s\n", policy_bytes_text(j->hot_bytes, hot),
+				policy_bytes_text(j->cold_bytes, cold), 100 * job_hits(j), name);
+			continue;
+		}
+		fprintf(f, "{\"job\":");
+		policy_json_text(f, name);
+		fprintf(f,
+			",\"hot_reads\":%" PRIu64 ",\"hot_bytes\":%" PRIu64 ",\"cold_reads\":%" PRIu64
+			",\"cold_bytes\":%" PRIu64 ",\"hit_rate\":%.4f}\n",
+			j->hot_reads, j->hot_bytes, j->cold_reads, j->cold_bytes, job_hits(j));
+	}
+	free(jobs);
+}
+
 int policy_top(struct policy *p, const char *path, bool json, char **out, char *why, size_t why_cap)
 {
 	struct top t = { .p = p, .view = kv_snapshot_new(p->o.kv) };
@@ -185,6 +220,7 @@ int policy_top(struct policy *p, const char *path, bool json, char **out, char *
 	if (err == 0) {
 		FILE *f = open_memstream(out, &size);
 		if (f) (json ? top_json : top_people)(f, &t, now_ns);
+		if (f && !*path) jobs_write(f, p, json); /* of a part of the names nobody knows */
 		if (!f || fclose(f) != 0) err = -GRANARY_ENOMEM;
 	}
 	for (uint32_t i = 0; i < t.count; i++) free(t.at[i].name);

@@ -82,6 +82,8 @@ struct plan {
 	uint64_t hot_bytes, cold_bytes, once_bytes, once_packs, once_oldest_ns; /* live bytes by place; only in one */
 	uint64_t pinned_packs, pinned_bytes, pinned_cold_packs; /* pinned_cold: to be brought to flash */
 	struct kept_dirs *kept;
+	/* Of a second scan: instead of summing up, each place of an object that is not pinned, and the rule over it. */
+	int (*on_extent)(void *arg, uint64_t pack, uint64_t object, const struct rule *place);
 	/* Each object that a rule deletes now; may be NULL. */
 	int (*on_delete)(void *arg, uint64_t bucket, const char *key, uint64_t version, const struct rule *rule);
 	void *arg;
@@ -100,6 +102,9 @@ uint32_t pins_count(const struct pins *pins);
 const char *pins_cover(const struct pins *pins, uint64_t bucket, const char *key);
 int policy_pins_load(struct policy *p);
 int policy_pins_sweep(struct policy *p);
+
+/* policy_sort.c: orders that what is due of packs goes to packs of its own, where the rest is not. */
+int policy_sort(struct policy *p, const struct plan *plan);
 
 /* policy_packs.c */
 int policy_count_once(struct policy *p);
@@ -124,6 +129,22 @@ int plan_make(struct policy *policy, const struct rules *rules, struct plan *pla
 void plan_free(struct plan *plan);
 bool plan_pack_is_hot(const struct plan_pack *p);
 uint32_t plan_rule_index(const struct plan *plan, const struct rule *rule);
+
+/* policy_bill.c: a month's money in each placement. */
+enum placement { AS_IT_IS, ALL_HOT, AS_PLANNED };
+struct bill {
+	double flash, cold, requests, egress;
+	double moves; /* once: what it takes to get there */
+	uint64_t reads, hot_reads;
+};
+double bill_sum(const struct bill *b); /* without moves */
+double bill_hits(const struct bill *b);
+void bills_make(const struct plan *plan, struct bill bills[3]);
+
+/* policy_text.c: the plan of a text (NULL: of the rules in force) is made and written. */
+typedef void plan_write_fn(FILE *f, const struct plan *plan, const struct bill bills[3]);
+int policy_planned(struct policy *p, const char *text, size_t len, plan_write_fn *write, char **out, char *why,
+	size_t why_cap);
 
 /* policy_run.c: rules of a text, with the stores there are. */
 int policy_parse(struct policy *p, const char *text, size_t len, struct rules **out, char *why, size_t why_cap);

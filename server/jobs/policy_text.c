@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* policy_text.c -- plans, explanations and bills, for people and as JSON. Money is what the settings' prices
- * are in. */
+/* policy_text.c -- plans and explanations, for people and as JSON. Money is what the settings' prices are in. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,8 +13,6 @@
 #include "meta/ns.h"
 #include "tier/stores.h"
 
-#define DAY_NS        (UINT64_C(86400) * 1000000000)
-#define HOURS_A_MONTH 730.0
 
 /* ---- small words ---- */
 
@@ -67,99 +64,6 @@ static void rule_text(FILE *f, const struct rule *r)
 	if (r->class == RULE_RELIEF) fprintf(f, " over %u%% until %u%%", r->over_percent, r->until_percent);
 }
 
-/* ---- prices ---- */
-
-struct prices {
-	double gb_month, request, gb_egress; /* request: of one */
-};
-
-static double price_of(const struct place *place, const char *field)
-{
-	char text[64];
-
-	return place && store_setting(place_settings(place), field, text, sizeof(text)) ? strtod(text, NULL) : 0;
-}
-
-static struct prices prices_of(struct stores *stores, uint64_t store)
-{
-	const struct place *place = stores && store ? stores_find(stores, store) : NULL;
-
-	return (struct prices){ price_of(place, "price_gb_month"), price_of(place, "price_1000_requests") / 1000,
-		price_of(place, "price_gb_egress") };
-}
-
-struct bill {
-	double flash, cold, requests, egress;
-	uint64_t reads, hot_reads;
-};
-
-static double bill_sum(const struct bill *b)
-{
-	return b->flash + b->cold + b->requests + b->egress;
-}
-
-enum placement { AS_IT_IS, ALL_HOT, AS_PLANNED };
-
-/* Where one pack lies in a placement. A planned copy is reckoned as long as the bytes: what compression gains
- * shows in the next bill. */
-static void pack_place(
-	const struct plan_pack *p, enum placement how, bool *hot, uint64_t *cold_bytes, uint64_t *store)
-{
-	*hot = how == ALL_HOT || plan_pack_is_hot(p);
-	*cold_bytes = how == ALL_HOT ? 0 : p->info.store ? p->info.cold_length : 0;
-	*store = p->info.store;
-	if (how != AS_PLANNED) return;
-	if (p->verdict == MOVES && (p->kind == MOVE_DEMOTE || p->kind == MOVE_EVICT)) *hot = false;
-	bool copied = (p->verdict == MOVES && p->kind == MOVE_DEMOTE) || p->copy_verdict == MOVES;
-	if (copied && !p->info.store) {
-		*store = p->verdict == MOVES ? p->rule->store_id : p->copy_rule->store_id;
-		*cold_bytes = p->bytes;
-	}
-}
-
-static void bill_make(const struct plan *plan, enum placement how, double months, struct bill *b)
-{
-	const double gb = 1e9;
-
-	*b = (struct bill){ 0 };
-	for (uint32_t i = 0; i < plan->count; i++) {
-		const struct plan_pack *p = &plan->packs[i];
-		uint64_t cold_bytes, store;
-		bool hot;
-		pack_place(p, how, &hot, &cold_bytes, &store);
-		struct prices prices = prices_of(plan->policy->o.stores, store);
-		uint64_t hot_bytes = p->info.file_size ? p->info.file_size : p->bytes;
-		if (hot) b->flash += (double)hot_bytes / gb * plan->policy->o.hot_price;
-		b->cold += (double)cold_bytes / gb * prices.gb_month;
-		b->reads += p->heat.reads;
-		b->hot_reads += hot ? p->heat.reads : 0;
-		if (hot || months <= 0) continue;
-		b->requests += (double)p->heat.reads / months * prices.request;
-		b->egress += (double)p->heat.bytes / gb / months * prices.gb_egress;
-	}
-}
-
-static int first_hour(void *arg, uint64_t hour, uint64_t pack, uint64_t reads, uint64_t bytes)
-{
-	(void)pack, (void)reads, (void)bytes;
-	*(uint64_t *)arg = hour;
-	return 1;
-}
-
-/* How long accesses were recorded. */
-static double months_recorded(const struct plan *plan)
-{
-	uint64_t hour = 0, now = plan->now_ns / (3600 * UINT64_C(1000000000));
-
-	if (heat_each(plan->policy->o.heat, first_hour, &hour) != 1) return 0;
-	return (double)(now - hour + 1) / HOURS_A_MONTH;
-}
-
-static double hit_rate(const struct bill *b)
-{
-	return b->reads ? (double)b->hot_reads / (double)b->reads : 1;
-}
-
 /* ---- the plan ---- */
 
 static void rule_line(FILE *f, const struct plan *plan, const struct rule *r)
@@ -183,7 +87,9 @@ static void rule_line(FILE *f, const struct plan *plan, const struct rule *r)
 			" packs hold %s of this rule's and others' objects: they stay until sorted\n",
 			s->apart_packs, policy_bytes_text(s->apart_bytes, a));
 	if (s->impossible_packs)
-		fprintf(f, "    not yet possible for %" PRIu64 " packs: open, or without a second copy\n",
+		fprintf(f,
+			"    not possible now for %" PRIu64
+			" packs: open, without a second copy, or with one in another store\n",
 			s->impossible_packs);
 	if (s->held_bytes)
 		fprintf(f, "    snapshots keep %s of that on disk after the keys are gone\n",
@@ -239,7 +145,7 @@ static void plan_people(FILE *f, const struct plan *plan, const struct bill bill
 		fprintf(f, "pinned   %s in %" PRIu64 " packs; %" PRIu64 " packs of them come back to flash\n",
 			policy_bytes_text(plan->pinned_bytes, a), plan->pinned_packs, plan->pinned_cold_packs);
 	fprintf(f, "hits     %.1f%% of recorded reads were of packs that are on flash; %.1f%% with the plan\n",
-		100 * hit_rate(&bills[AS_IT_IS]), 100 * hit_rate(&bills[AS_PLANNED]));
+		100 * bill_hits(&bills[AS_IT_IS]), 100 * bill_hits(&bills[AS_PLANNED]));
 	fprintf(f, "a month  %.2f now, %.2f all on flash, %.2f with the plan\n", bill_sum(&bills[AS_IT_IS]),
 		bill_sum(&bills[ALL_HOT]), bill_sum(&bills[AS_PLANNED]));
 	for (uint32_t i = 0; i < count; i++) fprintf(f, "note     %s\n", notes[i]);
@@ -261,11 +167,11 @@ static void plan_json(FILE *f, const struct plan *plan, const struct bill bills[
 		",\"once_bytes\":%" PRIu64 ",\"once_packs\":%" PRIu64 ",\"pinned_bytes\":%" PRIu64
 		",\"pinned_packs\":%" PRIu64 ",\"pinned_cold_packs\":%" PRIu64
 		",\"hit_rate\":%.4f,\"hit_rate_planned\":%.4f,\"month\":%.6f,\"month_all_hot\":%.6f,"
-		"\"month_planned\":%.6f,\"notes\":[",
+		"\"month_planned\":%.6f,\"moves_planned\":%.6f,\"notes\":[",
 		plan->hot_total, plan->hot_used, freed_bytes(plan), plan->once_bytes, plan->once_packs,
-		plan->pinned_bytes, plan->pinned_packs, plan->pinned_cold_packs, hit_rate(&bills[AS_IT_IS]),
-		hit_rate(&bills[AS_PLANNED]), bill_sum(&bills[AS_IT_IS]),
-		bill_sum(&bills[ALL_HOT]), bill_sum(&bills[AS_PLANNED]));
+		plan->pinned_bytes, plan->pinned_packs, plan->pinned_cold_packs, bill_hits(&bills[AS_IT_IS]),
+		bill_hits(&bills[AS_PLANNED]), bill_sum(&bills[AS_IT_IS]),
+		bill_sum(&bills[ALL_HOT]), bill_sum(&bills[AS_PLANNED]), bills[AS_PLANNED].moves);
 	for (uint32_t i = 0; i < count; i++) {
 		if (i) fputc(',', f);
 		policy_json_text(f, notes[i]);
@@ -300,9 +206,8 @@ static int rules_or_none(struct policy *p, struct rules **rules, char *why, size
 	return err;
 }
 
-typedef void write_fn(FILE *f, const struct plan *plan, const struct bill bills[3]);
-static int planned(
-	struct policy *p, const char *text, size_t len, write_fn *write, char **out, char *why, size_t why_cap)
+int policy_planned(struct policy *p, const char *text, size_t len, plan_write_fn *write, char **out, char *why,
+	size_t why_cap)
 {
 	struct rules *rules = NULL;
 	struct plan plan = { 0 };
@@ -314,8 +219,7 @@ static int planned(
 	if (err < 0) return err;
 	err = plan_make(p, rules, &plan);
 	if (err == 0) {
-		double months = months_recorded(&plan);
-		for (int i = 0; i < 3; i++) bill_make(&plan, (enum placement)i, months, &bills[i]);
+		bills_make(&plan, bills);
 		FILE *f = open_memstream(out, &size);
 		if (f) write(f, &plan, bills);
 		if (!f || fclose(f) != 0) err = -GRANARY_ENOMEM;
@@ -329,50 +233,7 @@ static int planned(
 
 int policy_plan(struct policy *p, const char *text, size_t len, bool json, char **out, char *why, size_t why_cap)
 {
-	return planned(p, text, len, json ? plan_json : plan_people, out, why, why_cap);
-}
-
-/* ---- bills ---- */
-
-static const char *const placements[] = { "as it is", "all on flash", "with the plan" };
-
-static void cost_people(FILE *f, const struct plan *plan, const struct bill bills[3])
-{
-	(void)plan;
-	fprintf(f, "%-14s %10s %10s %10s %10s %10s %8s\n", "a month", "flash", "cold", "requests", "egress", "sum",
-		"hits");
-	for (int i = 0; i < 3; i++)
-		fprintf(f, "%-14s %10.2f %10.2f %10.2f %10.2f %10.2f %7.1f%%\n", placements[i], bills[i].flash,
-			bills[i].cold, bills[i].requests, bills[i].egress, bill_sum(&bills[i]),
-			100 * hit_rate(&bills[i]));
-}
-
-static void cost_json(FILE *f, const struct plan *plan, const struct bill bills[3])
-{
-	static const char *const names[] = { "now", "all_hot", "planned" };
-
-	(void)plan;
-	fputc('{', f);
-	for (int i = 0; i < 3; i++)
-		fprintf(f,
-			"%s\"%s\":{\"flash\":%.6f,\"cold\":%.6f,\"requests\":%.6f,\"egress\":%.6f,\"sum\":%.6f,\"hit_"
-			"rate\":%.4f}",
-			i ? "," : "", names[i], bills[i].flash, bills[i].cold, bills[i].requests, bills[i].egress,
-			bill_sum(&bills[i]), hit_rate(&bills[i]));
-	fprintf(f, "}\n");
-}
-
-/* Without rules the plan is to leave all as it is. */
-int policy_cost(struct policy *p, bool json, char **out, char *why, size_t why_cap)
-{
-	char *text;
-	int err = policy_rules_text(p, &text);
-
-	if (err < 0) return err;
-	err = planned(p, *text ? text : NO_RULES, strlen(*text ? text : NO_RULES), json ? cost_json : cost_people,
-		out, why, why_cap);
-	free(text);
-	return err;
+	return policy_planned(p, text, len, json ? plan_json : plan_people, out, why, why_cap);
 }
 
 /* ---- one key ---- */

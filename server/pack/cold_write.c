@@ -158,25 +158,27 @@ static int window_need(struct work *k, uint64_t at, size_t len, const uint8_t **
 
 /* ---- dictionary ---- */
 
-/* Small records of a few places all over the pack, into buf; sizes of each. */
+/* Of a few places all over the pack, SAMPLES_MAX bytes of it about: runs of neighbours, each of which costs one
+ * read. */
+static bool is_picked(const struct work *k, uint32_t cut)
+{
+	uint64_t step = k->w->size / SAMPLES_MAX + 1, run = k->cut_count / (16 * step) + 1;
+
+	return cut / (run < 64 ? run : 64) % step == 0;
+}
+
+/* Small records of these places, into buf; sizes of each. */
 static int samples_take(struct work *k, uint8_t *buf, size_t *sizes, unsigned *count, size_t *len)
 {
-	uint32_t step = 1, run = 64;
 	int err = 0;
 
 	*count = 0;
 	*len = 0;
-	/* Runs of neighbours, spread: a run costs one read. */
-	if (k->w->size > SAMPLES_MAX) step = (uint32_t)(k->w->size / SAMPLES_MAX) + 1;
 	for (uint32_t i = 0; err == 0 && i < k->cut_count; i++) {
 		const struct cut *c = &k->cuts[i];
 		const uint8_t *p;
 
-		if (i % run == 0 && step > 1 && (i / run) % step != 0) {
-			i += run - 1;
-			continue;
-		}
-		if (!c->small || *len + c->len > SAMPLES_MAX) continue;
+		if (!is_picked(k, i) || !c->small || *len + c->len > SAMPLES_MAX) continue;
 		err = window_need(k, c->at, c->len, &p);
 		if (err < 0) break;
 		memcpy(buf + *len, p, c->len);
@@ -271,19 +273,28 @@ static bool looks_dense(struct work *k, const uint8_t *p, size_t len)
 	return ZSTD_isError(n) || n * 100 > (size_t)PROBE * (100 - GAIN_MIN_PCT);
 }
 
+/* In k->frame: *n bytes. */
+static int frame_make(struct work *k, const struct cut *c, const uint8_t **p, size_t *n)
+{
+	int err = window_need(k, c->at, c->len, p);
+
+	if (err < 0) return err;
+	*n = looks_dense(k, *p, c->len) ? c->len : compressed_len(k, *p, c->len, c->small && k->dict_len > 0);
+	if (*n * 100 > (uint64_t)c->len * (100 - GAIN_MIN_PCT)) {
+		*n = frames_stored(*p, c->len, k->frame);
+		k->w->frames_stored++;
+	}
+	return 0;
+}
+
 static int frame_put(struct work *k, const struct cut *c)
 {
 	const uint8_t *p;
 	size_t n;
-	int err = window_need(k, c->at, c->len, &p);
+	int err = frame_make(k, c, &p, &n);
 
 	if (err < 0) return err;
 	k->raw_crc = crc32c(k->raw_crc, p, c->len);
-	n = looks_dense(k, p, c->len) ? c->len : compressed_len(k, p, c->len, c->small && k->dict_len > 0);
-	if (n * 100 > (uint64_t)c->len * (100 - GAIN_MIN_PCT)) {
-		n = frames_stored(p, c->len, k->frame);
-		k->w->frames_stored++;
-	}
 	err = frames_add(&k->frames, (uint32_t)n, c->len);
 	return err < 0 ? err : out_put(k, k->frame, n);
 }
@@ -497,6 +508,30 @@ int cold_write(struct cold_write *w)
 		w->info.crc = k.stored_crc;
 		w->info.codec = raw != 0 ? CODEC_RAW : CODEC_ZSTD;
 	}
+	work_release(&k);
+	return err;
+}
+
+int cold_estimate(struct cold_write *w, double *ratio)
+{
+	struct work k = { .w = w };
+	uint64_t raw = 0, stored = 0;
+	int err = work_open(&k), dense = w->level == 0;
+
+	if (err == 0 && dense == 0) dense = is_dense(&k);
+	if (err == 0 && dense < 0) err = dense;
+	if (err == 0 && dense == 0) err = cuts_make(&k);
+	if (err == 0 && dense == 0) err = dict_make(&k);
+	for (uint32_t i = 0; err == 0 && dense == 0 && i < k.cut_count; i++) {
+		const uint8_t *p;
+		size_t n = 0;
+
+		if (!is_picked(&k, i)) continue;
+		err = frame_make(&k, &k.cuts[i], &p, &n);
+		raw += k.cuts[i].len;
+		stored += n + 8; /* and its line of the seek table */
+	}
+	*ratio = raw == 0 ? 1 : (double)stored / (double)raw + (double)k.dict_len / (double)w->size;
 	work_release(&k);
 	return err;
 }

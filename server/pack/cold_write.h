@@ -30,3 +30,6 @@ struct cold_write {
  * counts, and what can be removed of it was. CORRUPT: what was read back is wrong, or the pack's own footer is;
  * the errors of store.h; pace()'s. */
 int cold_write(struct cold_write *w);
+/* What a copy would be as a share of the pack, by compressing about 6 MiB of it; of w: from, pack_id, size, level.
+ * Touches no store. Worker or job. */
+int cold_estimate(struct cold_write *w, double *ratio);

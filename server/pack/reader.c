@@ -265,7 +265,8 @@ static void run_begin(struct run *run, struct fs_file *file)
 		io_read(run->reader->io, &run->op, file, run->buf.p, run->len, run->at);
 		return;
 	}
-	run->cold = (struct copy_read){ .buf = run->buf.p, .len = run->len, .at = run->at, .done = on_cold };
+	run->cold = (struct copy_read){ .buf = run->buf.p, .len = run->len, .at = run->at,
+		.fresh = run->first->bypass, .done = on_cold };
 	if (copy_is_linked(cold)) /* what lies around it is other objects */
 		run->cold = (struct copy_read){ .buf = run->buf.p + (run->lo - run->at),
 			.len = (size_t)(run->hi - run->lo),
@@ -294,6 +295,7 @@ static bool run_read(struct run *run)
 	reader->stats.reads++;
 	reader->stats.merged += run->units - 1;
 	reader->stats.bytes_read += run->len;
+	heat_note_get(reader->heat, run->first->pack, run->len);
 	run_begin(run, file);
 	return true;
 }

@@ -28,6 +28,7 @@
 #include "req/fair.h"
 #include "req/range_record.h"
 #include "req/read.h"
+#include "tier/heat.h"
 #include "tier/packs.h"
 
 enum { PIECE_META = 4 + 2 + 1 + 1 + 4 + 4 + 4, TEXT_MAX = 512 };
@@ -581,6 +582,7 @@ static int piece_make(struct range *b, struct range_entry *e, struct piece *p)
 	pack = packs_ref(b->store->packs, e->pack);
 	if (pack == NULL) return -GRANARY_ESTALE;
 	fixed = b->past_cache ? 0 : pack_fixed_size(pack);
+	if (e->at == 0) heat_note_job(b->store->heat, b->stream.job, pack_is_hot(pack), e->length);
 	packs_unref(b->store->packs, pack);
 	p->at = e->at;
 	if (e->record != NULL || (e->unsummed && e->at == 0 && by_record_is_due(b->store->packs, e->pack))) {

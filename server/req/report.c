@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/hash.h"
 #include "common/provenance.h"
 #include "common/token.h"
 #include "jobs/ahead.h"
@@ -13,6 +14,7 @@
 #include "meta/provenance.h"
 #include "meta/snapshot.h"
 #include "req/kind.h"
+#include "tier/heat.h"
 
 struct report_req {
 	struct auth auth;
@@ -111,6 +113,9 @@ static void report_work(struct req *r)
 	b->err = judge(r);
 	if (b->err == 0) b->err = snapshots_report(r->store->snapshots, &b->report, &b->share);
 	if (b->err == 0 && b->has_order) announce(r);
+	if (b->err == 0)
+		heat_name_job(r->store->heat, hash_content(b->report.job.p, b->report.job.len).lo,
+			(const char *)b->report.job.p, b->report.job.len);
 }
 
 static void provenance_parse(struct snapshot_report *p, struct cur *c)
