@@ -30,6 +30,7 @@
 #include "pack/linked.h"
 #include "pack/writer.h"
 #include "tier/copy.h"
+#include "tier/heat.h"
 
 enum {
 	CHUNK_SIZE = 8 * 1024 * 1024,
@@ -63,6 +64,7 @@ struct compaction {
 	struct owned *owned; /* who points into the record at hand */
 	uint8_t *owned_bytes; /* their names and crcs */
 	uint32_t owned_count, owned_cap, owned_len, owned_bytes_cap;
+	const struct job_sort *only; /* records of these objects alone, now; NULL: all */
 };
 
 static uint32_t keep_bytes(struct compaction *c, const void *p, size_t len)
@@ -85,6 +87,7 @@ static int target_open(struct compaction *c)
 	if (c->target) return 0;
 	int err = packs_create_for_job(c->packs, c->group, pack_order(c->source), &c->target);
 	if (err < 0) return err;
+	heat_follow(packs_heat(c->packs), c->source_id, pack_id_of(c->target));
 	packs_pending(c->target, 1); /* nobody compacts or judges it while we fill it */
 	c->target_end = PACK_DATA_START;
 	return packs_open_file(c->packs, c->target);
@@ -416,6 +419,20 @@ static struct ns_record record_of(uint64_t pack, uint64_t offset, const struct r
 		.name = r->name };
 }
 
+static int id_cmp(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	return (x > y) - (x < y);
+}
+
+/* The record at hand belongs to one of the objects. */
+static bool is_among(const struct compaction *c)
+{
+	for (uint32_t i = 0; i < c->owned_count; i++)
+		if (bsearch(&c->owned[i].id, c->only->ids, c->only->count, sizeof c->only->ids[0], id_cmp)) return true;
+	return false;
+}
+
 static int each_record(void *arg, uint64_t offset, const struct record *r, const uint8_t *data)
 {
 	struct compaction *c = arg;
@@ -424,6 +441,7 @@ static int each_record(void *arg, uint64_t offset, const struct record *r, const
 	if (jobs_stopping(c->j)) return -GRANARY_ESHUTDOWN;
 	c->owned_count = c->owned_len = 0;
 	int err = ns_record_owners(c->j->o.ns, &who, owned_add, c);
+	if (err >= 0 && c->only && !is_among(c)) return 0;
 	return err < 0 ? err : copy_owned(&l);
 }
 
@@ -499,6 +517,10 @@ static int compact_referenced(struct compaction *c)
 	if (!copy_is_linked(pack_cold(c->source))) {
 		err = packs_open_file(c->packs, c->source);
 		if (err == 0) err = copy_live(c, row.committed_end);
+		if (err == 0 && c->only) { /* what is left has its owners there still */
+			c->only = NULL;
+			err = copy_live(c, row.committed_end);
+		}
 	}
 	if (err < 0) return err == -GRANARY_EAGAIN ? 0 : err;
 	err = pack_has_owner(c->j, c->source, row.committed_end);
@@ -509,9 +531,9 @@ static int compact_referenced(struct compaction *c)
 	return err < 0 ? err : 1;
 }
 
-int compact_pack(struct jobs *j, uint64_t pack_id)
+static int compact(struct jobs *j, uint64_t pack_id, const struct job_sort *only)
 {
-	struct compaction c = { .j = j, .packs = j->o.packs, .source_id = pack_id };
+	struct compaction c = { .j = j, .packs = j->o.packs, .source_id = pack_id, .only = only };
 	int err = -GRANARY_ENOMEM;
 	c.source = packs_ref(c.packs, pack_id);
 	if (!c.source) return 0;
@@ -530,4 +552,14 @@ int compact_pack(struct jobs *j, uint64_t pack_id)
 	free(c.owned_bytes);
 	packs_unref(c.packs, c.source);
 	return err;
+}
+
+int compact_pack(struct jobs *j, uint64_t pack_id)
+{
+	return compact(j, pack_id, NULL);
+}
+
+int compact_apart(struct jobs *j, const struct job_sort *sort)
+{
+	return compact(j, sort->pack_id, sort);
 }

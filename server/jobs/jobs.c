@@ -116,6 +116,52 @@ static int consider_pack(struct jobs *j, const struct pack_info *info)
 	return err < 0 ? err : 0;
 }
 
+/* ---- packs whose objects rules want apart ---- */
+
+int jobs_sort(struct jobs *j, uint64_t pack_id, uint64_t *ids, uint32_t count)
+{
+	bool is_new = true;
+
+	pthread_mutex_lock(&j->lock);
+	for (uint32_t i = 0; i < j->sorts_count; i++) is_new &= j->sorts[i].pack_id != pack_id;
+	is_new &= j->sorts_count < JOBS_SORTS_MAX;
+	if (is_new) j->sorts[j->sorts_count++] = (struct job_sort){ pack_id, ids, count };
+	pthread_mutex_unlock(&j->lock);
+	if (is_new) return 0;
+	free(ids);
+	return -GRANARY_EBUSY;
+}
+
+/* Pinned since, or gone: the next plan says what is wanted then. */
+static int sort_packs(struct jobs *j)
+{
+	int first = 0;
+
+	while (!jobs_stopping(j)) {
+		struct job_sort sort = { 0 };
+		int err = 0;
+
+		pthread_mutex_lock(&j->lock);
+		if (j->sorts_count > 0) sort = j->sorts[0];
+		pthread_mutex_unlock(&j->lock);
+		if (sort.pack_id == 0) break;
+		if (!backoff_holds(j, sort.pack_id)) err = compact_apart(j, &sort);
+		if (err > 0) atomic_fetch_add(&j->sorted, 1);
+		if (err < 0 && err != -GRANARY_ESHUTDOWN) {
+			atomic_fetch_add(&j->aborted, 1);
+			log_warn("objects of pack %016llx that rules want apart stay together: %s",
+				(unsigned long long)sort.pack_id, error_text(err));
+			backoff_add(j, sort.pack_id, err);
+			if (first == 0) first = err;
+		}
+		pthread_mutex_lock(&j->lock); /* out of the list only now: meanwhile nobody orders it again */
+		free(j->sorts[0].ids);
+		j->sorts[0] = j->sorts[--j->sorts_count];
+		pthread_mutex_unlock(&j->lock);
+	}
+	return first;
+}
+
 static int second_look_and_remove(struct jobs *j, uint64_t pack_id, uint64_t end)
 {
 	struct pack *pack = packs_ref_any(j->o.packs, pack_id);
@@ -259,6 +305,8 @@ int jobs_pass(struct jobs *j)
 		j->orphans_swept = err >= 0;
 		if (first == 0 && err < 0) first = err;
 	}
+	err = sort_packs(j);
+	if (first == 0) first = err;
 	err = visit_all(j);
 	if (first == 0) first = err;
 	err = sweep_deletions(j);
@@ -351,6 +399,7 @@ void jobs_close(struct jobs **jobs)
 	pthread_cond_broadcast(&j->wake);
 	pthread_mutex_unlock(&j->lock);
 	if (j->has_thread) pthread_join(j->thread, NULL);
+	while (j->sorts_count > 0) free(j->sorts[--j->sorts_count].ids);
 	pthread_cond_destroy(&j->wake);
 	pthread_cond_destroy(&j->passed);
 	pthread_mutex_destroy(&j->lock);
@@ -404,6 +453,7 @@ void jobs_get_stats(struct jobs *j, struct jobs_stats *out)
 	pthread_mutex_unlock(&j->lock);
 	out->sealed = atomic_load(&j->sealed);
 	out->compacted = atomic_load(&j->compacted);
+	out->sorted = atomic_load(&j->sorted);
 	out->moved_records = atomic_load(&j->moved_records);
 	out->moved_bytes = atomic_load(&j->moved_bytes);
 	out->removed_packs = atomic_load(&j->removed);

@@ -64,8 +64,12 @@ void jobs_set_drain_rate(struct jobs *jobs, uint64_t bytes_per_second); /* any t
 void jobs_drain_begin(struct jobs *jobs, uint64_t drive);
 void jobs_drain_progress(struct jobs *jobs, uint64_t drive, struct drain_progress *out);
 void jobs_wake(struct jobs *jobs); /* a pass soon */
+/* What rules want of a part of a pack is not what they want of the rest: with the next pass the objects of these ids go
+ * to a pack of their own, the others to another. ids: ascending, allocated; taken over in any case. BUSY: there is
+ * enough to do, or the pack is among it. Any thread. */
+int jobs_sort(struct jobs *jobs, uint64_t pack_id, uint64_t *ids, uint32_t count);
 struct jobs_stats {
 	uint64_t passes, sealed, compacted, moved_records, moved_bytes, removed_packs, aborted,
-		scrubbed_bytes, problems, check_running, merged_extents, merged_bytes;
+		sorted, scrubbed_bytes, problems, check_running, merged_extents, merged_bytes;
 };
 void jobs_get_stats(struct jobs *jobs, struct jobs_stats *out);

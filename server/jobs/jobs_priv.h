@@ -11,7 +11,7 @@
 #include "tier/drives.h"
 #include "tier/packs.h"
 
-enum { JOBS_RETRY_MAX = 256, CHECK_PROBLEMS_MAX = 100, CHECK_LINE_MAX = 256 };
+enum { JOBS_RETRY_MAX = 256, JOBS_SORTS_MAX = 16, CHECK_PROBLEMS_MAX = 100, CHECK_LINE_MAX = 256 };
 
 /* A pack whose compaction or sealing failed: left alone until `not_before_ns` (monotonic). */
 struct job_backoff { uint64_t pack_id, not_before_ns; };
@@ -22,6 +22,12 @@ struct check_state {
 	uint64_t packs, packs_total, bytes, records, rows, problems, started_ns, seconds;
 	uint32_t line_count;
 	char lines[CHECK_PROBLEMS_MAX][CHECK_LINE_MAX];
+};
+
+/* A pack whose objects are to be separated: those of these ids, and the others. */
+struct job_sort {
+	uint64_t pack_id, *ids;
+	uint32_t count;
 };
 
 struct merge_state { /* merge.c */
@@ -46,11 +52,13 @@ struct jobs {
 	bool orphans_swept, has_more;
 	struct job_backoff backoff[JOBS_RETRY_MAX];
 	uint32_t backoff_count;
+	struct job_sort sorts[JOBS_SORTS_MAX]; /* under lock */
+	uint32_t sorts_count;
 	struct check_state check;
 	struct drain_progress drains[DRIVES_MAX]; /* under lock */
 	struct merge_state merge;
 	_Atomic uint64_t merged_extents, merged_bytes;
-	_Atomic uint64_t sealed, compacted, moved_records, moved_bytes, removed, aborted, scrubbed_bytes;
+	_Atomic uint64_t sealed, compacted, sorted, moved_records, moved_bytes, removed, aborted, scrubbed_bytes;
 };
 
 static inline bool jobs_stopping(const struct jobs *j) { return atomic_load(&j->stopping); }
@@ -59,6 +67,8 @@ static inline bool jobs_stopping(const struct jobs *j) { return atomic_load(&j->
  * addresses in transactions of at most 1,000 objects, looks a second time, and retires the source. Any error aborts and
  * leaves the source as it was. 1: dying now; 0: nothing done (in use, pinned); or an error. */
 int compact_pack(struct jobs *jobs, uint64_t pack_id);
+/* The same into two packs: records of the objects of these ids, and the others. */
+int compact_apart(struct jobs *jobs, const struct job_sort *sort);
 /* 1 when some row still points into the pack, 0 when none does, or an error (then nothing may be concluded). */
 int pack_has_owner(struct jobs *jobs, struct pack *pack, uint64_t end);
 

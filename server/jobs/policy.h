@@ -3,7 +3,7 @@
  *
  * A plan comes from one scan of the namespace: for each pack, which rules decide over how much of it; then from how
  * each pack fares: hot, cold, when it was written and read last, how full flash is. The unit that is moved is
- * the pack; what rules want to do with a part of a pack waits until compaction has sorted it (`apart`).
+ * the pack; what rules want to do with a part of a pack waits until compaction has sorted it (`apart`: policy_sort.c).
  *
  * Invariants: (1) a plan changes nothing; (2) what a pass does to an object was judged by its row as it is when it is
  * done: a deletion states the version that the plan saw; (3) nothing is due by a clock but store time; (4) rules that
@@ -19,6 +19,7 @@
 #include "jobs/rules.h"
 
 struct heat;
+struct jobs;
 struct kv;
 struct moves;
 struct ns;
@@ -36,6 +37,7 @@ struct policy_options {
 	struct heat *heat;
 	struct moves *moves;     /* NULL: plans only */
 	struct writers *writers; /* NULL: open packs are not ended for `within` */
+	struct jobs *jobs;       /* NULL: what rules want apart stays together */
 	struct store_clock *clock;
 	uint64_t interval_ns; /* between passes; a pass also waits ten times as long as its scan took */
 	bool thread;          /* false: policy_pass() is called by hand */

@@ -108,7 +108,8 @@ static int move_for(const struct rule *r, const struct plan_pack *p)
 	bool hot = plan_pack_is_hot(p), cold = p->info.store != 0;
 
 	if (r->action == RULE_DROP_HOT) return !hot ? 0 : cold ? (int)MOVE_EVICT : -1;
-	if (r->action == RULE_COPY) return cold ? 0 : p->info.state == PACK_SEALED ? (int)MOVE_COPY : -1;
+	if (r->action == RULE_COPY && cold) return p->info.store == r->store_id ? 0 : -1; /* a pack has one cold copy */
+	if (r->action == RULE_COPY) return p->info.state == PACK_SEALED ? (int)MOVE_COPY : -1;
 	if (!hot) return 0;
 	if (cold) return MOVE_EVICT;
 	return p->info.state == PACK_SEALED ? (int)MOVE_DEMOTE : -1;

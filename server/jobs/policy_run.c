@@ -416,6 +416,7 @@ int policy_pass(struct policy *p)
 		if (p->o.moves) stop_failing(p, rules);
 		if (err == 0 && p->o.moves) err = pinned_start(p, &plan);
 		if (err == 0 && p->o.moves) err = tasks_start(p, &plan);
+		if (err == 0 && p->o.jobs) err = policy_sort(p, &plan);
 		if (err == 0) end_packs(p, &plan);
 		if (err < 0 && err != -GRANARY_ESHUTDOWN)
 			log_warn("a pass over the rules ended early: %s; it is done again", error_text(err));

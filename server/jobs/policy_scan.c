@@ -25,7 +25,7 @@ struct scan {
 	/* of the object at hand */
 	const struct rule *place, *copy, *relief;
 	bool kept, pinned;
-	uint64_t written_ns;
+	uint64_t written_ns, object;
 };
 
 int plan_tags_text(const uint8_t *pairs, size_t len, char *out, size_t cap)
@@ -124,6 +124,8 @@ static int each_extent(void *arg, const struct extent *e)
 	struct plan_pack *p;
 
 	if (!e->pack) return 0; /* a hole */
+	if (s->plan->on_extent)
+		return s->pinned || s->kept ? 0 : s->plan->on_extent(s->plan->arg, e->pack, s->object, s->place);
 	int err = pack_of(s, e->pack, &p);
 	if (err < 0) return err;
 	p->objects++;
@@ -220,12 +222,14 @@ static int each_object(void *arg, struct slice key, const struct object *o)
 	s->relief = rule_decide(&s->scope, RULE_RELIEF, &subject);
 	s->kept = is_kept(s, s->place);
 	s->written_ns = o->written_ns;
+	s->object = o->id;
 	if (o->extents_outside) {
 		err = ns_extents_in(s->plan->policy->o.ns, s->view, o, each_extent, s);
 	} else {
 		for (uint32_t i = 0; err == 0 && i < o->extent_count; i++) err = each_extent(s, &o->extents[i]);
 	}
-	return err < 0 ? err : object_delete(s, rule_decide(&s->scope, RULE_DELETES, &subject), o);
+	if (err < 0 || s->plan->on_extent) return err;
+	return object_delete(s, rule_decide(&s->scope, RULE_DELETES, &subject), o);
 }
 
 /* ---- all of it ---- */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rules_judge.c -- rules against each other: one that can never decide, because an earlier one of its class takes all
  * that it matches, is refused; two that may meet and want different things are a note for people. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,20 +76,27 @@ static int names_check(const struct rules *rules, char *why, size_t why_cap)
 	return err;
 }
 
-static int note(struct rules *rules, const struct rule *a, const struct rule *b)
+__attribute__((format(printf, 2, 3))) static int note_text(struct rules *rules, const char *format, ...)
 {
 	char text[RULE_WHY_MAX];
+	va_list args;
 
 	if (rules->note_count == RULES_NOTES_MAX) {
 		rules->notes_left_out++;
 		return 0;
 	}
-	snprintf(text, sizeof(text),
-		"line %u: rule '%s' and rule '%s' (line %u) may match the same objects: '%s' decides, it stands "
-		"first",
-		b->line, b->name, a->name, a->line, a->name);
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
 	rules->notes[rules->note_count] = strdup(text);
 	return rules->notes[rules->note_count] && ++rules->note_count ? 0 : -GRANARY_ENOMEM;
+}
+
+static int note(struct rules *rules, const struct rule *a, const struct rule *b)
+{
+	return note_text(rules,
+		"line %u: rule '%s' and rule '%s' (line %u) may match the same objects: '%s' decides, it stands first",
+		b->line, b->name, a->name, a->line, a->name);
 }
 
 /* One pins, wherever it stands, and the other moves or deletes all of it. */
@@ -102,8 +110,30 @@ static int pin_check(const struct rule *a, const struct rule *b, char *why, size
 	return -GRANARY_ECONFIG;
 }
 
+/* A pack has one cold copy: what one rule copies to a store and another moves to a second one cannot be had. */
+static int stores_check(struct rules *rules, const struct rule *a, const struct rule *b, char *why, size_t why_cap)
+{
+	const struct rule *copy = a->class == RULE_COPIES ? a : b, *to = copy == a ? b : a;
+
+	if (copy->class != RULE_COPIES || to->action != RULE_TO || copy->store_id == to->store_id || apart(a, b))
+		return 0;
+	if (!covers(to, copy) || !takes_all_it_matches(to))
+		return note_text(rules,
+			"line %u: rule '%s' copies to '%s' what rule '%s' (line %u) may move to '%s': a pack has one "
+			"cold copy, in the store that it went to first",
+			copy->line, copy->name, copy->store, to->name, to->line, to->store);
+	snprintf(why, why_cap,
+		"line %u: rule '%s' copies to '%s' what '%s' (line %u) moves to '%s', and a pack has one cold copy: "
+		"name one store in both",
+		copy->line, copy->name, copy->store, to->name, to->line, to->store);
+	return -GRANARY_ECONFIG;
+}
+
 static int pair_check(struct rules *rules, const struct rule *a, const struct rule *b, char *why, size_t why_cap)
 {
+	int err = stores_check(rules, a, b, why, why_cap);
+
+	if (err < 0) return err;
 	if (a->class == RULE_RELIEF || b->class == RULE_RELIEF || apart(a, b)) return 0;
 	if (a->class != b->class) return pin_check(a, b, why, why_cap);
 	if (covers(a, b) && takes_all_it_matches(a)) {

@@ -225,6 +225,7 @@ static int open_stores(struct store *store, char *why, size_t cap)
 		.settings_count = o->stores_count,
 		.env = { o->open_fs, o->open_fs_arg },
 		.inline_jobs = o->simulated,
+		.spare = 2 * o->disk_reserve,
 	};
 
 	memcpy(stores.store_id, store->store_id, sizeof(stores.store_id));
@@ -574,6 +575,7 @@ static int open_policy(struct store *store)
 		.heat = store->heat,
 		.moves = store->moves,
 		.writers = store->writers,
+		.jobs = store->jobs,
 		.clock = store->clock,
 		.interval_ns = o->rules_interval_ns,
 		.thread = o->jobs && !o->simulated,

@@ -321,6 +321,7 @@ static void status_jobs(struct text *t, struct store *store)
 	number(t, "jobs_moved_bytes", j.moved_bytes);
 	number(t, "jobs_merged_extents", j.merged_extents);
 	number(t, "jobs_merged_bytes", j.merged_bytes);
+	number(t, "jobs_sorted", j.sorted);
 	number(t, "jobs_removed_packs", j.removed_packs);
 	number(t, "jobs_aborted", j.aborted);
 	number(t, "check_running", j.check_running);

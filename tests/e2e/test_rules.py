@@ -166,6 +166,27 @@ def copies(c):
     c.read_all("other")
 
 
+def apart(c):
+    """Two prefixes lie in the packs of one dataset, and one of them is to go: it is put apart, and goes; the other stays."""
+    url = f"{c.server.url}/mixed"
+    c.server.cli("bucket", "create", url)
+    for i in range(12):  # written one by one, into the bucket's own pack: neighbours
+        for folder in ("go", "stay"):
+            c.put(f"{folder}/{i:02}", 200_000)
+            c.server.cli("cp", c.base / "tree" / folder / f"{i:02}", f"{url}/{folder}/{i:02}")
+    c.rules("rules:\n - { name: go, match: { bucket: mixed, prefix: go/ }, age: 1s, to: archive }\n"
+            " - { name: stay, match: { bucket: mixed, prefix: stay/ }, age: 900d, to: archive }\n")
+    keys = [f"{folder}/{i:02}" for folder in ("go", "stay") for i in range(12)]
+    c.until("what goes is cold", lambda: not any(c.explain("mixed", k)["hot"] for k in keys[:12:4]))
+    expect("what stays", all(c.explain("mixed", k)["hot"] for k in keys[12::4]), True)
+    status = json.loads(c.server.cli("status", "--json").stdout)
+    expect("it was put apart", status["jobs_sorted"] > 0, True)
+    c.read_all("mixed", keys)
+    c.server.kill()
+    c.server.start()
+    c.read_all("mixed", keys[::7])
+
+
 def pins(c):
     """What is pinned comes back from the cold store and stays, over kill -9 too; its neighbours by name do not count;
     rules do not delete it; who may write there may pin."""
@@ -283,6 +304,7 @@ def main():
     by_age(c)
     heat(c)
     copies(c)
+    apart(c)
     pins(c)
     deletes(c)
     store_gone(c)

@@ -157,6 +157,11 @@ static void test_what_is_refused(void **state)
 		{ "rules:\n - { name: x, to: archive, match: { prefix: a/b } }\n - { name: y, pin: true, match: { "
 		  "prefix: a } }",
 			"pins all" },
+		{ "rules:\n - { name: x, to: archive, idle: 5d }\n - { name: y, copy: { to: attic, within: 5m } }",
+			"line 3: rule 'y' copies to 'attic' what 'x' (line 2) moves to 'archive'" },
+		{ "rules:\n - { name: y, copy: { to: attic, within: 5m } }\n"
+		  " - { name: w, to: archive, when: { hot_used_over: 80%, until: 70% } }",
+			"one cold copy" },
 	};
 
 	(void)state;
