@@ -217,8 +217,15 @@ class Tier:
         self.run.row(f"epoch-cold-dir-{'4k' if tree else '112k'}", cold, limits, "samples/s")
 
     def mixed(self):
-        """Four of five directories are cold, one is hot; against all hot."""
-        s = self.fresh()
+        """Four of five directories are cold, one is hot, and flash has room for what the announced epoch brings up, whatever
+        else lies on this disk; against all hot."""
+        flash = os.path.join(self.run.o.dir, "tier-flash")
+        self.run.stop_servers()
+        for path in (self.data, self.cold, flash):
+            shutil.rmtree(path, ignore_errors=True)
+        os.makedirs(flash)
+        hot = f"\n  - path: {flash}\n    size: 16GiB"
+        s = self.server(hot=hot)
         tree = self.json_tree()
         names = sorted(os.listdir(tree))
         for part in range(5):
@@ -232,16 +239,18 @@ class Tier:
         snapshot = self.run.snapshot(s, "mix")
 
         def epoch(cold):
-            s = self.server()
+            s = self.server(hot=hot)
             for part in range(1, 5):
                 order = ["push", f"{s.url}/{self.bucket}/mix/{part}", "--to", "archive"] if cold else \
                     ["pull", f"{s.url}/{self.bucket}/mix/{part}"]
                 self.task(s, *order)
-            s = self.server()
+            s = self.server(hot=hot)
             return s.client("stream", snapshot, "blocks", 256, 1, self.run.seconds + 1)["per_s"]
 
-        cold, hot = self.run.interleave(lambda: epoch(True), lambda: epoch(False))
-        self.run.row("epoch-mixed", cold, hot, "samples/s")
+        mine, machine = self.run.interleave(lambda: epoch(True), lambda: epoch(False))
+        self.run.row("epoch-mixed", mine, machine, "samples/s")
+        self.run.stop_servers()
+        shutil.rmtree(flash)
 
     def move_p99(self):
         """p99 of batches of 64 out of the cache while packs move at full rate, over p99 alone. Of a thousand batches an epoch;
