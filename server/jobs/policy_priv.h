@@ -105,6 +105,8 @@ int policy_pins_sweep(struct policy *p);
 
 /* policy_sort.c: orders that what is due of packs goes to packs of its own, where the rest is not. */
 int policy_sort(struct policy *p, const struct plan *plan);
+/* The rule that would move a part of a pack now, and cannot; NULL: none. */
+const struct rule *plan_due_part(const struct plan *plan, const struct plan_pack *p);
 
 /* policy_packs.c */
 int policy_count_once(struct policy *p);

@@ -335,13 +335,14 @@ static int tasks_start(struct policy *p, const struct plan *plan)
 	return err == -GRANARY_EBUSY ? 0 : err; /* enough tasks for now */
 }
 
-/* An open pack can be neither copied nor moved: what is due there ends it; for `copy within`, at half of the time. */
+/* An open pack can be neither copied, moved nor put apart: what is due there ends it; for `copy within`, at half of the
+ * time. */
 static bool must_end(const struct plan *plan, const struct plan_pack *pack)
 {
 	const struct rule *r = pack->copy_rule;
 
 	if (pack->info.state != PACK_OPEN) return false;
-	if (pack->verdict == IMPOSSIBLE) return true;
+	if (pack->verdict == IMPOSSIBLE || plan_due_part(plan, pack)) return true;
 	return pack->copy_verdict == IMPOSSIBLE && plan->now_ns - pack->written_oldest_ns >= r->within_ns / 2;
 }
 

@@ -27,11 +27,9 @@ struct parts {
 	uint32_t count;
 };
 
-/* The rule that would move a part of it now, and cannot. */
-static const struct rule *due_part(const struct plan *plan, const struct plan_pack *p)
+const struct rule *plan_due_part(const struct plan *plan, const struct plan_pack *p)
 {
-	if (!p->known || p->info.state != PACK_SEALED || !plan_pack_is_hot(p) || p->info.store || p->snapshot_pins)
-		return NULL;
+	if (!p->known || !plan_pack_is_hot(p) || p->info.store || p->snapshot_pins) return NULL;
 	if (p->verdict != APART && (p->verdict != PINNED || p->pinned_bytes == p->bytes)) return NULL;
 	for (uint8_t i = 0; i < p->place.count; i++) {
 		const struct rule *r = p->place.at[i].rule;
@@ -47,7 +45,7 @@ static void parts_choose(const struct plan *plan, struct parts *parts)
 
 	for (uint32_t i = 0; i < plan->count && parts->count < PARTS_MAX; i++) {
 		const struct plan_pack *p = &plan->packs[i];
-		const struct rule *r = due_part(plan, p);
+		const struct rule *r = p->info.state == PACK_SEALED ? plan_due_part(plan, p) : NULL;
 		if (r && !(o->needed && o->needed(o->arg, p->id)))
 			parts->at[parts->count++] = (struct part){ .pack = p->id, .rule = r };
 	}

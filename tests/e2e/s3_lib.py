@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 import urllib.parse
 
 ACCESS, SECRET = "granarytest", "granarysecret"
@@ -95,13 +96,17 @@ class Proxy:
     e503   answered with 503 SlowDown
     cut    half of the answer, then the connection closes
     hang   nothing happens until the client goes away
+    slow   a third of a second late
+    e403   answered as if the key were not known any more
+    full   whatever writes is answered with QuotaExceeded, as by a service that is full
+    stale  lists are answered as the first one was
     flip   one bit of the answer's body is another
     refuse the connection is closed at once
     """
 
     def __init__(self, port, seed=1, chances=None):
         self.upstream, self.rng, self.lock = port, random.Random(seed), threading.Lock()
-        self.chances, self.all_do, self.counts = chances or {}, None, {}
+        self.chances, self.all_do, self.counts, self.listed = chances or {}, None, {}, None
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port, self.ended = self.listener.getsockname()[1], False
         threading.Thread(target=self.accept, daemon=True).start()
@@ -111,7 +116,7 @@ class Proxy:
             try:
                 peer, _ = self.listener.accept()
             except OSError:
-                return
+                continue  # of one connection; or the listener was closed, and it ended
             threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
 
     def close(self):
@@ -191,12 +196,22 @@ class Proxy:
             peer.settimeout(120)
             peer.recv(1)
             return False
+        if kind == "slow":
+            time.sleep(0.33)
+        if kind == "e403" or (kind == "full" and head[0].split()[0] in (b"PUT", b"POST")):
+            code = b"InvalidAccessKeyId" if kind == "e403" else b"QuotaExceeded"
+            text = b"<Error><Code>" + code + b"</Code></Error>"
+            peer.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
+            return True
         if kind == "e503" or (kind == "e500" and self.counts[kind] % 2):
             status, code = (b"503 Slow Down", b"SlowDown") if kind == "e503" else (b"500 Error", b"InternalError")
             text = b"<Error><Code>" + code + b"</Code></Error>"
             peer.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
             return True
-        answer = self.forward(head, body)
+        is_list = kind == "stale" and b"list-type=2" in head[0]
+        answer = self.listed if is_list and self.listed else self.forward(head, body)
+        if is_list:
+            self.listed = answer
         if answer is None or kind == "lost":
             return False
         if kind == "e500":
