@@ -46,7 +46,7 @@ uint64_t rule_due_ns(const struct rule *r, uint64_t written_ns, uint64_t read_ns
 	uint64_t due = later(written_ns, r->age_ns);
 	uint64_t idle = later(read_ns > written_ns ? read_ns : written_ns, r->idle_ns);
 
-	return idle > due ? idle : due;
+	return r->idle_ns && idle > due ? idle : due; /* by age alone, reads delay nothing */
 }
 
 bool rule_window_open(const struct rule *r, uint32_t minute)
