@@ -253,6 +253,25 @@ class Snapshots(Case):
         with self.assertRaises(KeyError):
             snapshot.find("train/none")
 
+    def test_keys_of_all_samples(self):
+        snapshot = self.client.snapshot("v1")
+        keys, made = snapshot.keys(), snapshot.keys(range(self.SAMPLES))
+        self.assertIsInstance(made, list)
+        self.assertEqual(len(keys), self.SAMPLES)
+        self.assertEqual((list(keys), keys[3], keys[-1], keys[-100]), (made, made[3], made[-1], made[0]))
+        for part in (slice(5, 90, 7), slice(None, None, -1), slice(200, 300)):
+            self.assertEqual(keys[part], made[part])
+        self.assertEqual(list(reversed(keys)), made[::-1])
+        self.assertEqual((made[4] in keys, "train/none" in keys, keys.index(made[9])), (True, False, 9))
+        self.assertTrue(keys == made and made == keys and keys == snapshot.keys() and keys != made[1:] and keys != "train")
+        keys.CHUNK = 7
+        self.assertEqual(list(keys), made)
+        for wrong in (self.SAMPLES, -101, 1 << 62):
+            with self.assertRaises(IndexError):
+                keys[wrong]
+        with self.assertRaises(TypeError):
+            keys["0"]
+
     def test_open(self):
         snapshot = self.client.snapshot("v1")
         with snapshot.open(3) as f:

@@ -300,8 +300,9 @@ class Snapshot(_native.Snapshot):
         return self.read(index)
 
     def keys(self, indices=None):
-        """List of str: the key of each sample (its first file)."""
-        return self._keys(range(len(self)) if indices is None else list(indices))
+        """The key of each sample (its first file): a list of str; of all samples a sequence that makes them as they are
+        asked for."""
+        return SnapshotKeys(self) if indices is None else self._keys(list(indices))
 
     def labels(self, indices=None):
         """Array, int64[n]: the number of each sample's class among classes(); -1 without one."""
@@ -327,6 +328,40 @@ class Snapshot(_native.Snapshot):
     def __repr__(self):
         d = self.describe()
         return f"granary.Snapshot('{d['bucket']}@{d['name']}', {len(self)} samples)"
+
+
+class SnapshotKeys(collections.abc.Sequence):
+    """The keys of all samples of a snapshot, as a list has them, but not made before they are asked for."""
+
+    CHUNK = 4096  # made at a time by who iterates
+
+    def __init__(self, snapshot):
+        self.snapshot = snapshot
+
+    def __len__(self):
+        return len(self.snapshot)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.snapshot._keys(range(*index.indices(len(self))))
+        at = operator.index(index)
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"sample {at}: the snapshot has {len(self)}, numbered from 0")
+        return self.snapshot._keys([at % len(self)])[0]
+
+    def __iter__(self):
+        for first in range(0, len(self), self.CHUNK):
+            yield from self[first:first + self.CHUNK]
+
+    def __eq__(self, other):
+        if not isinstance(other, collections.abc.Sequence) or isinstance(other, (str, bytes)):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other))
+
+    __hash__ = None
+
+    def __repr__(self):
+        return f"<keys of {len(self)} samples of {self.snapshot!r}>"
 
 
 class Part:
