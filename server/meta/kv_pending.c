@@ -53,8 +53,11 @@ static bool rec_meets(struct kv_pending *p, const struct kv_txn *t, const struct
 	if (r->kind == REC_RANGE)
 		return overlay_touches_prefix(&p->rows, r->prefix_hash, rec_key(r));
 	e = overlay_find(&p->rows, r->hash, rec_key(r));
-	if (e == NULL && rec_is_known(r))
-		e = overlay_find(&p->counts, r->hash, rec_key(r));
+	if (e != NULL && e->owner != t->owner)
+		return true;
+	if (p->counts.count == 0 || (r->kind != REC_PUT && r->kind != REC_DELETE && !rec_is_known(r)))
+		return false;
+	e = overlay_find(&p->counts, r->hash, rec_key(r));
 	return e != NULL && e->owner != t->owner;
 }
 

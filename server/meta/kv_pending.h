@@ -9,8 +9,9 @@
  * (1) Pending rows of different sessions are disjoint, and no transaction that is not pending rests on them: who meets
  *     a pending row of another session, and whoever is not unstable and meets any, is judged after a flush. Meeting is
  *     stating, putting, deleting or counting in a row that a pending transaction puts or deletes, a range that it
- *     changes, kv_add_known on a row on which it did that, and a limit on a counter while anything is pending. So
- *     losing what is pending loses nothing else, and sessions can send theirs again independently.
+ *     changes, putting, deleting or kv_add_known on a row on which it did that last, and a limit on a counter while
+ *     anything is pending. So losing what is pending loses nothing else, and sessions can send theirs again
+ *     independently.
  * (2) What a pending transaction states about rows that are not pending may change before it is written: whoever
  *     changes them did not meet it, so the order does not matter. What it counts is counted when it is written.
  * (3) A flush takes all that is pending, in the order of judging, in one batch, after all records that it names are
