@@ -35,9 +35,9 @@ struct handler {
 	bool (*start)(struct job *j);
 };
 static const struct handler handlers[] = {
-	[FUSE_LOOKUP] = { .run = live_lookup, .now = live_lookup_now },
+	[FUSE_LOOKUP] = { .run = live_lookup, .now = live_lookup_now, .start = live_lookup_start },
 	[FUSE_GETATTR] = { .run = live_getattr, .now = live_getattr_now },
-	[FUSE_SETATTR] = { .run = live_setattr },
+	[FUSE_SETATTR] = { .run = live_setattr, .now = live_setattr_now },
 	[FUSE_READLINK] = { .run = live_readlink },
 	[FUSE_SYMLINK] = { .run = live_symlink },
 	[FUSE_MKNOD] = { .run = live_mknod },
@@ -63,7 +63,7 @@ static const struct handler handlers[] = {
 	[FUSE_READDIRPLUS] = { .run = live_readdir },
 	[FUSE_RELEASEDIR] = { .run = live_releasedir },
 	[FUSE_SETXATTR] = { .run = live_setxattr },
-	[FUSE_GETXATTR] = { .run = live_getxattr },
+	[FUSE_GETXATTR] = { .run = live_getxattr, .now = live_getxattr_now },
 	[FUSE_LISTXATTR] = { .run = live_listxattr },
 	[FUSE_REMOVEXATTR] = { .run = live_removexattr },
 	[FUSE_STATFS] = { .run = live_statfs },

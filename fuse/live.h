@@ -47,6 +47,7 @@ struct live_node {
 	uint64_t links_seen;               /* its link count is so as long as this is the live's links_lost */
 	struct live_file *file;            /* while it is open or something of it is not written */
 	uint64_t place_epoch, attr_epoch;  /* the live's, while what is known of its place, of its attributes, is so */
+	uint64_t own_epoch;                /* of a directory: the same of all but its times (node_is_ours()) */
 	struct live_node *newer, *older;   /* of those that nobody uses, but what is known of them is so */
 	bool idle;                         /* it is one of these */
 };
@@ -215,7 +216,10 @@ void node_changed(struct live *l, struct live_node *n);   /* here: its attribute
 /* The node of this place as far as it is known, pinned; NULL: none. */
 struct live_node *node_named(struct live *l, uint64_t dir, const char *name);
 void node_place(struct live *l, struct live_node *n, uint64_t dir, const char *name);
-void node_dir_changed(struct live *l, uint64_t dir);      /* a name came or went */
+/* A name came or went; file_came: a file's that is made here. */
+void node_dir_changed(struct live *l, uint64_t dir, bool file_came);
+/* Of a directory: all that is not known of it is when files were last made in it, and that was here and just now. */
+bool node_is_ours(const struct live *l, const struct live_node *n);
 /* One of its names is gone: that which it is known by. NULL: it was not known by it. */
 void node_lost_name(struct live *l, struct live_node *n);
 /* The node's ref, its name in `name` (LIVE_NAME_MAX + 1). */
@@ -263,9 +267,11 @@ void live_owner(struct job *j, uint32_t *uid, uint32_t *gid, bool *inherits); /*
 /* ---- the handlers: 0 or -errno ---- */
 int live_lookup(struct job *j);
 bool live_lookup_now(struct job *j);
+bool live_lookup_start(struct job *j);
 int live_getattr(struct job *j);
 bool live_getattr_now(struct job *j);
 int live_setattr(struct job *j);
+bool live_setattr_now(struct job *j);
 int live_readlink(struct job *j);
 int live_symlink(struct job *j);
 int live_mknod(struct job *j);
@@ -297,6 +303,7 @@ int live_readdir(struct job *j);
 int live_releasedir(struct job *j);
 int live_setxattr(struct job *j);
 int live_getxattr(struct job *j);
+bool live_getxattr_now(struct job *j);
 int live_listxattr(struct job *j);
 int live_removexattr(struct job *j);
 int live_statfs(struct job *j);

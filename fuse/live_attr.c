@@ -77,6 +77,55 @@ int live_lookup(struct job *j)
 	return err;
 }
 
+/* ---- the same without waiting ---- */
+
+struct looking {
+	struct job *job;
+	struct granary_ref ref;
+	struct granary_stat st;
+	struct granary_inode inode;
+	uint64_t dir, asked;
+};
+
+/* In a thread of the library. */
+static void looking_done(struct granary_op *op, int64_t result, void *arg)
+{
+	struct looking *k = arg;
+	struct job *j = k->job;
+	int err = live_errno(result < 0 ? (int)result : k->st.status);
+
+	granary_op_free(&op);
+	if (err == 0) {
+		struct live_node *n = node_learn(j->live, k->dir, j->name, &k->st, &k->inode, 1, k->asked);
+		err = n ? live_entry(j, n) : -ENOMEM;
+		node_put(j->live, n);
+	} else if (err == -ENOENT) {
+		node_doubt_place(j->live, j->node);
+	}
+	free(k);
+	job_end(j, err);
+}
+
+bool live_lookup_start(struct job *j)
+{
+	struct live *l = j->live;
+	struct granary_call call = live_call(j, false);
+	struct looking *k = calloc(1, sizeof(*k));
+	struct granary_op *op;
+
+	if (!k) return false;
+	k->job = j;
+	k->dir = node_object(l, j->node);
+	k->ref = granary_ref_name(k->dir, j->name);
+	k->asked = live_asks(l);
+	call.flags = GRANARY_AT_ONCE;
+	call.done = looking_done;
+	call.arg = k;
+	if (granary_stat_full_start(l->client, &k->ref, 1, 0, &k->st, &k->inode, &call, &op) == 0) return true;
+	free(k);
+	return false;
+}
+
 /* ---- attributes ---- */
 
 static int attr_answer(struct job *j, struct live_node *n, bool fresh)
@@ -116,6 +165,7 @@ bool live_getattr_now(struct job *j)
 	pthread_mutex_lock(&l->lock);
 	send = send || (dirty && n->inode.holes > 0);
 	bool known = !send && (fresh || n->unlinked || node_is_trusted(l, n) || (ours && node_knows_links(l, n)));
+	if (!known && !f && node_is_ours(l, n)) known = fresh = true;
 	pthread_mutex_unlock(&l->lock);
 	if (known) j->error = attr_answer(j, n, fresh);
 	node_put(l, n);
@@ -254,6 +304,27 @@ static int size_set(struct job *j, struct live_node *n, uint64_t size, bool open
 	return err;
 }
 
+/* Of a file that is not at the server yet. */
+bool live_setattr_now(struct job *j)
+{
+	struct live *l = j->live;
+	struct fuse_setattr_in in;
+	struct granary_setattr set = GRANARY_INIT(granary_setattr);
+
+	memcpy(&in, j->arg, sizeof(in));
+	if (in.valid & FATTR_SIZE) return false;
+	struct live_node *n = node_get(l, j->node);
+	struct live_file *f = n ? file_of(l, n) : NULL;
+	pthread_mutex_lock(&l->lock);
+	if (f) set_of(&in, n, &set);
+	pthread_mutex_unlock(&l->lock);
+	bool done = set.set && set_fresh(f, &set);
+	if (done) j->error = attr_answer(j, n, true);
+	if (f) file_close(f);
+	node_put(l, n);
+	return done;
+}
+
 int live_setattr(struct job *j)
 {
 	struct live *l = j->live;
@@ -381,6 +452,26 @@ static int bytes_answer(struct job *j, const void *bytes, size_t len)
 	memcpy(j->lent, bytes, len);
 	j->lent_len = len;
 	return 0;
+}
+
+/* A file that is not at the server yet has none. The kernel asks for one with each file that is written to. */
+bool live_getxattr_now(struct job *j)
+{
+	struct live *l = j->live;
+	struct live_node *n = node_get(l, j->node);
+	struct live_file *f = n ? file_of(l, n) : NULL;
+	bool fresh = false;
+
+	if (f) {
+		pthread_mutex_lock(&f->lock);
+		fresh = f->fresh;
+		pthread_mutex_unlock(&f->lock);
+		file_close(f);
+	}
+	node_put(l, n);
+	j->error = xattr_name_check(j->name);
+	if (j->error == 0 && fresh) j->error = -ENODATA;
+	return j->error < 0;
 }
 
 int live_getxattr(struct job *j)

@@ -134,7 +134,7 @@ static int fresh_make(struct job *j, uint64_t id, struct live_handle **out, stru
 		node_put(l, n);
 		return -ENOMEM;
 	}
-	node_dir_changed(l, st.dir_id);
+	node_dir_changed(l, st.dir_id, true);
 	struct live_file *f = h->file;
 	pthread_mutex_lock(&f->lock);
 	f->fresh = f->exact = true;

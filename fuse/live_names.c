@@ -100,7 +100,7 @@ static int made_answer(struct job *j, int err)
 {
 	struct live_node *n = NULL;
 
-	if (err == 0) node_dir_changed(j->live, node_object(j->live, j->node));
+	if (err == 0) node_dir_changed(j->live, node_object(j->live, j->node), false);
 	if (err == 0) err = live_look(j, node_object(j->live, j->node), j->name, 1, &n);
 	if (err == 0) err = live_entry(j, n);
 	node_put(j->live, n);
@@ -239,7 +239,7 @@ int live_unlink(struct job *j)
 	int64_t done = granary_delete_batch(l->client, &gone, 1, &call);
 	err = live_errno(done < 0 ? (int)done : gone.status);
 	if (err < 0) return err;
-	node_dir_changed(l, dir);
+	node_dir_changed(l, dir, false);
 	struct live_node *n = node_named(l, dir, j->name);
 	node_lost_name(l, n);
 	node_put(l, n);
@@ -259,7 +259,7 @@ int live_rmdir(struct job *j)
 	/* One that was never made by mkdir goes with its last name: then it was there a moment ago. */
 	if (err == -GRANARY_ENOTFOUND && n && n->stat.kind == GRANARY_DIR) err = 0;
 	if (err == 0 && n) node_lost_name(l, n);
-	if (err == 0) node_dir_changed(l, dir);
+	if (err == 0) node_dir_changed(l, dir, false);
 	node_put(l, n);
 	return live_errno(err);
 }
@@ -306,8 +306,8 @@ int live_rename(struct job *j)
 		err = live_errno(granary_rename(
 			l->client, granary_ref_name(from, j->name), granary_ref_name(to, j->name2), flags, &call));
 	if (err < 0 || (from == to && strcmp(j->name, j->name2) == 0)) return err;
-	node_dir_changed(l, from);
-	node_dir_changed(l, to);
+	node_dir_changed(l, from, false);
+	node_dir_changed(l, to, false);
 	(exchange ? places_exchanged : place_moved)(l, from, j->name, to, j->name2);
 	return 0;
 }

@@ -195,7 +195,7 @@ void node_place(struct live *l, struct live_node *n, uint64_t dir, const char *n
 {
 	pthread_mutex_lock(&l->lock);
 	place_put(l, n, dir, name);
-	n->place_epoch = n->attr_epoch = 0;
+	n->place_epoch = n->attr_epoch = n->own_epoch = 0;
 	l->changes++;
 	pthread_mutex_unlock(&l->lock);
 }
@@ -248,7 +248,7 @@ void node_doubt_place(struct live *l, uint64_t number)
 void node_changed(struct live *l, struct live_node *n)
 {
 	pthread_mutex_lock(&l->lock);
-	n->attr_epoch = 0;
+	n->attr_epoch = n->own_epoch = 0;
 	l->changes++;
 	pthread_mutex_unlock(&l->lock);
 }
@@ -265,7 +265,7 @@ void node_lost_name(struct live *l, struct live_node *n)
 		pthread_mutex_unlock(&l->lock);
 		return;
 	}
-	n->attr_epoch = n->links_seen = 0;
+	n->attr_epoch = n->own_epoch = n->links_seen = 0;
 	if (has_links(n))
 		n->inode.nlink--;
 	else
@@ -293,12 +293,21 @@ struct live_node *node_learn(struct live *l, uint64_t dir, const char *name, con
 	return n;
 }
 
-void node_dir_changed(struct live *l, uint64_t dir)
+bool node_is_ours(const struct live *l, const struct live_node *n)
+{
+	return l->epoch != 0 && n->own_epoch == l->epoch && live_clock_ns() - n->changed_clock_ns < PENDING_NS;
+}
+
+void node_dir_changed(struct live *l, uint64_t dir, bool file_came)
 {
 	pthread_mutex_lock(&l->lock);
 	struct live_node *n = node_find(l, node_number(l, dir), false);
 	l->changes++;
 	if (n) {
+		if (!file_came)
+			n->own_epoch = 0;
+		else if (node_is_trusted(l, n))
+			n->own_epoch = l->epoch;
 		n->place_epoch = n->attr_epoch = 0; /* one that was never made by mkdir goes with its last name */
 		n->changed_ns = live_now_ns();
 		n->changed_clock_ns = live_clock_ns();

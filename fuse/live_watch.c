@@ -163,7 +163,7 @@ static void file_add(struct live *l, struct files *files, uint64_t number)
 static uint64_t node_doubt(struct live_node *n)
 {
 	if (!n) return 0;
-	n->attr_epoch = 0;
+	n->attr_epoch = n->own_epoch = 0;
 	return n->lookups > 0 ? n->number : 0;
 }
 

@@ -385,6 +385,14 @@ def watched_files(a, b):
     eventually("rename of a directory", lambda: not (w / "dir/f").exists() and (w / "dir2/f").stat().st_ino == old)
     check((w / "replaced").read_text() == "new", "bytes of what was replaced")
 
+    def made():
+        (w / f"made{time.monotonic_ns()}").write_text("made")
+        return stat.S_IMODE(w.stat().st_mode)
+
+    made()
+    os.chmod(a / "watched", 0o711)
+    eventually("chmod of a directory in which files are made", lambda: made() == 0o711)
+
 
 def is_kept(b, look):
     """No file is asked for again, though the preset's second is over."""
