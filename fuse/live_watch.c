@@ -116,9 +116,11 @@ static void file_take(struct live *l, struct live_node *n, const struct granary_
 {
 	pthread_mutex_lock(&l->lock);
 	bool same = is_the_same(n, st, in);
-	n->stat = *st;
-	n->inode = *in;
-	node_trust(l, n, asked, false);
+	if (asked == l->changes) { /* else it may be older than what was done here since */
+		n->stat = *st;
+		n->inode = *in;
+		node_trust(l, n, asked, false);
+	}
 	pthread_mutex_unlock(&l->lock);
 	if (!same) live_notify_attributes(l, n->number);
 }
