@@ -219,8 +219,8 @@ static struct fuse_attr attr_of(const struct mount *m, uint64_t node, uint64_t s
 		.ctime = seconds,
 		.mode = node == CONTROL_DIR ? S_IFDIR | 0500 : S_IFREG | 0400,
 		.nlink = 1,
-		.uid = m->options->uid,
-		.gid = m->options->gid,
+		.uid = options_uid(m->options),
+		.gid = options_gid(m->options),
 		.blksize = KERNEL_PAGE };
 }
 

@@ -382,8 +382,9 @@ void node_attr(struct live *l, struct live_node *n, struct fuse_attr *out)
 	a.mode = type_of(n->stat.kind) | (n->stat.mode & 07777);
 	a.nlink = n->unlinked ? 0 : n->inode.nlink;
 	if (a.nlink == 0 && n->stat.kind == GRANARY_DIR && !n->unlinked) a.nlink = 1;
-	a.uid = n->stat.uid;
-	a.gid = n->stat.gid;
+	a.mode &= ~l->options->umask;
+	a.uid = l->options->uid != OWNER_NONE ? l->options->uid : n->stat.uid;
+	a.gid = l->options->gid != OWNER_NONE ? l->options->gid : n->stat.gid;
 	a.rdev = device_of(n->inode.rdev);
 	holes = n->inode.holes;
 	mtime = n->stat.mtime_ns;

@@ -27,9 +27,11 @@ static const struct option table[] = {
 	{ "foreground", FLAG, AT(foreground), 0, 0, NULL, "stay in the terminal; Ctrl-C unmounts" },
 	{ "allow_other", FLAG, AT(allow_other), 0, 0, NULL,
 		"let other users in (as root: always; else /etc/fuse.conf must say user_allow_other)" },
-	{ "uid", NUMBER, AT(uid), 0, UINT32_MAX - 1, "N", "owner of everything; else who mounts" },
-	{ "gid", NUMBER, AT(gid), 0, UINT32_MAX - 1, "N", "group of everything; else that of who mounts" },
-	{ "umask", OCTAL, AT(umask), 0, 0777, "OCTAL", "bits taken from 444 of files and 555 of directories; 0" },
+	{ "uid", NUMBER, AT(uid), 0, UINT32_MAX - 1, "N",
+		"owner of everything; else of a bucket the files' own, of a snapshot who mounts" },
+	{ "gid", NUMBER, AT(gid), 0, UINT32_MAX - 1, "N", "group of everything; else as the owner" },
+	{ "umask", OCTAL, AT(umask), 0, 0777, "OCTAL",
+		"bits taken from the modes (of a snapshot: 444, of directories 555); 0" },
 	{ "memory", BYTES, AT(memory), 64 << 20, UINT64_C(1) << 44, "SIZE",
 		"all that the program may use, most of it for contents of files; the kernel's own cache is not in it; "
 		"512MiB" },
@@ -263,8 +265,8 @@ int options_read(int argc, char **argv, struct options *o, char *why, size_t siz
 {
 	int err = 0;
 
-	*o = (struct options){ .uid = (uint32_t)getuid(),
-		.gid = (uint32_t)getgid(),
+	*o = (struct options){ .uid = OWNER_NONE,
+		.gid = OWNER_NONE,
 		.deadline_ms = 30000,
 		.threads = threads_usual(),
 		.connections = 2,
@@ -320,6 +322,9 @@ static void help_line(const char *left, const char *text)
 	}
 	printf("\n");
 }
+
+uint32_t options_uid(const struct options *o) { return o->uid != OWNER_NONE ? o->uid : (uint32_t)getuid(); }
+uint32_t options_gid(const struct options *o) { return o->gid != OWNER_NONE ? o->gid : (uint32_t)getgid(); }
 
 uint64_t options_valid_s(const struct options *o)
 {

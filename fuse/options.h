@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 enum { OPTIONS_GIVEN_MAX = 2048 };
+#define OWNER_NONE UINT32_MAX
 enum preset { PRESET_CONSISTENT, PRESET_SHARED, PRESET_FROZEN };
 enum io_mode { IO_AUTO, IO_CACHED, IO_DIRECT };
 enum transport { TRANSPORT_AUTO, TRANSPORT_URING, TRANSPORT_CLASSIC };
@@ -17,7 +18,7 @@ struct options {
 	bool foreground, allow_other, hard, unmount, help, version;
 	bool dry_run, print_unit, update_fstab;
 	uint32_t close_durable;
-	uint32_t uid, gid, umask;
+	uint32_t uid, gid, umask; /* uid, gid: or OWNER_NONE */
 	uint32_t deadline_ms;
 	uint32_t threads;     /* of the classic transport */
 	uint32_t connections; /* to the server */
@@ -34,6 +35,9 @@ struct options {
 /* Reads `granary-mount [OPTION...] URL DIR [-o OPTION[,OPTION...]]`; with `unmount` the directory is in `url`. Texts
  * borrow from argv. 0, or -1 and a text that names the option, what is wrong, and what would be right. */
 int options_read(int argc, char **argv, struct options *o, char *why, size_t why_size);
+/* Who owns what has no owner of its own. */
+uint32_t options_uid(const struct options *o);
+uint32_t options_gid(const struct options *o);
 /* Seconds that the kernel may keep names and attributes of a bucket. */
 uint64_t options_valid_s(const struct options *o);
 /* How many ways of mounting it can be told, without what mount(8) adds. */

@@ -40,8 +40,8 @@ static void attr_fill(const struct mount *m, const struct node *n, struct fuse_a
 		.mtimensec = (uint32_t)(m->time_ns % 1000000000),
 		.ctimensec = (uint32_t)(m->time_ns % 1000000000),
 		.nlink = 1,
-		.uid = o->uid,
-		.gid = o->gid,
+		.uid = options_uid(o),
+		.gid = options_gid(o),
 		.blksize = KERNEL_PAGE };
 	a->mode = (n->is_dir ? S_IFDIR | 0555 : S_IFREG | 0444) & ~o->umask;
 }

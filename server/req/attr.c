@@ -8,6 +8,7 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "meta/ns_file.h"
+#include "req/attr_own.h"
 #include "req/name_req.h"
 
 struct attr_req {
@@ -101,7 +102,9 @@ static int xattr_plan(struct req *r, struct ns_plan *plan)
 	struct ns_ref ref;
 	int err = attr_auth(r, &ref, name);
 
-	if (err == 0)
+	if (err == 0 && own_is(a->name)) /* done when it is done twice, too */
+		err = own_set(r->store, &ref, a->name, a->value, a->n.flags);
+	else if (err == 0)
 		err = ns_plan_xattr(plan, &ref, (enum ns_xattr_mode)a->n.flags, a->name, a->value);
 	return name_failed(r, &a->n.auth, &a->n.ref, err);
 }
@@ -179,6 +182,21 @@ static int look_pairs(struct look_req *l, struct slice pairs)
 	return 0;
 }
 
+static int look_own(struct store *store, struct look_req *l, const struct ns_ref *ref, const struct object *o)
+{
+	char value[OWN_VALUE_MAX];
+	int64_t len = own_get(store, ref, o, l->name, value);
+	struct wr w;
+
+	if (len < 0) return (int)len;
+	l->out = req_alloc(4 + l->name.len + (size_t)len);
+	w = wr_of(l->out, 4 + l->name.len + (size_t)len);
+	wr_bytes16(&w, l->name);
+	wr_bytes16(&w, slice_of(value, (size_t)len));
+	l->len = wr_len(&w);
+	return 0;
+}
+
 static int look_object(struct look_req *l, const struct object *o)
 {
 	if (l->what == ATTR_TAGS) return look_pairs(l, o->tags);
@@ -201,7 +219,7 @@ static void look_work(struct req *r)
 	l->err = auth_ref_found(&l->auth, &ref, name);
 	if (l->err == 0) l->err = ns_file_find(r->store->ns, &ref, &o, &value);
 	if (l->err < 0) return;
-	l->err = look_object(l, &o);
+	l->err = l->what == ATTR_XATTRS && own_is(l->name) ? look_own(r->store, l, &ref, &o) : look_object(l, &o);
 	kv_value_release(&value);
 }
 

@@ -1403,6 +1403,16 @@ def rename_permissions(d):
     os.chmod("y", 0o700)
 
 
+@case
+def file_without_a_name(d):
+    fd = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o640)
+    os.write(fd, b"x")
+    same((os.fstat(fd).st_nlink, os.listdir(".")), (0, []))
+    same(libc.linkat(AT_FDCWD, f"/proc/self/fd/{fd}".encode(), AT_FDCWD, b"named", 0x400), 0)  # AT_SYMLINK_FOLLOW
+    same((text("named"), nlink("named"), stat.S_IMODE(os.stat("named").st_mode)), (b"x", 1, 0o640))
+    os.close(fd)
+
+
 # ---- mknod ----
 
 
