@@ -280,8 +280,8 @@ GRANARY_API int granary_client_info(struct granary_client *client, struct granar
  * blocking form would have returned. May call anything, also granary_op_free(op) and start functions. */
 typedef void granary_done_fn(struct granary_op *op, int64_t result, void *arg);
 
+struct granary_file; /* granary/open.h */
 /* What may differ from call to call. Every call takes one; NULL is all defaults. Copied, also the text. */
-struct granary_file;
 struct granary_call {
 	size_t size;
 	const char *bucket;    /* NULL: the bucket of the client's address */

@@ -31,7 +31,7 @@ class Call(ctypes.Structure):
 
 class Ref(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("dir_id", ctypes.c_uint64), ("object_id", ctypes.c_uint64),
-                ("kind", ctypes.c_uint32), ("reserved", ctypes.c_uint32), ("holes", ctypes.c_uint64)]
+                ("kind", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
 
 
 class Stat(ctypes.Structure):
@@ -43,7 +43,7 @@ class Stat(ctypes.Structure):
 
 class Inode(ctypes.Structure):
     _fields_ = [(n, ctypes.c_uint64) for n in ("ctime_ns", "atime_ns", "rdev")] + \
-        [("nlink", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
+        [("nlink", ctypes.c_uint32), ("reserved", ctypes.c_uint32), ("holes", ctypes.c_uint64)]
 
 
 class Opened(ctypes.Structure):
