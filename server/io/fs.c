@@ -61,6 +61,23 @@ int64_t fs_read(struct fs_file *f, void *buf, size_t len, uint64_t at) { return 
 int fs_write(struct fs_file *f, const void *buf, size_t len, uint64_t at) { return f->ops->write(f, buf, len, at); }
 int fs_datasync(struct fs_file *f) { return f->ops->sync(f, true); }
 int fs_sync(struct fs_file *f) { return f->ops->sync(f, false); }
+
+void fs_write_out(struct fs_file *f, uint64_t offset, uint64_t len)
+{
+	int fd = fs_file_fd(f);
+
+	if (fd >= 0)
+		sync_file_range(fd, (off_t)offset, (off_t)len, SYNC_FILE_RANGE_WRITE);
+}
+
+void fs_forget(struct fs_file *f)
+{
+	int fd = fs_file_fd(f);
+
+	if (fd >= 0)
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 int fs_allocate(struct fs_file *f, uint64_t offset, uint64_t len) { return f->ops->allocate(f, offset, len); }
 int fs_truncate(struct fs_file *f, uint64_t size) { return f->ops->truncate(f, size); }
 int64_t fs_size(struct fs_file *f) { return f->ops->size(f); }

@@ -33,6 +33,10 @@ int64_t fs_read(struct fs_file *file, void *buf, size_t len, uint64_t offset); /
 int fs_write(struct fs_file *file, const void *buf, size_t len, uint64_t offset); /* all or an error */
 int fs_datasync(struct fs_file *file);
 int fs_sync(struct fs_file *file);
+/* Hints, for large files that are written once: what was written there goes to the disk from now on, nobody waits; and
+ * what is there already leaves the page cache. Nothing under sim. */
+void fs_write_out(struct fs_file *file, uint64_t offset, uint64_t len);
+void fs_forget(struct fs_file *file);
 int fs_allocate(struct fs_file *file, uint64_t offset, uint64_t len); /* fallocate, grows the file */
 int fs_truncate(struct fs_file *file, uint64_t size);
 int64_t fs_size(struct fs_file *file);

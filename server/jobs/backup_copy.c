@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* backup_copy.c -- the files of a checkpoint on their way into the backup, and what goes when newer ones are there.
- * Direct I/O in pieces of 1 MiB: the page cache of the service is left alone, and the disk has one request of ours at
- * a time. */
+ * Pieces of 1 MiB are read past the page cache, one at a time, while the kernel writes out those before; what is
+ * written leaves its cache at once: that is the service's. */
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -52,11 +52,10 @@ static void count_bytes(struct backup *b, uint64_t *which, uint64_t bytes)
 	pthread_mutex_unlock(&b->lock);
 }
 
-/* One piece; *done is moved. The last one is padded to the alignment; the file is cut to its size at the end. */
+/* One piece; *done is moved. */
 static int copy_piece(struct backup *b, struct fs_file *from, struct fs_file *to, struct backup_file *f, uint64_t *done)
 {
-	size_t want = f->size - *done < PIECE_SIZE ? (size_t)(f->size - *done) : (size_t)PIECE_SIZE, out;
-	uint32_t align = fs_file_align(to);
+	size_t want = f->size - *done < PIECE_SIZE ? (size_t)(f->size - *done) : (size_t)PIECE_SIZE;
 	int64_t got;
 	int err = backup_log_tick(b);
 
@@ -66,11 +65,12 @@ static int copy_piece(struct backup *b, struct fs_file *from, struct fs_file *to
 	if (got < 0) return (int)got;
 	if ((size_t)got < want) return -GRANARY_EIO; /* it became shorter */
 	f->crc = crc32c(f->crc, b->piece, want);
-	out = (want + align - 1) & ~((size_t)align - 1);
-	memset(b->piece + want, 0, out - want);
+	err = fs_write(to, b->piece, want, *done);
+	if (err < 0) return err;
+	fs_write_out(to, *done, want);
 	*done += want;
 	count_bytes(b, &b->copied_bytes, want);
-	return fs_write(to, b->piece, out, *done - want);
+	return 0;
 }
 
 static int copy_bytes(struct backup *b, struct fs_file *from, struct fs_file *to, struct backup_file *f)
@@ -80,8 +80,9 @@ static int copy_bytes(struct backup *b, struct fs_file *from, struct fs_file *to
 
 	f->crc = 0;
 	while (err == 0 && done < f->size) err = copy_piece(b, from, to, f, &done);
-	if (err == 0) err = fs_truncate(to, f->size);
-	return err == 0 ? fs_sync(to) : err;
+	if (err == 0) err = fs_sync(to);
+	if (err == 0) fs_forget(to);
+	return err;
 }
 
 static int copy_file(struct backup *b, struct fs_file *from, struct backup_file *f, uint64_t number)
@@ -93,7 +94,7 @@ static int copy_file(struct backup *b, struct fs_file *from, struct backup_file 
 	if ((size_t)snprintf(f->stored, sizeof(f->stored), "%016" PRIx64 "-%s", number, f->name) >= sizeof(f->stored))
 		return -GRANARY_ENAME;
 	snprintf(path, sizeof(path), BACKUP_FILES "/%s", f->stored);
-	err = fs_open(b->to, path, FS_CREATE_NEW | FS_DIRECT, &to);
+	err = fs_open(b->to, path, FS_CREATE_NEW, &to);
 	if (err == 0) err = copy_bytes(b, from, to, f);
 	fs_close(&to);
 	return err;
