@@ -267,6 +267,7 @@ static int batch_make(struct live_batch *b, uint64_t mtime_ns, struct granary_wr
 	if (err == -GRANARY_EPRECONDITION) err = -GRANARY_EEXIST;
 	*out = (struct granary_written){ put.object_id, put.version, put.size };
 	if (err == 0 && atime != 0) err = atime_set(l, ref, atime, call);
+	b->mtime_ns = mtime_ns; /* it may have been set since the bytes were written */
 	if (err == 0 && !direct && !whole && b->count > 0) err = changes_send(b, ref, put.version, out, call);
 	return err;
 }

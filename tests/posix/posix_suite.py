@@ -843,6 +843,18 @@ def utimens(d):
 
 
 @case
+def utimens_of_a_new_sparse_file(d):
+    fd = os.open("f", os.O_RDWR | os.O_CREAT, 0o644)
+    os.pwrite(fd, b"x" * 100, 400_000)
+    os.pwrite(fd, b"y" * 100, 200_000)
+    os.utime(fd, ns=(5, 7_000_000_002))
+    same(os.pread(fd, 3, 200_000), b"yyy")
+    same(os.fstat(fd).st_mtime_ns, 7_000_000_002)
+    os.close(fd)
+    same(os.stat("f").st_mtime_ns, 7_000_000_002)
+
+
+@case
 def utimens_omit(d):
     make("f")
     os.utime("f", ns=(111, 222))
