@@ -147,7 +147,7 @@ static void top_json(FILE *f, const struct top *t, uint64_t now_ns)
 			",\"reads\":%.3f,\"reads_an_hour\":%.3f,\"read_s_ago\":",
 			x->objects, x->bytes, x->cold_bytes, x->reads, x->rate);
 		if (x->last_read_ns)
-			fprintf(f, "%" PRIu64 "}\n", (now_ns - x->last_read_ns) / 1000000000);
+			fprintf(f, "%" PRIu64 "}\n", policy_since(now_ns, x->last_read_ns) / 1000000000);
 		else
 			fprintf(f, "null}\n");
 	}
@@ -157,7 +157,7 @@ static void top_row(FILE *f, const struct prefix *x, uint64_t now_ns)
 {
 	char ago[32] = "never", size[32];
 
-	if (x->last_read_ns) policy_span_text(now_ns - x->last_read_ns, ago);
+	if (x->last_read_ns) policy_span_text(policy_since(now_ns, x->last_read_ns), ago);
 	fprintf(f, "  %10.1f %12.0f %10s %5.0f%%  %-12s %s\n", x->rate, x->reads, policy_bytes_text(x->bytes, size),
 		x->bytes ? 100 * (double)x->cold_bytes / (double)x->bytes : 0, ago, x->name);
 }
@@ -241,7 +241,7 @@ static void map_line(FILE *f, struct policy *p, const struct pack_info *info, ui
 	fprintf(f, ",\"bytes\":%" PRIu64 ",\"reads\":%" PRIu64 ",\"reads_an_hour\":%.3f,\"read_s_ago\":",
 		info->file_size, heat.reads, heat.rate);
 	if (heat.last_read_ns)
-		fprintf(f, "%" PRIu64 "}\n", (now_ns - heat.last_read_ns) / 1000000000);
+		fprintf(f, "%" PRIu64 "}\n", policy_since(now_ns, heat.last_read_ns) / 1000000000);
 	else
 		fprintf(f, "null}\n");
 }

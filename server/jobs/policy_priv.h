@@ -115,6 +115,8 @@ int policy_count_once(struct policy *p);
 void policy_json_text(FILE *f, const char *s);
 const char *policy_bytes_text(uint64_t n, char buf[32]);
 const char *policy_span_text(uint64_t ns, char buf[32]);
+/* How long ago; 0 of what happened since `now` was asked for. */
+static inline uint64_t policy_since(uint64_t now_ns, uint64_t ns) { return now_ns > ns ? now_ns - ns : 0; }
 
 /* policy_keep.c: directories that keep_last keeps. */
 struct kept_dirs;

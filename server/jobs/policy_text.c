@@ -313,10 +313,9 @@ static void explain_people(
 
 	fprintf(f, "%s/%s: %s, %s, written %s ago", bucket, key, policy_bytes_text(e->object.size, size),
 		place_text(p, e, where), policy_span_text(e->now_ns - e->object.written_ns, ago));
-	if (e->heat.last_read_ns > e->now_ns)
-		fprintf(f, ", its pack read just now");
-	else if (e->heat.last_read_ns)
-		fprintf(f, ", its pack read %s ago", policy_span_text(e->now_ns - e->heat.last_read_ns, ago));
+	if (e->heat.last_read_ns)
+		fprintf(f, ", its pack read %s ago",
+			policy_span_text(policy_since(e->now_ns, e->heat.last_read_ns), ago));
 	fputc('\n', f);
 	if (e->pin)
 		fprintf(f, "%-10s by hand, of %s/%s: stays on flash, and is not deleted by rules\n", "pin", bucket,
