@@ -52,8 +52,8 @@ struct world {
 	struct moves *moves;
 	uint32_t incarnation;
 	bool is_dead; /* the metadata could not be synced */
-	uint64_t made[PACKS];
-	uint32_t crcs[PACKS], sizes[PACKS]; /* of the sealed files */
+	uint64_t made[PACKS + 1];
+	uint32_t crcs[PACKS + 1], sizes[PACKS + 1]; /* of the sealed files */
 	uint32_t count;
 };
 
@@ -143,7 +143,8 @@ static uint64_t record_put(struct rng *rng, uint32_t i, uint8_t *at)
 	return record_total_len(r.header_len, len);
 }
 
-static void make_pack(struct world *w)
+/* Full of records, but open. */
+static struct pack *fill_pack(struct world *w)
 {
 	struct rng rng;
 	struct pack *pack;
@@ -158,8 +159,13 @@ static void make_pack(struct world *w)
 	assert_int_equal(fs_write(pack_file(pack), room + PACK_DATA_START, end - PACK_DATA_START, PACK_DATA_START),
 		0);
 	packs_set_end(pack, at);
-	assert_int_equal(pack_seal(w->packs, pack_id_of(pack), NULL), 0);
 	w->made[w->count] = pack_id_of(pack);
+	return pack;
+}
+
+static void seal_pack(struct world *w, struct pack *pack)
+{
+	assert_int_equal(pack_seal(w->packs, pack_id_of(pack), NULL), 0);
 	w->sizes[w->count] = (uint32_t)pack_fixed_size(pack);
 	assert_true(w->sizes[w->count] > 0 && w->sizes[w->count] <= ROOM);
 	assert_int_equal(fs_read(pack_file(pack), room, w->sizes[w->count], 0), w->sizes[w->count]);
@@ -167,6 +173,8 @@ static void make_pack(struct world *w)
 	w->count++;
 	packs_unref(w->packs, pack);
 }
+
+static void make_pack(struct world *w) { seal_pack(w, fill_pack(w)); }
 
 /* All of it, by whatever copy is read, and by the cold one. */
 static void check_all(struct world *w)
@@ -509,6 +517,41 @@ static void test_a_demotion_writes_one_row_a_pack(void **state)
 	world_end(&w);
 }
 
+static void row_says_sealed(struct world *w, uint64_t pack)
+{
+	uint8_t key[ROW_KEY_MAX];
+	struct kv_txn *txn = kv_txn_new(w->kv);
+
+	kv_max(txn, row_pack(key, pack), PTAG_STATE, PACK_SEALED);
+	assert_int_equal(kv_submit_wait(w->kv, txn), 0);
+	kv_txn_free(&txn);
+}
+
+/* Sealing commits the row first: who reads that before the pack in memory is sealed waits for it. */
+static void test_a_pack_that_is_just_being_sealed_is_waited_for(void **state)
+{
+	struct world w;
+	struct move_progress p;
+	struct pack *pack;
+	uint64_t task;
+	struct move_order order = { .kind = MOVE_COPY, .level = 3, .origin = "test" };
+
+	(void)state;
+	world_new(&w, 5);
+	order.store = place_id(stores_by_name(w.stores, "archive"));
+	pack = fill_pack(&w);
+	row_says_sealed(&w, pack_id_of(pack));
+	assert_int_equal(moves_start(w.moves, &order, &w.made[w.count], 1, &task), 0);
+	(void)moves_turn(w.moves);
+	assert_int_equal(moves_get(w.moves, task, &p), 0);
+	assert_int_equal(p.packs_failed, 0);
+	assert_int_equal(p.state, MOVE_PAUSED);
+	assert_int_equal(p.err, -GRANARY_EBUSY);
+	packs_unref(w.packs, pack);
+	check_all(&w);
+	world_end(&w);
+}
+
 /* Another directory at the path, or none: nothing is written, nothing removed, hot bytes go on. */
 static void test_a_store_that_is_not_there_stops_moves(void **state)
 {
@@ -548,6 +591,7 @@ int main(void)
 		cmocka_unit_test(test_seeds),
 		cmocka_unit_test(test_what_was_fetched_is_known_by_its_row),
 		cmocka_unit_test(test_a_demotion_writes_one_row_a_pack),
+		cmocka_unit_test(test_a_pack_that_is_just_being_sealed_is_waited_for),
 		cmocka_unit_test(test_a_store_that_is_not_there_stops_moves),
 	};
 
