@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "common/clock.h"
+#include "common/id.h"
 
 enum { SUBSTITUTES_MAX = 16, ERRORS_DEFAULT = 100 };
 
@@ -261,13 +262,6 @@ static int batch_start(struct granary_epoch *e, struct batch *b)
 	return err;
 }
 
-static int by_number(const void *a, const void *b)
-{
-	const uint64_t *x = a, *y = b;
-
-	return *x < *y ? -1 : *x > *y;
-}
-
 /* Rows that are read by themselves may lie in any page of the tables: those that are away are loaded together. */
 static int batch_pages(struct granary_epoch *e, const struct batch *b)
 {
@@ -279,7 +273,7 @@ static int batch_pages(struct granary_epoch *e, const struct batch *b)
 		if (!b->places[i].hold)
 			all[count++] = (uint64_t)b->sources[i] << 32 |
 				snapshot_page_of(row_snapshot(e, b, i), b->ids[i]);
-	qsort(all, count, sizeof(all[0]), by_number);
+	qsort(all, count, sizeof(all[0]), u64_compare);
 	for (uint32_t i = 0, n = 0; i < count && err == 0; i++) {
 		if (n == 0 || pages[n - 1] != (uint32_t)all[i])
 			pages[n++] = (uint32_t)all[i];

@@ -14,3 +14,11 @@ static inline uint64_t id_make(uint32_t incarnation, uint64_t counter)
 }
 static inline uint32_t id_incarnation(uint64_t id) { return (uint32_t)(id >> ID_COUNTER_BITS); }
 static inline uint64_t id_counter(uint64_t id) { return id & ID_COUNTER_MAX; }
+
+/* For qsort(3) and bsearch(3) of ids and other numbers. */
+static inline int u64_compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}

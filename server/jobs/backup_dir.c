@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/id.h"
 #include "jobs/backup_priv.h"
 
 enum { TITLE_MAX = 4096 };
@@ -43,13 +44,6 @@ static int number_one(void *arg, const char *name)
 	return 0;
 }
 
-static int number_compare(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return (x > y) - (x < y);
-}
-
 int backup_numbers_read(struct fs *fs, const char *prefix, struct backup_numbers *out)
 {
 	struct numbering n = { prefix, out };
@@ -58,7 +52,7 @@ int backup_numbers_read(struct fs *fs, const char *prefix, struct backup_numbers
 	*out = (struct backup_numbers){ .count = 0 };
 	err = fs_list(fs, "", number_one, &n);
 	if (err < 0) backup_numbers_release(out);
-	if (out->count > 1) qsort(out->at, out->count, sizeof(*out->at), number_compare);
+	if (out->count > 1) qsort(out->at, out->count, sizeof(*out->at), u64_compare);
 	return err;
 }
 

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "common/id.h"
 #include "common/log.h"
 #include "io/fs.h"
 #include "io/mem.h"
@@ -419,17 +420,12 @@ static struct ns_record record_of(uint64_t pack, uint64_t offset, const struct r
 		.name = r->name };
 }
 
-static int id_cmp(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-	return (x > y) - (x < y);
-}
-
 /* The record at hand belongs to one of the objects. */
 static bool is_among(const struct compaction *c)
 {
 	for (uint32_t i = 0; i < c->owned_count; i++)
-		if (bsearch(&c->owned[i].id, c->only->ids, c->only->count, sizeof c->only->ids[0], id_cmp)) return true;
+		if (bsearch(&c->owned[i].id, c->only->ids, c->only->count, sizeof(c->only->ids[0]), u64_compare))
+			return true;
 	return false;
 }
 

@@ -264,7 +264,7 @@ static int pack_run(struct move_step *s, struct pack *pack)
 
 	if (err < 0) return err == -GRANARY_ENOTFOUND ? 0 : err;
 	if (row.state != PACK_SEALED) return row.state == PACK_OPEN ? -GRANARY_EBUSY : 0;
-	if (pack_fixed_size(pack) == 0) return -GRANARY_EBUSY; /* the row is committed first, the table follows at once */
+	if (pack_fixed_size(pack) == 0) return -GRANARY_EBUSY; /* its row is committed first, the table follows */
 	switch ((enum move_kind)s->order->kind) {
 	case MOVE_COPY: return pack_cold(pack) != NULL ? has_copy_elsewhere(s, pack) : to_store(s, pack, false);
 	case MOVE_DEMOTE: return pack_cold(pack) != NULL ? evict(s, pack) : to_store(s, pack, true);

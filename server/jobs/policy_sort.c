@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "common/error.h"
+#include "common/id.h"
 #include "jobs/jobs.h"
 #include "jobs/policy_priv.h"
 #include "meta/ids.h"
@@ -70,13 +71,6 @@ static int on_extent(void *arg, uint64_t pack, uint64_t object, const struct rul
 	return 0;
 }
 
-static int id_compare(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return (x > y) - (x < y);
-}
-
 int policy_sort(struct policy *p, const struct plan *plan)
 {
 	struct parts parts = { .count = 0 };
@@ -93,7 +87,7 @@ int policy_sort(struct policy *p, const struct plan *plan)
 	for (uint32_t i = 0; i < parts.count; i++) {
 		struct part *part = &parts.at[i];
 		if (err == 0 && part->count > 0) {
-			qsort(part->ids, part->count, sizeof(part->ids[0]), id_compare);
+			qsort(part->ids, part->count, sizeof(part->ids[0]), u64_compare);
 			(void)jobs_sort(p->o.jobs, part->pack, part->ids, part->count); /* BUSY: the next pass */
 			part->ids = NULL;
 		}

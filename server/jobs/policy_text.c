@@ -13,7 +13,6 @@
 #include "meta/ns.h"
 #include "tier/stores.h"
 
-
 /* ---- small words ---- */
 
 const char *policy_bytes_text(uint64_t n, char buf[32])

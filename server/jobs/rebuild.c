@@ -40,16 +40,9 @@ struct work {
 
 /* ---- sets of ids ---- */
 
-static int id_cmp(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return (x > y) - (x < y);
-}
-
 bool ids_have(const struct rebuild_ids *ids, uint64_t id)
 {
-	return ids->count > 0 && bsearch(&id, ids->at, ids->count, sizeof(id), id_cmp) != NULL;
+	return ids->count > 0 && bsearch(&id, ids->at, ids->count, sizeof(id), u64_compare) != NULL;
 }
 
 int ids_add(struct rebuild_ids *ids, uint64_t id)
@@ -376,8 +369,8 @@ static int packs_look(struct work *w)
 		err = file_choose(w, i, to, &chosen);
 		if (err == 0) err = pack_look(w, &w->files[chosen]);
 	}
-	if (w->present.count > 0) qsort(w->present.at, w->present.count, sizeof(uint64_t), id_cmp);
-	if (w->groups.count > 0) qsort(w->groups.at, w->groups.count, sizeof(uint64_t), id_cmp);
+	if (w->present.count > 0) qsort(w->present.at, w->present.count, sizeof(uint64_t), u64_compare);
+	if (w->groups.count > 0) qsort(w->groups.at, w->groups.count, sizeof(uint64_t), u64_compare);
 	return err;
 }
 

@@ -13,6 +13,7 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/id.h"
 #include "jobs/ahead.h"
 #include "jobs/move.h"
 #include "jobs/policy.h"
@@ -72,18 +73,11 @@ static int below_extent(void *arg, const struct extent *e)
 	return (e->flags & EXTENT_HOLE) != 0 ? 0 : below_add(arg, e->pack);
 }
 
-static int id_compare(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 static void below_sort(struct below *b)
 {
 	uint32_t n = 0;
 
-	if (b->count > 0) qsort(b->packs, b->count, sizeof(b->packs[0]), id_compare);
+	if (b->count > 0) qsort(b->packs, b->count, sizeof(b->packs[0]), u64_compare);
 	for (uint32_t i = 0; i < b->count; i++)
 		if (n == 0 || b->packs[n - 1] != b->packs[i]) b->packs[n++] = b->packs[i];
 	b->count = n;

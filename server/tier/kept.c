@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kept.c -- see kept.h; the file is FORMAT 4.7.
+/* kept.c -- see kept.h; the file is FORMAT 4.8.
  *
  * segment n:  FILLING in memory --full--> WRITING (others read it from memory) --> STORED in slot n mod slots
  *             --n + slots is written there--> gone
