@@ -202,6 +202,14 @@ class Broken(Exception):
     """Something that must not happen did."""
 
 
+def run(main):
+    """A test's end: what main() returns, 0 if nothing; Broken is a failure."""
+    try:
+        sys.exit(main())
+    except Broken as e:
+        fail(str(e))
+
+
 class Oracle:
     """The log, and the two programs that write and judge it. The log is a file of ours: the writer gets a descriptor."""
 

@@ -13,7 +13,6 @@ import argparse
 import json
 import random
 import subprocess
-import sys
 import tarfile
 import time
 
@@ -95,8 +94,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lib.Broken as e:
-        lib.fail(str(e))
-    sys.exit(0)
+    lib.run(main)

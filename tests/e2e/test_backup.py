@@ -192,7 +192,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lib.Broken as e:
-        lib.fail(str(e))
+    lib.run(main)

@@ -223,7 +223,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except lib.Broken as e:
-        lib.fail(str(e))
+    lib.run(main)

@@ -13,7 +13,6 @@ year back; the oracle finds everything that was acknowledged after each jump. Ru
 import argparse
 import json
 import subprocess
-import sys
 import time
 
 import crash_lib as lib
@@ -175,7 +174,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except lib.Broken as e:
-        lib.fail(str(e))
+    lib.run(main)

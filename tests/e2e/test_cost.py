@@ -11,7 +11,6 @@ bytes on flash and in the store, the requests and the bytes that came out of it 
 import argparse
 import json
 import random
-import sys
 import time
 
 import crash_lib as lib
@@ -147,8 +146,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lib.Broken as e:
-        lib.fail(str(e))
-    sys.exit(0)
+    lib.run(main)

@@ -16,7 +16,6 @@ import os
 import pathlib
 import random
 import shutil
-import sys
 import threading
 import time
 
@@ -181,7 +180,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except lib.Broken as e:
-        lib.fail(str(e))
+    lib.run(main)

@@ -16,7 +16,6 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 import time
 
 import crash_lib as lib
@@ -195,8 +194,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lib.Broken as e:
-        lib.fail(str(e))
-    sys.exit(0)
+    lib.run(main)
