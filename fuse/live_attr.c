@@ -383,6 +383,9 @@ static int xattr_errno(int err)
 	return err == -GRANARY_ETOOBIG ? -ENOSPC : live_errno(err);
 }
 
+/* The server says what they are. */
+static bool xattr_is_own(const char *name) { return strncmp(name, "user.granary.", strlen("user.granary.")) == 0; }
+
 static int xattr_name_check(const char *name)
 {
 	static const char *const spaces[] = { "user.", "trusted.", "security." };
@@ -405,8 +408,7 @@ static int xattr_node(struct job *j, struct live_node **out, struct granary_ref 
 		pthread_mutex_lock(&f->lock);
 		bool fresh = f->fresh;
 		pthread_mutex_unlock(&f->lock);
-		bool own = strncmp(j->name, "user.granary.", 13) == 0; /* the server's to say */
-		if (fresh && !own && (j->opcode == FUSE_GETXATTR || j->opcode == FUSE_REMOVEXATTR))
+		if (fresh && !xattr_is_own(j->name) && (j->opcode == FUSE_GETXATTR || j->opcode == FUSE_REMOVEXATTR))
 			err = -ENODATA;
 		else if (fresh)
 			err = file_flush(j, f);
@@ -471,7 +473,7 @@ bool live_getxattr_now(struct job *j)
 	}
 	node_put(l, n);
 	j->error = xattr_name_check(j->name);
-	if (j->error == 0 && fresh) j->error = -ENODATA;
+	if (j->error == 0 && fresh && !xattr_is_own(j->name)) j->error = -ENODATA;
 	return j->error < 0;
 }
 

@@ -95,6 +95,9 @@ class DaliSource:
 
     def __init__(self, dataset, labels=True):
         self.dataset, self.labels = dataset, labels
+        self._begin()
+
+    def _begin(self):
         self._number = -1  # the last one that was asked for
         self._forget()
 
@@ -109,8 +112,7 @@ class DaliSource:
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        self._number = -1
-        self._forget()
+        self._begin()
 
     def __call__(self, info=None):
         if info is None:
