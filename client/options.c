@@ -164,13 +164,16 @@ static int who_path(struct loading *l, const struct granary_options *o, char *pa
 	return 0;
 }
 
-static int secret_parse(struct loading *l, const char *hex)
+/* path: of the file that it stands in; "": the program gave it. */
+static int secret_parse(struct loading *l, const char *hex, const char *path)
 {
 	struct config *c = l->config;
 	unsigned v;
 
 	if (strlen(hex) != 2 * WIRE_SECRET_SIZE || strspn(hex, "0123456789abcdefABCDEF") != 2 * WIRE_SECRET_SIZE)
-		return bad(l, -GRANARY_EINVAL, "the secret is not 64 hexadecimal digits");
+		return bad(l, -GRANARY_EINVAL,
+			"the secret of %s%.300s is not 64 hexadecimal digits, as `granary key create` gives it",
+			*path ? "the credentials file " : "the options", path);
 	for (size_t i = 0; i < WIRE_SECRET_SIZE; i++) {
 		char two[3] = { hex[2 * i], hex[2 * i + 1], '\0' };
 		v = (unsigned)strtoul(two, NULL, 16);
@@ -207,7 +210,7 @@ static int who_load(struct loading *l, const struct granary_options *o)
 	if (*access_key == '\0' || strlen(access_key) >= sizeof(l->config->access_key))
 		return bad(l, -GRANARY_EINVAL, "the access key is empty or too long");
 	memcpy(l->config->access_key, access_key, strlen(access_key) + 1);
-	return secret_parse(l, secret);
+	return secret_parse(l, secret, path);
 }
 
 static int where_load(struct loading *l, const struct granary_options *o)

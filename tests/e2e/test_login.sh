@@ -32,6 +32,9 @@ GRANARY_CREDENTIALS="$dir/reader" run 0 bucket create "$url/yess" --profile defa
 GRANARY_PROFILE=nobody run 4 ls "$url"; says "nobody.credentials"
 chmod 644 "$file"; run 5 ls "$url"; says "chmod 600"; run 1 doctor "$url"; says "chmod 600"; chmod 600 "$file"
 
+sed 's/^secret=.*/secret=12/' "$root" >"$dir/short"; chmod 600 "$dir/short"
+run 1 ls "$url" --credentials "$dir/short"; says "$dir/short"; says "64 hexadecimal digits"
+
 # --- doctor
 run 0 doctor "$url" --data "$dir"; says "answers"; says "direct I/O"; says "file system"
 run 0 doctor --json "$url"; is_json doctor

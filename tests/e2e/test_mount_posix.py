@@ -75,6 +75,37 @@ def refusals(d):
     os.close(fd)
 
 
+def as_user(uid, what):
+    """Whether what() is true of a process that is this user's."""
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setresgid(99, 99, 99)
+        os.setresuid(uid, uid, uid)
+        try:
+            os._exit(0 if what() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def may_write(at):
+    try:
+        os.close(os.open(at / "mine", os.O_RDWR))
+        (at / "new").write_text("by the owner")
+    except OSError:
+        return False
+    return True
+
+
+def may_not_read(at):
+    try:
+        os.open(at / "mine", os.O_RDONLY)
+    except PermissionError:
+        return True
+    return False
+
+
 def owners(cmd, base):
     """Shown and judged as these owners; what the files have stays."""
     plain = Mount(cmd, "attrs", base / "plain").start()
@@ -88,29 +119,8 @@ def owners(cmd, base):
     with os.scandir(other.at) as found:
         check(all(e.stat().st_uid == 1234 for e in found), "as listed")
     check(os.stat(plain.at / "mine").st_uid == 0 and os.stat(plain.at / "mine").st_mode & 0o777 == 0o666, "what it has")
-    pid = os.fork()
-    if pid == 0:
-        os.setgroups([])
-        os.setresgid(99, 99, 99)
-        os.setresuid(1234, 1234, 1234)
-        try:
-            os.close(os.open(other.at / "mine", os.O_RDWR))
-            (other.at / "new").write_text("by the owner")
-        except OSError:
-            os._exit(1)
-        os._exit(0)
-    check(os.waitpid(pid, 0)[1] == 0, "the owner may write")
-    pid = os.fork()
-    if pid == 0:
-        os.setgroups([])
-        os.setresgid(99, 99, 99)
-        os.setresuid(98, 98, 98)
-        try:
-            os.open(other.at / "mine", os.O_RDONLY)
-        except PermissionError:
-            os._exit(0)
-        os._exit(1)
-    check(os.waitpid(pid, 0)[1] == 0, "others may not read")
+    check(as_user(1234, lambda: may_write(other.at)), "the owner may write")
+    check(as_user(98, lambda: may_not_read(other.at)), "others may not read")
     other.stop()
     plain.stop()
 
