@@ -6,7 +6,7 @@
  * Invariants: (1) a piece is known by a name that is never used for other bytes (a frame of a copy: FORMAT 4.6), and
  * is given out only if its checksum is right; (2) the file never grows past its size, and not at all where less than
  * `spare` would be left free on its disk; (3) memory is fixed at opening: two segments, and a table of
- * 1/64 of the size; (4) nobody waits for a write but who filled the segment. Any thread. */
+ * 1/64 to 1/32 of the size; (4) nobody waits for a write but who filled the segment. Any thread. */
 #pragma once
 
 #include <stdbool.h>
